@@ -1,0 +1,1 @@
+"""Windows, recurrent networks and the statistics of ICU forecasts; knows no database and no scheduler."""

@@ -1,0 +1,116 @@
+"""Everything that shapes a model, as frozen dataclasses that are saved inside its artifact."""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, Self
+
+from rnn_core.concepts import NAMES
+from rnn_core.errors import ContractError
+
+Cell = Literal["elman", "jordan", "lstm", "gru"]
+Head = Literal["regression", "competing_risk"]
+
+# Hours after the prediction time at which the forecast distribution is cut; the last cell is open-ended.
+HORIZON_EDGES: tuple[float, ...] = (
+    0, 6, 12, 24, 36, 48, 72, 96, 120, 144, 168, 216, 264, 336, 432, 576, 720, 1080, 1440,
+)  # fmt: skip
+
+
+class _Saved:
+    """Round trip of a config through JSON; an unknown key is refused, since it would change the model silently."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        if unknown := sorted(set(data) - known):
+            raise ContractError(
+                f"{cls.__name__} knows {sorted(known)}, but the saved config also holds {unknown}; "
+                "score it with the version of icu-forecast that trained it."
+            )
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+
+
+@dataclass(frozen=True)
+class WindowConfig(_Saved):
+    """How observations become sequences.
+
+    A stay is cut into chunks that start every `chunk_hours` and reach back over at most two of them: the prediction at
+    hour t sees the hours from max(0, (t // chunk_hours - 1) * chunk_hours) on, so at least the last `chunk_hours`.
+    """
+
+    concepts: tuple[str, ...] = NAMES
+    chunk_hours: int = 168
+    first_hour: int = 4
+    stale_hours: float = 24.0
+    min_observations: int = 10
+
+
+@dataclass(frozen=True)
+class NetworkConfig(_Saved):
+    """Shape of a network: cell, layer sizes, head; `n_channels` per hour and `n_static` per stay are set by the data."""
+
+    cell: Cell = "lstm"
+    units: tuple[int, ...] = (64,)
+    head: Head = "competing_risk"
+    n_channels: int = 0
+    n_static: int = 0
+    dropout: float = 0.3
+    input_dropout: float = 0.0
+    l1: float = 0.0
+    horizon_edges: tuple[float, ...] = HORIZON_EDGES
+
+
+@dataclass(frozen=True)
+class TrainConfig(_Saved):
+    """How a network is fitted; the defaults are those of the stay forecaster."""
+
+    seed: int = 0
+    epochs: int = 20
+    patience: int = 4
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-3
+    clip_norm: float = 1.0
+    warmup_share: float = 0.1
+    death_weight: float = 0.5
+    mixed_precision: bool = False
+
+
+@dataclass(frozen=True)
+class ClassicConfig(_Saved):
+    """The tutorial's forecaster of the next lengths of stay of a unit, followed in intent."""
+
+    window: int = 10
+    horizon: int = 1
+    units: tuple[int, ...] = (64, 32)
+    first_epochs: int = 10
+    second_epochs: int = 50
+    patience: int = 8
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    clip_norm: float = 1.0
+    dropout: float = 0.0
+    l1: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The whole recipe of a stay forecaster."""
+
+    window: WindowConfig = field(default_factory=WindowConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"window": self.window.to_json(), "network": self.network.to_json(), "train": self.train.to_json()}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        return cls(
+            window=WindowConfig.from_json(data["window"]),
+            network=NetworkConfig.from_json(data["network"]),
+            train=TrainConfig.from_json(data["train"]),
+        )

@@ -1,0 +1,62 @@
+"""Connections: one way to open a database, with errors that never show a password."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import DBAPIError
+
+from rnn_core.errors import ForecastError
+
+
+def open_engine(url: str | URL, application: str = "icu-forecast") -> Engine:
+    """An engine on `url`; PostgreSQL sessions run in UTC and name the application."""
+    url = make_url(url)
+    if url.drivername in ("postgresql", "postgres"):
+        url = url.set(drivername="postgresql+psycopg")
+    if not url.drivername.startswith("postgresql"):
+        return create_engine(url, pool_pre_ping=True)
+    options = {"application_name": application, "options": "-c timezone=UTC", "connect_timeout": 10}
+    return create_engine(url, pool_pre_ping=True, connect_args=options)
+
+
+def libpq_uri(engine: Engine) -> str:
+    """The engine's address as ADBC and psql take it; holds the password, so it is never logged."""
+    return engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def check_reachable(engine: Engine, what: str) -> None:
+    """Raises ForecastError with a sentence when `what` (a name for people) does not answer."""
+    try:
+        with engine.connect() as connection:
+            connection.execute(text("select 1"))
+    except DBAPIError as error:
+        raise ForecastError(
+            f"The {what} does not answer at {engine.url.render_as_string(hide_password=True)} "
+            f"({type(error.orig).__name__}); check that it runs, its address and the credentials."
+        ) from None
+
+
+@contextmanager
+def advisory_lock(connection: Connection, name: str) -> Iterator[bool]:
+    """Hold a session lock called `name`; yields False at once when another session holds it."""
+    got = connection.execute(text("select pg_try_advisory_lock(hashtextextended(:name, 0))"), {"name": name}).scalar_one()
+    connection.commit()
+    try:
+        yield bool(got)
+    finally:
+        if got and not connection.closed and not connection.invalidated:
+            connection.rollback()
+            connection.execute(text("select pg_advisory_unlock(hashtextextended(:name, 0))"), {"name": name})
+            connection.commit()
+
+
+def read_only(engine: Engine) -> Engine:
+    """The same engine, refusing to write where the database can refuse: a source is never changed."""
+    if engine.dialect.name == "postgresql":
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            connection.exec_driver_sql("set transaction read only")
+
+    return engine
