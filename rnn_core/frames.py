@@ -80,6 +80,7 @@ class Grid:
     last: float32 [hours, concepts], last value that became available in the hour, NaN where none did.
     observed_hours: float32 [hours, concepts], when it was observed, in hours after base; NaN where none.
     count: float32 [hours], number of observations that became available in the hour.
+    last_available: float32 [hours], when the last of them became available, in hours after base; NaN where none did.
     """
 
     offsets: np.ndarray
@@ -87,6 +88,7 @@ class Grid:
     last: np.ndarray
     observed_hours: np.ndarray
     count: np.ndarray
+    last_available: np.ndarray
 
     @property
     def n_stays(self) -> int:

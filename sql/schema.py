@@ -201,6 +201,9 @@ model = Table(
     Column("stage", Text, nullable=False, server_default=text("'candidate'")),
     Column("stage_reason", Text),
     _time("staged_at"),
+    # Null for a model that never served; kept after it is retired: a rollback reads here whom to bring back, as what.
+    Column("served_as", Text),
+    _time("served_at"),
     _now("trained_at"),
     _time("data_cutoff", nullable=False),
     Column("ends_at", Text),
@@ -212,6 +215,7 @@ model = Table(
     Column("metrics", JSONB, nullable=False),
     CheckConstraint("name in ('stay', 'unit')", name="name"),
     CheckConstraint("stage in ('candidate', 'provisional', 'challenger', 'champion', 'retired')", name="stage"),
+    CheckConstraint("served_as in ('provisional', 'champion')", name="served_as"),
     Index(None, "source", "name", "version", unique=True),
     # One model serves a source in a role at a time; a race of two promotions fails here and not in the views.
     Index("ix_model_one_serving", "source", "name", unique=True, postgresql_where=text("stage in ('champion', 'provisional')")),
@@ -235,6 +239,8 @@ run = Table(
     _time("newest_observation_at"),
     Column("flow_run_id", Text),
     Column("model_id", Text, ForeignKey(model.c.model_id)),
+    # The model's stage when it published: what was provisional stays marked so after the model's stage changes.
+    Column("model_stage", Text),
     Column("error", Text),
     CheckConstraint("kind in ('ingest', 'forecast', 'backfill', 'train', 'evaluate')", name="kind"),
     CheckConstraint("role in ('champion', 'shadow')", name="role"),
@@ -248,8 +254,9 @@ stay_forecast = Table(
     metadata,
     Column("model_id", Text, ForeignKey(model.c.model_id), primary_key=True),
     Column("source", Text, primary_key=True),
-    Column("stay_id", Text, primary_key=True),
+    # Before stay_id, so that the key finds a whole slot (model, source, prediction time): publishing replaces slots.
     _time("prediction_time", primary_key=True),
+    Column("stay_id", Text, primary_key=True),
     Column("run_id", BigInteger, ForeignKey(run.c.run_id), nullable=False),
     Column("status", Text, nullable=False),
     Column("status_reason", Text),

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from psycopg.errors import DependentObjectsStillExist
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
 from rnn_core.errors import ForecastError
 
@@ -29,8 +31,10 @@ RELATIONS: tuple[str, ...] = (
 @dataclass(frozen=True)
 class Grant:
     relation: str
-    grantee: str
+    column: str | None
+    grantee: str | None
     privilege: str
+    with_grant_option: bool
 
 
 @cache
@@ -60,37 +64,51 @@ def are_current(connection: Connection) -> bool:
 
 
 def drop(connection: Connection) -> list[Grant]:
-    """Drop our views, those of earlier versions too; returns who had been granted what on them.
+    """Drop our views, those of earlier versions too; returns who may do what on them, down to columns.
 
-    Raises ForecastError naming the foreign views that depend on ours.
+    Raises ForecastError naming what else in the database depends on ours.
     """
-    ours = _existing(connection)
-    if foreign := _foreign_dependents(connection, ours):
-        raise ForecastError(
-            f"The upgrade rebuilds icu-forecast's views, but these views of yours read them: {', '.join(foreign)}. "
-            "Drop them, run `icu-forecast db migrate`, and create them again."
-        )
     grants = _grants(connection)
-    for kind, name in reversed(ours):
-        connection.execute(text(f"drop {kind} {name} cascade"))
-    return [grant for grant in grants if grant.relation in {name.split("(")[0] for _, name in ours}]
+    for kind in ("view", "function"):
+        if ours := _existing(connection, kind):
+            try:
+                connection.exec_driver_sql(f"drop {kind} {', '.join(ours)}")
+            except DBAPIError as error:
+                if not isinstance(error.orig, DependentObjectsStillExist):
+                    raise
+                dependents = (error.orig.diag.message_detail or "").replace("\n", "; ")
+                raise ForecastError(
+                    f"The upgrade rebuilds icu-forecast's views, but something of yours reads them: {dependents}. "
+                    "Drop it, run `icu-forecast db migrate`, and create it again."
+                ) from None
+    return grants
 
 
 def create(connection: Connection, grants: list[Grant]) -> None:
     """Create every view and function of this version and give back the grants they had."""
+    # Our text is taken as it stands: its percent signs are no parameters.
+    plain = {"no_parameters": True}
     for relation in RELATIONS:
         body, kind = definition(relation), "function" if is_function(relation) else "view"
         sql = body if kind == "function" else f"create view {relation} as\n{body}"
-        # The driver's own call, since the text is ours and holds colons that are not parameters.
-        connection.exec_driver_sql(sql)
+        connection.exec_driver_sql(sql, execution_options=plain)
         comment = f"{_summary(body)} {_fingerprint(relation)}".replace("'", "''")
-        connection.exec_driver_sql(f"comment on {kind} {relation} is '{comment}'")
+        connection.exec_driver_sql(f"comment on {kind} {relation} is '{comment}'", execution_options=plain)
+    _restore(connection, grants)
+
+
+def _restore(connection: Connection, grants: list[Grant]) -> None:
     quote = connection.dialect.identifier_preparer.quote
+    for relation in {g.relation for g in grants if g.relation in RELATIONS and is_function(g.relation)}:
+        # A new function is everybody's; one that was taken from them stays taken.
+        connection.exec_driver_sql(f"revoke all on function {relation} from public")
     for grant in grants:
         if grant.relation in RELATIONS:
-            on = f"function {grant.relation}" if grant.privilege == "EXECUTE" else grant.relation
-            grantee = "public" if grant.grantee == "PUBLIC" else quote(grant.grantee)
-            connection.exec_driver_sql(f"grant {grant.privilege} on {on} to {grantee}")
+            what = f"({quote(grant.column)})" if grant.column else ""
+            on = f"function {grant.relation}" if is_function(grant.relation) else grant.relation
+            to = quote(grant.grantee) if grant.grantee else "public"
+            option = " with grant option" if grant.with_grant_option else ""
+            connection.exec_driver_sql(f"grant {grant.privilege} {what} on {on} to {to}{option}")
 
 
 def _summary(body: str) -> str:
@@ -98,41 +116,29 @@ def _summary(body: str) -> str:
     return next((line[3:].strip() for line in body.splitlines() if line.startswith("-- ")), "")
 
 
-def _existing(connection: Connection) -> list[tuple[str, str]]:
-    """Views and functions that carry our comment, oldest first."""
-    query = text(
-        "select kind, name from ("
-        " select c.oid, 'view' as kind, n.nspname || '.' || c.relname as name"
+def _existing(connection: Connection, kind: str) -> list[str]:
+    """Views or functions (with their arguments) that carry our comment."""
+    query = {
+        "view": "select format('%I.%I', n.nspname, c.relname)"
         " from pg_class c join pg_namespace n on n.oid = c.relnamespace"
-        " where c.relkind = 'v' and obj_description(c.oid, 'pg_class') ~ 'icu-forecast [0-9a-f]{16}$'"
-        " union all"
-        " select p.oid, 'function', n.nspname || '.' || p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')'"
+        " where c.relkind = 'v' and obj_description(c.oid, 'pg_class') ~ 'icu-forecast [0-9a-f]{16}$'",
+        "function": "select format('%I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid))"
         " from pg_proc p join pg_namespace n on n.oid = p.pronamespace"
-        " where obj_description(p.oid, 'pg_proc') ~ 'icu-forecast [0-9a-f]{16}$') ours order by oid"
-    )
-    return [(kind, name) for kind, name in connection.execute(query)]
-
-
-def _foreign_dependents(connection: Connection, ours: list[tuple[str, str]]) -> list[str]:
-    names = [name.split("(")[0] for _, name in ours]
-    query = text(
-        "select distinct dn.nspname || '.' || dv.relname"
-        " from pg_depend d join pg_rewrite r on r.oid = d.objid join pg_class dv on dv.oid = r.ev_class"
-        " join pg_namespace dn on dn.oid = dv.relnamespace"
-        " left join pg_class c on d.refclassid = 'pg_class'::regclass and c.oid = d.refobjid"
-        " left join pg_proc p on d.refclassid = 'pg_proc'::regclass and p.oid = d.refobjid"
-        " join pg_namespace n on n.oid = coalesce(c.relnamespace, p.pronamespace)"
-        " where n.nspname || '.' || coalesce(c.relname, p.proname) = any(:names)"
-        " and dn.nspname || '.' || dv.relname <> all(:names) order by 1"
-    )
-    return list(connection.execute(query, {"names": names}).scalars())
+        " where obj_description(p.oid, 'pg_proc') ~ 'icu-forecast [0-9a-f]{16}$'",
+    }[kind]
+    return list(connection.execute(text(query)).scalars())
 
 
 def _grants(connection: Connection) -> list[Grant]:
+    """Who may do what on which of our relations; a null grantee is everybody."""
     query = text(
-        "select table_schema || '.' || table_name, grantee, privilege_type from information_schema.table_privileges"
-        " where grantee <> grantor union all"
-        " select routine_schema || '.' || routine_name, grantee, privilege_type from information_schema.routine_privileges"
-        " where grantee <> grantor"
+        "select n.nspname || '.' || o.name, o.column_name, r.rolname, a.privilege_type, a.is_grantable from ("
+        " select relnamespace as namespace, relname as name, null as column_name, relacl as acl"
+        " from pg_class where relkind = 'v'"
+        " union all select c.relnamespace, c.relname, t.attname, t.attacl"
+        " from pg_class c join pg_attribute t on t.attrelid = c.oid where c.relkind = 'v'"
+        " union all select pronamespace, proname, null, coalesce(proacl, acldefault('f', proowner)) from pg_proc) o"
+        " join pg_namespace n on n.oid = o.namespace cross join aclexplode(o.acl) a"
+        " left join pg_roles r on r.oid = a.grantee where n.nspname || '.' || o.name = any(:relations)"
     )
-    return [Grant(*row) for row in connection.execute(query)]
+    return [Grant(*row) for row in connection.execute(query, {"relations": list(RELATIONS)})]

@@ -1,0 +1,1 @@
+"""Prefect flows and everything around them: settings, clock, command line; the only floor that joins sql and rnn_core."""

@@ -1,0 +1,56 @@
+"""Opens the two kinds of database by name: our own, and the sources we read from."""
+
+from sqlalchemy import URL, Engine
+
+from flows.settings import Settings, SourceSettings, load_settings
+from rnn_core.errors import ForecastError
+from sql import embedded
+from sql.adapter import Adapter, adapter_names, load_adapter
+from sql.engine import check_reachable, open_engine, read_only
+from sql.migrate import upgrade
+
+
+def open_store(settings: Settings | None = None) -> Engine:
+    """Our database, started if it is the embedded one, migrated to this version."""
+    engine = open_engine(store_url(settings or load_settings()))
+    check_reachable(engine, "database of icu-forecast (ICU_DATABASE_URL)")
+    upgrade(engine)
+    return engine
+
+
+def store_url(settings: Settings) -> str | URL:
+    """Address of our database; starts and creates the embedded one where none is configured."""
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    return embedded.create_database(embedded.start(settings.cluster_folder), "icu_forecast")
+
+
+def open_source(name: str, settings: Settings | None = None, *, writable: bool = False) -> tuple[Adapter, Engine, str]:
+    """Adapter, engine and schema of the source `name`; read-only but for the loaders that play the hospital.
+
+    In embedded mode a source without an address is the database `source_<name>` of the embedded server.
+    """
+    settings = settings or load_settings()
+    source = settings.sources.get(name, SourceSettings())
+    adapter = load_adapter(_adapter_name(name, source))
+    if source.url is not None:
+        url: str | URL = source.url.get_secret_value()
+    elif settings.embedded:
+        url = embedded.create_database(embedded.start(settings.cluster_folder), f"source_{name}")
+    else:
+        raise ForecastError(
+            f"The source {name} has no address: set ICU_SOURCES__{name.upper()}__URL to its database "
+            "(a user that may only select is enough)."
+        )
+    engine = open_engine(url, application=f"icu-forecast {name}")
+    return adapter, engine if writable else read_only(engine), source.db_schema
+
+
+def _adapter_name(name: str, source: SourceSettings) -> str:
+    adapter = source.adapter or name
+    if adapter not in adapter_names():
+        raise ForecastError(
+            f"The source {name} has no adapter {adapter!r}; known are {', '.join(adapter_names())}. "
+            f"Set ICU_SOURCES__{name.upper()}__ADAPTER, or copy a folder of sql/sources (docs/your-own-database.md)."
+        )
+    return adapter

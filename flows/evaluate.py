@@ -1,0 +1,49 @@
+"""The evaluate flow: published forecasts against what happened, per model, unit and month."""
+
+from datetime import datetime
+
+import pandas as pd
+from prefect import flow
+from sqlalchemy import Engine
+
+from flows import clock
+from flows.databases import open_store
+from flows.reports import report_run
+from flows.log import log
+from flows.tasks import Recorded, recorded, step
+from sql import canonical, results
+
+
+@flow(name="evaluate", flow_run_name="evaluate-{source}")
+def evaluate(source: str, as_of: datetime | None = None) -> dict:
+    """Score what was published for `source` and whose outcome is known at `as_of`; returns counts."""
+    store = open_store()
+    as_of = clock.slot(as_of, clock.scheduled_time())
+    with recorded(store, source, "evaluate", as_of) as run:
+        pairs = pair_outcomes(store, source, as_of)
+        rows = make_scorecard(pairs)
+        write_scorecard(store, run, rows)
+        run.counts |= {"forecasts paired": len(pairs), "stays": int(pairs["stay_id"].nunique()), "scores": len(rows)}
+        report_run(run, "evaluate")
+    return run.counts
+
+
+@step("pair forecasts with outcomes", retries=2)
+def pair_outcomes(store: Engine, source: str, as_of: datetime) -> pd.DataFrame:
+    pairs = canonical.read_outcome_pairs(store, source, as_of)
+    log.info("%s scored forecasts of ended stays", f"{len(pairs):,}")
+    return pairs
+
+
+@step("score")
+def make_scorecard(pairs: pd.DataFrame) -> list[dict]:
+    from rnn_core.scorecard import score_published
+
+    return score_published(pairs)
+
+
+@step("write the scorecard")
+def write_scorecard(store: Engine, run: Recorded, rows: list[dict]) -> None:
+    with store.begin() as connection:
+        results.write_scores(connection, run.run_id, [{**row, "source": run.source} for row in rows])
+    results.finish_run(store, run.run_id)

@@ -1,0 +1,120 @@
+"""The forecast flow: from the canonical tables to published forecasts of every open stay."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from prefect import flow
+from sqlalchemy import Engine
+
+from flows import clock
+from flows.databases import open_store
+from flows.reports import report_run
+from flows.settings import load_settings
+from flows.log import log
+from flows.tasks import Recorded, recorded, step
+from rnn_core.errors import ForecastError
+from rnn_core.frames import Observations
+from sql import canonical, quality, registry, results
+
+if TYPE_CHECKING:
+    from rnn_core.forecaster import StayForecaster
+
+
+@flow(name="forecast", flow_run_name="forecast-{source}")
+def forecast(source: str, as_of: datetime | None = None, dry_run: bool = False) -> dict:
+    """Forecast every stay of `source` that is open at `as_of` and publish the run; returns counts."""
+    store = open_store()
+    as_of = clock.slot(as_of, clock.scheduled_time())
+    serving = require_serving(store, source)
+    forecaster = load_model(serving["artifact"])
+    if dry_run:
+        forecasts = score(forecaster, *read_open_stays(store, source, as_of), as_of)
+        return {"open stays": len(forecasts), **forecasts["status"].value_counts().to_dict(), "published": 0}
+    return publish_slot(store, source, as_of, forecaster, serving, kind="forecast")
+
+
+def publish_slot(
+    store: Engine, source: str, as_of: datetime, forecaster: "StayForecaster", serving: dict, *, kind: str
+) -> dict:
+    """All steps of one slot; used by the schedule and by the back-fill alike."""
+    with recorded(store, source, kind, as_of, model_id=serving["model_id"]) as run:
+        stays, observations = read_open_stays(store, source, as_of)
+        forecasts = score(forecaster, stays, observations, as_of)
+        check_forecasts(store, run, forecasts)
+        run.counts |= publish(store, run, forecasts, serving["model_id"], kind)
+        publish_units(store, run, kind)
+        run.counts |= {"model": serving["model_id"], "stage": serving["stage"]}
+        report_run(run, kind)
+    return run.counts
+
+
+def require_serving(store: Engine, source: str) -> dict:
+    """The model that serves `source`. Raises ForecastError where none does."""
+    serving = registry.serving_model(store, source, "stay")
+    if serving is None:
+        raise ForecastError(
+            f"No model serves {source} yet; run `icu-forecast train {source}`, or promote one with "
+            "`icu-forecast models promote`."
+        )
+    return serving
+
+
+@step("load the model")
+def load_model(artifact: str) -> "StayForecaster":
+    from rnn_core.forecaster import load_stay_forecaster
+
+    return load_stay_forecaster(load_settings().artifact_folder / artifact)
+
+
+@step("read open stays", retries=2)
+def read_open_stays(store: Engine, source: str, as_of: datetime) -> tuple[pd.DataFrame, Observations]:
+    stays = canonical.read_stays(store, source, as_of, only_open=True)
+    observations = canonical.read_observations(store, source, stays, as_of)
+    log.info("%d open stays, %s observations", len(stays), f"{len(observations):,}")
+    return stays, observations
+
+
+@step("score")
+def score(
+    forecaster: "StayForecaster", stays: pd.DataFrame, observations: Observations, as_of: datetime
+) -> pd.DataFrame:
+    from rnn_core.forecaster import forecast_stays
+
+    return forecast_stays(forecaster, stays, observations, np.datetime64(as_of.replace(tzinfo=None), "us"))
+
+
+@step("check the forecasts")
+def check_forecasts(store: Engine, run: Recorded, forecasts: pd.DataFrame) -> None:
+    quality.check_forecasts(store, run.run_id, run.source, forecasts)
+
+
+@step("forecast the next lengths of stay per unit")
+def publish_units(store: Engine, run: Recorded, kind: str) -> None:
+    """The classic forecast; a source too small for it has none."""
+    serving = registry.serving_model(store, run.source, "unit")
+    if serving is None:
+        return
+    from rnn_core.classic import forecast_units, load_classic
+
+    lengths = canonical.read_unit_lengths(store, run.source, run.as_of)
+    rows = forecast_units(load_classic(load_settings().artifact_folder / serving["artifact"]), lengths)
+    results.publish_unit_los_forecasts(
+        store, run.run_id, rows, model_id=serving["model_id"], source=run.source, prediction_time=run.as_of, kind=kind
+    )
+
+
+@step("publish")
+def publish(store: Engine, run: Recorded, forecasts: pd.DataFrame, model_id: str, kind: str) -> dict:
+    from sql.landing import read_watermark
+
+    with store.connect() as connection:
+        watermark = read_watermark(connection, run.source)
+    newest = canonical.read_newest_observation(store, run.source, run.as_of)
+    counts = results.publish_stay_forecasts(
+        store, run.run_id, forecasts, model_id=model_id, source=run.source, prediction_time=run.as_of,
+        watermark=watermark, newest_observation_at=newest, kind=kind,
+    )  # fmt: skip
+    age = (run.as_of - newest).total_seconds() / 3600 if newest else None
+    return {**counts, "age of the data in hours": None if age is None else round(age, 1)}

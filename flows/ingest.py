@@ -1,0 +1,95 @@
+"""The ingest flow: from a source database to the canonical tables, checked."""
+
+from datetime import datetime, timedelta
+
+from prefect import flow
+
+from flows import clock
+from flows.databases import open_source, open_store
+from flows.reports import report_run
+from flows.settings import load_settings
+from flows.log import log
+from flows.tasks import recorded, step
+from sql import landing, results
+from sql.adapter import check_source
+from sql.landing import Batch, BatchCounts
+
+
+@flow(name="ingest", flow_run_name="ingest-{source}")
+def ingest(source: str, as_of: datetime | None = None, reconcile: bool = False, dry_run: bool = False) -> dict:
+    """Take over what became available in `source` since the last time, up to `as_of`; returns counts.
+
+    reconcile: read again from the beginning, to find what the source wrote late under an early time.
+    dry_run: read and check, then let go of the batch.
+    """
+    store = open_store()
+    as_of = clock.slot(as_of, clock.scheduled_time())
+    with recorded(store, source, "ingest", as_of) as run:
+        adapter, database, schema = open_source(source)
+        check_source(adapter, database, schema)
+        overlap = timedelta(hours=load_settings().overlap_hours)
+        batch = landing.begin_batch(store, source, as_of, reconcile=reconcile, overlap=overlap)
+        try:
+            read_rows(store, batch, adapter, database, schema)
+            cast_rows(store, batch, adapter)
+            outcomes = check_rows(store, batch)
+            if dry_run:
+                landing.fail_batch(store, batch, "dry run")
+                run.counts |= _found(outcomes)
+                results.finish_run(store, run.run_id)
+                return run.counts
+            counts = take_over_rows(store, batch, outcomes, adapter.units)
+        except Exception as error:
+            landing.fail_batch(store, batch, type(error).__name__)
+            raise
+        run.counts |= _told(counts)
+        results.finish_run(store, run.run_id, watermark=counts.watermark)
+        report_run(run, "ingest")
+    return run.counts
+
+
+@step("read the source", retries=0)
+def read_rows(store, batch: Batch, adapter, database, schema: str) -> None:
+    landing.land(store, batch, adapter, database, schema, log.info)
+    log.info("landed %s", ", ".join(f"{n:,} {relation} rows" for relation, n in batch.rows_landed.items()))
+
+
+@step("cast and map")
+def cast_rows(store, batch: Batch, adapter) -> None:
+    landing.cast_and_map(store, batch, adapter)
+
+
+@step("check with Great Expectations")
+def check_rows(store, batch: Batch) -> dict:
+    outcomes = landing.check(store, batch)
+    for relation, found in outcomes.items():
+        failed = {o.check.name: o.rows_failed for o in found if not o.passed}
+        log.info("%s: %d checks, %s", relation, len(found), f"findings {failed}" if failed else "no findings")
+    return outcomes
+
+
+@step("take over")
+def take_over_rows(store, batch: Batch, outcomes: dict, beds: dict) -> BatchCounts:
+    return landing.take_over(store, batch, outcomes, beds)
+
+
+def _told(counts: BatchCounts) -> dict:
+    return {
+        "batch": counts.batch_id,
+        "stay versions added": counts.stays_added,
+        "observations read": counts.observations_read,
+        "observations added": counts.observations_added,
+        "rows quarantined": counts.quarantined,
+        "rows not mapped": sum(counts.unmapped.values()),
+        "watermark": counts.watermark.isoformat() if counts.watermark else None,
+    }
+
+
+def _found(outcomes: dict) -> dict:
+    """Findings per check, for a dry run."""
+    return {
+        f"{relation}: {outcome.check.name}": outcome.rows_failed
+        for relation, found in outcomes.items()
+        for outcome in found
+        if not outcome.passed
+    }

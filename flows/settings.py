@@ -1,0 +1,89 @@
+"""The only reader of the environment: where databases, artifacts and state are, under the prefix ICU_."""
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from rnn_core.errors import ForecastError
+
+_ROOT = Path(__file__).resolve().parents[1]
+_PREFIX = "ICU_"
+
+
+def _default_home() -> Path:
+    return (_ROOT if (_ROOT / "pyproject.toml").is_file() else Path.cwd()) / ".icu"
+
+
+class SourceSettings(BaseModel):
+    """Where one source's database is; ICU_SOURCES__<NAME>__URL and so on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    adapter: str | None = Field(None, description="folder in sql/sources; default: the source's own name")
+    url: SecretStr | None = Field(None, description="SQLAlchemy URL of the source database")
+    db_schema: str = Field("public", description="schema that holds the source's tables")
+
+
+class Settings(BaseSettings):
+    """All settings; a name under ICU_ that is not here is refused, since it is most likely misspelt."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_nested_delimiter="__", env_file=".env", extra="forbid", frozen=True
+    )
+
+    home: Path = Field(default_factory=_default_home, description="folder of all state in embedded mode")
+    database_url: SecretStr | None = Field(None, description="PostgreSQL of icu-forecast; without it, the embedded one")
+    artifacts: Path | None = Field(None, description="folder of model artifacts, shared by all workers; default HOME/artifacts")
+    sources: dict[str, SourceSettings] = Field(default_factory=dict)
+    overlap_hours: Annotated[float, Field(ge=0)] = 48.0
+    stale_run_hours: Annotated[float, Field(gt=0)] = 6.0
+
+    @property
+    def artifact_folder(self) -> Path:
+        return self.artifacts or self.home / "artifacts"
+
+    @property
+    def embedded(self) -> bool:
+        return self.database_url is None
+
+    @property
+    def cluster_folder(self) -> Path:
+        return self.home / "postgres"
+
+
+@cache
+def load_settings() -> Settings:
+    """The settings of this process. Raises ForecastError naming each setting at fault, never its value."""
+    known = {_PREFIX + name.upper() for name in Settings.model_fields}
+    unknown = sorted(
+        name for name in os.environ if name.startswith(_PREFIX) and name.split("__")[0] not in known
+    )
+    if unknown:
+        raise ForecastError(f"Unknown settings {', '.join(unknown)}; known are {', '.join(sorted(known))}.")
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{_PREFIX}{'__'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}"
+            for fault in error.errors(include_input=False, include_url=False)
+        )
+        raise ForecastError(f"Settings are not right: {faults}. See .env.example.") from None
+
+
+def quiet_environment(settings: Settings) -> None:
+    """Defaults of the libraries we run, to be set before they are imported: no calls home, state under our folder."""
+    defaults = {
+        "DO_NOT_TRACK": "1",
+        "GX_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_HOME": str(settings.home / "prefect"),
+        # A first ephemeral server migrates its database, which takes a slow machine longer than the default allows.
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,213 @@
+"""The unit forecaster: from a unit's last lengths of stay to its next ones, an LSTM beside simpler forecasts of the same."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from sklearn.linear_model import LinearRegression
+
+from rnn_core.artifact import load_artifact, save_artifact
+from rnn_core.config import ClassicConfig, NetworkConfig
+from rnn_core.errors import ArtifactError, ContractError, DataTooSmallError
+from rnn_core.network import build_network
+
+# Share of a unit's windows, oldest first, that is trained on, and up to which the next ones choose the epoch.
+_TRAIN_SHARE, _VALID_SHARE = 0.70, 0.85
+MIN_TRAIN, MIN_JUDGE = 20, 3
+
+
+@dataclass(frozen=True)
+class ClassicReport:
+    """How good the next length of stay was forecast on the newest windows of each unit; errors in days squared.
+
+    test_mse: the network. linear_mse: a linear regression on the same windows. last_value_mse: the last length of stay.
+    median_mse: the median of the lengths trained on. units: how many gave windows. epochs: of both phases together.
+    """
+
+    units: int
+    n_train: int
+    n_valid: int
+    n_test: int
+    epochs: int
+    test_mse: float
+    linear_mse: float
+    last_value_mse: float
+    median_mse: float
+
+    def to_json(self) -> dict[str, float]:
+        return asdict(self)
+
+    def sentence(self) -> str:
+        return (
+            f"Next length of stay, test MSE in days² over {self.n_test} windows of {self.units} units: "
+            f"LSTM {self.test_mse:.2f}, linear regression {self.linear_mse:.2f}, "
+            f"last value {self.last_value_mse:.2f}, median {self.median_mse:.2f}."
+        )
+
+
+@dataclass(frozen=True)
+class ClassicModel:
+    """A fitted unit forecaster; `mean_days` and `std_days` standardise lengths of stay."""
+
+    model: keras.Model
+    config: ClassicConfig
+    mean_days: float
+    std_days: float
+    report: ClassicReport
+
+    def predict_next(self, series: Mapping[str, np.ndarray], steps: int | None = None) -> dict[str, np.ndarray]:
+        """The next `steps` (by default `config.horizon`) lengths of stay of each unit in days, float64 [steps].
+
+        `series` holds each unit's lengths of stay in days, oldest first. Every forecast becomes the last value of the
+        window of the one after it. A unit with fewer lengths than a window is left out of the answer. Never below 0.
+        """
+        steps = self.config.horizon if steps is None else steps
+        known = {unit: lengths for unit, lengths in _checked(series).items() if len(lengths) >= self.config.window}
+        if not known:
+            return {}
+        recent = np.stack([lengths[-self.config.window :] for lengths in known.values()])
+        window = (recent - self.mean_days) / self.std_days
+        for _ in range(steps):
+            following = np.maximum(_predict(self.model, window[:, -self.config.window :]), -self.mean_days / self.std_days)
+            window = np.concatenate([window, following[:, None]], axis=1)
+        days = window[:, self.config.window :] * self.std_days + self.mean_days
+        return dict(zip(known, np.maximum(days, 0.0), strict=True))
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Windows over standardised lengths of stay: x float32 [n, window], the length that follows y float32 [n]."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+def fit_classic(series: Mapping[str, np.ndarray], config: ClassicConfig) -> ClassicModel:
+    """Fits one network for all units on `series`: lengths of stay in days per unit, oldest first by `outtime`.
+
+    No window crosses from one unit to another. Of each unit the oldest 70 % of its windows are trained on, the next 15 %
+    choose the epoch, the newest 15 % judge. LSTM layers, then one number, mean squared error, Adam with clipped
+    gradients. The first phase takes `first_epochs` epochs at learning rates lr * 10^(-epoch/20); the second goes on at
+    the last of them, up to `second_epochs` more, until `patience` epochs bring no better validation error, and takes the
+    best epoch's weights.
+
+    Changes the global seeds of Python, numpy and TensorFlow. Raises DataTooSmallError with fewer than `MIN_TRAIN`
+    windows to train on or `MIN_JUDGE` to validate or to test, ContractError for lengths that are not finite days.
+    """
+    known = {unit: lengths for unit, lengths in _checked(series).items() if len(lengths) > config.window}
+    cuts = {unit: _cuts(len(lengths) - config.window) for unit, lengths in known.items()}
+    trained_on = [lengths[: cuts[unit][0] + config.window] for unit, lengths in known.items() if cuts[unit][0]]
+    counts = np.array([(a, b - a, len(known[unit]) - config.window - b) for unit, (a, b) in cuts.items()]).reshape(-1, 3)
+    _check_counts(*counts.sum(axis=0).tolist(), config.window)
+    days = np.concatenate(trained_on)
+    mean, std = float(days.mean()), float(days.std()) or 1.0
+
+    train, valid, test = _split(known, cuts, config.window, mean, std)
+    keras.utils.set_random_seed(config.seed)
+    network = NetworkConfig(
+        cell="lstm", units=config.units, head="regression", n_channels=1, dropout=config.dropout, l1=config.l1
+    )
+    model = build_network(network)
+    epochs = _fit_two_phases(model, train, valid, config)
+
+    def error(forecast: np.ndarray | float) -> float:
+        return float(np.mean(np.square(forecast - test.y)) * std**2)
+
+    report = ClassicReport(
+        units=len(known),
+        n_train=len(train),
+        n_valid=len(valid),
+        n_test=len(test),
+        epochs=epochs,
+        test_mse=error(_predict(model, test.x)),
+        linear_mse=error(LinearRegression().fit(train.x, train.y).predict(test.x)),
+        last_value_mse=error(test.x[:, -1]),
+        median_mse=error((float(np.median(days)) - mean) / std),
+    )
+    return ClassicModel(model, config, mean, std, report)
+
+
+def save_classic(root: Path, model_id: str, fitted: ClassicModel, meta: dict[str, Any]) -> Path:
+    """Writes a unit forecaster as an artifact, its report under `metrics` in the meta data; see `save_artifact`."""
+    scaler = {"mean_days": fitted.mean_days, "std_days": fitted.std_days}
+    return save_artifact(
+        root, model_id, fitted.model, fitted.config, scaler, {**meta, "metrics": fitted.report.to_json()}
+    )
+
+
+def load_classic(path: Path) -> ClassicModel:
+    """Reads a unit forecaster back. Raises ArtifactError when the artifact is damaged or holds another forecaster."""
+    artifact = load_artifact(path)
+    if not isinstance(artifact.config, ClassicConfig):
+        raise ArtifactError(f"The artifact {Path(path).name} holds a stay forecaster, not a unit forecaster.")
+    return ClassicModel(
+        artifact.model, artifact.config, report=ClassicReport(**artifact.meta["metrics"]), **artifact.scaler
+    )
+
+
+def _checked(series: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    days = {unit: np.asarray(lengths, dtype=np.float64) for unit, lengths in series.items()}
+    if wrong := sum(lengths.ndim != 1 or not np.isfinite(lengths).all() for lengths in days.values()):
+        raise ContractError(f"Lengths of stay are one row of finite days per unit; {wrong} units hold something else.")
+    return days
+
+
+def _cuts(n: int) -> tuple[int, int]:
+    return int(n * _TRAIN_SHARE), int(n * _VALID_SHARE)
+
+
+def _check_counts(n_train: int, n_valid: int, n_test: int, window: int) -> None:
+    if n_train < MIN_TRAIN or min(n_valid, n_test) < MIN_JUDGE:
+        raise DataTooSmallError(
+            f"The unit forecaster needs {MIN_TRAIN} windows of {window} lengths of stay to train on and {MIN_JUDGE} each "
+            f"to validate and to test; found {n_train}, {n_valid} and {n_test}. Load more finished stays."
+        )
+
+
+def _split(
+    known: Mapping[str, np.ndarray], cuts: Mapping[str, tuple[int, int]], window: int, mean: float, std: float
+) -> tuple[_Windows, _Windows, _Windows]:
+    parts: tuple[list[_Windows], ...] = ([], [], [])
+    for unit, lengths in known.items():
+        scaled = ((lengths - mean) / std).astype(np.float32)
+        n = len(scaled) - window
+        (whole,) = keras.utils.timeseries_dataset_from_array(
+            scaled, scaled[window:], sequence_length=window, batch_size=n
+        ).as_numpy_iterator()
+        x, y = whole
+        for part, chosen in zip(parts, np.split(np.arange(n), cuts[unit]), strict=True):
+            part.append(_Windows(x[chosen], y[chosen]))
+    train, valid, test = (_Windows(np.concatenate([p.x for p in part]), np.concatenate([p.y for p in part])) for part in parts)
+    return train, valid, test
+
+
+def _fit_two_phases(model: keras.Model, train: _Windows, valid: _Windows, config: ClassicConfig) -> int:
+    def falling(epoch: int, _: float) -> float:
+        return config.learning_rate * 10 ** (-epoch / 20)
+
+    optimizer = keras.optimizers.Adam(config.learning_rate, clipnorm=config.clip_norm)
+    model.compile(optimizer=optimizer, loss="mse", jit_compile=False)
+    common: dict[str, Any] = {"batch_size": config.batch_size, "verbose": 0}
+    x, y = train.x[..., None], train.y[:, None]
+    schedule = keras.callbacks.LearningRateScheduler(falling)
+    first = model.fit(x, y, epochs=config.first_epochs, callbacks=[schedule], **common)
+    stopping = keras.callbacks.EarlyStopping(patience=config.patience, restore_best_weights=True)
+    second = model.fit(
+        x,
+        y,
+        validation_data=(valid.x[..., None], valid.y[:, None]),
+        epochs=config.second_epochs,
+        callbacks=[stopping],
+        **common,
+    )
+    return len(first.epoch) + len(second.epoch)
+
+
+def _predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
+    return np.asarray(model(x[..., None].astype(np.float32), training=False))[:, 0]

@@ -1,0 +1,278 @@
+"""The stay forecaster as a whole: from stays and observations to a judged model, and from a model to forecasts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+
+from rnn_core.artifact import Artifact, load_artifact, save_artifact
+from rnn_core.calibration import Calibration, fit_calibration
+from rnn_core.config import ModelConfig
+from rnn_core.errors import ArtifactError, DataTooSmallError
+from rnn_core.frames import Grid, Labels, Observations, Windows
+from rnn_core.grid import make_grid
+from rnn_core.labels import make_labels
+from rnn_core.metrics import Estimate, score_forecasts
+from rnn_core.scaling import Scaler, fit_scaler, static_features
+from rnn_core.scoring import score_rows, score_windows
+from rnn_core.splits import Split, split_stays
+from rnn_core.survival import FORECAST_COLUMNS, read_forecast, risk_band
+from rnn_core.training import EpochRecord, fit_stay_model
+from rnn_core.windows import last_predictions, make_windows
+
+# Metrics are taken every so many hours of a stay: neighbouring hours say nearly the same.
+JUDGE_EVERY_HOURS = 6
+
+
+@dataclass(frozen=True)
+class StayForecaster:
+    """A fitted network with all that is needed to use it."""
+
+    model: keras.Model
+    scaler: Scaler
+    config: ModelConfig
+    calibration: Calibration
+    ends_at: str
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What is kept of a training: sizes, the loss per epoch, and metrics on stays that had no part in it."""
+
+    n_stays: dict[str, int]
+    n_deaths: dict[str, int]
+    history: tuple[EpochRecord, ...]
+    best_epoch: int
+    metrics: dict[str, Estimate]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "n_stays": self.n_stays,
+            "n_deaths": self.n_deaths,
+            "history": list(self.history),
+            "best_epoch": self.best_epoch,
+            "metrics": {name: estimate.to_json() for name, estimate in self.metrics.items()},
+        }
+
+
+@dataclass(frozen=True)
+class _Material:
+    """Windows and labels of a set of stays, made with one scaler."""
+
+    stays: pd.DataFrame
+    windows: Windows
+    labels: Labels
+
+
+def fit_stay_forecaster(
+    stays: pd.DataFrame,
+    observations: Observations,
+    cutoff: np.datetime64,
+    as_of: np.datetime64,
+    config: ModelConfig,
+    *,
+    delayed_entry_hours: float = 0.0,
+    checkpoint_dir: Path | None = None,
+    warm_from: StayForecaster | None = None,
+    progress: Callable[[EpochRecord], None] | None = None,
+) -> tuple[StayForecaster, FitReport]:
+    """Fit on what was known at `cutoff`, judge on what is known at `as_of` of stays that had no part in the fit.
+
+    stays, observations: as known at `as_of`. A warm start takes over the scaler with the weights, since they belong
+    together. Raises DataTooSmallError where too few stays have finished.
+    """
+    ends_at = _one_end(stays)
+    split = split_stays(stays, cutoff)
+    grid = make_grid(stays, observations, cutoff)
+    scaler = warm_from.scaler if warm_from else fit_scaler(grid, static_features(stays), np.flatnonzero(split.train))
+    learned = _make_material(stays, grid, scaler, config, delayed_entry_hours, observations, cutoff)
+    fitted = fit_stay_model(
+        learned.windows, learned.labels, split.train, split.valid, config, checkpoint_dir=checkpoint_dir,
+        warm_from=warm_from.model if warm_from else None, progress=progress,
+    )  # fmt: skip
+    calibration = _fit_calibration(fitted.model, learned, split.valid, fitted.config)
+    forecaster = StayForecaster(fitted.model, scaler, fitted.config, calibration, ends_at)
+    metrics = judge(
+        forecaster, stays, observations, as_of, split.judged, delayed_entry_hours=delayed_entry_hours,
+        population=stays[split.train | split.valid],
+    )  # fmt: skip
+    parts = {"train": split.train, "valid": split.valid, "judged": split.judged, "newer": split.newer}
+    died = stays["outcome"].eq("died").to_numpy(bool)
+    report = FitReport(
+        {name: int(part.sum()) for name, part in parts.items()},
+        {name: int((part & died).sum()) for name, part in parts.items()},
+        fitted.history, fitted.best_epoch, metrics,
+    )  # fmt: skip
+    return forecaster, report
+
+
+def judge(
+    forecaster: StayForecaster,
+    stays: pd.DataFrame,
+    observations: Observations,
+    as_of: np.datetime64,
+    judged: np.ndarray,
+    *,
+    population: pd.DataFrame,
+    delayed_entry_hours: float = 0.0,
+) -> dict[str, Estimate]:
+    """Metrics of a forecaster on the stays marked in `judged` (bool [stays]), every `JUDGE_EVERY_HOURS` hours of them.
+
+    population: the stays that the trivial baselines are fitted on.
+    """
+    chosen, seen = _take(stays, observations, judged)
+    grid = make_grid(chosen, seen, as_of)
+    material = _make_material(
+        chosen, grid, forecaster.scaler, forecaster.config, delayed_entry_hours, seen, as_of
+    )
+    row, masses = _calibrated_rows(forecaster, material)
+    return score_forecasts(
+        masses, material.labels, row, material.windows.prediction_hour,
+        groups=_patient_of_row(material)[row], edges=forecaster.config.network.horizon_edges, population=population,
+    )  # fmt: skip
+
+
+def forecast_stays(
+    forecaster: StayForecaster, stays: pd.DataFrame, observations: Observations, as_of: np.datetime64
+) -> pd.DataFrame:
+    """One row per open stay with the numbers of `forecast.stay_forecast`, or an abstention with its reason.
+
+    `as_of` is a whole hour. Raises ArtifactError where the stays end elsewhere than those the model learned from.
+    """
+    if len(stays) and (found := _one_end(stays)) != forecaster.ends_at:
+        raise ArtifactError(
+            f"The model learned stays that end at the {forecaster.ends_at}, these end at the {found}: its length-of-stay "
+            "columns would mean something else. Train a model on this source."
+        )
+    grid = make_grid(stays, observations, as_of)
+    windows = make_windows(grid, stays, forecaster.scaler, forecaster.config.window)
+    frame = _abstentions(stays, windows, grid, forecaster)
+    window, row = last_predictions(windows)
+    ready = frame["status_reason"].isna().to_numpy()[windows.stay[window]]
+    window, row = window[ready], row[ready]
+    edges = forecaster.config.network.horizon_edges
+    masses = forecaster.calibration.apply(score_rows(forecaster.model, windows, window, row), edges)
+    numbers = read_forecast(masses, edges, windows.prediction_hour[row])
+    scored = windows.stay[window]
+    for column in FORECAST_COLUMNS:
+        frame.loc[scored, column] = numbers[column].to_numpy()
+    frame.loc[scored, "risk_band"] = risk_band(numbers["mortality_risk"].to_numpy())
+    frame["status"] = np.where(frame["status_reason"].isna(), "scored", "abstained")
+    return frame
+
+
+def save_stay_forecaster(root: Path, model_id: str, forecaster: StayForecaster, meta: dict[str, Any]) -> Path:
+    """Write the artifact; its folder."""
+    meta = {**meta, "ends_at": forecaster.ends_at, "calibration": forecaster.calibration.to_json()}
+    return save_artifact(root, model_id, forecaster.model, forecaster.config, forecaster.scaler.to_json(), meta)
+
+
+def load_stay_forecaster(path: Path) -> StayForecaster:
+    """Read an artifact back. Raises ArtifactError where it is damaged or was made for other concepts."""
+    artifact: Artifact = load_artifact(path)
+    if not isinstance(artifact.config, ModelConfig):
+        raise ArtifactError(f"The artifact {path.name} is a unit forecaster; a stay forecaster was expected.")
+    return StayForecaster(
+        artifact.model, Scaler.from_json(artifact.scaler), artifact.config,
+        Calibration.from_json(artifact.meta["calibration"]), artifact.meta["ends_at"],
+    )  # fmt: skip
+
+
+def _make_material(
+    stays: pd.DataFrame, grid: Grid, scaler: Scaler, config: ModelConfig, entry: float, observations: Observations,
+    as_of: np.datetime64,
+) -> _Material:  # fmt: skip
+    windows = make_windows(grid, stays, scaler, config.window)
+    labels = make_labels(
+        windows, stays, config.network.horizon_edges, entry, as_of,
+        known_until=_known_until(stays, observations, as_of, config.window.stale_hours),
+    )  # fmt: skip
+    return _Material(stays, windows, labels)
+
+
+def _known_until(stays: pd.DataFrame, observations: Observations, as_of: np.datetime64, stale_hours: float) -> np.ndarray:
+    """Until when an open stay is known to have gone on, datetime64[us] [stays]: its last observation, or `as_of` where
+    that is fresh. Silence is no proof of presence: a feed that broke off would otherwise teach endless stays."""
+    last = stays["intime"].to_numpy("datetime64[us]").copy()
+    known = observations.known_at(as_of)
+    np.maximum.at(last, known.stay, known.available_at)
+    fresh = as_of - last <= np.timedelta64(round(stale_hours * 3600), "s")
+    return np.where(fresh, np.datetime64(as_of, "us"), last)
+
+
+def _fit_calibration(model: keras.Model, material: _Material, valid: np.ndarray, config: ModelConfig) -> Calibration:
+    window = np.flatnonzero(valid[material.windows.stay])
+    row, masses = score_windows(model, material.windows, window)
+    keep = _judged_rows(material, row)
+    return fit_calibration(
+        masses[keep], material.labels, row[keep], config.network.horizon_edges,
+        groups=_patient_of_row(material)[row[keep]],
+    )  # fmt: skip
+
+
+def _calibrated_rows(forecaster: StayForecaster, material: _Material) -> tuple[np.ndarray, np.ndarray]:
+    row, masses = score_windows(forecaster.model, material.windows)
+    keep = _judged_rows(material, row)
+    return row[keep], forecaster.calibration.apply(masses[keep], forecaster.config.network.horizon_edges)
+
+
+def _judged_rows(material: _Material, row: np.ndarray) -> np.ndarray:
+    hour = row - material.windows.offsets[_stay_of_row(material)[row]] + 1
+    return material.labels.usable[row] & (hour % JUDGE_EVERY_HOURS == 0)
+
+
+def _stay_of_row(material: _Material) -> np.ndarray:
+    return np.repeat(np.arange(len(material.stays)), np.diff(material.windows.offsets))
+
+
+def _patient_of_row(material: _Material) -> np.ndarray:
+    patient, _ = pd.factorize(material.stays["patient_id"])
+    return patient[_stay_of_row(material)]
+
+
+def _take(stays: pd.DataFrame, observations: Observations, chosen: np.ndarray) -> tuple[pd.DataFrame, Observations]:
+    number = np.cumsum(chosen) - 1
+    keep = chosen[observations.stay]
+    part = Observations(
+        number[observations.stay[keep]].astype(np.int32), observations.concept[keep], observations.observed_at[keep],
+        observations.available_at[keep], observations.value[keep],
+    )  # fmt: skip
+    return stays[chosen].reset_index(drop=True), part
+
+
+def _abstentions(stays: pd.DataFrame, windows: Windows, grid: Grid, forecaster: StayForecaster) -> pd.DataFrame:
+    """The frame to fill: data available per stay, and why no forecast is made where there is too little."""
+    rules = forecaster.config.window
+    last = grid.offsets[1:] - 1
+    begun = grid.lengths > 0
+    hours = np.where(begun, _at(windows.prediction_hour, last), 0.0)
+    count = np.where(begun, _at(windows.n_observations, last), 0.0)
+    silent = np.where(begun, _at(windows.hours_since_last, last), np.inf)
+    frame = pd.DataFrame({"stay_id": stays["stay_id"].to_numpy(), "status": "abstained"})
+    frame["status_reason"] = np.select(
+        [hours < rules.first_hour, count == 0, silent > rules.stale_hours, count < rules.min_observations],
+        ["too_early", "no_observations", "stale", "too_few_observations"], None,
+    )  # fmt: skip
+    for column in FORECAST_COLUMNS:
+        frame[column] = np.nan
+    frame["risk_band"] = pd.Series([None] * len(frame), dtype=object)
+    frame["n_observations"] = count.astype(np.int64)
+    frame["hours_since_last_observation"] = np.where(np.isfinite(silent), silent, np.nan)
+    return frame
+
+
+def _at(values: np.ndarray, row: np.ndarray) -> np.ndarray:
+    return values[np.maximum(row, 0)] if len(values) else np.zeros(len(row), np.float32)
+
+
+def _one_end(stays: pd.DataFrame) -> str:
+    ends = sorted(stays["ends_at"].unique())
+    if not ends:
+        raise DataTooSmallError("There is no stay to learn from; ingest a source first.")
+    if len(ends) > 1:
+        raise ArtifactError(f"A model has one end of stay; these stays end at {ends}.")
+    return str(ends[0])

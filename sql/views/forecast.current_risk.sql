@@ -1,0 +1,68 @@
+-- Who is at risk now: the newest published forecasts of the patients that are still in the unit.
+-- Grain: one row per (source, stay_id); per source the newest slot (greatest as_of, then greatest run_id) among the
+--   published runs of kind `forecast` and role `champion` of a stay forecaster. A newer run that failed changes nothing.
+-- Purpose: the list for bed managers and analysts: highest risk first, abstentions last.
+--   A stay whose end has become known since the run is gone; one re-opened by a correction is back.
+--   risk_change is the difference to the run before, null where the stay has no risk there; provisional says that the
+--   model had too few outcomes for a verdict when it published.
+-- Units: prediction_time UTC, durations and ages in hours, risks and probabilities 0 to 1.
+with published as (
+    select r.source, r.run_id, r.as_of, r.model_id, r.model_stage, r.newest_observation_at
+    from forecast.run r
+    join forecast.model m on m.model_id = r.model_id and m.name = 'stay'
+    where r.kind = 'forecast' and r.role = 'champion' and r.status = 'published'
+),
+current_run as (
+    select distinct on (source) * from published order by source, as_of desc, run_id desc
+),
+previous_run as (
+    select distinct on (p.source) p.*
+    from published p
+    join current_run c on c.source = p.source and p.as_of < c.as_of
+    order by p.source, p.as_of desc, p.run_id desc
+),
+knowledge as (
+    select c.source, greatest(c.as_of, max(b.as_of)) as as_of
+    from current_run c
+    left join icu.batch b on b.source = c.source and b.ingested_at is not null
+    group by c.source, c.as_of
+)
+select
+    f.source,
+    s.unit,
+    f.stay_id,
+    s.patient_id,
+    f.prediction_time,
+    (extract(epoch from now() - f.prediction_time) / 3600)::double precision as forecast_age_hours,
+    (extract(epoch from c.as_of - c.newest_observation_at) / 3600)::double precision as data_age_hours,
+    (extract(epoch from f.prediction_time - s.intime) / 3600)::double precision as hours_in_stay,
+    f.mortality_risk,
+    f.risk_band,
+    f.mortality_risk - before.mortality_risk as risk_change,
+    f.prolonged_stay_risk,
+    f.remaining_los_p10_hours,
+    f.remaining_los_p50_hours,
+    f.remaining_los_p90_hours,
+    f.discharge_24h_prob,
+    f.discharge_48h_prob,
+    f.discharge_72h_prob,
+    f.n_observations,
+    f.hours_since_last_observation,
+    f.status,
+    f.status_reason,
+    f.model_id,
+    c.model_stage,
+    coalesce(c.model_stage = 'provisional', false) as provisional,
+    c.run_id
+from current_run c
+join knowledge k on k.source = c.source
+-- By slot and not by run_id: a back-fill of the slot by the same model replaces the rows, and they are still the slot's.
+join forecast.stay_forecast f on f.model_id = c.model_id and f.source = c.source and f.prediction_time = c.as_of
+join icu.stay s on s.source = f.source and s.stay_id = f.stay_id
+left join previous_run p on p.source = c.source
+left join forecast.stay_forecast before
+    on before.model_id = p.model_id and before.source = p.source
+    and before.prediction_time = p.as_of and before.stay_id = f.stay_id
+-- An end later than anything the source has told is a plan.
+where (s.outtime is null and s.outcome is null) or s.outtime > k.as_of
+order by f.mortality_risk desc nulls last, f.source, f.stay_id

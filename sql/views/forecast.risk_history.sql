@@ -1,0 +1,44 @@
+-- How the forecasts of each stay went over time.
+-- Grain: one row per (source, stay_id, prediction_time): of each slot the newest published run of role `champion` and
+--   kind `forecast` or `backfill`; rows of an older champion for the same slot stay in `forecast.stay_forecast`.
+-- Purpose: the course of one patient, and what a reader could have seen at a time.
+--   risk_change is the difference to the row before of the same stay, null at the first row and beside an abstention.
+-- Units: prediction_time UTC, durations in hours, risks and probabilities 0 to 1.
+with slot as (
+    select distinct on (r.source, r.as_of) r.source, r.as_of, r.run_id, r.kind, r.model_id, r.model_stage
+    from forecast.run r
+    join forecast.model m on m.model_id = r.model_id and m.name = 'stay'
+    where r.kind in ('forecast', 'backfill') and r.role = 'champion' and r.status = 'published'
+    order by r.source, r.as_of, r.run_id desc
+)
+select
+    f.source,
+    s.unit,
+    f.stay_id,
+    s.patient_id,
+    f.prediction_time,
+    (extract(epoch from f.prediction_time - s.intime) / 3600)::double precision as hours_in_stay,
+    f.mortality_risk,
+    f.risk_band,
+    f.mortality_risk - lag(f.mortality_risk) over course as risk_change,
+    f.prolonged_stay_risk,
+    f.remaining_los_p10_hours,
+    f.remaining_los_p50_hours,
+    f.remaining_los_p90_hours,
+    f.discharge_24h_prob,
+    f.discharge_48h_prob,
+    f.discharge_72h_prob,
+    f.n_observations,
+    f.hours_since_last_observation,
+    f.status,
+    f.status_reason,
+    slot.kind,
+    f.model_id,
+    slot.model_stage,
+    coalesce(slot.model_stage = 'provisional', false) as provisional,
+    slot.run_id
+from slot
+join forecast.stay_forecast f
+    on f.model_id = slot.model_id and f.source = slot.source and f.prediction_time = slot.as_of
+left join icu.stay s on s.source = f.source and s.stay_id = f.stay_id
+window course as (partition by f.source, f.stay_id order by f.prediction_time)

@@ -1,0 +1,16 @@
+-- How good the models are: the newest published evaluation of each.
+-- Grain: one row per (source, model_id, unit, month, metric); `all` stands for all units or all months.
+-- Purpose: discrimination, calibration and error beside the trivial baseline's value on the same rows.
+-- Units: those of the metric; low and high bound the value's interval; n counts the forecasts behind it; evaluated_at is
+--   the as_of of the evaluation, UTC.
+with newest as (
+    select distinct on (s.source, s.model_id) s.source, s.model_id, s.run_id, r.as_of
+    from (select distinct source, model_id, run_id from forecast.score) s
+    join forecast.run r on r.run_id = s.run_id
+    where r.kind = 'evaluate' and r.status = 'published'
+    order by s.source, s.model_id, r.as_of desc, s.run_id desc
+)
+select
+    s.source, s.model_id, s.unit, s.month, s.metric, s.value, s.low, s.high, s.baseline, s.n, newest.as_of as evaluated_at
+from newest
+join forecast.score s on s.run_id = newest.run_id and s.model_id = newest.model_id and s.source = newest.source

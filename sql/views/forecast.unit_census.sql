@@ -1,0 +1,52 @@
+-- The units now: who is in, how many beds are free, and what the current forecasts add up to.
+-- Grain: one row per (source, unit) of a source that has a published forecast; the units of icu.unit and of all stays,
+--   so that an empty unit shows zero. A null unit holds the patients whose unit is not known.
+-- Purpose: bed planning. n_patients are those in the unit by what is known now; of these n_not_forecast have no row in
+--   the current run (admitted since, for instance) and add nothing to the expected numbers, nor do the abstained.
+-- Units: prediction_time UTC; counts of patients and beds; free_beds below zero means more patients than beds, null
+--   where the beds are not known; expected numbers are sums of probabilities, in patients.
+with current_run as (
+    select distinct on (r.source)
+        r.source, r.run_id, r.as_of, coalesce(r.model_stage = 'provisional', false) as provisional
+    from forecast.run r
+    join forecast.model m on m.model_id = r.model_id and m.name = 'stay'
+    where r.kind = 'forecast' and r.role = 'champion' and r.status = 'published'
+    order by r.source, r.as_of desc, r.run_id desc
+),
+knowledge as (
+    select c.source, greatest(c.as_of, max(b.as_of)) as as_of
+    from current_run c
+    left join icu.batch b on b.source = c.source and b.ingested_at is not null
+    group by c.source, c.as_of
+),
+member as (
+    select s.source, s.unit, s.stay_id
+    from icu.stay s
+    join knowledge k on k.source = s.source
+    where (s.outtime is null and s.outcome is null) or s.outtime > k.as_of
+    union all
+    select source, unit, null from icu.unit
+    union all
+    select distinct source, unit, null from icu.stay where unit is not null
+)
+select
+    m.source,
+    m.unit,
+    c.as_of as prediction_time,
+    count(m.stay_id) as n_patients,
+    max(u.beds) as beds,
+    max(u.beds) - count(m.stay_id) as free_beds,
+    count(*) filter (where f.risk_band in ('high', 'very high')) as n_high_risk,
+    coalesce(sum(f.discharge_24h_prob), 0) as expected_discharges_24h,
+    coalesce(sum(f.discharge_48h_prob), 0) as expected_discharges_48h,
+    coalesce(sum(f.discharge_72h_prob), 0) as expected_discharges_72h,
+    coalesce(sum(f.mortality_risk), 0) as expected_deaths,
+    count(*) filter (where f.status = 'abstained') as n_abstained,
+    count(m.stay_id) - count(f.stay_id) as n_not_forecast,
+    c.provisional,
+    c.run_id
+from member m
+join current_run c on c.source = m.source
+left join icu.unit u on u.source = m.source and u.unit = m.unit
+left join forecast.current_risk f on f.source = m.source and f.stay_id = m.stay_id
+group by m.source, m.unit, c.as_of, c.provisional, c.run_id

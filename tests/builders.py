@@ -1,0 +1,111 @@
+"""Small stays frames, observations and windows for tests; times are given in hours after `T0`."""
+
+import numpy as np
+import pandas as pd
+
+from rnn_core.concepts import BY_NAME, INDEX, NAMES
+from rnn_core.config import WindowConfig
+from rnn_core.frames import STAY_COLUMNS, Observations, Windows
+from rnn_core.grid import make_grid
+from rnn_core.scaling import STATIC_NAMES, Scaler
+from rnn_core.windows import make_windows
+
+T0 = np.datetime64("2024-03-01T00:00:00", "us")
+TIME_COLUMNS = ("intime", "outtime", "hospital_intime", "hospital_outtime", "died_at")
+NUMBER_COLUMNS = ("end_precision_hours", "age_years", "height_cm", "weight_kg")
+
+
+def at(hours):
+    """Hours after `T0` as datetime64[us]; None and NaN as NaT."""
+    hours = np.array(hours, dtype=np.float64)
+    times = T0 + np.round(np.nan_to_num(hours) * 3_600_000_000).astype("timedelta64[us]")
+    return np.where(np.isnan(hours), np.datetime64("NaT", "us"), times)[()]
+
+
+def stays_frame(*rows: dict) -> pd.DataFrame:
+    """A stays frame; what a row does not name is null, times may be hours after `T0`."""
+    defaults = [
+        {"source": "test", "stay_id": f"s{i}", "patient_id": f"p{i}", "unit": "A", "unit_type": "mixed", "intime": 0.0}
+        for i in range(len(rows))
+    ]
+    full = [dict.fromkeys(STAY_COLUMNS) | default | row for default, row in zip(defaults, rows, strict=True)]
+    frame = pd.DataFrame(full, columns=list(STAY_COLUMNS))
+    for column in TIME_COLUMNS:
+        values = [np.nan if v is None else v for v in frame[column].astype(object)]
+        is_time = [isinstance(v, np.datetime64 | pd.Timestamp) for v in values]
+        frame[column] = np.array(
+            [np.datetime64(v, "us") if t else at(v) for v, t in zip(values, is_time, strict=True)],
+            dtype="datetime64[us]",
+        )
+    for column in NUMBER_COLUMNS:
+        frame[column] = frame[column].astype("float64")
+    return frame
+
+
+def observed(*rows: tuple) -> Observations:
+    """Observations from (stay row, concept name, observed at, available at, value), in the order of their contract."""
+    rows = sorted(rows, key=lambda row: (row[3], row[2]))
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 5
+    return Observations(
+        stay=np.array(columns[0], dtype=np.int32),
+        concept=np.array([INDEX[name] for name in columns[1]], dtype=np.int16),
+        observed_at=np.array(at(columns[2]), dtype="datetime64[us]"),
+        available_at=np.array(at(columns[3]), dtype="datetime64[us]"),
+        value=np.array(columns[4], dtype=np.float64),
+    )
+
+
+def random_stays(rng: np.random.Generator, n: int, hours: float = 60.0) -> pd.DataFrame:
+    """Finished stays with odd minutes, some on the full hour, lengths up to `hours`."""
+    intime = np.where(rng.random(n) < 0.3, rng.integers(0, 30, n), rng.random(n) * 30)
+    length = np.where(rng.random(n) < 0.3, rng.integers(1, hours, n), 0.1 + rng.random(n) * hours)
+    died = rng.random(n) < 0.3
+    return stays_frame(
+        *(
+            {"intime": i, "outtime": i + d, "outcome": "died" if dead else "alive", "age_years": age, "sex": sex}
+            for i, d, dead, age, sex in zip(
+                intime, length, died, rng.integers(18, 95, n), rng.choice(["female", "male"], n), strict=True
+            )
+        )
+    )
+
+
+def random_observations(
+    rng: np.random.Generator, stays: pd.DataFrame, n: int, names: tuple[str, ...] = NAMES
+) -> Observations:
+    """Observations from before admission until after discharge: prompt and late results, ties, and corrections."""
+    stay = rng.integers(0, len(stays), n)
+    start = ((stays["intime"].to_numpy() - T0) / np.timedelta64(1, "h"))[stay]
+    end = ((stays["outtime"].to_numpy() - T0) / np.timedelta64(1, "h"))[stay]
+    observed_at = start - 3 + rng.random(n) * (end - start + 6)
+    observed_at = np.where(rng.random(n) < 0.4, np.round(observed_at), observed_at)
+    delay = rng.choice([0.0, 0.25, 1.0, 6.5], n)
+    concept = rng.choice(np.array(names), n)
+    low, high = (np.array([getattr(BY_NAME[name], end) for name in concept]) for end in ("low", "high"))
+    value = low + rng.random(n) * (high - low)
+    rows = list(zip(stay, concept, observed_at, observed_at + delay, value, strict=True))
+    corrected = [(s, c, o, a + 2.5, v * 0.9 + 0.1) for s, c, o, a, v in rows[:: max(1, n // 20)]]
+    return observed(*{(s, c, o, a): (s, c, o, a, v) for s, c, o, a, v in rows + corrected}.values())
+
+
+def plain_scaler() -> Scaler:
+    """Leaves values as they are (after log1p where the concept asks for it), clipped very far out."""
+    return Scaler(
+        center=np.zeros(len(NAMES), np.float32),
+        scale=np.ones(len(NAMES), np.float32),
+        static_center=np.zeros(len(STATIC_NAMES), np.float32),
+        static_scale=np.ones(len(STATIC_NAMES), np.float32),
+        clip=1e6,
+    )
+
+
+def windows_of(
+    stays: pd.DataFrame,
+    observations: Observations | None = None,
+    as_of: np.datetime64 | None = None,
+    config: WindowConfig | None = None,
+    scaler: Scaler | None = None,
+) -> Windows:
+    """Windows straight from stays and observations."""
+    grid = make_grid(stays, observations if observations is not None else observed(), as_of)
+    return make_windows(grid, stays, scaler or plain_scaler(), config or WindowConfig())

@@ -1,0 +1,128 @@
+"""Small hand-made worlds in a migrated database: a batch, a stay version, a model, a run with its forecasts."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import pandas as pd
+from sqlalchemy import Engine, insert, text
+
+from sql import migrate, registry, results, schema
+from sql.engine import open_engine
+
+SOURCE = "hospital"
+NOW = datetime(2031, 5, 10, 12, tzinfo=UTC)
+
+
+def hours(n: float) -> timedelta:
+    return timedelta(hours=n)
+
+
+@contextmanager
+def migrated(url) -> Iterator[Engine]:
+    """An engine on a database brought to the newest revision."""
+    engine = open_engine(url)
+    migrate.upgrade(engine)
+    yield engine
+    engine.dispose()
+
+
+def empty(engine: Engine) -> None:
+    """Take every row of every table away."""
+    tables = ", ".join(f"{t.schema}.{t.name}" for t in schema.metadata.sorted_tables)
+    with engine.begin() as connection:
+        connection.execute(text(f"truncate {tables} restart identity"))
+
+
+def rows(engine: Engine, sql: str, **bound) -> list[dict]:
+    """What a query gives, as dictionaries."""
+    with engine.connect() as connection:
+        return [dict(row) for row in connection.execute(text(sql), bound).mappings()]
+
+
+def one(engine: Engine, sql: str, **bound) -> dict:
+    (row,) = rows(engine, sql, **bound)
+    return row
+
+
+def add_batch(engine: Engine, *, as_of=NOW, ingested_at=NOW, source=SOURCE) -> int:
+    with engine.begin() as connection:
+        return connection.execute(
+            insert(schema.batch)
+            .values(source=source, as_of=as_of, read_since=as_of, ingested_at=ingested_at, status="done")
+            .returning(schema.batch.c.batch_id)
+        ).scalar_one()
+
+
+def add_stay(engine: Engine, stay_id: str, *, batch_id: int | None = None, source=SOURCE, **values) -> None:
+    """One version of a stay; without other values it began 30 hours ago, was known at once, and is open."""
+    row = {
+        "intime": NOW - hours(30), "patient_id": f"p-{stay_id}", "unit": "MICU", "unit_type": "medical",
+        "ends_at": "unit", "age_years": 60.0, "sex": "female",
+    } | values  # fmt: skip
+    row.setdefault("available_at", row["intime"])
+    with engine.begin() as connection:
+        connection.execute(
+            insert(schema.stay_version).values(
+                source=source, stay_id=stay_id, batch_id=batch_id or add_batch(engine, source=source), **row
+            )
+        )
+
+
+def end_stay(engine: Engine, stay_id: str, *, outtime, outcome="alive", **values) -> None:
+    """A newer version of the stay, known at its end."""
+    add_stay(engine, stay_id, **{"outtime": outtime, "outcome": outcome, "available_at": outtime} | values)
+
+
+def add_model(engine: Engine, model_id: str, *, stage: str | None = "champion", name="stay", source=SOURCE) -> str:
+    with engine.begin() as connection:
+        registry.register(
+            connection,
+            {
+                "model_id": model_id, "name": name, "source": source, "data_cutoff": NOW - hours(24),
+                "artifact": f"models/{model_id}", "config": {}, "metrics": {},
+            },
+        )  # fmt: skip
+    if stage not in (None, "candidate"):
+        registry.set_stage(engine, model_id, stage, "test")
+    return model_id
+
+
+def forecasts(risks: dict[str, float | None]) -> pd.DataFrame:
+    """A frame to publish: a mortality risk per stay, None where the forecaster abstains."""
+    scored = [risk is not None for risk in risks.values()]
+
+    def only_scored(value: float) -> list[float | None]:
+        return [value if s else None for s in scored]
+
+    return pd.DataFrame(
+        {
+            "stay_id": list(risks),
+            "status": ["scored" if s else "abstained" for s in scored],
+            "status_reason": [None if s else "too few observations" for s in scored],
+            "mortality_risk": list(risks.values()),
+            "prolonged_stay_risk": only_scored(0.2),
+            "remaining_los_p10_hours": only_scored(5.0),
+            "remaining_los_p50_hours": only_scored(20.0),
+            "remaining_los_p90_hours": only_scored(90.0),
+            "discharge_24h_prob": only_scored(0.25),
+            "discharge_48h_prob": only_scored(0.5),
+            "discharge_72h_prob": only_scored(0.625),
+            "risk_band": [None if r is None else "high" if r >= 0.5 else "low" for r in risks.values()],
+            "n_observations": [40 if s else 2 for s in scored],
+            "hours_since_last_observation": [1.0] * len(risks),
+        }
+    )
+
+
+def add_forecasts(
+    engine: Engine, risks: dict[str, float | None], *, model_id: str, as_of=NOW, kind="forecast", role="champion",
+    source=SOURCE,
+) -> int:  # fmt: skip
+    """A published run with these risks; its run_id."""
+    run_id = results.start_run(engine, source, kind, as_of, role=role, model_id=model_id)
+    results.publish_stay_forecasts(
+        engine, run_id, forecasts(risks), model_id=model_id, source=source, prediction_time=as_of,
+        watermark=as_of, newest_observation_at=as_of - hours(2), kind=kind,
+    )  # fmt: skip
+    return run_id

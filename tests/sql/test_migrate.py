@@ -1,0 +1,177 @@
+"""Migrations give the tables of the schema, and the views are rebuilt without losing what people had built on them."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from builders_sql import migrated, rows
+from sqlalchemy import text
+
+from rnn_core.errors import ForecastError
+from sql import migrate, views
+from sql.engine import open_engine
+from sql.schema import SCHEMAS, metadata
+
+# What compare_metadata does not look at: checks, keys, indexes, defaults, identities, comments, unlogged tables.
+_CATALOG = """
+select 'constraint' as kind, conrelid::regclass::text as relation, conname as name, pg_get_constraintdef(oid) as definition
+from pg_constraint where connamespace = any(select oid from pg_namespace where nspname = any(:schemas))
+union all
+select 'index', indexrelid::regclass::text, '', pg_get_indexdef(indexrelid)
+from pg_index join pg_class c on c.oid = indexrelid join pg_namespace n on n.oid = c.relnamespace
+where nspname = any(:schemas)
+union all
+select 'table', c.oid::regclass::text, '', c.relpersistence::text
+from pg_class c join pg_namespace n on n.oid = c.relnamespace where nspname = any(:schemas) and relkind = 'r'
+union all
+select 'column', attrelid::regclass::text, attname, concat_ws(' ', attnum, format_type(atttypid, atttypmod), attnotnull,
+    attidentity, pg_get_expr(adbin, adrelid), col_description(attrelid, attnum))
+from pg_attribute join pg_class c on c.oid = attrelid join pg_namespace n on n.oid = c.relnamespace
+left join pg_attrdef on adrelid = attrelid and adnum = attnum
+where nspname = any(:schemas) and relkind = 'r' and attnum > 0
+order by 1, 2, 3, 4
+"""
+
+
+def catalog(engine):
+    return rows(engine, _CATALOG, schemas=list(SCHEMAS))
+
+
+def make_stale(engine):
+    """Let the view of who is at risk look like one of an earlier version."""
+    with engine.begin() as connection:
+        connection.execute(text("comment on view forecast.current_risk is 'icu-forecast 0123456789abcdef'"))
+
+
+@pytest.fixture
+def engine(make_database):
+    with migrated(make_database()) as engine:
+        yield engine
+
+
+def test_a_migrated_database_equals_the_metadata(engine):
+    options = {"include_schemas": True, "include_name": lambda name, kind, _: kind != "schema" or name in SCHEMAS}
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
+
+
+def test_checks_indexes_defaults_and_persistence_equal_the_metadata_too(engine, make_database):
+    other = open_engine(make_database())
+    with other.begin() as connection:
+        for schema in SCHEMAS:
+            connection.execute(text(f"create schema {schema}"))
+        metadata.create_all(connection)
+    assert catalog(engine) == catalog(other)
+    other.dispose()
+
+
+def test_landing_tables_are_unlogged(engine):
+    found = rows(
+        engine,
+        "select relname, relpersistence::text as persistence from pg_class"
+        " where relnamespace = 'landing'::regnamespace and relkind = 'r' order by 1",
+    )
+    assert found == [{"relname": "observation", "persistence": "u"}, {"relname": "stay", "persistence": "u"}]
+
+
+def test_a_second_upgrade_touches_nothing(engine):
+    query = "select oid, relname, xmin::text from pg_class where relnamespace in ('icu'::regnamespace, 'forecast'::regnamespace)"
+    before = rows(engine, query)
+    assert migrate.upgrade(engine) == migrate.newest_revision()
+    assert rows(engine, query) == before
+
+
+def test_two_upgrades_at_once_both_succeed(make_database):
+    url = make_database()
+    engines = [open_engine(url) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(migrate.upgrade, engines)) == [migrate.newest_revision()] * 2
+    with engines[0].connect() as connection:
+        assert views.are_current(connection)
+    for engine in engines:
+        engine.dispose()
+
+
+def test_a_changed_view_is_rebuilt(engine):
+    make_stale(engine)
+    with engine.connect() as connection:
+        assert not views.are_current(connection)
+    migrate.upgrade(engine)
+    with engine.connect() as connection:
+        assert views.are_current(connection)
+
+
+@pytest.mark.parametrize(
+    ("statement", "named"),
+    [
+        ("create view reports.mine as select stay_id from forecast.current_risk", "reports.mine"),
+        ("create view reports.mine as select stay_id from icu.stay_at(now())", "reports.mine"),
+        ("create materialized view reports.mine as select fault from quality.stay_audit", "reports.mine"),
+        (
+            "create function reports.mine() returns bigint language sql begin atomic select count(*) from icu.stay; end",
+            "reports.mine()",
+        ),
+    ],
+)
+def test_what_depends_on_a_view_of_ours_is_named_and_nothing_is_changed(engine, statement, named):
+    with engine.begin() as connection:
+        connection.execute(text("create schema reports"))
+        connection.execute(text(statement))
+    make_stale(engine)
+    query = "select oid, relname from pg_class where relkind = 'v' and relnamespace = 'forecast'::regnamespace order by 1"
+    before = rows(engine, query)
+    with pytest.raises(ForecastError, match="something of yours reads them") as caught:
+        migrate.upgrade(engine)
+    assert named in str(caught.value)
+    assert rows(engine, query) == before
+
+
+def test_grants_survive_a_rebuild_down_to_columns_and_grant_options(engine):
+    with engine.begin() as connection:
+        for role in ("bed_manager", "analyst"):
+            if not connection.execute(text("select 1 from pg_roles where rolname = :role"), {"role": role}).scalar():
+                connection.execute(text(f"create role {role}"))
+        connection.execute(text("grant usage on schema forecast, icu to analyst"))
+        connection.execute(text("grant select on forecast.current_risk to bed_manager with grant option"))
+        connection.execute(text("grant select (stay_id, mortality_risk) on forecast.risk_history to analyst"))
+        connection.execute(text("grant select on forecast.scorecard to public"))
+        connection.execute(text("revoke execute on function icu.stay_at from public"))
+        connection.execute(text("grant execute on function icu.stay_at to bed_manager"))
+    query = """
+        select relname::text, relacl::text as acl from pg_class where relkind = 'v' and relacl is not null
+            and relnamespace = 'forecast'::regnamespace
+        union all select attname, attacl::text from pg_attribute
+            where attrelid = 'forecast.risk_history'::regclass and attacl is not null
+        union all select proname, proacl::text from pg_proc where proname = 'stay_at' order by 1
+    """
+    before = rows(engine, query)
+    assert [row["relname"] for row in before] == ["current_risk", "mortality_risk", "scorecard", "stay_at", "stay_id"]
+    make_stale(engine)
+    migrate.upgrade(engine)
+    assert rows(engine, query) == before
+
+
+def test_the_right_to_read_a_view_is_enough_to_read_it(engine):
+    with engine.begin() as connection:
+        if not connection.execute(text("select 1 from pg_roles where rolname = 'reader'")).scalar():
+            connection.execute(text("create role reader"))
+        connection.execute(text("grant usage on schema icu, quality, forecast to reader"))
+        readable = [relation for relation in views.RELATIONS if not views.is_function(relation)]
+        for relation in readable:
+            connection.execute(text(f"grant select on {relation} to reader"))
+    with engine.connect() as connection:
+        connection.execute(text("set role reader"))
+        for relation in readable:
+            assert connection.execute(text(f"select count(*) from {relation}")).scalar_one() == 0
+        connection.rollback()
+
+
+def test_every_file_of_views_is_a_relation_with_a_header():
+    from pathlib import Path
+
+    files = {path.stem for path in (Path(views.__file__).parent / "views").glob("*.sql")}
+    assert files == set(views.RELATIONS)
+    for relation in views.RELATIONS:
+        for word in ("-- Grain:", "-- Purpose:", "-- Units:"):
+            assert word in views.definition(relation)
