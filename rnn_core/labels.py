@@ -121,7 +121,7 @@ def _bin_weights(
     A bin weighs the fraction of its width that the interval covers after entry. An interval narrower than a bin would
     weigh the less the finer the clock is, so weights that add up to less than one bin are scaled up to one: it then
     weighs what an exact end does, by a factor that does not depend on the forecast. The open last bin is not resolved
-    in time: all of it lies after any entry, and what reaches into it as far as the bin before it is wide covers it whole.
+    in time: all of it lies after any entry, and what reaches into it by the width of the bin before it covers it whole.
     """
     left, right = np.array(edges, dtype=np.float32), np.append(edges[1:], np.inf).astype(np.float32)
     width = np.diff(left, append=left[-1])

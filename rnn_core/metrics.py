@@ -183,36 +183,48 @@ def concordance(hours: np.ndarray, ended: np.ndarray, predicted_hours: np.ndarra
     hours: to the end, or to the end of follow-up where `ended` is 0. A pair is comparable if the shorter one ended; of
     two equal times, if one ended and the other did not (Harrell et al. 1996).
 
-    Two different times first differ in one bit of their rank: per bit, the pairs of one block are counted by a running
-    sum over the later half, sorted by prediction. That makes O(n log² n) to prepare and O(n log n) per set of weights.
+    Two different times first differ in one bit of their rank: bit by bit, the discordant pairs are counted by a running
+    sum over the later ones in order of prediction. O(n log² n) to prepare, O(n log n) for each set of weights.
     """
     if len(hours) == 0:
         return _undefined
-    time = 2 * np.unique(hours, return_inverse=True)[1] + (ended == 0)
-    rank = np.unique(predicted_hours, return_inverse=True)[1]
-    n_ranks = int(rank.max()) + 1
-    levels = []
-    for bit in range(int(time.max()).bit_length()):
-        block, is_later = time >> (bit + 1), (time >> bit) & 1 == 1
-        key = block * n_ranks + rank
-        later = np.flatnonzero(is_later)
-        later = later[np.argsort(key[later])]
-        earlier = np.flatnonzero(~is_later & (ended != 0))
-        begin = block[earlier] * n_ranks
-        cuts = (begin, key[earlier], key[earlier] + 1, begin + n_ranks)
-        levels.append((earlier, later, [np.searchsorted(key[later], cut) for cut in cuts]))
+    # In order of prediction, reads at neighbouring rows stay close together in memory.
+    by_prediction = np.argsort(predicted_hours)
+    time = (2 * np.unique(hours, return_inverse=True)[1] + (ended == 0))[by_prediction]
+    rank = np.unique(predicted_hours, return_inverse=True)[1][by_prediction]
+    is_end = (ended != 0)[by_prediction]
+    levels = [_pairs_by_bit(time, rank, is_end, bit) for bit in range(int(time.max()).bit_length())]
+    by_time = np.argsort(time)
+    ends = by_time[is_end[by_time]]
+    after = np.searchsorted(time[by_time], time[ends], side="right")
 
     def at(weights: np.ndarray) -> float:
-        concordant = comparable = 0.0
-        for earlier, later, (begin, below, through, end) in levels:
-            running = np.concatenate([[0.0], np.cumsum(weights[later])])
-            total = running[end] - running[begin]
-            longer = running[end] - (running[below] + running[through]) / 2
-            concordant += weights[earlier] @ longer
-            comparable += weights[earlier] @ total
-        return _ratio(concordant, comparable)
+        w = weights[by_prediction]
+        running = np.concatenate([[0.0], np.cumsum(w[by_time])])
+        comparable = w[ends] @ (running[-1] - running[after])
+        discordant = 0.0
+        for earlier, later, begin, below, through in levels:
+            running = np.concatenate([[0.0], np.cumsum(w[later])])
+            discordant += w[earlier] @ ((running[below] + running[through]) / 2 - running[begin])
+        return _ratio(comparable - discordant, comparable)
 
     return at
+
+
+def _pairs_by_bit(time: np.ndarray, rank: np.ndarray, is_end: np.ndarray, bit: int) -> tuple[np.ndarray, ...]:
+    """Pairs of an end and a later time that first differ in this bit of the time; the rows come in order of rank.
+
+    Rows of the ends, rows of the later ones by block and rank, and for each end where its block begins among these, where
+    the predictions below its own stop, and where those equal to it stop.
+    """
+    block, is_later = time >> (bit + 1), (time >> bit) & 1 == 1
+    later, earlier = np.flatnonzero(is_later), np.flatnonzero(~is_later & is_end)
+    later = later[np.argsort(block[later], kind="stable")]
+    earlier = earlier[np.argsort(block[earlier], kind="stable")]
+    n_ranks = int(rank[-1]) + 1
+    key = block * n_ranks + rank
+    cuts = (block[earlier] * n_ranks, key[earlier], key[earlier] + 1)
+    return earlier, later, *(np.searchsorted(key[later], cut) for cut in cuts)
 
 
 # ---- calibration
@@ -486,8 +498,8 @@ def score_forecasts(
 
     masses: [rows, bins, 2].
     baseline_masses: what one would forecast without a model, fitted on training stays
-        (`baselines.conditional_masses`), [rows, bins, 2] or [bins, 2]. By default the best constant there is: prevalence
-        and distribution over time of these very rows, which no honest constant can beat.
+        (`baselines.conditional_masses`), [rows, bins, 2] or [bins, 2]. By default the best constant there is:
+        prevalence and distribution over time of these very rows, which no honest constant can beat.
     """
     masses = check_masses(masses, len(edges))
     if baseline_masses is None:

@@ -45,3 +45,31 @@ def physionet_folder():
     if not folder.is_dir():
         pytest.skip("the PhysioNet 2012 files are not beside this checkout (../shared/data/physionet-2012)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def clif_source(make_database):
+    """URL of a source database with the CLIF demo, re-anchored; read only, shared by all tests."""
+    from sql.engine import open_engine
+    from sql.loaders import clif
+
+    url = make_database("clif")
+    clif.load(open_engine(url), reanchor=True)
+    return url
+
+
+@pytest.fixture
+def installation(make_database, clif_source, tmp_path, monkeypatch):
+    """A fresh installation: settings in the environment, an empty migrated database, the CLIF demo as a source."""
+    from flows.databases import open_store
+    from flows.settings import load_settings
+
+    monkeypatch.setenv("ICU_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ICU_DATABASE_URL", make_database("store").render_as_string(hide_password=False))
+    monkeypatch.setenv("ICU_SOURCES__CLIF__URL", clif_source.render_as_string(hide_password=False))
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    load_settings.cache_clear()
+    engine = open_store()
+    yield engine
+    engine.dispose()
+    load_settings.cache_clear()

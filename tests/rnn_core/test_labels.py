@@ -104,7 +104,7 @@ def test_the_likelihood_of_a_coarse_end_is_the_forecast_mass_of_its_interval():
         assert np.allclose(likelihood(labels, p)[covers_a_bin], mass[covers_a_bin], atol=1e-5)
         factors.append(likelihood(labels, p) / mass)
     assert np.allclose(*factors, rtol=1e-3)
-    assert (factors[0][~covers_a_bin] > 1).all()
+    assert (factors[0][~covers_a_bin] > 1 - 1e-4).all() and factors[0][0] > 3
 
 
 def test_a_coarse_end_weighs_one_in_bins_it_covers_and_a_share_of_those_it_enters():
@@ -252,7 +252,7 @@ def test_labels_of_many_stays_are_those_of_each_alone():
 
 
 def test_ends_and_open_stays_together_recover_the_forecast_that_made_them():
-    """The most likely constant forecast of simulated stays, half of them censored (EM, Dempster et al. 1977)."""
+    """The most likely constant forecast of simulated stays, many of them censored (EM, Dempster et al. 1977)."""
     rng = np.random.default_rng(8)
     truth = np.array([[0.1, 0.2], [0.15, 0.05], [0.2, 0.05], [0.1, 0.05], [0.1, 0.0]])
     n, as_of = 4000, 61
@@ -268,7 +268,7 @@ def test_ends_and_open_stays_together_recover_the_forecast_that_made_them():
             for f, e, c in zip(seen_for, end, cause, strict=True)
         )
     )
-    assert 0.3 < stays["outtime"].isna().mean() < 0.7
+    assert 0.2 < stays["outtime"].isna().mean() < 0.5
     windows = windows_of(stays, as_of=at(as_of))
     first_row = windows.offsets[:-1]
     weights = make_labels(windows, stays, EDGES, as_of=at(as_of)).weights[first_row].reshape(n, 10).astype(float)

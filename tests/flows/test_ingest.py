@@ -1,0 +1,203 @@
+"""The ingest flow on the real CLIF demo: incremental, safe to kill, and clear when the source is not right."""
+
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from flows.databases import open_source
+from flows.ingest import ingest
+from rnn_core.errors import ForecastError, QualityError, SourceError
+from sql.adapter import load_adapter
+from sql.engine import open_engine
+
+EARLY = datetime(2026, 1, 12, tzinfo=UTC)
+AS_OF = datetime(2026, 1, 13, 12, tzinfo=UTC)
+
+CONTENTS = {
+    "stays": "select source, stay_id, available_at, patient_id, unit, unit_type, intime, outtime, outcome, died_at,"
+    " hospital_outtime, age_years, sex, admission_type from icu.stay_version order by 1, 2, 3",
+    "observations": "select source, stay_id, concept, observed_at, available_at, value from icu.observation"
+    " order by 1, 2, 3, 4, 5",
+    "quarantine": "select source, relation, row_hash, check_name, row::text, reason, disposition"
+    " from quality.quarantine order by 1, 2, 3, 4",
+    "units": "select source, unit, beds from icu.unit order by 1, 2",
+    "watermark": "select max(watermark) from icu.batch where status = 'done'",
+    "landing": "select relname from pg_class where relnamespace = 'landing'::regnamespace and relkind = 'r'"
+    " and relname not in ('stay', 'observation')",
+}
+
+
+def contents(store) -> dict:
+    """All that an ingest leaves, without the numbers and times of its batches."""
+    with store.connect() as connection:
+        return {name: [tuple(row) for row in connection.execute(text(query))] for name, query in CONTENTS.items()}
+
+
+@pytest.fixture(scope="module")
+def clean_run(make_database, clif_source):
+    """What one undisturbed pass up to AS_OF leaves."""
+    import os
+
+    from flows.databases import open_store
+    from flows.settings import load_settings
+
+    before = dict(os.environ)
+    os.environ["ICU_DATABASE_URL"] = make_database("clean").render_as_string(hide_password=False)
+    os.environ["ICU_SOURCES__CLIF__URL"] = clif_source.render_as_string(hide_password=False)
+    load_settings.cache_clear()
+    try:
+        ingest.fn("clif", AS_OF)
+        yield contents(open_store())
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        load_settings.cache_clear()
+
+
+def test_one_pass_takes_over_real_rows_and_quarantines_the_bad_ones_with_reasons(clean_run):
+    assert len(clean_run["stays"]) > 50 and len(clean_run["observations"]) > 20_000
+    checks = {row[3] for row in clean_run["quarantine"]}
+    assert {"implausible_value", "duplicate_key", "text_in_a_number"} <= checks
+    assert all(row[5] for row in clean_run["quarantine"])
+    assert clean_run["landing"] == []
+
+
+def test_hourly_slices_leave_the_same_tables_as_one_pass(installation, clean_run):
+    slot = EARLY
+    ingest.fn("clif", slot)
+    while slot < AS_OF:
+        slot += timedelta(hours=3) if slot.hour < 12 else timedelta(hours=1)
+        ingest.fn("clif", min(slot, AS_OF))
+    assert contents(installation) == clean_run
+
+
+def test_ingesting_again_and_reconciling_change_nothing(installation, clean_run):
+    ingest.fn("clif", AS_OF)
+    again = ingest.fn("clif", AS_OF)
+    assert (again["stay versions added"], again["observations added"]) == (0, 0)
+    assert again["observations read"] > 0, "the overlap is read again"
+    ingest.fn("clif", AS_OF, reconcile=True)
+    assert contents(installation) == clean_run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["land", "cast_and_map", "check", "quarantine"])
+def test_a_killed_ingest_run_again_leaves_the_same_tables_as_a_clean_one(installation, clean_run, stage):
+    script = Path(__file__).parent / "killed_ingest.py"
+    killed = subprocess.run([sys.executable, str(script), stage, AS_OF.isoformat()], capture_output=True, check=False)
+    assert killed.returncode == -9, killed.stderr.decode()[-2000:]
+    assert contents(installation)["observations"] == []
+    ingest.fn("clif", AS_OF)
+    assert contents(installation) == clean_run
+    with installation.connect() as connection:
+        states = connection.execute(text("select status from icu.batch order by batch_id")).scalars().all()
+    assert states == ["abandoned", "done"]
+
+
+def test_an_ingest_never_takes_over_what_was_not_known_at_its_time(clean_run):
+    stamp = clean_run["watermark"][0][0]
+    assert stamp <= AS_OF
+    assert all(row[2] <= AS_OF for row in clean_run["stays"])
+    assert all(row[4] <= AS_OF for row in clean_run["observations"])
+
+
+def test_a_dry_run_tells_the_findings_and_takes_nothing_over(installation):
+    found = ingest.fn("clif", AS_OF, dry_run=True)
+    assert found["observation: implausible_value"] > 0
+    after = contents(installation)
+    assert after["observations"] == after["quarantine"] == after["landing"] == []
+
+
+def _only_sentence(error) -> str:
+    sentence = str(error.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+def test_an_unreachable_source_stops_the_run_with_one_sentence(installation, monkeypatch):
+    from flows.settings import load_settings
+
+    monkeypatch.setenv("ICU_SOURCES__CLIF__URL", "postgresql+psycopg://reader:secret@127.0.0.1:9/hospital")
+    load_settings.cache_clear()
+    with pytest.raises(SourceError) as error:
+        ingest.fn("clif", AS_OF)
+    sentence = _only_sentence(error)
+    assert "does not answer" in sentence and "secret" not in sentence
+    with installation.connect() as connection:
+        run = connection.execute(text("select status, error from forecast.run order by run_id desc limit 1")).one()
+    assert run.status == "failed" and run.error == sentence
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("alter table vitals rename to vitals_old", "public.vitals"),
+        ("alter table labs rename column lab_result_dttm to resulted", "lab_result_dttm"),
+    ],
+)
+def test_a_missing_table_or_column_is_named_and_nothing_is_taken_over(
+    installation, make_database, monkeypatch, change, named
+):
+    from flows.settings import load_settings
+    from sql.loaders import clif
+
+    broken = open_engine(make_database("broken"))
+    clif.load(broken, reanchor=True)
+    with broken.begin() as connection:
+        connection.exec_driver_sql(change)
+    monkeypatch.setenv("ICU_SOURCES__CLIF__URL", broken.url.render_as_string(hide_password=False))
+    load_settings.cache_clear()
+    with pytest.raises(SourceError) as error:
+        ingest.fn("clif", AS_OF)
+    assert named in _only_sentence(error)
+    assert contents(installation)["observations"] == []
+
+
+def test_a_changed_unit_stops_the_run_and_names_the_check(installation, make_database, monkeypatch):
+    from flows.settings import load_settings
+    from sql.loaders import clif
+
+    changed = open_engine(make_database("fahrenheit"))
+    clif.load(changed, reanchor=True)
+    with changed.begin() as connection:
+        connection.exec_driver_sql("update vitals set vital_value = vital_value * 1.8 + 32 where vital_category = 'temp_c'")
+    monkeypatch.setenv("ICU_SOURCES__CLIF__URL", changed.url.render_as_string(hide_password=False))
+    load_settings.cache_clear()
+    with pytest.raises(QualityError, match="units_fit_the_concepts"):
+        ingest.fn("clif", AS_OF)
+    assert contents(installation)["observations"] == []
+
+
+def test_a_source_is_opened_read_only(installation):
+    _, engine, _ = open_source("clif")
+    with pytest.raises(Exception, match="read-only"), engine.begin() as connection:
+        connection.exec_driver_sql("delete from vitals")
+
+
+def test_two_ingests_of_one_source_do_not_run_at_once(installation):
+    from sql.engine import advisory_lock
+
+    with installation.connect() as connection, advisory_lock(connection, "icu-forecast ingest clif") as free:
+        assert free
+        with pytest.raises(ForecastError, match="at work"):
+            ingest.fn("clif", AS_OF)
+
+
+def test_deaths_charted_before_the_end_are_clipped_and_recorded(clean_run):
+    corrected = [row for row in clean_run["quarantine"] if row[3] == "death_shortly_before_charted_end"]
+    died = [row for row in clean_run["stays"] if row[8] == "died"]
+    assert corrected and all(row[6] == "corrected" for row in corrected)
+    assert died and all(row[7] <= row[9] + timedelta(hours=1) for row in died)
+
+
+def test_variables_that_no_concept_takes_are_counted_and_not_copied(installation):
+    counts = ingest.fn("clif", AS_OF)
+    unused = {line.variable for line in load_adapter("clif").concept_map if line.concept is None}
+    with installation.connect() as connection:
+        counted = connection.execute(text("select unmapped from icu.batch where status = 'done'")).scalar_one()
+    assert counts["rows not mapped"] == sum(counted.values()) > 0
+    assert set(counted) <= unused

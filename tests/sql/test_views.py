@@ -1,0 +1,683 @@
+"""Every view on hand-made examples: given these rows, a reader sees those."""
+
+from datetime import UTC, datetime
+
+import builders_sql as b
+import pytest
+from builders_sql import NOW, hours
+from sqlalchemy import text
+
+from sql import results
+from sql.schema import quarantine, stay_version
+
+
+@pytest.fixture(scope="module")
+def database(make_database):
+    with b.migrated(make_database()) as engine:
+        yield engine
+
+
+@pytest.fixture
+def engine(database):
+    b.empty(database)
+    return database
+
+
+@pytest.fixture
+def champion(engine):
+    return b.add_model(engine, "m1")
+
+
+def stay_at(engine, as_of, ingested_by="infinity"):
+    query = "select * from icu.stay_at(:as_of, cast(:ingested_by as timestamptz)) order by source, stay_id"
+    return b.rows(engine, query, as_of=as_of, ingested_by=ingested_by)
+
+
+def risks(engine):
+    return {r["stay_id"]: r["mortality_risk"] for r in b.rows(engine, "select * from forecast.current_risk")}
+
+
+def faults(engine):
+    return {(r["stay_id"], r["fault"]): r["explanation"] for r in b.rows(engine, "select * from quality.stay_audit")}
+
+
+def census(engine, source=b.SOURCE):
+    found = b.rows(engine, "select * from forecast.unit_census where source = :source", source=source)
+    return {r["unit"]: r for r in found}
+
+
+# ------------------------------------------------------------------------------------------------ icu.stay_at
+
+
+def test_stay_at_has_the_columns_of_a_version_but_the_batch(engine):
+    b.add_stay(engine, "s1")
+    expected = {c.name for c in stay_version.c} - {"batch_id"}
+    assert set(stay_at(engine, NOW)[0]) == expected
+    assert set(b.one(engine, "select * from icu.stay")) == expected
+
+
+def test_a_stay_is_there_from_the_moment_it_was_known_and_had_begun(engine):
+    b.add_stay(engine, "known_late", intime=NOW - hours(5), available_at=NOW - hours(2))
+    b.add_stay(engine, "planned", intime=NOW + hours(5), available_at=NOW - hours(10))
+    assert stay_at(engine, NOW - hours(3)) == []
+    assert [s["stay_id"] for s in stay_at(engine, NOW - hours(2))] == ["known_late"]
+    assert [s["stay_id"] for s in stay_at(engine, NOW + hours(5))] == ["known_late", "planned"]
+
+
+def test_the_newest_version_known_by_then_is_taken(engine):
+    b.add_stay(engine, "s1", unit="MICU")
+    b.add_stay(engine, "s1", unit="SICU", available_at=NOW - hours(4))
+    assert [stay_at(engine, NOW - hours(h))[0]["unit"] for h in (5, 4, 0)] == ["MICU", "SICU", "SICU"]
+    assert stay_at(engine, NOW)[0]["available_at"] == NOW - hours(4)
+
+
+def test_descriptors_stay_those_of_the_first_version(engine):
+    first = {
+        "age_years": 60.0, "sex": "female", "height_cm": 170.0, "weight_kg": None, "admission_type": "urgent",
+        "unit_type": "medical",
+    }  # fmt: skip
+    later = {
+        "age_years": 61.0, "sex": "male", "height_cm": 171.0, "weight_kg": 80.0, "admission_type": "elective",
+        "unit_type": "surgical",
+    }  # fmt: skip
+    b.add_stay(engine, "s1", **first)
+    b.end_stay(engine, "s1", outtime=NOW - hours(2), **later)
+    for row in (*stay_at(engine, NOW), b.one(engine, "select * from icu.stay")):
+        assert {name: row[name] for name in first} == first
+        assert row["outcome"] == "alive"
+
+
+def test_an_end_not_yet_reached_is_hidden_with_its_outcome(engine):
+    end = NOW - hours(2)
+    b.add_stay(
+        engine, "s1", outtime=end, outcome="died", died_at=end, hospital_intime=NOW - hours(40), hospital_outtime=end
+    )
+    hidden = ("outtime", "outcome", "died_at", "hospital_outtime")
+    (before,), (after,) = stay_at(engine, end - hours(1)), stay_at(engine, end)
+    assert [before[name] for name in hidden] == [None] * 4
+    assert [after[name] for name in hidden] == [end, "died", end, end]
+    assert before["hospital_intime"] == NOW - hours(40)
+
+
+def test_a_later_death_and_hospital_discharge_are_hidden_until_they_happen(engine):
+    """The patient leaves the unit alive; what the same version says of the days after is not known yet."""
+    b.add_stay(
+        engine, "s1", outtime=NOW - hours(5), outcome="alive", died_at=NOW + hours(3), hospital_outtime=NOW + hours(3)
+    )
+    (row,) = stay_at(engine, NOW)
+    assert (row["outtime"], row["outcome"]) == (NOW - hours(5), "alive")
+    assert (row["died_at"], row["hospital_outtime"]) == (None, None)
+    assert stay_at(engine, NOW + hours(3))[0]["died_at"] == NOW + hours(3)
+
+
+def test_an_outcome_known_without_a_time_is_shown(engine):
+    b.add_stay(engine, "s1", outcome="died", ends_at="hospital")
+    assert (stay_at(engine, NOW)[0]["outcome"], stay_at(engine, NOW)[0]["outtime"]) == ("died", None)
+
+
+def test_a_stay_reopened_by_a_late_correction_is_open_again(engine):
+    b.add_stay(engine, "s1")
+    b.end_stay(engine, "s1", outtime=NOW - hours(6))
+    b.add_stay(engine, "s1", available_at=NOW - hours(1))
+    assert [stay_at(engine, NOW - hours(h))[0]["outtime"] for h in (7, 6, 1)] == [None, NOW - hours(6), None]
+    assert b.one(engine, "select outtime from icu.stay")["outtime"] is None
+
+
+def test_a_past_run_is_reproduced_from_what_was_ingested_by_then(engine):
+    first, second = (b.add_batch(engine, ingested_at=NOW - hours(h)) for h in (3, 1))
+    b.add_stay(engine, "s1", batch_id=first)
+    b.end_stay(engine, "s1", outtime=NOW - hours(6), batch_id=second)
+    assert [stay_at(engine, NOW, NOW - hours(h))[0]["outcome"] for h in (3, 1)] == [None, "alive"]
+    assert stay_at(engine, NOW, NOW - hours(4)) == []
+
+
+def test_rows_of_a_batch_that_never_committed_are_not_read(engine):
+    b.add_stay(engine, "s1", batch_id=b.add_batch(engine, ingested_at=None))
+    assert stay_at(engine, NOW) == []
+    assert b.rows(engine, "select * from icu.stay") == []
+
+
+def test_icu_stay_equals_stay_at_the_end_of_time(engine):
+    b.add_stay(engine, "s1", weight_kg=70.0, hospital_intime=NOW - hours(50))
+    b.end_stay(engine, "s1", outtime=NOW - hours(6), outcome="died", died_at=NOW - hours(6), weight_kg=80.0)
+    b.add_stay(engine, "s2", outtime=NOW + hours(100), hospital_outtime=NOW + hours(200), end_precision_hours=24.0)
+    b.add_stay(engine, "s3", intime=NOW + hours(10), outcome="alive", source="other", admission_type="elective")
+    ours = b.rows(engine, "select * from icu.stay order by source, stay_id")
+    assert len(ours) == 3 and ours == stay_at(engine, "infinity")
+
+
+def test_stay_at_is_inlined_and_finds_one_stay_by_its_key(engine):
+    """A condition on the stay reaches the table: the plan names it and reads it by an index, without a function scan."""
+    with engine.begin() as connection:
+        connection.execute(text("set local enable_seqscan = off"))
+        plan = "\n".join(
+            connection.execute(
+                text("explain select * from icu.stay_at(now()) where source = 'hospital' and stay_id = 's1'")
+            ).scalars()
+        )
+    assert "Function Scan" not in plan
+    assert "pk_stay_version" in plan and "stay_id = 's1'" in plan
+
+
+# ------------------------------------------------------------------------------------------------ quality.stay_audit
+
+
+def test_clean_stays_have_no_fault(engine):
+    """An ordinary course: two stays in a row, then a death charted a little before the end."""
+    b.add_stay(
+        engine, "s1", patient_id="p", intime=NOW - hours(100), outtime=NOW - hours(60), outcome="alive",
+        hospital_intime=NOW - hours(110), hospital_outtime=NOW - hours(10),
+    )  # fmt: skip
+    b.add_stay(
+        engine, "s2", patient_id="p", intime=NOW - hours(60.5), outtime=NOW - hours(8), outcome="died",
+        died_at=NOW - hours(20), hospital_intime=NOW - hours(110), hospital_outtime=NOW - hours(10),
+    )  # fmt: skip
+    b.add_stay(engine, "s3")
+    assert faults(engine) == {}
+
+
+def test_the_later_of_two_overlapping_stays_is_named(engine):
+    b.add_stay(engine, "first", patient_id="p", intime=NOW - hours(50), outtime=NOW - hours(20))
+    b.add_stay(engine, "second", patient_id="p", intime=NOW - hours(25), outtime=NOW - hours(5))
+    assert faults(engine) == {("second", "overlapping_stays"): "5 h shared with an earlier stay of the same patient"}
+
+
+def test_a_stay_within_another_is_named_even_while_open(engine):
+    b.add_stay(engine, "outer", patient_id="p", intime=NOW - hours(50), outtime=NOW - hours(20))
+    b.add_stay(engine, "inner", patient_id="p", intime=NOW - hours(40), outtime=NOW - hours(37.5))
+    b.add_stay(engine, "open", patient_id="p", intime=NOW - hours(26))
+    assert faults(engine) == {
+        ("inner", "overlapping_stays"): "2.5 h shared with an earlier stay of the same patient",
+        ("open", "overlapping_stays"): "6 h shared with an earlier stay of the same patient",
+    }
+
+
+@pytest.mark.parametrize("other", [{"patient_id": "q"}, {"source": "other"}, {"intime": NOW - hours(20.9)}])
+def test_stays_of_others_or_up_to_an_hour_do_not_overlap(engine, other):
+    b.add_stay(engine, "first", patient_id="p", intime=NOW - hours(50), outtime=NOW - hours(20))
+    b.add_stay(engine, "second", **{"patient_id": "p", "intime": NOW - hours(25)} | other)
+    assert faults(engine) == {}
+
+
+def test_an_earlier_stay_without_an_end_yet_overlaps_nothing(engine):
+    """The end of the first may only be charted late."""
+    b.add_stay(engine, "first", patient_id="p", intime=NOW - hours(50))
+    b.add_stay(engine, "second", patient_id="p", intime=NOW - hours(25))
+    assert faults(engine) == {}
+
+
+def test_a_death_long_before_the_end_is_named(engine):
+    for stay_id, lag in (("late", 37), ("charting", 36)):
+        b.add_stay(engine, stay_id, outtime=NOW + hours(10), outcome="died", died_at=NOW + hours(10 - lag))
+    assert faults(engine) == {("late", "died_before_outtime"): "37 h between the death and the end of the stay"}
+
+
+def test_a_stay_after_the_death_of_its_patient_is_named(engine):
+    """The death is recorded with another stay of the patient."""
+    b.add_stay(engine, "s1", patient_id="p", intime=NOW - hours(60), outtime=NOW - hours(50), died_at=NOW - hours(50))
+    b.add_stay(engine, "s2", patient_id="p", intime=NOW - hours(48), outtime=NOW - hours(40))
+    b.add_stay(engine, "s3", patient_id="q", intime=NOW - hours(48), outtime=NOW - hours(40))
+    assert faults(engine) == {
+        ("s2", "stay_after_death"): "2 h between a death of the patient and the begin of the stay"
+    }
+
+
+def test_a_stay_longer_than_the_hospital_stay_is_named(engine):
+    b.add_stay(engine, "after", outtime=NOW, hospital_outtime=NOW - hours(37))
+    b.add_stay(engine, "before", outtime=NOW, hospital_intime=NOW - hours(5))
+    b.add_stay(engine, "slightly", outtime=NOW, hospital_outtime=NOW - hours(36), hospital_intime=NOW - hours(6))
+    assert faults(engine) == {
+        ("after", "longer_than_hospital"): "37 h of the stay outside the hospital stay",
+        ("before", "longer_than_hospital"): "25 h of the stay outside the hospital stay",
+    }
+
+
+def quarantined(engine, batch_id, stay_id, check="ends_before_it_begins", relation="stay", row_hash=None, **values):
+    with engine.begin() as connection:
+        connection.execute(
+            quarantine.insert().values(
+                source=b.SOURCE, relation=relation, row_hash=row_hash or f"{stay_id}-{batch_id}", check_name=check,
+                batch_id=batch_id, row={"stay_id": stay_id}, **{"reason": "because"} | values,
+            )
+        )  # fmt: skip
+
+
+def test_a_stay_quarantined_for_a_negative_length_is_named_until_a_newer_version_comes(engine):
+    batches = [b.add_batch(engine) for _ in range(3)]
+    b.add_stay(engine, "s1", batch_id=batches[0])
+    quarantined(engine, batches[1], "s1")
+    quarantined(engine, batches[1], "s1", row_hash="another")
+    quarantined(engine, batches[1], "never_came")
+    quarantined(engine, batches[1], "s2", check="unreadable_time")
+    quarantined(engine, batches[1], "s3", relation="observation")
+    assert faults(engine) == {
+        ("s1", "negative_stay"): "2 quarantined version(s) end before they begin",
+        ("never_came", "negative_stay"): "1 quarantined version(s) end before they begin",
+    }
+    b.end_stay(engine, "s1", outtime=NOW, batch_id=batches[2])
+    assert ("s1", "negative_stay") not in faults(engine)
+
+
+def test_one_stay_may_have_several_faults(engine):
+    b.add_stay(engine, "s1", outtime=NOW + hours(50), died_at=NOW, hospital_outtime=NOW)
+    assert set(faults(engine)) == {("s1", "died_before_outtime"), ("s1", "longer_than_hospital")}
+
+
+# ------------------------------------------------------------------------------------------------ forecast.current_risk
+
+
+def test_current_risk_shows_the_highest_risk_first_and_abstentions_last(engine, champion):
+    for stay_id in ("s1", "s2", "s3", "s4"):
+        b.add_stay(engine, stay_id)
+    b.add_forecasts(engine, {"s1": 0.1, "s2": None, "s3": 0.7, "s4": 0.2}, model_id=champion)
+    assert list(risks(engine)) == ["s3", "s4", "s1", "s2"]
+
+
+def test_current_risk_tells_all_about_a_forecast(engine, champion):
+    b.add_stay(engine, "s1", intime=NOW - hours(30))
+    b.add_forecasts(engine, {"s1": 0.5}, model_id=champion, as_of=NOW - hours(1))
+    run_id = b.add_forecasts(engine, {"s1": 0.75}, model_id=champion)
+    row = b.one(engine, "select *, extract(epoch from now()) as now from forecast.current_risk")
+    assert row.pop("forecast_age_hours") == pytest.approx((float(row.pop("now")) - NOW.timestamp()) / 3600)
+    assert row == {
+        "source": b.SOURCE, "unit": "MICU", "stay_id": "s1", "patient_id": "p-s1", "prediction_time": NOW,
+        "data_age_hours": 2.0, "hours_in_stay": 30.0, "mortality_risk": 0.75, "risk_band": "high", "risk_change": 0.25,
+        "prolonged_stay_risk": 0.2, "remaining_los_p10_hours": 5.0, "remaining_los_p50_hours": 20.0,
+        "remaining_los_p90_hours": 90.0, "discharge_24h_prob": 0.25, "discharge_48h_prob": 0.5,
+        "discharge_72h_prob": 0.625, "n_observations": 40, "hours_since_last_observation": 1.0, "status": "scored",
+        "status_reason": None, "model_id": "m1", "model_stage": "champion", "provisional": False, "run_id": run_id,
+    }  # fmt: skip
+
+
+def test_risk_change_is_null_where_the_run_before_has_no_risk(engine, champion):
+    for stay_id in ("s1", "s2"):
+        b.add_stay(engine, stay_id)
+    b.add_forecasts(engine, {"s1": 0.5, "s2": 0.5}, model_id=champion, as_of=NOW - hours(2))
+    b.add_forecasts(engine, {"s1": None}, model_id=champion, as_of=NOW - hours(1))
+    b.add_forecasts(engine, {"s1": 0.75, "s2": 0.75}, model_id=champion)
+    assert {r["risk_change"] for r in b.rows(engine, "select risk_change from forecast.current_risk")} == {None}
+
+
+def test_a_patient_discharged_between_two_runs_disappears_before_the_next(engine, champion):
+    for stay_id in ("s1", "s2"):
+        b.add_stay(engine, stay_id)
+    b.add_forecasts(engine, {"s1": 0.1, "s2": 0.2}, model_id=champion, as_of=NOW - hours(1))
+    assert set(risks(engine)) == {"s1", "s2"}
+    b.end_stay(engine, "s2", outtime=NOW - hours(0.5))
+    assert set(risks(engine)) == {"s1"}
+    b.add_forecasts(engine, {"s1": 0.3}, model_id=champion)
+    assert risks(engine) == {"s1": 0.3}
+
+
+def test_a_stay_reopened_by_a_late_correction_is_shown_again(engine, champion):
+    b.add_stay(engine, "s1")
+    b.add_forecasts(engine, {"s1": 0.1}, model_id=champion)
+    b.end_stay(engine, "s1", outtime=NOW - hours(3))
+    assert risks(engine) == {}
+    b.add_stay(engine, "s1", available_at=NOW - hours(1))
+    assert risks(engine) == {"s1": 0.1}
+
+
+def test_an_end_that_is_only_planned_keeps_the_patient_in_the_list(engine, champion):
+    """Later than anything the source has told: until a batch comes from after it."""
+    b.add_stay(engine, "s1", outtime=NOW + hours(6))
+    b.add_forecasts(engine, {"s1": 0.1}, model_id=champion)
+    assert risks(engine) == {"s1": 0.1}
+    b.add_batch(engine, as_of=NOW + hours(6))
+    assert risks(engine) == {}
+
+
+def test_a_stay_whose_outcome_is_known_without_a_time_is_not_in_the_unit(engine, champion):
+    b.add_stay(engine, "s1")
+    b.add_forecasts(engine, {"s1": 0.1}, model_id=champion)
+    b.add_stay(engine, "s1", outcome="alive", available_at=NOW)
+    assert risks(engine) == {}
+
+
+def test_a_newer_run_that_failed_leaves_readers_on_the_last_good_one(engine, champion):
+    b.add_stay(engine, "s1")
+    b.add_forecasts(engine, {"s1": 0.1}, model_id=champion)
+    results.fail_run(engine, results.start_run(engine, b.SOURCE, "forecast", NOW + hours(1)), "It broke.")
+    results.start_run(engine, b.SOURCE, "forecast", NOW + hours(2))
+    assert risks(engine) == {"s1": 0.1}
+
+
+def test_shadow_runs_back_fills_and_other_sources_do_not_replace_the_current_run(engine, champion):
+    b.add_stay(engine, "s1")
+    b.add_stay(engine, "s1", source="other")
+    b.add_forecasts(engine, {"s1": 0.1}, model_id=champion)
+    b.add_model(engine, "challenger", stage="challenger")
+    b.add_forecasts(engine, {"s1": 0.9}, model_id="challenger", role="shadow", as_of=NOW + hours(1))
+    b.add_forecasts(engine, {"s1": 0.8}, model_id=champion, kind="backfill", as_of=NOW + hours(1))
+    b.add_model(engine, "o1", source="other")
+    b.add_forecasts(engine, {"s1": 0.7}, model_id="o1", source="other", as_of=NOW + hours(5))
+    found = b.rows(engine, "select source, mortality_risk from forecast.current_risk order by source")
+    assert [(r["source"], r["mortality_risk"]) for r in found] == [(b.SOURCE, 0.1), ("other", 0.7)]
+
+
+def test_a_newer_champion_for_the_same_slot_is_read_and_the_older_one_kept(engine, champion):
+    b.add_stay(engine, "s1")
+    b.add_forecasts(engine, {"s1": 0.1}, model_id=champion)
+    b.add_model(engine, "m2")
+    b.add_forecasts(engine, {"s1": 0.4}, model_id="m2")
+    assert risks(engine) == {"s1": 0.4}
+    assert b.one(engine, "select mortality_risk from forecast.risk_history")["mortality_risk"] == 0.4
+    assert b.one(engine, "select count(*) as n from forecast.stay_forecast")["n"] == 2
+
+
+def test_a_back_fill_of_the_current_slot_by_its_model_does_not_empty_the_list(engine, champion):
+    b.add_stay(engine, "s1")
+    b.add_forecasts(engine, {"s1": 0.1}, model_id=champion)
+    b.add_forecasts(engine, {"s1": 0.2}, model_id=champion, kind="backfill")
+    assert risks(engine) == {"s1": 0.2}
+
+
+def test_what_a_provisional_model_published_stays_marked_after_a_champion_took_over(engine):
+    b.add_stay(engine, "s1")
+    b.add_model(engine, "m1", stage="provisional")
+    b.add_forecasts(engine, {"s1": 0.1}, model_id="m1")
+    b.add_model(engine, "m2")
+    for view in ("current_risk", "risk_history"):
+        row = b.one(engine, f"select model_stage, provisional from forecast.{view}")
+        assert row == {"model_stage": "provisional", "provisional": True}
+    assert census(engine)["MICU"]["provisional"]
+    b.add_forecasts(engine, {"s1": 0.2}, model_id="m2", as_of=NOW + hours(1))
+    assert not b.one(engine, "select provisional from forecast.current_risk")["provisional"]
+    assert not census(engine)["MICU"]["provisional"]
+
+
+# ------------------------------------------------------------------------------------------------ forecast.risk_history
+
+
+def test_risk_history_follows_a_stay_through_runs_and_back_fills(engine, champion):
+    b.add_stay(engine, "s1", intime=NOW - hours(30))
+    b.add_stay(engine, "s2")
+    b.add_forecasts(engine, {"s1": 0.5, "s2": 0.9}, model_id=champion)
+    b.add_forecasts(engine, {"s1": 0.25}, model_id=champion, as_of=NOW - hours(2), kind="backfill")
+    b.add_forecasts(engine, {"s1": None}, model_id=champion, as_of=NOW + hours(1))
+    b.add_model(engine, "m2", stage="challenger")
+    b.add_forecasts(engine, {"s1": 0.8}, model_id="m2", role="shadow")
+    results.start_run(engine, b.SOURCE, "forecast", NOW + hours(2), model_id=champion)
+    columns = "kind, hours_in_stay, mortality_risk, risk_change, status, model_id, model_stage, unit, patient_id"
+    found = b.rows(
+        engine, f"select {columns} from forecast.risk_history where stay_id = 's1' order by prediction_time"
+    )
+    same = {"model_id": "m1", "model_stage": "champion", "unit": "MICU", "patient_id": "p-s1"}
+    assert found == [
+        {"kind": "backfill", "hours_in_stay": 28.0, "mortality_risk": 0.25, "risk_change": None, "status": "scored"} | same,
+        {"kind": "forecast", "hours_in_stay": 30.0, "mortality_risk": 0.5, "risk_change": 0.25, "status": "scored"} | same,
+        {"kind": "forecast", "hours_in_stay": 31.0, "mortality_risk": None, "risk_change": None, "status": "abstained"} | same,
+    ]
+
+
+# ------------------------------------------------------------------------------------------------ forecast.unit_census
+
+
+def add_unit(engine, unit, beds=None, source=b.SOURCE):
+    with engine.begin() as connection:
+        connection.execute(
+            text("insert into icu.unit (source, unit, beds) values (:source, :unit, :beds)"),
+            {"source": source, "unit": unit, "beds": beds},
+        )
+
+
+def test_unit_census_sums_the_current_forecasts(engine, champion):
+    add_unit(engine, "MICU", beds=4)
+    for stay_id in ("s1", "s2", "s3"):
+        b.add_stay(engine, stay_id)
+    b.add_stay(engine, "s4", unit="SICU")
+    run_id = b.add_forecasts(engine, {"s1": 0.75, "s2": 0.25, "s3": None, "s4": 0.5}, model_id=champion)
+    assert census(engine) == {
+        "MICU": {
+            "source": b.SOURCE, "unit": "MICU", "prediction_time": NOW, "n_patients": 3, "beds": 4, "free_beds": 1,
+            "n_high_risk": 1, "expected_discharges_24h": 0.5, "expected_discharges_48h": 1.0,
+            "expected_discharges_72h": 1.25, "expected_deaths": 1.0, "n_abstained": 1, "n_not_forecast": 0,
+            "provisional": False, "run_id": run_id,
+        },
+        "SICU": {
+            "source": b.SOURCE, "unit": "SICU", "prediction_time": NOW, "n_patients": 1, "beds": None, "free_beds": None,
+            "n_high_risk": 1, "expected_discharges_24h": 0.25, "expected_discharges_48h": 0.5,
+            "expected_discharges_72h": 0.625, "expected_deaths": 0.5, "n_abstained": 0, "n_not_forecast": 0,
+            "provisional": False, "run_id": run_id,
+        },
+    }  # fmt: skip
+
+
+def test_an_empty_unit_shows_zero(engine, champion):
+    add_unit(engine, "CVICU", beds=8)
+    b.add_stay(engine, "s1", unit="NICU", outtime=NOW - hours(1), outcome="alive")
+    b.add_forecasts(engine, {}, model_id=champion)
+    zero = {
+        "n_patients": 0, "n_high_risk": 0, "expected_discharges_24h": 0.0, "expected_discharges_48h": 0.0,
+        "expected_discharges_72h": 0.0, "expected_deaths": 0.0, "n_abstained": 0, "n_not_forecast": 0,
+    }  # fmt: skip
+    found = census(engine)
+    assert {u: {k: r[k] for k in zero} for u, r in found.items()} == {"CVICU": zero, "NICU": zero}
+    assert (found["CVICU"]["free_beds"], found["NICU"]["free_beds"]) == (8, None)
+    assert found["CVICU"]["prediction_time"] == NOW
+
+
+def test_the_census_follows_admissions_and_discharges_since_the_run(engine, champion):
+    add_unit(engine, "MICU", beds=1)
+    for stay_id in ("s1", "s2"):
+        b.add_stay(engine, stay_id)
+    b.add_forecasts(engine, {"s1": 0.75, "s2": 0.25}, model_id=champion)
+    b.end_stay(engine, "s1", outtime=NOW, outcome="died")
+    b.add_stay(engine, "new", intime=NOW)
+    row = census(engine)["MICU"]
+    assert (row["n_patients"], row["n_not_forecast"], row["free_beds"]) == (2, 1, -1)
+    assert (row["expected_deaths"], row["n_high_risk"]) == (0.25, 0)
+
+
+def test_patients_without_a_unit_are_counted_under_null(engine, champion):
+    b.add_stay(engine, "s1", unit=None)
+    b.add_stay(engine, "s2", unit=None)
+    b.add_forecasts(engine, {"s1": 0.75, "s2": 0.25}, model_id=champion)
+    assert {u: r["n_patients"] for u, r in census(engine).items()} == {None: 2}
+
+
+def test_bands_above_high_count_as_high(engine, champion):
+    b.add_stay(engine, "s1")
+    run_id = results.start_run(engine, b.SOURCE, "forecast", NOW)
+    frame = b.forecasts({"s1": 0.9}).assign(risk_band="very high")
+    results.publish_stay_forecasts(engine, run_id, frame, model_id=champion, source=b.SOURCE, prediction_time=NOW)
+    assert census(engine)["MICU"]["n_high_risk"] == 1
+
+
+# ------------------------------------------------------------------------------------------------ forecast.forecast_outcome
+
+
+def outcomes(engine):
+    found = b.rows(engine, "select * from forecast.forecast_outcome order by model_id, stay_id, prediction_time")
+    return {(r["model_id"], r["stay_id"]): r for r in found}
+
+
+def test_a_forecast_is_paired_with_what_happened(engine, champion):
+    b.add_stay(engine, "s1", intime=NOW - hours(30))
+    b.add_stay(engine, "open")
+    run_id = b.add_forecasts(engine, {"s1": 0.5, "open": 0.5}, model_id=champion)
+    assert outcomes(engine) == {}
+    b.end_stay(
+        engine, "s1", outtime=NOW + hours(140), outcome="died", end_precision_hours=24.0,
+        batch_id=b.add_batch(engine, as_of=NOW + hours(200)),
+    )  # fmt: skip
+    assert outcomes(engine) == {
+        ("m1", "s1"): {
+            "source": b.SOURCE, "model_id": "m1", "role": "champion", "kind": "forecast", "model_stage": "champion",
+            "provisional": False, "run_id": run_id, "stay_id": "s1", "patient_id": "p-s1", "unit": "MICU",
+            "month": "2031-05", "prediction_time": NOW, "hours_in_stay": 30.0, "status": "scored", "status_reason": None,
+            "mortality_risk": 0.5, "risk_band": "high", "prolonged_stay_risk": 0.2, "remaining_los_p10_hours": 5.0,
+            "remaining_los_p50_hours": 20.0, "remaining_los_p90_hours": 90.0, "discharge_24h_prob": 0.25,
+            "discharge_48h_prob": 0.5, "discharge_72h_prob": 0.625, "n_observations": 40,
+            "hours_since_last_observation": 1.0, "died": True, "ends_at": "unit", "remaining_hours": 140.0,
+            "end_precision_hours": 24.0, "total_stay_hours": 170.0, "prolonged": True,
+            "outcome_known_at": NOW + hours(140), "excluded": False,
+        }
+    }  # fmt: skip
+
+
+def test_what_is_not_known_of_an_outcome_is_null(engine, champion):
+    for stay_id in ("no_outcome", "no_time", "planned"):
+        b.add_stay(engine, stay_id)
+    b.add_forecasts(engine, dict.fromkeys(("no_outcome", "no_time", "planned"), 0.5), model_id=champion)
+    b.add_stay(engine, "no_outcome", outtime=NOW - hours(1), available_at=NOW)
+    b.add_stay(engine, "no_time", outcome="alive", available_at=NOW)
+    b.add_stay(engine, "planned", outtime=NOW + hours(5), available_at=NOW)
+    columns = ("died", "remaining_hours", "total_stay_hours", "prolonged")
+    assert {stay: tuple(row[c] for c in columns) for (_, stay), row in outcomes(engine).items()} == {
+        "no_outcome": (None, -1.0, 29.0, False),
+        "no_time": (False, None, None, None),
+    }
+
+
+def test_an_outcome_counts_as_known_from_when_it_was_first_told(engine, champion):
+    b.add_stay(engine, "s1")
+    b.add_forecasts(engine, {"s1": 0.5}, model_id=champion, as_of=NOW - hours(10))
+    b.end_stay(engine, "s1", outtime=NOW - hours(5), available_at=NOW - hours(4))
+    b.end_stay(engine, "s1", outtime=NOW - hours(5), available_at=NOW - hours(1), hospital_outtime=NOW - hours(2))
+    assert outcomes(engine)["m1", "s1"]["outcome_known_at"] == NOW - hours(4)
+
+
+def test_stays_that_the_audit_names_are_marked_as_excluded(engine, champion):
+    for stay_id, lag in (("s1", 40), ("s2", 0)):
+        b.add_stay(engine, stay_id)
+        b.end_stay(engine, stay_id, outtime=NOW, outcome="died", died_at=NOW - hours(lag))
+    b.add_forecasts(engine, {"s1": 0.5, "s2": 0.5}, model_id=champion, as_of=NOW - hours(20))
+    assert {stay: row["excluded"] for (_, stay), row in outcomes(engine).items()} == {"s1": True, "s2": False}
+
+
+def test_shadow_forecasts_are_paired_too_and_say_so(engine, champion):
+    b.add_stay(engine, "s1", outtime=NOW, outcome="alive")
+    b.add_model(engine, "m2", stage="challenger")
+    b.add_forecasts(engine, {"s1": 0.5}, model_id=champion, as_of=NOW - hours(5), kind="backfill")
+    b.add_forecasts(engine, {"s1": None}, model_id="m2", as_of=NOW - hours(5), role="shadow")
+    found = {key: (row["role"], row["kind"], row["status"]) for key, row in outcomes(engine).items()}
+    assert found == {("m1", "s1"): ("champion", "backfill", "scored"), ("m2", "s1"): ("shadow", "forecast", "abstained")}
+
+
+def test_the_month_is_that_of_the_prediction_in_utc_whatever_the_session(engine, champion):
+    as_of = datetime(2031, 5, 31, 23, tzinfo=UTC)
+    b.add_stay(engine, "s1", outcome="alive")
+    b.add_forecasts(engine, {"s1": 0.5}, model_id=champion, as_of=as_of)
+    with engine.begin() as connection:
+        connection.execute(text("set local time zone 'Asia/Tokyo'"))
+        assert connection.execute(text("select month from forecast.forecast_outcome")).scalar_one() == "2031-05"
+
+
+# ------------------------------------------------------------------------------------------------ forecast.scorecard
+
+
+def evaluate(engine, values, *, as_of, finish=True):
+    run_id = results.start_run(engine, b.SOURCE, "evaluate", as_of)
+    scores = [
+        {
+            "model_id": model_id, "source": b.SOURCE, "unit": "all", "month": "2031-05", "metric": "auroc",
+            "value": value, "low": value - 0.25, "high": value + 0.25, "baseline": 0.5, "n": 90,
+        }
+        for model_id, value in values.items()
+    ]  # fmt: skip
+    with engine.begin() as connection:
+        results.write_scores(connection, run_id, scores)
+    if finish:
+        results.finish_run(engine, run_id)
+
+
+def test_the_scorecard_shows_the_newest_published_evaluation_of_each_model(engine, champion):
+    b.add_model(engine, "m2", stage="challenger")
+    evaluate(engine, {"m1": 0.5, "m2": 0.5}, as_of=NOW - hours(48))
+    evaluate(engine, {"m1": 0.75}, as_of=NOW - hours(24))
+    evaluate(engine, {"m1": 0.25, "m2": 0.25}, as_of=NOW, finish=False)
+    found = b.rows(engine, "select * from forecast.scorecard order by model_id")
+    assert [(r["model_id"], r["value"], r["evaluated_at"]) for r in found] == [
+        ("m1", 0.75, NOW - hours(24)),
+        ("m2", 0.5, NOW - hours(48)),
+    ]
+    assert found[0] == {
+        "source": b.SOURCE, "model_id": "m1", "unit": "all", "month": "2031-05", "metric": "auroc", "value": 0.75,
+        "low": 0.5, "high": 1.0, "baseline": 0.5, "n": 90, "evaluated_at": NOW - hours(24),
+    }  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ forecast.run_health
+
+
+def health(engine):
+    return {r["kind"]: r for r in b.rows(engine, "select * from forecast.run_health where source = :s", s=b.SOURCE)}
+
+
+def ran(engine, kind, *, hours_ago, failed=False, role="champion", model_id=None):
+    """A run whose slot lay `hours_ago` before the real now, since staleness is against the clock."""
+    as_of = datetime.now(UTC) - hours(hours_ago)
+    run_id = results.start_run(engine, b.SOURCE, kind, as_of, role=role, model_id=model_id)
+    if failed:
+        results.fail_run(engine, run_id, "The source does not answer.")
+    else:
+        results.finish_run(engine, run_id)
+    return run_id
+
+
+def test_run_health_shows_the_last_good_run_and_what_failed_since(engine):
+    ran(engine, "forecast", hours_ago=6, failed=True)
+    good = ran(engine, "forecast", hours_ago=5)
+    ran(engine, "forecast", hours_ago=4, failed=True)
+    last = ran(engine, "forecast", hours_ago=3, failed=True)
+    row = health(engine)["forecast"]
+    assert (row["last_good_run_id"], row["last_run_id"], row["consecutive_failures"]) == (good, last, 2)
+    assert (row["last_run_status"], row["last_run_error"]) == ("failed", "The source does not answer.")
+    assert row["age_hours"] == pytest.approx(5, abs=0.05) and row["stale"]
+    ran(engine, "forecast", hours_ago=1)
+    row = health(engine)["forecast"]
+    assert (row["last_run_status"], row["last_run_error"], row["consecutive_failures"], row["stale"]) == (
+        "published", None, 0, False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "limit"), [("ingest", 2), ("forecast", 2), ("evaluate", 25), ("train", 8 * 24), ("backfill", None)]
+)
+def test_each_kind_goes_stale_after_its_own_time(engine, kind, limit):
+    ran(engine, kind, hours_ago=(limit or 1e4) + 0.1)
+    assert health(engine)[kind]["stale"] is (limit is not None)
+    if limit:
+        ran(engine, kind, hours_ago=limit - 0.1)
+        assert not health(engine)[kind]["stale"]
+
+
+def test_a_kind_that_never_succeeded_is_stale(engine):
+    ran(engine, "train", hours_ago=0, failed=True)
+    row = health(engine)["train"]
+    assert (row["last_good_as_of"], row["age_hours"], row["stale"], row["consecutive_failures"]) == (None, None, True, 1)
+
+
+def test_runs_of_a_shadow_or_of_the_unit_forecaster_do_not_hide_a_failing_champion(engine):
+    b.add_model(engine, "u1", name="unit")
+    failed = ran(engine, "forecast", hours_ago=0, failed=True)
+    ran(engine, "forecast", hours_ago=0, role="shadow")
+    ran(engine, "forecast", hours_ago=0, model_id="u1")
+    assert (health(engine)["forecast"]["last_run_id"], health(engine)["forecast"]["stale"]) == (failed, True)
+
+
+def test_a_rerun_of_an_old_slot_does_not_make_the_newest_look_older(engine):
+    newest = ran(engine, "forecast", hours_ago=1)
+    old = ran(engine, "forecast", hours_ago=50)
+    row = health(engine)["forecast"]
+    assert (row["last_good_run_id"], row["last_run_id"], row["stale"]) == (newest, old, False)
+
+
+# ------------------------------------------------------------------------------------------------ forecast.quarantine_summary
+
+
+def test_quarantine_is_counted_by_reason(engine):
+    batch_id = b.add_batch(engine)
+    first, last = NOW - hours(5), NOW
+    for n, time in enumerate((last, first)):
+        quarantined(engine, batch_id, f"s{n}", check="implausible", relation="observation", quarantined_at=time)
+    quarantined(
+        engine, batch_id, "s9", check="implausible", relation="observation", disposition="corrected", quarantined_at=last
+    )
+    found = b.rows(engine, "select * from forecast.quarantine_summary order by disposition desc")
+    same = {"source": b.SOURCE, "relation": "observation", "check_name": "implausible", "reason": "because"}
+    assert found == [
+        same | {"disposition": "rejected", "n_rows": 2, "first_quarantined_at": first, "last_quarantined_at": last},
+        same | {"disposition": "corrected", "n_rows": 1, "first_quarantined_at": last, "last_quarantined_at": last},
+    ]
