@@ -6,8 +6,8 @@ from typing import Any
 from sqlalchemy import text
 
 from flows.databases import open_source, open_store
-from flows.settings import load_settings
 from flows.log import log
+from flows.settings import load_settings
 from flows.terminal import print_rows
 from rnn_core.errors import ForecastError
 

@@ -8,8 +8,8 @@ from sqlalchemy import Engine
 
 from flows import clock
 from flows.databases import open_store
-from flows.reports import report_run
 from flows.log import log
+from flows.reports import report_run
 from flows.tasks import Recorded, recorded, step
 from sql import canonical, results
 

@@ -10,9 +10,9 @@ from sqlalchemy import Engine
 
 from flows import clock
 from flows.databases import open_store
+from flows.log import import_tensorflow, log
 from flows.reports import report_run
 from flows.settings import load_settings
-from flows.log import log
 from flows.tasks import Recorded, recorded, step
 from rnn_core.errors import ForecastError
 from rnn_core.frames import Observations
@@ -63,6 +63,7 @@ def require_serving(store: Engine, source: str) -> dict:
 
 @step("load the model")
 def load_model(artifact: str) -> "StayForecaster":
+    import_tensorflow()
     from rnn_core.forecaster import load_stay_forecaster
 
     return load_stay_forecaster(load_settings().artifact_folder / artifact)

@@ -6,9 +6,9 @@ from prefect import flow
 
 from flows import clock
 from flows.databases import open_source, open_store
+from flows.log import log
 from flows.reports import report_run
 from flows.settings import load_settings
-from flows.log import log
 from flows.tasks import recorded, step
 from sql import landing, results
 from sql.adapter import check_source

@@ -1,6 +1,7 @@
 """The one log of the flows: in a Prefect run it goes to that run's log, elsewhere to standard error."""
 
 import logging
+import os
 import sys
 
 
@@ -34,3 +35,18 @@ log.setLevel(logging.INFO)
 log.propagate = False
 if not log.handlers:
     log.addHandler(_RunOrTerminal())
+
+
+def import_tensorflow() -> None:
+    """Import TensorFlow without the lines its C++ parts print before any setting could silence them."""
+    if "tensorflow" in sys.modules:
+        return
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        import tensorflow  # noqa: F401
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

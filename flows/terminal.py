@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-_WIDEST = 160
+# A pipe has no width of its own; folding columns to 80 characters there would make them unreadable.
+_PIPE_WIDTH = 10_000
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool = False, title: str | None = None) -> None:
@@ -25,8 +26,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool = False, title: 
         table.add_column(str(name), overflow="fold")
     for row in rows:
         table.add_row(*(_shown(value) for value in row.values()))
-    # A pipe has no width of its own; folding columns to 80 characters there would make them unreadable.
-    Console(width=None if sys.stdout.isatty() else _WIDEST).print(table)
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
 
 
 def print_counts(counts: Mapping[str, Any], as_json: bool = False) -> None:

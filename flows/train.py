@@ -13,9 +13,9 @@ from sqlalchemy import Engine
 
 from flows import clock
 from flows.databases import open_source, open_store
+from flows.log import import_tensorflow, log
 from flows.reports import report_run
 from flows.settings import load_settings
-from flows.log import log
 from flows.tasks import Recorded, recorded, step
 from rnn_core.config import ClassicConfig, ModelConfig
 from rnn_core.errors import ArtifactError, DataTooSmallError
@@ -23,7 +23,6 @@ from rnn_core.frames import Observations
 from sql import canonical, registry, results
 
 if TYPE_CHECKING:
-    from rnn_core.classic import ClassicModel
     from rnn_core.forecaster import FitReport, StayForecaster
     from rnn_core.gate import Verdict
 
@@ -92,6 +91,7 @@ def load_warm(incumbent: dict | None, config: ModelConfig) -> "StayForecaster | 
     """The serving model to start from; None where there is none or it has another shape."""
     if incumbent is None:
         return None
+    import_tensorflow()
     from rnn_core.forecaster import load_stay_forecaster
 
     try:
@@ -110,6 +110,7 @@ def load_warm(incumbent: dict | None, config: ModelConfig) -> "StayForecaster | 
 def fit(
     source: str, material: TrainingSet, config: ModelConfig, warm: "StayForecaster | None"
 ) -> "tuple[StayForecaster, FitReport]":
+    import_tensorflow()
     from rnn_core.forecaster import fit_stay_forecaster
 
     # A warm refresh takes the fine steps only: large ones would forget what the champion knew.
@@ -214,10 +215,19 @@ def _model_id(run: Recorded, name: str) -> str:
     return f"{run.source}-{name}-{run.as_of:%Y%m%dT%H}-{run.run_id}"
 
 
+# What the run's report shows; everything else is in forecast.model.metrics.
+_SHOWN = (
+    "mortality_auroc", "mortality_auprc", "mortality_brier", "mortality_calibration_slope",
+    "los_mean_absolute_error_days", "los_concordance", "los_interval_coverage",
+)  # fmt: skip
+
+
 def _told(model_id: str, report: "FitReport", verdict: "Verdict") -> dict[str, Any]:
     told: dict[str, Any] = {"model": model_id, "stage": verdict.stage, "reason": verdict.reason}
-    told |= {f"{part} stays": n for part, n in report.n_stays.items()}
-    told |= {f"{part} deaths": n for part, n in report.n_deaths.items()}
-    for name, estimate in report.metrics.items():
-        told[name] = f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f}, n={estimate.n})"
+    told |= {f"{part} stays": f"{n} ({report.n_deaths[part]} died)" for part, n in report.n_stays.items()}
+    for name in _SHOWN:
+        estimate, trivial = report.metrics[name], report.metrics[f"baseline_{name}"]
+        told[name] = (
+            f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f}), without a model {trivial.value:.3f}"
+        )
     return told

@@ -2,23 +2,21 @@
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 import subprocess
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import keras
-
-import rnn_core.cells
-import rnn_core.heads  # noqa: F401 - both register the layers that a saved network may hold
 from rnn_core.concepts import concept_hash
 from rnn_core.config import ClassicConfig, ModelConfig
 from rnn_core.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import keras
 
 MODEL_FILE, SCALER_FILE, META_FILE = "model.keras", "scaler.json", "meta.json"
 
@@ -37,7 +35,7 @@ class Artifact:
         `concept_hash`, `versions`, `git_revision`, `sha256`).
     """
 
-    model: keras.Model
+    model: "keras.Model"
     scaler: dict[str, Any]
     config: ModelConfig | ClassicConfig
     meta: dict[str, Any]
@@ -46,7 +44,7 @@ class Artifact:
 def save_artifact(
     root: Path,
     model_id: str,
-    model: keras.Model,
+    model: "keras.Model",
     config: ModelConfig | ClassicConfig,
     scaler: dict[str, Any],
     meta: dict[str, Any],
@@ -67,7 +65,7 @@ def save_artifact(
         model.save(partial / MODEL_FILE)
         _write_json(partial / SCALER_FILE, scaler)
         _write_json(partial / META_FILE, {**meta, **_describe(model_id, config, partial)})
-        os.rename(partial, target)
+        partial.rename(target)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -75,32 +73,58 @@ def save_artifact(
 
 
 def load_artifact(path: Path) -> Artifact:
-    """Reads an artifact back once its files are whole and, for a stay forecaster, were made for today's concepts.
+    """Reads an artifact back once `check_artifact` finds nothing wrong with it.
 
     Raises ArtifactError, whose sentence says what is wrong and what to do, otherwise.
     """
+    # Loading Keras takes seconds, which a look at the meta data can do without.
+    import keras
+
+    import rnn_core.cells
+    import rnn_core.heads  # noqa: F401 - both register the layers that a saved network may hold
+
     path = Path(path)
-    if missing := [name for name in (MODEL_FILE, SCALER_FILE, META_FILE) if not (path / name).is_file()]:
-        raise ArtifactError(
-            f"The artifact {path.name} lacks {missing}; check that the artifact folder is mounted, or train anew."
-        )
-    meta = _read_json(path / META_FILE)
-    _check_files(path, meta)
-    if meta.get("forecaster") == "stay" and meta.get("concept_hash") != concept_hash():
-        raise ArtifactError(
-            f"The artifact {path.name} was trained for concepts with the hash {meta.get('concept_hash')}, this version has "
-            f"{concept_hash()}; score it with the version that trained it ({_versions_of(meta)}), or train anew."
-        )
-    config_class = ModelConfig if meta.get("forecaster") == "stay" else ClassicConfig
-    config = config_class.from_json(meta["config"])
+    meta = check_artifact(path)
+    config_class = ModelConfig if meta["forecaster"] == "stay" else ClassicConfig
     try:
         model = keras.saving.load_model(path / MODEL_FILE, compile=False)
     except (ValueError, TypeError, OSError) as error:
         raise ArtifactError(
-            f"The network of the artifact {path.name} cannot be read with keras {keras.__version__}; it was written with "
-            f"{_versions_of(meta)}. Install those versions, or train anew."
+            f"The network of the artifact {path.name} cannot be read with keras {keras.__version__}; it was written "
+            f"with {_versions_of(meta)}. Install those versions, or train anew."
         ) from error
-    return Artifact(model, _read_json(path / SCALER_FILE), config, meta)
+    return Artifact(model, _read_json(path / SCALER_FILE), config_class.from_json(meta["config"]), meta)
+
+
+def check_artifact(path: Path) -> dict[str, Any]:
+    """The meta data of an artifact, once its files are whole and, for a stay forecaster, made for today's concepts.
+
+    Raises ArtifactError otherwise. Does not load the network.
+    """
+    path = Path(path)
+    if missing := [name for name in (MODEL_FILE, SCALER_FILE) if not (path / name).is_file()]:
+        raise ArtifactError(_lacking(path, missing))
+    meta = read_meta(path)
+    stated = meta.get("sha256", {})
+    if changed := [name for name in (MODEL_FILE, SCALER_FILE) if _sha256(path / name) != stated.get(name)]:
+        raise ArtifactError(
+            f"The artifact {path.name} is damaged: the checksum of {changed} is not the one in {META_FILE}. "
+            "Restore the folder from its backup, or roll back to another model."
+        )
+    if meta["forecaster"] == "stay" and meta["concept_hash"] != concept_hash():
+        raise ArtifactError(
+            f"The artifact {path.name} was trained for concepts with the hash {meta['concept_hash']}, this version has "
+            f"{concept_hash()}; score it with the version that trained it ({_versions_of(meta)}), or train anew."
+        )
+    return meta
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """`meta.json` of an artifact as it stands, nothing checked but that it is there and whole JSON (ArtifactError)."""
+    path = Path(path)
+    if not (path / META_FILE).is_file():
+        raise ArtifactError(_lacking(path, [META_FILE]))
+    return _read_json(path / META_FILE)
 
 
 def _describe(model_id: str, config: ModelConfig | ClassicConfig, folder: Path) -> dict[str, Any]:
@@ -115,13 +139,8 @@ def _describe(model_id: str, config: ModelConfig | ClassicConfig, folder: Path) 
     }
 
 
-def _check_files(path: Path, meta: dict[str, Any]) -> None:
-    stated = meta.get("sha256", {})
-    if changed := [name for name in (MODEL_FILE, SCALER_FILE) if _sha256(path / name) != stated.get(name)]:
-        raise ArtifactError(
-            f"The artifact {path.name} is damaged: the checksum of {changed} is not the one in {META_FILE}. "
-            "Restore the folder from its backup, or roll back to another model."
-        )
+def _lacking(path: Path, missing: list[str]) -> str:
+    return f"The artifact {path.name} lacks {missing}; check that the artifact folder is mounted, or train anew."
 
 
 def _version(package: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The recurrent cells a network can be built from: `elman` and `jordan` as one-step layers, `lstm` and `gru` of Keras."""
+"""The recurrent cells of a network: `elman` and `jordan` as one-step layers, `lstm` and `gru` of Keras."""
 
 from typing import Any, get_args
 
@@ -89,7 +89,7 @@ def build_recurrent(
     dtype: Any = None,
     name: str | None = None,
 ) -> keras.layers.RNN:
-    """A recurrent layer over sequences [batch, steps, features] -> [batch, steps, units] or, of the last step, [batch, units].
+    """A recurrent layer: [batch, steps, features] -> [batch, steps, units] or, of the last step alone, [batch, units].
 
     `l1` is the penalty on the input kernel. `lstm` and `gru` keep the settings that cuDNN runs (tanh and sigmoid, bias,
     no recurrent dropout, not unrolled, GRU with `reset_after`). Raises ContractError for an unknown cell.

@@ -1,4 +1,4 @@
-"""The unit forecaster: from a unit's last lengths of stay to its next ones, an LSTM beside simpler forecasts of the same."""
+"""The unit forecaster: from a unit's last lengths of stay to its next ones, an LSTM beside simpler forecasts."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import pandas as pd
 from sklearn.linear_model import LinearRegression
 
 from rnn_core.artifact import load_artifact, save_artifact
@@ -69,17 +70,16 @@ class ClassicModel:
         if not known:
             return {}
         recent = np.stack([lengths[-self.config.window :] for lengths in known.values()])
-        window = (recent - self.mean_days) / self.std_days
         for _ in range(steps):
-            following = np.maximum(_predict(self.model, window[:, -self.config.window :]), -self.mean_days / self.std_days)
-            window = np.concatenate([window, following[:, None]], axis=1)
-        days = window[:, self.config.window :] * self.std_days + self.mean_days
-        return dict(zip(known, np.maximum(days, 0.0), strict=True))
+            window = (recent[:, -self.config.window :] - self.mean_days) / self.std_days
+            following = np.maximum(_predict(self.model, window) * self.std_days + self.mean_days, 0.0)
+            recent = np.concatenate([recent, following[:, None]], axis=1)
+        return dict(zip(known, recent[:, self.config.window :], strict=True))
 
 
 @dataclass(frozen=True)
-class _Windows:
-    """Windows over standardised lengths of stay: x float32 [n, window], the length that follows y float32 [n]."""
+class _Pairs:
+    """Windows of lengths of stay x [n, window] and the length that follows each, y [n]."""
 
     x: np.ndarray
     y: np.ndarray
@@ -87,28 +87,28 @@ class _Windows:
     def __len__(self) -> int:
         return len(self.y)
 
+    def scaled(self, mean: float, std: float) -> "_Pairs":
+        return _Pairs(((self.x - mean) / std).astype(np.float32), ((self.y - mean) / std).astype(np.float32))
+
 
 def fit_classic(series: Mapping[str, np.ndarray], config: ClassicConfig) -> ClassicModel:
     """Fits one network for all units on `series`: lengths of stay in days per unit, oldest first by `outtime`.
 
-    No window crosses from one unit to another. Of each unit the oldest 70 % of its windows are trained on, the next 15 %
-    choose the epoch, the newest 15 % judge. LSTM layers, then one number, mean squared error, Adam with clipped
+    No window crosses from one unit to another. Of each unit the oldest 70 % of its windows are trained on, the next
+    15 % choose the epoch, the newest 15 % judge. LSTM layers, then one number, mean squared error, Adam with clipped
     gradients. The first phase takes `first_epochs` epochs at learning rates lr * 10^(-epoch/20); the second goes on at
-    the last of them, up to `second_epochs` more, until `patience` epochs bring no better validation error, and takes the
-    best epoch's weights.
+    the last of them, up to `second_epochs` more, until `patience` epochs bring no better validation error, and takes
+    the best epoch's weights.
 
     Changes the global seeds of Python, numpy and TensorFlow. Raises DataTooSmallError with fewer than `MIN_TRAIN`
     windows to train on or `MIN_JUDGE` to validate or to test, ContractError for lengths that are not finite days.
     """
     known = {unit: lengths for unit, lengths in _checked(series).items() if len(lengths) > config.window}
-    cuts = {unit: _cuts(len(lengths) - config.window) for unit, lengths in known.items()}
-    trained_on = [lengths[: cuts[unit][0] + config.window] for unit, lengths in known.items() if cuts[unit][0]]
-    counts = np.array([(a, b - a, len(known[unit]) - config.window - b) for unit, (a, b) in cuts.items()]).reshape(-1, 3)
-    _check_counts(*counts.sum(axis=0).tolist(), config.window)
-    days = np.concatenate(trained_on)
-    mean, std = float(days.mean()), float(days.std()) or 1.0
+    in_days = _split(known, config.window)
+    _check_counts(in_days, config.window)
+    mean, std = float(in_days[0].y.mean()), float(in_days[0].y.std()) or 1.0
+    train, valid, test = (pairs.scaled(mean, std) for pairs in in_days)
 
-    train, valid, test = _split(known, cuts, config.window, mean, std)
     keras.utils.set_random_seed(config.seed)
     network = NetworkConfig(
         cell="lstm", units=config.units, head="regression", n_channels=1, dropout=config.dropout, l1=config.l1
@@ -128,9 +128,31 @@ def fit_classic(series: Mapping[str, np.ndarray], config: ClassicConfig) -> Clas
         test_mse=error(_predict(model, test.x)),
         linear_mse=error(LinearRegression().fit(train.x, train.y).predict(test.x)),
         last_value_mse=error(test.x[:, -1]),
-        median_mse=error((float(np.median(days)) - mean) / std),
+        median_mse=error(float(np.median(train.y))),
     )
     return ClassicModel(model, config, mean, std, report)
+
+
+def forecast_units(fitted: ClassicModel, series: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """The next `config.horizon` lengths of stay per unit as rows of `forecast.unit_los_forecast`, one per step.
+
+    Columns: unit, step (1 is the next stay to end), los_days, last_los_days and median_los_days of the unit's own
+    series, n_stays that the series holds. A unit with fewer lengths than a window has no rows.
+    """
+    rows = [
+        {
+            "unit": unit,
+            "step": step,
+            "los_days": float(days),
+            "last_los_days": float(series[unit][-1]),
+            "median_los_days": float(np.median(series[unit])),
+            "n_stays": len(series[unit]),
+        }
+        for unit, forecast in fitted.predict_next(series).items()
+        for step, days in enumerate(forecast, start=1)
+    ]
+    columns = ["unit", "step", "los_days", "last_los_days", "median_los_days", "n_stays"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def save_classic(root: Path, model_id: str, fitted: ClassicModel, meta: dict[str, Any]) -> Path:
@@ -158,36 +180,36 @@ def _checked(series: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return days
 
 
-def _cuts(n: int) -> tuple[int, int]:
-    return int(n * _TRAIN_SHARE), int(n * _VALID_SHARE)
-
-
-def _check_counts(n_train: int, n_valid: int, n_test: int, window: int) -> None:
-    if n_train < MIN_TRAIN or min(n_valid, n_test) < MIN_JUDGE:
-        raise DataTooSmallError(
-            f"The unit forecaster needs {MIN_TRAIN} windows of {window} lengths of stay to train on and {MIN_JUDGE} each "
-            f"to validate and to test; found {n_train}, {n_valid} and {n_test}. Load more finished stays."
+def _split(known: Mapping[str, np.ndarray], window: int) -> tuple[_Pairs, _Pairs, _Pairs]:
+    """Windows to train on, to validate and to test, in days; those of each unit are split in the order of time."""
+    parts: tuple[list[_Pairs], ...] = ([], [], [])
+    for lengths in known.values():
+        n = len(lengths) - window
+        pairs = keras.utils.timeseries_dataset_from_array(
+            lengths, lengths[window:], sequence_length=window, batch_size=n
         )
-
-
-def _split(
-    known: Mapping[str, np.ndarray], cuts: Mapping[str, tuple[int, int]], window: int, mean: float, std: float
-) -> tuple[_Windows, _Windows, _Windows]:
-    parts: tuple[list[_Windows], ...] = ([], [], [])
-    for unit, lengths in known.items():
-        scaled = ((lengths - mean) / std).astype(np.float32)
-        n = len(scaled) - window
-        (whole,) = keras.utils.timeseries_dataset_from_array(
-            scaled, scaled[window:], sequence_length=window, batch_size=n
-        ).as_numpy_iterator()
-        x, y = whole
-        for part, chosen in zip(parts, np.split(np.arange(n), cuts[unit]), strict=True):
-            part.append(_Windows(x[chosen], y[chosen]))
-    train, valid, test = (_Windows(np.concatenate([p.x for p in part]), np.concatenate([p.y for p in part])) for part in parts)
+        x, y = next(pairs.as_numpy_iterator())
+        cuts = [int(n * _TRAIN_SHARE), int(n * _VALID_SHARE)]
+        for part, xs, ys in zip(parts, np.split(x, cuts), np.split(y, cuts), strict=True):
+            part.append(_Pairs(xs, ys))
+    none = _Pairs(np.empty((0, window)), np.empty(0))
+    train, valid, test = (
+        _Pairs(np.concatenate([p.x for p in (none, *part)]), np.concatenate([p.y for p in (none, *part)]))
+        for part in parts
+    )
     return train, valid, test
 
 
-def _fit_two_phases(model: keras.Model, train: _Windows, valid: _Windows, config: ClassicConfig) -> int:
+def _check_counts(pairs: tuple[_Pairs, _Pairs, _Pairs], window: int) -> None:
+    n_train, n_valid, n_test = (len(part) for part in pairs)
+    if n_train < MIN_TRAIN or min(n_valid, n_test) < MIN_JUDGE:
+        raise DataTooSmallError(
+            f"The unit forecaster needs {MIN_TRAIN} windows of {window} lengths of stay to train on and {MIN_JUDGE} "
+            f"each to validate and to test; found {n_train}, {n_valid} and {n_test}. Load more finished stays."
+        )
+
+
+def _fit_two_phases(model: keras.Model, train: _Pairs, valid: _Pairs, config: ClassicConfig) -> int:
     def falling(epoch: int, _: float) -> float:
         return config.learning_rate * 10 ** (-epoch / 20)
 

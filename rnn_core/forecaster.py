@@ -10,16 +10,17 @@ import numpy as np
 import pandas as pd
 
 from rnn_core.artifact import Artifact, load_artifact, save_artifact
+from rnn_core.baselines import conditional_masses, fit_population
 from rnn_core.calibration import Calibration, fit_calibration
 from rnn_core.config import ModelConfig
 from rnn_core.errors import ArtifactError, DataTooSmallError
-from rnn_core.frames import Grid, Labels, Observations, Windows
+from rnn_core.frames import HOUR, Grid, Labels, Observations, Windows
 from rnn_core.grid import make_grid
 from rnn_core.labels import make_labels
-from rnn_core.metrics import Estimate, score_forecasts
+from rnn_core.metrics import Estimate, Outcomes, auroc, mean_absolute_error_days, paired_difference, score_forecasts
 from rnn_core.scaling import Scaler, fit_scaler, static_features
 from rnn_core.scoring import score_rows, score_windows
-from rnn_core.splits import Split, split_stays
+from rnn_core.splits import split_stays
 from rnn_core.survival import FORECAST_COLUMNS, read_forecast, risk_band
 from rnn_core.training import EpochRecord, fit_stay_model
 from rnn_core.windows import last_predictions, make_windows
@@ -94,7 +95,7 @@ def fit_stay_forecaster(
         learned.windows, learned.labels, split.train, split.valid, config, checkpoint_dir=checkpoint_dir,
         warm_from=warm_from.model if warm_from else None, progress=progress,
     )  # fmt: skip
-    calibration = _fit_calibration(fitted.model, learned, split.valid, fitted.config)
+    calibration = _fit_calibration(fitted.model, learned, split.valid)
     forecaster = StayForecaster(fitted.model, scaler, fitted.config, calibration, ends_at)
     metrics = judge(
         forecaster, stays, observations, as_of, split.judged, delayed_entry_hours=delayed_entry_hours,
@@ -122,18 +123,79 @@ def judge(
 ) -> dict[str, Estimate]:
     """Metrics of a forecaster on the stays marked in `judged` (bool [stays]), every `JUDGE_EVERY_HOURS` hours of them.
 
-    population: the stays that the trivial baselines are fitted on.
+    population: the stays that the trivial baseline is fitted on.
     """
+    scored = _score_judged(forecaster, stays, observations, as_of, judged, delayed_entry_hours)
+    edges = forecaster.config.network.horizon_edges
+    curve = fit_population(population, as_of, delayed_entry_hours)
+    baseline = conditional_masses(curve, scored.outcomes.elapsed_hours, edges)
+    return score_forecasts(scored.masses, scored.outcomes, edges, baseline_masses=baseline)
+
+
+def compare(
+    challenger: StayForecaster,
+    champion: StayForecaster,
+    stays: pd.DataFrame,
+    observations: Observations,
+    cutoff: np.datetime64,
+    as_of: np.datetime64,
+    *,
+    delayed_entry_hours: float = 0.0,
+) -> tuple[dict[str, Estimate], int]:
+    """Paired differences, challenger less champion, on the stays that began after `cutoff` of patients whom neither has
+    learned from; and the number of deaths among them."""
+    newer = split_stays(stays, cutoff).newer
+    ours, theirs = (
+        _score_judged(one, stays, observations, as_of, newer, delayed_entry_hours) for one in (challenger, champion)
+    )
+    a, b = (
+        read_forecast(s.masses, f.config.network.horizon_edges, s.outcomes.elapsed_hours)
+        for s, f in ((ours, challenger), (theirs, champion))
+    )
+    known = ours.outcomes
+    differences = {
+        "auroc": paired_difference(auroc, known.death, a["mortality_risk"], b["mortality_risk"], known.groups),
+        "los_mae_days": paired_difference(
+            mean_absolute_error_days, known.remaining_hours, a["remaining_los_p50_hours"], b["remaining_los_p50_hours"],
+            known.groups,
+        ),
+    }  # fmt: skip
+    return differences, int((newer & stays["outcome"].eq("died").to_numpy(bool)).sum())
+
+
+@dataclass(frozen=True)
+class _Scored:
+    masses: np.ndarray
+    outcomes: Outcomes
+
+
+def _score_judged(
+    forecaster: StayForecaster, stays: pd.DataFrame, observations: Observations, as_of: np.datetime64,
+    judged: np.ndarray, delayed_entry_hours: float,
+) -> _Scored:  # fmt: skip
     chosen, seen = _take(stays, observations, judged)
     grid = make_grid(chosen, seen, as_of)
-    material = _make_material(
-        chosen, grid, forecaster.scaler, forecaster.config, delayed_entry_hours, seen, as_of
+    material = _make_material(chosen, grid, forecaster.scaler, forecaster.config, delayed_entry_hours, seen, as_of)
+    row, masses = score_windows(forecaster.model, material.windows)
+    keep = _judged_rows(material, row)
+    row = row[keep]
+    calibrated = forecaster.calibration.apply(masses[keep])
+    return _Scored(calibrated, _outcomes(material, row, _known_until(chosen, seen, as_of, forecaster.config.window.stale_hours)))
+
+
+def _outcomes(material: _Material, row: np.ndarray, known_until: np.ndarray) -> Outcomes:
+    stay = _stay_of_row(material)[row]
+    intime = material.stays["intime"].to_numpy("datetime64[us]")[stay]
+    elapsed = material.windows.prediction_hour[row].astype(np.float64)
+    followed = (known_until[stay] - intime) / HOUR - elapsed
+    return Outcomes(
+        elapsed_hours=elapsed,
+        death=material.labels.death[row].astype(np.float64),
+        remaining_hours=material.labels.remaining_hours[row].astype(np.float64),
+        followed_hours=np.where(material.stays["outcome"].isna().to_numpy()[stay], np.maximum(followed, 0), np.nan),
+        precision_hours=material.stays["end_precision_hours"].fillna(0).to_numpy(np.float64)[stay],
+        groups=material.stays["patient_id"].to_numpy()[stay],
     )
-    row, masses = _calibrated_rows(forecaster, material)
-    return score_forecasts(
-        masses, material.labels, row, material.windows.prediction_hour,
-        groups=_patient_of_row(material)[row], edges=forecaster.config.network.horizon_edges, population=population,
-    )  # fmt: skip
 
 
 def forecast_stays(
@@ -155,7 +217,7 @@ def forecast_stays(
     ready = frame["status_reason"].isna().to_numpy()[windows.stay[window]]
     window, row = window[ready], row[ready]
     edges = forecaster.config.network.horizon_edges
-    masses = forecaster.calibration.apply(score_rows(forecaster.model, windows, window, row), edges)
+    masses = forecaster.calibration.apply(score_rows(forecaster.model, windows, window, row))
     numbers = read_forecast(masses, edges, windows.prediction_hour[row])
     scored = windows.stay[window]
     for column in FORECAST_COLUMNS:
@@ -204,20 +266,14 @@ def _known_until(stays: pd.DataFrame, observations: Observations, as_of: np.date
     return np.where(fresh, np.datetime64(as_of, "us"), last)
 
 
-def _fit_calibration(model: keras.Model, material: _Material, valid: np.ndarray, config: ModelConfig) -> Calibration:
-    window = np.flatnonzero(valid[material.windows.stay])
-    row, masses = score_windows(model, material.windows, window)
+def _fit_calibration(model: keras.Model, material: _Material, valid: np.ndarray) -> Calibration:
+    row, masses = score_windows(model, material.windows, np.flatnonzero(valid[material.windows.stay]))
     keep = _judged_rows(material, row)
+    row = row[keep]
     return fit_calibration(
-        masses[keep], material.labels, row[keep], config.network.horizon_edges,
-        groups=_patient_of_row(material)[row[keep]],
+        masses[keep], material.labels.death[row], material.labels.weights[row], material.labels.entry[row],
+        groups=material.stays["patient_id"].to_numpy()[_stay_of_row(material)[row]],
     )  # fmt: skip
-
-
-def _calibrated_rows(forecaster: StayForecaster, material: _Material) -> tuple[np.ndarray, np.ndarray]:
-    row, masses = score_windows(forecaster.model, material.windows)
-    keep = _judged_rows(material, row)
-    return row[keep], forecaster.calibration.apply(masses[keep], forecaster.config.network.horizon_edges)
 
 
 def _judged_rows(material: _Material, row: np.ndarray) -> np.ndarray:
@@ -227,11 +283,6 @@ def _judged_rows(material: _Material, row: np.ndarray) -> np.ndarray:
 
 def _stay_of_row(material: _Material) -> np.ndarray:
     return np.repeat(np.arange(len(material.stays)), np.diff(material.windows.offsets))
-
-
-def _patient_of_row(material: _Material) -> np.ndarray:
-    patient, _ = pd.factorize(material.stays["patient_id"])
-    return patient[_stay_of_row(material)]
 
 
 def _take(stays: pd.DataFrame, observations: Observations, chosen: np.ndarray) -> tuple[pd.DataFrame, Observations]:

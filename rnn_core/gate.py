@@ -25,12 +25,13 @@ def judge_first(metrics: dict[str, Estimate], n_deaths: int) -> Verdict:
     """Verdict on a model while none serves as champion."""
     if n_deaths < MIN_DEATHS:
         return Verdict("provisional", f"{n_deaths} deaths among the judged stays are too few for a verdict ({MIN_DEATHS}).")
-    auroc, skill = metrics["auroc"], metrics["brier_skill"]
-    if not auroc.low > 0.5 or not skill.value > 0:
+    auroc = metrics["mortality_auroc"]
+    brier, trivial = metrics["mortality_brier"].value, metrics["baseline_mortality_brier"].value
+    if not (auroc.low > 0.5 and brier < trivial):
         return Verdict(
             "candidate",
             f"Not better than the trivial baseline: AUROC {auroc.value:.3f} ({auroc.low:.3f} to {auroc.high:.3f}), "
-            f"Brier skill {skill.value:.3f}.",
+            f"Brier score {brier:.4f} against {trivial:.4f}.",
         )
     return Verdict("champion", f"AUROC {auroc.value:.3f} ({auroc.low:.3f} to {auroc.high:.3f}) on {n_deaths} deaths.")
 

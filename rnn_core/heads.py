@@ -49,9 +49,9 @@ def log_masses(logits: Any) -> Any:
     In every bin but the last a softmax over {stays (logit 0), leaves alive, dies} gives the hazards, and
     p[k, c] = hazard[k, c] * prod_{j<k} stay[j]: the discrete-time hazard likelihood (Kvamme & Borgan, "Continuous and
     discrete-time survival prediction with neural networks", Lifetime Data Analysis 27, 2021, 710-736; arXiv 1910.06724)
-    with the joint masses over time and competing causes of DeepHit (Lee, Zame, Yoon, van der Schaar, AAAI 2018). The last
-    bin is open-ended, so who reaches it ends in it: its softmax is over the two causes. All in logarithms, hence finite
-    for any finite logits.
+    with the joint masses over time and competing causes of DeepHit (Lee, Zame, Yoon, van der Schaar, AAAI 2018). The
+    last bin is open-ended, so who reaches it ends in it: its softmax is over the two causes. All in logarithms, hence
+    finite for any finite logits.
     """
     stays = ops.zeros_like(logits[..., :-1, :1])
     hazards = ops.log_softmax(ops.concatenate([stays, logits[..., :-1, :]], axis=-1), axis=-1)
@@ -67,7 +67,7 @@ def masses(logits: Any) -> Any:
 
 
 def logits_of(p: np.ndarray) -> np.ndarray:
-    """The logits whose masses are `p`, all positive and summing to 1: float64 [bins, 2] -> [bins, 2]; inverts `masses`."""
+    """The logits whose masses are `p`, float64 [bins, 2], all positive and summing to 1; inverts `masses`."""
     reached = p.sum(axis=1)[::-1].cumsum()[::-1]
     leaves_later = np.append(reached[1:], 1.0)
     logits = np.log(p) - np.log(leaves_later)[:, None]

@@ -20,6 +20,7 @@ def make_labels(
     delayed_entry_hours: float = 0.0,
     as_of: np.datetime64 | None = None,
     exclude: np.ndarray | None = None,
+    known_until: np.ndarray | None = None,
 ) -> Labels:
     """Labels of every row of `windows`; reads intime, outtime, outcome and end_precision_hours of `stays` alone.
 
@@ -29,21 +30,24 @@ def make_labels(
         before. A stay that ended earlier contradicts that and is not usable.
     as_of: when the stays were known. An end after it counts as not yet known; what is open then is censored there.
     exclude: bool [stays], stays whose labels are wrong; none of their rows is usable.
+    known_until: datetime64 [stays], until when each open stay is known to have gone on, and is censored; `as_of` by
+        default, and never later. Rows after it say nothing and are not usable.
 
     Raises ContractError on edges that do not rise from 0, on an unknown outcome, and on an open stay without `as_of`.
     """
     if edges[0] != 0 or (np.diff(edges) <= 0).any():
         raise ContractError(f"Horizon edges rise from 0; found {edges}.")
-    end = _read_ends(stays, as_of)
+    end = _read_ends(stays, as_of, known_until)
     row_stay = np.repeat(np.arange(len(stays)), np.diff(windows.offsets))
     row_hour = np.arange(1, len(row_stay) + 1) - windows.offsets[row_stay]
     entry = np.maximum(delayed_entry_hours - (row_hour - end["intime"][row_stay]), 0)
     remaining = end["outtime"][row_stay] - row_hour
+    censored = end["censored"][row_stay] - row_hour
 
-    usable = ~(remaining <= 0)  # true as well where the end is not known
+    usable = ~(remaining <= 0) & ~(censored < 0)  # a comparison with NaN, what is not known, is false
     if exclude is not None:
         usable &= ~np.asarray(exclude, dtype=bool)[row_stay]
-    lower, upper = _possible_ends(remaining, end["censored"][row_stay] - row_hour, end["precision"][row_stay], edges)
+    lower, upper = _possible_ends(remaining, censored, end["precision"][row_stay], edges)
     usable &= ~(_is_exact(remaining, end["precision"][row_stay]) & (remaining <= entry))
 
     share, entered = _bin_weights(lower, upper, entry, edges)
@@ -59,7 +63,9 @@ def make_labels(
     )
 
 
-def _read_ends(stays: pd.DataFrame, as_of: np.datetime64 | None) -> dict[str, np.ndarray]:
+def _read_ends(
+    stays: pd.DataFrame, as_of: np.datetime64 | None, known_until: np.ndarray | None
+) -> dict[str, np.ndarray]:
     """What is known of the end of each stay at `as_of`; times in hours after its base, float64 [stays].
 
     outtime: NaN where not known. precision: width of the interval around it, 0 where exact. censored: when the stay was
@@ -78,9 +84,11 @@ def _read_ends(stays: pd.DataFrame, as_of: np.datetime64 | None) -> dict[str, np
         alive, died = alive & ~later, died & ~later
         outtime = np.where(later, np.datetime64("NaT"), outtime)
     is_open = np.isnat(outtime) & ~alive & ~died
-    if as_of is None and is_open.any():
-        raise ContractError(f"{int(is_open.sum())} stays are open; pass `as_of`, the time at which that was known.")
-    known_until = np.full(len(stays), np.datetime64("NaT") if as_of is None else np.datetime64(as_of), "datetime64[us]")
+    last_known = np.full(len(stays), np.datetime64("NaT") if as_of is None else np.datetime64(as_of), "datetime64[us]")
+    if known_until is not None:
+        last_known = np.fmin(last_known, np.asarray(known_until, dtype="datetime64[us]"))
+    if unplaced := int((is_open & np.isnat(last_known)).sum()):
+        raise ContractError(f"{unplaced} stays are open; pass `as_of`, the time at which that was known.")
     causes = np.ones((len(stays), 2), dtype=np.float32)
     causes[died, ALIVE] = 0
     causes[alive, DIED] = 0
@@ -89,7 +97,7 @@ def _read_ends(stays: pd.DataFrame, as_of: np.datetime64 | None) -> dict[str, np
         "intime": hours_after(stay_times(stays, "intime"), base),
         "outtime": hours_after(outtime, base),
         "precision": np.nan_to_num(precision),
-        "censored": np.where(is_open, hours_after(known_until, base), np.nan),
+        "censored": np.where(is_open, hours_after(last_known, base), np.nan),
         "death": np.select([died, alive], [1.0, 0.0], np.nan),
         "causes": causes,
     }

@@ -22,9 +22,9 @@ def negative_log_likelihood(log_p: Any, weights: Any, entry: Any) -> Any:
 
 
 def death_cross_entropy(log_p: Any, death: Any) -> Any:
-    """Binary cross-entropy of the cumulative incidence of death, sum_k p[k, dies], in nats: [..., bins, 2], [...] -> [...].
+    """Binary cross-entropy of the cumulative incidence of death, sum_k p[k, dies], per row, in nats -> [...].
 
-    death is 1, 0 or NaN; where it is NaN the term is 0.
+    log_p [..., bins, 2]; death [...] is 1, 0 or NaN; where it is NaN the term is 0.
     """
     known = ops.logical_not(ops.isnan(death))
     died = ops.where(known, death, 0.0)

@@ -214,8 +214,8 @@ def concordance(hours: np.ndarray, ended: np.ndarray, predicted_hours: np.ndarra
 def _pairs_by_bit(time: np.ndarray, rank: np.ndarray, is_end: np.ndarray, bit: int) -> tuple[np.ndarray, ...]:
     """Pairs of an end and a later time that first differ in this bit of the time; the rows come in order of rank.
 
-    Rows of the ends, rows of the later ones by block and rank, and for each end where its block begins among these, where
-    the predictions below its own stop, and where those equal to it stop.
+    Returns the rows of the ends, the rows of the later ones by block and rank, and for each end where its block begins
+    among these, where the predictions below its own stop, and where those equal to it stop.
     """
     block, is_later = time >> (bit + 1), (time >> bit) & 1 == 1
     later, earlier = np.flatnonzero(is_later), np.flatnonzero(~is_later & is_end)
@@ -239,13 +239,15 @@ def calibration_slope(y: np.ndarray, risk: np.ndarray) -> Weighted:
     x = logit(np.clip(risk, RISK_FLOOR, 1 - RISK_FLOOR))
     design = np.stack([x, np.ones(len(x))])
 
-    def at(weights: np.ndarray) -> float:
+    def at(weights: np.ndarray, start: Sequence[float] = (0.0, 0.0)) -> np.ndarray:
         events, others = x[(weights > 0) & (y == 1)], x[(weights > 0) & (y == 0)]
         if len(events) == 0 or len(others) == 0 or events.min() >= others.max() or events.max() <= others.min():
-            return float("nan")
-        return float(_fit_logistic(design, y, weights)[0])
+            return np.full(2, np.nan)
+        return _fit_logistic(design, y, weights, start)
 
-    return at
+    # A resample's estimate lies close to that of all rows.
+    whole = np.nan_to_num(at(np.ones(len(y))))
+    return lambda weights: float(at(weights, whole)[0])
 
 
 @Metric
@@ -260,36 +262,40 @@ def calibration_intercept(y: np.ndarray, risk: np.ndarray) -> Weighted:
         events = weights @ y
         if not 0 < events < weights.sum():
             return float("nan")
-        return float(_fit_logistic(np.ones((1, len(x))), y, weights, x)[0])
+        return float(_fit_logistic(np.ones((1, len(x))), y, weights, [0.0], offset=x)[0])
 
     return at
 
 
 def _fit_logistic(
-    design: np.ndarray, y: np.ndarray, weights: np.ndarray, offset: np.ndarray | float = 0.0
+    design: np.ndarray, y: np.ndarray, weights: np.ndarray, start: Sequence[float], offset: np.ndarray | float = 0.0
 ) -> np.ndarray:
     """Maximum-likelihood coefficients [features] of a logistic regression on `design` [features, rows].
 
     Newton's method; steps that lower the likelihood are halved. The caller makes sure that the maximum exists.
     """
-    beta = np.zeros(len(design))
+    beta = np.asarray(start, dtype=np.float64)
     eta = offset + beta @ design
-    likelihood = weights @ (y * eta - np.logaddexp(0, eta))
+    likelihood = _log_likelihood(y, eta, weights)
     for _ in range(50):
         p = expit(eta)
         gradient = design @ (weights * (y - p))
         hessian = (design * (weights * p * (1 - p))) @ design.T
         step = np.linalg.lstsq(hessian, gradient)[0]
+        if np.abs(step).max() < 1e-7:
+            break
         for _ in range(30):
             eta = offset + (beta + step) @ design
-            reached = weights @ (y * eta - np.logaddexp(0, eta))
-            if reached >= likelihood - 1e-12 * abs(likelihood):
+            reached = _log_likelihood(y, eta, weights)
+            if reached >= likelihood - 1e-10 * abs(likelihood):
                 break
             step /= 2
         beta, likelihood = beta + step, reached
-        if np.abs(step).max() < 1e-8:
-            break
     return beta
+
+
+def _log_likelihood(y: np.ndarray, eta: np.ndarray, weights: np.ndarray) -> float:
+    return float(weights @ (y * eta - np.logaddexp(0, eta)))
 
 
 # ---- the whole distribution

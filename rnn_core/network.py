@@ -1,4 +1,4 @@
-"""Builds the network that a NetworkConfig describes: causal, of any sequence length, the same for training and serving."""
+"""Builds the network that a NetworkConfig describes: causal, for any sequence length, to train and to serve."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ def build_network(config: NetworkConfig, *, mixed_precision: bool = False) -> ke
     """The untrained network of a config; what it gives depends on the head.
 
     `competing_risk`: inputs [x, static] or [x] without static features, x [batch, hours, n_channels], static
-    [batch, n_static] -> logits [batch, hours, bins, 2] for `heads.masses`. The logits of an hour depend on that hour and
-    earlier ones only, so padding belongs at the end and needs no mask (none is used: cuDNN then runs the cell).
+    [batch, n_static] -> logits [batch, hours, bins, 2] for `heads.masses`. The logits of an hour depend on that hour
+    and earlier ones only, so padding belongs at the end and needs no mask (none is used: cuDNN then runs the cell).
     `regression`: inputs x -> [batch, 1], the value that follows the last step.
 
-    `mixed_precision` computes in bfloat16 and keeps weights and the head in float32. Raises ContractError when the config
-    describes no network.
+    `mixed_precision` computes in bfloat16 and keeps weights and the head in float32. Raises ContractError when the
+    config describes no network.
     """
     _check_network_config(config)
     dtype = keras.DTypePolicy("mixed_bfloat16" if mixed_precision else "float32")
@@ -69,10 +69,8 @@ def _build_stay_network(config: NetworkConfig, dtype: Any) -> keras.Model:
 def _recurrent_layers(sequence: Any, config: NetworkConfig, dtype: Any, *, every_step: bool) -> Any:
     for i, units in enumerate(config.units):
         last = i == len(config.units) - 1
-        layer = build_recurrent(
-            config.cell, units, return_sequences=every_step or not last, l1=config.l1, dtype=dtype, name=f"recurrent_{i}"
-        )
-        sequence = layer(sequence)
+        options = {"return_sequences": every_step or not last, "l1": config.l1, "dtype": dtype}
+        sequence = build_recurrent(config.cell, units, name=f"recurrent_{i}", **options)(sequence)
         if config.dropout:
             sequence = keras.layers.Dropout(config.dropout, dtype=dtype)(sequence)
     return sequence

@@ -64,7 +64,7 @@ def _mass_shape(model: keras.Model) -> tuple[int, int]:
 
 
 def _score_batches(compiled: "_Compiled", windows: Windows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Numbers of windows and what `compiled` gives for them, batch by batch; many of one length make batches of one shape."""
+    """Numbers of windows and what `compiled` gives for them, batch by batch."""
     lengths = windows.stop - windows.start
     buckets = bucket_lengths(lengths)
     for bucket in np.unique(buckets).tolist():
@@ -103,7 +103,8 @@ def _compile(model: keras.Model, read: Callable[[Any, Any], Any]) -> _Compiled:
         tf.TensorSpec((None,), tf.int32),
     ]
     flexible = tf.function(run, input_signature=signature)
-    return _Compiled(flexible if tf.config.list_physical_devices("GPU") else tf.function(run, jit_compile=True), flexible)
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    return _Compiled(flexible if on_gpu else tf.function(run, jit_compile=True), flexible)
 
 
 @lru_cache(maxsize=2)

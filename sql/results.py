@@ -104,9 +104,13 @@ def finish_run(engine: Engine, run_id: int, **counts: Any) -> None:
 
 
 def published_slots(
-    engine: Engine, source: str, kinds: str | Sequence[str] = ("forecast", "backfill"), role: str = "champion"
-) -> list[datetime]:
-    """The slots (`as_of`, UTC, oldest first) that a stay forecaster has published for `source` in runs of `kinds`."""
+    engine: Engine, source: str, kinds: str | Sequence[str] = ("forecast", "backfill"), *, role: str = "champion",
+    model_id: str | None = None,
+) -> list[datetime]:  # fmt: skip
+    """The slots (`as_of`, UTC, oldest first) that a stay forecaster has published for `source` in runs of `kinds`.
+
+    model_id: those of this model only.
+    """
     kinds = [kinds] if isinstance(kinds, str) else list(kinds)
     query = (
         select(run.c.as_of)
@@ -116,6 +120,8 @@ def published_slots(
         .distinct()
         .order_by(run.c.as_of)
     )
+    if model_id is not None:
+        query = query.where(run.c.model_id == model_id)
     with engine.connect() as connection:
         return list(connection.execute(query).scalars())
 

@@ -58,7 +58,13 @@ from current_run c
 join knowledge k on k.source = c.source
 -- By slot and not by run_id: a back-fill of the slot by the same model replaces the rows, and they are still the slot's.
 join forecast.stay_forecast f on f.model_id = c.model_id and f.source = c.source and f.prediction_time = c.as_of
-join icu.stay s on s.source = f.source and s.stay_id = f.stay_id
+-- One look-up per forecast (offset 0 keeps it one): the planner expects few stays and would compare all with all.
+cross join lateral (
+    select s.unit, s.patient_id, s.intime, s.outtime, s.outcome
+    from icu.stay s
+    where s.source = f.source and s.stay_id = f.stay_id
+    offset 0
+) s
 left join previous_run p on p.source = c.source
 left join forecast.stay_forecast before
     on before.model_id = p.model_id and before.source = p.source

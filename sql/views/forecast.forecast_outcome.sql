@@ -10,7 +10,7 @@
 with knowledge as (
     select source, max(as_of) as as_of from icu.batch where ingested_at is not null group by source
 ),
-ended as (
+ended as materialized (
     select s.*, first.known_at as outcome_known_at
     from icu.stay s
     join knowledge k on k.source = s.source

@@ -1,14 +1,14 @@
 -- What was rejected or corrected on the way in, and why.
 -- Grain: one row per (source, relation, check_name, disposition, reason).
 -- Purpose: data quality at a glance; the rows themselves lie in quality.quarantine.
--- Units: n_rows counts rows; times UTC.
+-- Units: rows is a count; times UTC.
 select
     source,
     relation,
     check_name,
     disposition,
     reason,
-    count(*) as n_rows,
+    count(*) as rows,
     min(quarantined_at) as first_quarantined_at,
     max(quarantined_at) as last_quarantined_at
 from quality.quarantine

@@ -19,34 +19,42 @@ knowledge as (
     left join icu.batch b on b.source = c.source and b.ingested_at is not null
     group by c.source, c.as_of
 ),
+-- Summed side by side and not joined stay by stay: every row of current_risk is one of the patients.
 member as (
-    select s.source, s.unit, s.stay_id
+    select
+        s.source, s.unit, 1 as patient, 0 as forecast, null as status, null as risk_band, null::float8 as mortality_risk,
+        null::float8 as discharge_24h_prob, null::float8 as discharge_48h_prob, null::float8 as discharge_72h_prob
     from icu.stay s
     join knowledge k on k.source = s.source
     where (s.outtime is null and s.outcome is null) or s.outtime > k.as_of
     union all
-    select source, unit, null from icu.unit
+    select
+        source, unit, 0, 1, status, risk_band, mortality_risk, discharge_24h_prob, discharge_48h_prob, discharge_72h_prob
+    from forecast.current_risk
     union all
-    select distinct source, unit, null from icu.stay where unit is not null
+    select source, unit, 0, 0, null, null, null, null, null, null from icu.unit
+    union all
+    select distinct source, unit, 0, 0, null, null, null::float8, null::float8, null::float8, null::float8
+    from icu.stay
+    where unit is not null
 )
 select
     m.source,
     m.unit,
     c.as_of as prediction_time,
-    count(m.stay_id) as n_patients,
+    sum(m.patient) as n_patients,
     max(u.beds) as beds,
-    max(u.beds) - count(m.stay_id) as free_beds,
-    count(*) filter (where f.risk_band in ('high', 'very high')) as n_high_risk,
-    coalesce(sum(f.discharge_24h_prob), 0) as expected_discharges_24h,
-    coalesce(sum(f.discharge_48h_prob), 0) as expected_discharges_48h,
-    coalesce(sum(f.discharge_72h_prob), 0) as expected_discharges_72h,
-    coalesce(sum(f.mortality_risk), 0) as expected_deaths,
-    count(*) filter (where f.status = 'abstained') as n_abstained,
-    count(m.stay_id) - count(f.stay_id) as n_not_forecast,
+    max(u.beds) - sum(m.patient) as free_beds,
+    count(*) filter (where m.risk_band in ('high', 'very high')) as n_high_risk,
+    coalesce(sum(m.discharge_24h_prob), 0) as expected_discharges_24h,
+    coalesce(sum(m.discharge_48h_prob), 0) as expected_discharges_48h,
+    coalesce(sum(m.discharge_72h_prob), 0) as expected_discharges_72h,
+    coalesce(sum(m.mortality_risk), 0) as expected_deaths,
+    count(*) filter (where m.status = 'abstained') as n_abstained,
+    sum(m.patient) - sum(m.forecast) as n_not_forecast,
     c.provisional,
     c.run_id
 from member m
 join current_run c on c.source = m.source
 left join icu.unit u on u.source = m.source and u.unit = m.unit
-left join forecast.current_risk f on f.source = m.source and f.stay_id = m.stay_id
 group by m.source, m.unit, c.as_of, c.provisional, c.run_id

@@ -101,7 +101,6 @@ def test_states_can_be_carried_over_a_cut(cell):
     np.testing.assert_allclose(rest, whole[:, 3:], atol=1e-6)
 
 
-
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_gated_cells_keep_the_settings_that_cudnn_runs(cell):
     layer = build_recurrent(cell, UNITS)

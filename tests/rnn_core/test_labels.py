@@ -281,6 +281,21 @@ def test_ends_and_open_stays_together_recover_the_forecast_that_made_them():
     assert np.isclose(p[4].sum(), truth[4].sum(), atol=0.03)
 
 
+def test_an_open_stay_is_censored_when_it_was_last_known_to_go_on():
+    stays = stays_frame({}, {}, {"outtime": 9, "outcome": "died"})
+    windows = windows_of(stays, as_of=at(30))
+    until = np.array([at(20.5), at(99), at(2)])
+    labels = make_labels(windows, stays, EDGES, as_of=at(30), known_until=until)
+    plain = make_labels(windows, stays, EDGES, as_of=at(30))
+    first = slice(0, 30)
+    earlier = make_labels(windows_of(stays[:1], as_of=at(20.5)), stays[:1], EDGES, as_of=at(20.5))
+    assert np.array_equal(labels.weights[:20], earlier.weights)
+    assert labels.usable[first].tolist() == [True] * 20 + [False] * 10
+    assert np.array_equal(labels.weights[30:], plain.weights[30:]) and np.array_equal(
+        labels.usable[30:], plain.usable[30:]
+    )
+
+
 def test_an_open_stay_needs_the_time_at_which_that_was_known():
     stays = stays_frame({})
     with pytest.raises(ContractError, match="1 stays are open"):

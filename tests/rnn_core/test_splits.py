@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnn_core.errors import ContractError
-from rnn_core.splits import PARTS, patient_split, patient_time_split, time_split
+from rnn_core.splits import PARTS, patient_split, split_stays
 
 STAYS = st.lists(
     st.tuples(st.integers(0, 12), st.integers(0, 100), st.none() | st.integers(1, 60)), min_size=1, max_size=40
@@ -60,55 +60,48 @@ def test_shares_that_are_not_shares_are_refused(shares):
         patient_split(["a"], shares)
 
 
-def test_a_time_split_goes_by_the_end_of_a_stay():
-    stays = stays_frame(
-        {"intime": 0, "outtime": 9.9},
-        {"intime": 0, "outtime": 10},
-        {"intime": 12, "outtime": 19.9},
-        {"intime": 0, "outtime": 20},
-        {"intime": 0},
-        {"intime": 0, "outcome": "died"},
-    )
-    parts = time_split(stays, (at(10), at(20)))
-    assert parts.tolist() == ["train", "valid", "valid", "test", "test", "test"]
-
-
-def test_cut_offs_out_of_order_are_refused():
-    with pytest.raises(ContractError, match="in order"):
-        time_split(stays_frame({}), (at(20), at(10)))
+@settings(deadline=None)
+@given(STAYS)
+def test_no_patient_is_in_two_parts(rows):
+    stays = frame(rows)
+    split = split_stays(stays, at(60))
+    train, valid, judged = (set(stays["patient_id"][part]) for part in (split.train, split.valid, split.judged))
+    assert not train & valid and not train & judged and not valid & judged
+    assert (split.judged | ~split.newer).all()
 
 
 @settings(deadline=None)
 @given(STAYS)
-def test_no_patient_of_the_hold_out_is_in_training(rows):
+def test_what_is_fitted_began_before_the_cut_off_and_what_is_newer_after(rows):
     stays = frame(rows)
-    parts = patient_time_split(stays, at(60))
-    patients = {part: set(stays["patient_id"][parts == part]) for part in (*PARTS, "none")}
-    assert not patients["test"] & (patients["train"] | patients["valid"])
-    assert not patients["train"] & patients["valid"]
+    split = split_stays(stays, at(60))
+    assert (stays["intime"][split.train | split.valid] < at(60)).all()
+    assert (stays["intime"][split.newer] >= at(60)).all()
 
 
 @settings(deadline=None)
-@given(STAYS)
-def test_training_ends_before_the_hold_out_and_the_hold_out_after(rows):
+@given(STAYS, st.integers(0, 110), st.integers(0, 110))
+def test_whoever_was_fitted_on_is_never_judged_on_later(rows, earlier, later):
     stays = frame(rows)
-    parts = patient_time_split(stays, at(60))
-    assert (stays["outtime"][np.isin(parts, ["train", "valid"])] < at(60)).all()
-    assert not (stays["outtime"][parts == "test"] < at(60)).any()
+    before, after = (split_stays(stays, at(hour)) for hour in sorted((earlier, later)))
+    assert (after.train | ~before.train).all() and (after.valid | ~before.valid).all()
+    fitted = before.train | before.valid
+    assert not set(stays["patient_id"][fitted]) & set(stays["patient_id"][after.judged])
 
 
-@settings(deadline=None)
-@given(STAYS, st.integers(0, 80), st.integers(0, 80))
-def test_whoever_was_trained_on_is_never_in_a_later_hold_out(rows, earlier, later):
-    stays = frame(rows)
-    earlier, later = sorted((earlier, later))
-    before, after = (patient_time_split(stays, at(hour)) for hour in (earlier, later))
-    fitted = np.isin(before, ["train", "valid"])
-    assert np.array_equal(before[fitted], after[fitted])
-    assert not set(stays["patient_id"][fitted]) & set(stays["patient_id"][after == "test"])
+def test_older_stays_keep_the_part_of_their_patient_open_or_not():
+    stays = frame([(i, 10, None if i % 2 else 5) for i in range(60)])
+    parts = patient_split(stays["patient_id"])
+    split = split_stays(stays, at(60))
+    assert set(parts) == set(PARTS)
+    for part, name in ((split.train, "train"), (split.valid, "valid"), (split.judged, "test")):
+        assert np.array_equal(part, parts == name)
+    assert not split.newer.any()
 
 
-def test_a_patient_without_an_older_stay_is_in_the_hold_out_whatever_the_hash_says():
+def test_a_patient_without_an_older_stay_is_judged_whatever_the_hash_says():
     stays = frame([(i, 70, 5) for i in range(30)])
     assert set(patient_split(stays["patient_id"])) == set(PARTS)
-    assert set(patient_time_split(stays, at(60))) == {"test"}
+    assert split_stays(stays, at(60)).newer.all()
+
+

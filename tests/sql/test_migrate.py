@@ -1,6 +1,7 @@
 """Migrations give the tables of the schema, and the views are rebuilt without losing what people had built on them."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -15,7 +16,8 @@ from sql.schema import SCHEMAS, metadata
 
 # What compare_metadata does not look at: checks, keys, indexes, defaults, identities, comments, unlogged tables.
 _CATALOG = """
-select 'constraint' as kind, conrelid::regclass::text as relation, conname as name, pg_get_constraintdef(oid) as definition
+select 'constraint' as kind, conrelid::regclass::text as relation, conname as name,
+    pg_get_constraintdef(oid) as definition
 from pg_constraint where connamespace = any(select oid from pg_namespace where nspname = any(:schemas))
 union all
 select 'index', indexrelid::regclass::text, '', pg_get_indexdef(indexrelid)
@@ -76,7 +78,7 @@ def test_landing_tables_are_unlogged(engine):
 
 
 def test_a_second_upgrade_touches_nothing(engine):
-    query = "select oid, relname, xmin::text from pg_class where relnamespace in ('icu'::regnamespace, 'forecast'::regnamespace)"
+    query = "select oid, relname, xmin::text from pg_class where relname ~ 'stay|risk|census' order by oid"
     before = rows(engine, query)
     assert migrate.upgrade(engine) == migrate.newest_revision()
     assert rows(engine, query) == before
@@ -109,7 +111,8 @@ def test_a_changed_view_is_rebuilt(engine):
         ("create view reports.mine as select stay_id from icu.stay_at(now())", "reports.mine"),
         ("create materialized view reports.mine as select fault from quality.stay_audit", "reports.mine"),
         (
-            "create function reports.mine() returns bigint language sql begin atomic select count(*) from icu.stay; end",
+            "create function reports.mine() returns bigint language sql"
+            " begin atomic select count(*) from icu.stay; end",
             "reports.mine()",
         ),
     ],
@@ -119,7 +122,7 @@ def test_what_depends_on_a_view_of_ours_is_named_and_nothing_is_changed(engine, 
         connection.execute(text("create schema reports"))
         connection.execute(text(statement))
     make_stale(engine)
-    query = "select oid, relname from pg_class where relkind = 'v' and relnamespace = 'forecast'::regnamespace order by 1"
+    query = "select c.oid, relname from pg_class c where relkind = 'v' and relname ~ 'stay|risk|census' order by 1"
     before = rows(engine, query)
     with pytest.raises(ForecastError, match="something of yours reads them") as caught:
         migrate.upgrade(engine)
@@ -168,8 +171,6 @@ def test_the_right_to_read_a_view_is_enough_to_read_it(engine):
 
 
 def test_every_file_of_views_is_a_relation_with_a_header():
-    from pathlib import Path
-
     files = {path.stem for path in (Path(views.__file__).parent / "views").glob("*.sql")}
     assert files == set(views.RELATIONS)
     for relation in views.RELATIONS:

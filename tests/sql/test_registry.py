@@ -81,7 +81,8 @@ def test_a_provisional_model_serves_until_a_champion_takes_over(engine):
     b.add_model(engine, "m2", stage=None)
     assert registry.promote(engine, "m2", "better on the hold-out")["model_id"] == "m1"
     serving = registry.serving_model(engine, b.SOURCE, "stay")
-    assert (serving["model_id"], serving["stage"], serving["stage_reason"]) == ("m2", "champion", "better on the hold-out")
+    assert (serving["model_id"], serving["stage"]) == ("m2", "champion")
+    assert serving["stage_reason"] == "better on the hold-out"
     assert serving["staged_at"] is not None
     assert stages(engine) == {"m1": "retired", "m2": "champion"}
     assert registry.list_models(engine)[1]["stage_reason"] == "replaced by m2: better on the hold-out"

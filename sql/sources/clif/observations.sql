@@ -84,6 +84,7 @@ icu_row as (
             or in_dttm > lag(coalesce(out_dttm, 'infinity')) over by_time + interval '1 hour' as opens_stay
     from {schema}.adt
     where location_category = 'icu' and in_dttm <= :until
+        and hospitalization_id in (select hospitalization_id from charted)
     window by_time as (partition by hospitalization_id order by in_dttm, out_dttm, location_name)
 ),
 stay_row as (

@@ -1,14 +1,22 @@
 -- Stays of the PhysioNet/CinC Challenge 2012. Grain: one row per version of a stay: its begin, and its end once known.
 -- What the whole days of the outcomes mean, and what becomes of those that are missing, is told in README.md.
-with ending as (
+with outcome as (
     select
         record_id, set_name,
-        case when in_hospital_death = 1 then 'died' else 'alive' end as outcome,
-        case
-            when in_hospital_death = 1 and survival >= 0 then survival + 1
-            when in_hospital_death <> 1 and length_of_stay >= 0 then length_of_stay
+        case in_hospital_death when 1 then 'died' when 0 then 'alive' end as outcome,
+        case in_hospital_death
+            when 1 then case when survival >= 0 then survival + 1 end
+            when 0 then case when length_of_stay >= 0 then length_of_stay end
         end as days
     from {schema}.outcome
+),
+ending as (
+    select
+        r.record_id, r.set_name, r.intime, o.outcome,
+        case when o.days is not null then r.intime + greatest(o.days, 2) * interval '1 day' end as outtime,
+        r.intime + case when o.days is null then 30 else greatest(o.days, 2) end * interval '1 day' as available_at
+    from {schema}.record r join outcome o using (set_name, record_id)
+    where o.outcome is not null
 ),
 version as (
     select record_id, set_name, intime, intime as available_at,
@@ -16,19 +24,8 @@ version as (
     from {schema}.record
     where intime > :since and intime <= :until
     union all
-    select record_id, set_name, intime, coalesce(outtime, intime + interval '30 days'), outtime, outcome
-    from (
-        select r.record_id, r.set_name, r.intime, e.outcome,
-            r.intime + greatest(e.days, 2) * interval '1 day' as outtime
-        from {schema}.record r join ending e using (set_name, record_id)
-        where e.days is not null
-        union all
-        select r.record_id, r.set_name, r.intime, e.outcome, null
-        from {schema}.record r join ending e using (set_name, record_id)
-        where e.days is null
-    ) as ended
-    where coalesce(outtime, intime + interval '30 days') > :since
-        and coalesce(outtime, intime + interval '30 days') <= :until
+    select record_id, set_name, intime, available_at, outtime, outcome from ending
+    where available_at > :since and available_at <= :until
 )
 select
     v.set_name || '-' || v.record_id as stay_id,

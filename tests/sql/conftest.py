@@ -1,0 +1,36 @@
+"""Hand-made files in the form of the PhysioNet Challenge 2012, for what the published ones do not show."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def make_challenge_set(tmp_path):
+    """A function that writes one set, as the published archive or unpacked, and returns its folder.
+
+    files: text of each stay's file below the header, by record id. outcomes: lines of the outcome file below the header.
+    """
+
+    def make(name: str, files: dict[int, str], outcomes: list[str] | None, *, archive: bool = True) -> Path:
+        folder = tmp_path / "challenge"
+        folder.mkdir(exist_ok=True)
+        contents = {f"set-{name}/{record}.txt": f"Time,Parameter,Value\n{body}".encode() for record, body in files.items()}
+        if archive:
+            with tarfile.open(folder / f"set-{name}.tar.gz", "w:gz") as tar:
+                for path, content in contents.items():
+                    member = tarfile.TarInfo(path)
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+        else:
+            (folder / f"set-{name}").mkdir()
+            for path, content in contents.items():
+                (folder / path).write_bytes(content)
+        if outcomes is not None:
+            header = "RecordID,SAPS-I,SOFA,Length_of_stay,Survival,In-hospital_death"
+            (folder / f"Outcomes-{name}.txt").write_text("\n".join([header, *outcomes]) + "\n")
+        return folder
+
+    return make

@@ -1,0 +1,274 @@
+"""The documentation is complete and true: links resolve, names are those of the code, and the worked example runs."""
+
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import typer.main
+from sqlalchemy import text
+
+from flows.settings import Settings, SourceSettings
+from rnn_core.concepts import CONCEPTS
+from sql.views import RELATIONS, is_function
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def project_files() -> list[Path]:
+    """Tracked files, and those that are about to be."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout of the repository: which files belong to it is not known")
+    command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [ROOT / name for name in listed if (ROOT / name).is_file()]
+
+
+def blocks(name: str) -> dict[str, str]:
+    """The fenced blocks of a document that are marked with `file=`, by that name."""
+    return dict(re.findall(r"^```\w+ file=(\S+)\n(.*?)^```$", read(name), flags=re.MULTILINE | re.DOTALL))
+
+
+# ------------------------------------------------------------------------------------------------ links and paths
+
+
+def anchors(document: str) -> set[str]:
+    """The names that GitHub gives to the headings of a document."""
+    headings = re.findall(r"^#+ +(.+?) *$", document, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_relative_link_leads_to_a_file_and_a_heading_that_exist():
+    broken = []
+    for file in (file for file in project_files() if file.suffix == ".md"):
+        prose = re.sub(r"^```.*?^```$", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+            path, _, anchor = link.partition("#")
+            if re.match(r"[a-z]+:", path):
+                continue
+            target = (file.parent / path).resolve() if path else file
+            is_there = target.exists() and (not anchor or anchor in anchors(target.read_text(encoding="utf-8")))
+            if not is_there:
+                broken.append(f"{file.relative_to(ROOT)}: {link}")
+    assert not broken
+
+
+# Put together here, so that this file does not hold them.
+FOREIGN = ["/" + "work/", "/" + "root/", "py" + "pi.org/simple", "files.python" + "hosted.org", "--index" + "-url", "--find" + "-links"]
+
+
+def test_no_file_names_a_path_of_a_machine_or_a_package_registry():
+    found = []
+    for file in project_files():
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            continue
+        found += [
+            f"{file.relative_to(ROOT)}, line {number}: {pattern}"
+            for number, line in enumerate(lines, start=1)
+            for pattern in FOREIGN
+            if re.search(rf"(?<![\w.}}-]){re.escape(pattern)}", line)
+        ]
+    assert not found
+
+
+# ------------------------------------------------------------------------------------------------ settings and commands
+
+
+def setting_names() -> list[str]:
+    names = [f"ICU_{name.upper()}" for name in Settings.model_fields if name != "sources"]
+    return names + [f"ICU_SOURCES__<NAME>__{name.upper()}" for name in SourceSettings.model_fields]
+
+
+@pytest.mark.parametrize("setting", setting_names())
+def test_every_setting_is_in_the_example_file_and_in_the_table_of_operations(setting):
+    assert re.search(rf"^# ?{re.escape(setting.replace('<NAME>', 'WARD'))}=", read(".env.example"), re.MULTILINE)
+    assert f"| `{setting}` |" in read("docs/operations.md")
+
+
+def test_documented_settings_exist():
+    known = setting_names()
+    for document in (".env.example", "docs/operations.md"):
+        named = re.findall(r"\bICU_[A-Z_<>]+\b>?\w*", read(document).replace("__WARD__", "__<NAME>__"))
+        assert {name for name in named if name not in known} == set()
+
+
+def test_documented_defaults_are_those_of_the_code():
+    table = read("docs/operations.md")
+    for fields, prefix in ((Settings.model_fields, "ICU_"), (SourceSettings.model_fields, "ICU_SOURCES__<NAME>__")):
+        for name, field in fields.items():
+            if isinstance(field.default, str | int | float):
+                default = f"{field.default:g}" if isinstance(field.default, float) else field.default
+                assert f"| `{prefix}{name.upper()}` | `{default}` |" in table
+
+
+def commands(group: typer.Typer | None = None, prefix: str = "icu-forecast") -> Iterator[tuple[str, str]]:
+    """Every command of the command line with its help text."""
+    if group is None:
+        from flows.cli import app as group
+    for info in group.registered_groups:
+        yield from commands(info.typer_instance, f"{prefix} {info.name}")
+    for info in group.registered_commands:
+        yield f"{prefix} {info.name or info.callback.__name__.replace('_', '-')}", info.callback.__doc__ or ""
+
+
+@pytest.mark.parametrize(("command", "help_text"), commands(), ids=[name for name, _ in commands()])
+def test_every_command_shows_an_example_in_its_help_and_is_named_in_operations(command, help_text):
+    assert re.search(rf"^ *Example: .*\b{command}\b", help_text, re.MULTILINE)
+    assert re.search(rf"`{command}[ `]", read("docs/operations.md"))
+
+
+def test_documented_commands_exist():
+    known = [name for name, _ in commands()]
+    for file in (file for file in project_files() if file.suffix == ".md"):
+        # Inside a code span or at the start of a line of a block, so that prose may name the program.
+        for line in re.findall(r"(?:`|^\$? *|&& |\")(icu-forecast [a-z][^`\n]*)", file.read_text(encoding="utf-8"), re.MULTILINE):
+            assert any(f"{line} ".startswith(f"{name} ") or line.startswith(f"{name}`") for name in known), (
+                f"{file.relative_to(ROOT)}: {line}"
+            )
+
+
+# ------------------------------------------------------------------------------------------------ tables and packages
+
+
+@pytest.mark.parametrize("relation", RELATIONS)
+def test_every_view_is_named_in_the_architecture(relation):
+    assert f"`{relation}`" in read("docs/architecture.md")
+
+
+def test_every_table_is_named_in_the_architecture():
+    from sql.schema import metadata
+
+    document = read("docs/architecture.md")
+    assert [name for name in metadata.tables if f"`{name}`" not in document] == []
+
+
+def test_every_dependency_has_its_reason_in_the_decisions():
+    project = tomllib.loads(read("pyproject.toml"))
+    optional = project["project"]["optional-dependencies"].values()
+    requirements = [*project["build-system"]["requires"], *project["project"]["dependencies"], *sum(optional, [])]
+    packages = {re.split(r"[\[<>=;~ ]", requirement)[0] for requirement in requirements}
+    document = read("docs/decisions.md")
+    assert [package for package in sorted(packages) if f"`{package}`" not in document] == []
+
+
+def concept_table() -> str:
+    rows = [
+        f"| `{c.name}` | {c.unit} | {c.low:g} | {c.high:g} | {c.category} | {c.loinc or ''} |"
+        f" {'' if c.carry_hours is None else f'{c.carry_hours:g} h'} | {'log' if c.log_scale else ''} |"
+        for c in CONCEPTS
+    ]
+    head = "| concept | unit | low | high | category | LOINC | carried for | scale |\n|---|---|---|---|---|---|---|---|\n"
+    return head + "\n".join(rows) + "\n"
+
+
+def test_the_concepts_of_the_data_dictionary_are_those_of_the_code():
+    expected = concept_table()
+    assert expected in read("docs/data-dictionary.md"), f"put this into docs/data-dictionary.md:\n{expected}"
+
+
+def documented_columns(document: str, relation: str) -> list[str]:
+    section = document.split(f"\n### `{relation}`\n")[1].split("\n#")[0]
+    return [name for cell in re.findall(r"^\| (`.+?) \|", section, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)]
+
+
+def test_the_columns_of_the_data_dictionary_are_those_of_the_database(make_database):
+    from sql import migrate
+    from sql.engine import open_engine
+
+    engine = open_engine(make_database("dictionary"))
+    migrate.upgrade(engine)
+    query = text(
+        "select column_name from information_schema.columns"
+        " where table_schema || '.' || table_name = :relation order by ordinal_position"
+    )
+    document = read("docs/data-dictionary.md")
+    views = [relation for relation in RELATIONS if relation.startswith("forecast.") and not is_function(relation)]
+    with engine.connect() as connection:
+        found = {view: list(connection.execute(query, {"relation": view}).scalars()) for view in views}
+    engine.dispose()
+    assert {view: documented_columns(document, view) for view in views} == found
+
+
+# ------------------------------------------------------------------------------------------------ the worked example
+
+
+@pytest.fixture
+def ward(installation, make_database, tmp_path, monkeypatch):
+    """The invented hospital of docs/your-own-database.md, as it stands there, read with the user that it makes."""
+    from flows.settings import load_settings
+    from sql import adapter
+    from sql.engine import open_engine
+
+    files = blocks("docs/your-own-database.md")
+    url = make_database("ward")
+    owner = open_engine(url)
+    with owner.begin() as connection:
+        for name in ("hospital.sql", "rows.sql", "user.sql"):
+            connection.exec_driver_sql(files[name], execution_options={"no_parameters": True})
+    folder = tmp_path / "sources" / "ward"
+    folder.mkdir(parents=True)
+    for name in ("stays.sql", "observations.sql", "concept_map.csv", "source.yaml"):
+        (folder / name).write_text(files[name], encoding="utf-8")
+    monkeypatch.setattr(adapter, "_FOLDER", folder.parent)
+    reader = url.set(username="icu_forecast_reader", password="change-me")
+    monkeypatch.setenv("ICU_SOURCES__WARD__URL", reader.render_as_string(hide_password=False))
+    monkeypatch.setenv("ICU_SOURCES__WARD__DB_SCHEMA", "ward")
+    load_settings.cache_clear()
+    yield files
+    with owner.begin() as connection:
+        connection.exec_driver_sql("drop owned by icu_forecast_reader")
+        connection.exec_driver_sql("drop role icu_forecast_reader")
+    owner.dispose()
+
+
+AS_OF = datetime(2026, 1, 12, 6, tzinfo=UTC)
+
+
+def test_the_worked_example_takes_over_and_quarantines_what_the_page_says(ward, installation):
+    from flows.ingest import ingest
+
+    counts = ingest.fn("ward", AS_OF)
+    with installation.connect() as connection:
+        query = "select concat_ws(' ', stay_id, concept, round(value::numeric, 1)) from icu.observation order by 1"
+        taken = list(connection.exec_driver_sql(query).scalars())
+        stays = connection.exec_driver_sql("select stay_id, outtime, age_years, height_cm, sex from icu.stay order by 1").all()
+        rejected = connection.exec_driver_sql(
+            "select check_name, row ->> 'value' from quality.quarantine order by 1"
+        ).all()
+        beds = dict(connection.exec_driver_sql("select unit, beds from icu.unit").all())
+    assert taken == ward["taken.txt"].splitlines()
+    assert [tuple(stay) for stay in stays] == [("1", None, 69, 164, "female"), ("2", None, 35, None, "male")]
+    assert [tuple(row) for row in rejected] == [
+        ("implausible_value", "735"), ("text_in_a_number", "see note"), ("unknown_variable", "1"),
+    ]  # fmt: skip
+    assert (counts["rows not mapped"], beds) == (1, {"ICU1": 12, "ICU2": 8})
+
+
+def test_the_end_of_the_worked_example_is_known_when_its_row_was_changed(ward, installation):
+    from flows.ingest import ingest
+
+    ingest.fn("ward", datetime(2026, 1, 13, tzinfo=UTC))
+    query = text("select outtime, outcome from icu.stay_at(:as_of) where stay_id = '1'")
+    with installation.connect() as connection:
+        before = connection.execute(query, {"as_of": datetime(2026, 1, 12, 15, 10, tzinfo=UTC)}).one()
+        after = connection.execute(query, {"as_of": datetime(2026, 1, 12, 15, 20, tzinfo=UTC)}).one()
+    assert tuple(before) == (None, None)
+    assert tuple(after) == (datetime(2026, 1, 12, 15, tzinfo=UTC), "alive")
+
+
+def test_the_check_of_the_worked_example_names_the_variable_that_has_no_line(ward):
+    from flows.source_check import check
+
+    report = check("ward", AS_OF)
+    (fault,) = report.faults
+    assert "'XYZ'" in fault and "concept_map.csv" in fault
+    assert report.unmapped == [{"variable": "BEDPOS", "rows": 1}]
