@@ -9,13 +9,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from rnn_core.errors import ContractError
-from rnn_core.metrics import RISK_FLOOR
+from rnn_core.metrics import RISK_FLOOR, group_codes
 from rnn_core.survival import check_masses, mortality_risk, rescale_deaths
 
 # Standard deviations of the normal priors around the identity (slope 1, intercept 0; logarithms of both time powers 0).
@@ -156,8 +155,9 @@ def fit_time_calibration(
             f"Masses, weights and entry have one shape; found {masses.shape}, {weights.shape} and {entry.shape}."
         )
     told = (weights.max(axis=(1, 2), initial=0.0) > 0) & (entry.max(axis=(1, 2), initial=0.0) > 0)
-    every = max(1, -(-int(told.sum()) // MAX_TIME_ROWS))
-    rows = np.flatnonzero(told)[::every]
+    rows = np.flatnonzero(told)
+    if len(rows) > MAX_TIME_ROWS:
+        rows = np.sort(np.random.default_rng(0).choice(rows, MAX_TIME_ROWS, replace=False))
     share = _shares(groups, np.isin(np.arange(len(masses)), rows))
     masses, weights, entry = masses[rows], weights[rows], entry[rows]
 
@@ -174,7 +174,5 @@ def fit_time_calibration(
 
 def _shares(groups: ArrayLike | None, keep: np.ndarray) -> np.ndarray:
     """Weight of each kept row, so that those of one group sum to 1."""
-    if groups is None:
-        return np.ones(int(keep.sum()))
-    codes = pd.factorize(np.asarray(groups)[keep], use_na_sentinel=False)[0]
+    codes = group_codes(groups, keep)
     return 1.0 / np.bincount(codes)[codes]

@@ -369,15 +369,20 @@ def paired_difference(
 
 
 def _complete(arrays: Sequence[ArrayLike], groups: ArrayLike | None) -> tuple[list[np.ndarray], np.ndarray]:
-    """The rows known in all arrays, as float64 columns, and the number of each one's group; no group is its own."""
+    """The rows known in all arrays, as float64 columns, and the number of each one's group."""
     columns = [np.asarray(a, dtype=np.float64) for a in arrays]
     keep = ~np.any([np.isnan(c) for c in columns], axis=0)
     columns = [c[keep] for c in columns]
+    return columns, group_codes(groups, keep)
+
+
+def group_codes(groups: ArrayLike | None, keep: np.ndarray) -> np.ndarray:
+    """Number of the group of each row in `keep` (bool [rows]), from 0 on; a row without a group is one of its own."""
     if groups is None:
-        return columns, np.arange(int(keep.sum()))
+        return np.arange(int(keep.sum()))
     codes, names = pd.factorize(np.asarray(groups)[keep])
     codes[codes < 0] = len(names) + np.arange(int((codes < 0).sum()))
-    return columns, codes
+    return codes
 
 
 def _prepared(metric: Metric | Callable[..., float], columns: Sequence[np.ndarray]) -> Weighted:

@@ -165,6 +165,12 @@ def test_more_hours_of_the_same_patients_are_no_more_evidence():
     assert fit_calibration(*copies).mortality.slope < once.mortality.slope - 0.05
 
 
+def test_patients_without_an_id_are_not_taken_for_one():
+    masses, weights, _, death = forecasts(500, slope=2.0)
+    nameless = fit_calibration(masses, death, weights, groups=np.full(500, None, dtype=object))
+    assert nameless == fit_calibration(masses, death, weights)
+
+
 def test_open_stays_are_not_taken_for_short_ones():
     """Cut at 96 hours, the longer half of the stays tells only that it is longer."""
     masses, weights, remaining, _ = forecasts(4000)

@@ -1,0 +1,588 @@
+import csv
+import math
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from sqlalchemy import text
+
+import sql.sources
+from rnn_core.concepts import BY_NAME
+from rnn_core.frames import ADMISSION_TYPES, OUTCOMES, SEXES, STAY_COLUMNS, UNIT_TYPES
+from sql.adapter import adapter_names, check_source, load_adapter, read_select
+from sql.engine import open_engine
+from sql.loaders import clif as clif_loader
+from sql.loaders import physionet_2012 as physionet_loader
+
+FOLDER = Path(sql.sources.__file__).parent
+BEGINNING, END = datetime(1900, 1, 1, tzinfo=UTC), datetime(2300, 1, 1, tzinfo=UTC)
+HOUR = pd.Timedelta(hours=1)
+CLIF_TABLES = list(clif_loader.TABLES)
+
+
+def read(engine, source, which, schema, since=BEGINNING, until=END):
+    """Rows of one SELECT of a source as the ingest reads them."""
+    adapter = load_adapter(source)
+    select = adapter.stays_sql if which == "stays" else adapter.observations_sql
+    batches = list(read_select(adapter, select, engine, schema, since, until))
+    return pa.Table.from_batches(batches).to_pandas() if batches else pd.DataFrame()
+
+
+def sorted_rows(frame):
+    return frame.sort_values(list(frame.columns), ignore_index=True)
+
+
+def newest(versions):
+    return versions.sort_values("available_at").groupby("stay_id").tail(1).set_index("stay_id")
+
+
+# ------------------------------------------------------------------------------------------------------ every source
+
+
+@pytest.fixture(scope="module", params=["clif", "physionet_2012"])
+def source(request):
+    return request.param
+
+
+def concept_map(source):
+    with (FOLDER / source / "concept_map.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_both_sources_are_there():
+    assert {"clif", "physionet_2012"} <= set(adapter_names())
+
+
+def test_every_line_of_a_concept_map_names_a_concept_and_finite_numbers_or_nothing(source):
+    for line in concept_map(source):
+        assert list(line) == ["variable", "unit", "concept", "scale", "offset"]
+        assert line["variable"] and line["unit"]
+        if line["concept"]:
+            assert line["concept"] in BY_NAME, line
+            assert math.isfinite(float(line["scale"])) and float(line["scale"]) != 0
+            assert math.isfinite(float(line["offset"]))
+        else:
+            assert line["scale"] == line["offset"] == ""
+
+
+def test_no_variable_and_unit_is_mapped_twice(source):
+    keys = [(line["variable"], line["unit"]) for line in concept_map(source)]
+    assert len(keys) == len(set(keys))
+    starred = {variable for variable, unit in keys if unit == "*"}
+    assert not [variable for variable, unit in keys if unit != "*" and variable in starred]
+
+
+def test_no_two_variables_feed_one_concept(source):
+    concepts = [line["concept"] for line in concept_map(source) if line["concept"]]
+    assert len(concepts) == len(set(concepts))
+
+
+# -------------------------------------------------------------------------------------------------------------- clif
+
+
+@pytest.fixture(scope="module")
+def clif(make_database):
+    """A database with the demo as published and re-anchored, in the schemas `published` and `moved`."""
+    engine = open_engine(make_database("clif_source"))
+    clif_loader.load(engine, "published")
+    clif_loader.load(engine, "moved", reanchor=True)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def clif_versions(clif):
+    return read(clif, "clif", "stays", "published")
+
+
+@pytest.fixture(scope="module")
+def clif_stays(clif_versions):
+    return newest(clif_versions)
+
+
+@pytest.fixture(scope="module")
+def clif_observations(clif):
+    return read(clif, "clif", "observations", "published")
+
+
+def test_clif_selects_the_columns_of_a_stay_version(clif_versions):
+    assert set(clif_versions.columns) == {*STAY_COLUMNS, "available_at"} - {"source"}
+    assert not clif_versions.duplicated(["stay_id", "available_at"]).any()
+
+
+def test_clif_words_are_those_of_the_contract(clif_stays):
+    for column, allowed in (("unit_type", UNIT_TYPES), ("sex", SEXES), ("outcome", OUTCOMES)):
+        assert set(clif_stays[column]) <= set(allowed) and clif_stays[column].notna().all()
+    assert set(clif_stays["admission_type"]) == {"emergency", "elective"} <= set(ADMISSION_TYPES)
+    assert set(clif_stays["ends_at"]) == {"unit"}
+    trauma = clif_stays["unit"].str.contains("Trauma")
+    assert (clif_stays.loc[trauma, "unit_type"] == "trauma").all() and trauma.sum() == 18
+
+
+def test_clif_demo_has_155_stays_of_100_patients_over_535_days(clif_stays):
+    assert (len(clif_stays), clif_stays["patient_id"].nunique()) == (155, 100)
+    days = (clif_stays["outtime"] - clif_stays["intime"]) / pd.Timedelta(days=1)
+    assert days.sum() == pytest.approx(534.69, abs=0.01) and days.min() > 0
+
+
+def test_clif_13_of_17_deaths_end_a_stay_and_4_come_after_it(clif, clif_stays):
+    with clif.connect() as connection:
+        query = "select count(*) from published.hospitalization where discharge_category = 'Expired'"
+        assert connection.execute(text(query)).scalar() == 17
+    assert clif_stays["outcome"].value_counts().to_dict() == {"alive": 142, "died": 13}
+    died = clif_stays[clif_stays["outcome"] == "died"]
+    early = (died["outtime"] - died["died_at"]) / HOUR
+    assert early.between(1, 27.1).all()
+    later = clif_stays[(clif_stays["outcome"] == "alive") & clif_stays["died_at"].notna()]
+    last = later.sort_values("intime").groupby(later["patient_id"]).tail(1)
+    last = last[~last["patient_id"].isin(died["patient_id"])]
+    assert len(last) == 4 and (last["died_at"] - last["outtime"] > HOUR).all()
+
+
+def test_clif_a_death_before_the_charted_end_is_known_when_it_happened(clif_versions, clif_stays):
+    died = clif_stays.index[clif_stays["outcome"] == "died"]
+    versions = clif_versions[clif_versions["stay_id"].isin(died)].sort_values("available_at")
+    first = versions[versions["outcome"] == "died"].groupby("stay_id").head(1)
+    assert len(first) == 13
+    assert (first["available_at"] == first["died_at"]).all() and (first["outtime"] == first["died_at"]).all()
+    charted = newest(versions)
+    assert (charted["available_at"] == charted["outtime"]).all()
+
+
+def test_clif_no_version_tells_a_time_that_had_not_come(clif_versions):
+    for column in ("intime", "outtime", "hospital_outtime", "died_at"):
+        told = clif_versions[column].notna()
+        assert (clif_versions.loc[told, column] <= clif_versions.loc[told, "available_at"]).all(), column
+    admission = clif_versions["available_at"] == clif_versions["intime"]
+    assert admission.sum() == 155
+    assert clif_versions.loc[admission, ["outtime", "outcome", "died_at"]].isna().all(axis=None)
+
+
+def truncate_to(engine, schema, moment):
+    """Rebuild `schema` as what a hospital's tables, here those of `moved`, held at `moment`."""
+    known = {
+        "adt": "in_dttm <= :t",
+        "labs": "greatest(lab_result_dttm, lab_collect_dttm) <= :t",
+        "medication_admin_continuous": "admin_dttm <= :t",
+        "hospitalization": "true",
+        "patient": "true",
+    }
+    with engine.begin() as connection:
+        connection.execute(text(f"drop schema if exists {schema} cascade"))
+        connection.execute(text(f"create schema {schema}"))
+        for table in CLIF_TABLES:
+            condition = known.get(table, "recorded_dttm <= :t")
+            connection.execute(text(f"create table {schema}.{table} (like moved.{table} including indexes)"))
+            query = f"insert into {schema}.{table} select * from moved.{table} where {condition}"
+            connection.execute(text(query), {"t": moment})
+        connection.execute(text(f"update {schema}.adt set out_dttm = null where out_dttm > :t"), {"t": moment})
+        query = "set discharge_dttm = null, discharge_category = null where discharge_dttm > :t"
+        connection.execute(text(f"update {schema}.hospitalization {query}"), {"t": moment})
+
+
+def interesting_moments(versions):
+    """A death whose ICU row is still open, a patient out for some minutes who comes back, and any busy hour."""
+    final = newest(versions)
+    died = final[(final["outcome"] == "died") & (final["outtime"] - final["died_at"] > 2 * HOUR)]
+    reopened = versions[versions["outtime"].isna() & (versions["available_at"] > versions["intime"])]
+    reopened = reopened[reopened["hospital_outtime"].isna()]
+    return [
+        (died["died_at"].iloc[0] + HOUR).to_pydatetime(),
+        (reopened["available_at"].iloc[0] - pd.Timedelta(minutes=1)).to_pydatetime(),
+        clif_loader.ANCHOR + timedelta(days=13, hours=7),
+    ]
+
+
+def test_clif_a_slice_depends_only_on_rows_known_by_its_end(clif):
+    """The tables cut off at a moment, later ends blanked, give the rows that the whole tables give up to it."""
+    for moment in interesting_moments(read(clif, "clif", "stays", "moved")):
+        truncate_to(clif, "then", moment)
+        for which in ("stays", "observations"):
+            whole = sorted_rows(read(clif, "clif", which, "moved", until=moment))
+            pd.testing.assert_frame_equal(sorted_rows(read(clif, "clif", which, "then")), whole)
+            assert len(whole) > 50
+
+
+@pytest.mark.parametrize("which", ["stays", "observations"])
+def test_clif_slices_together_are_one_pass(clif, which):
+    """Hours through one day, then uneven slices to the end."""
+    bounds = [clif_loader.ANCHOR + timedelta(days=8, hours=hour) for hour in range(25)]
+    while bounds[-1] < clif_loader.ANCHOR + timedelta(days=200):
+        bounds.append(bounds[-1] + timedelta(days=1.7 if len(bounds) < 60 else 20))
+    edges = [BEGINNING, *bounds, END]
+    parts = [read(clif, "clif", which, "moved", *edge) for edge in zip(edges[:-1], edges[1:], strict=True)]
+    for part, since, until in zip(parts, edges[:-1], edges[1:], strict=True):
+        assert part.empty or (part["available_at"].min() > since and part["available_at"].max() <= until)
+    together = pd.concat([part for part in parts if len(part)])
+    pd.testing.assert_frame_equal(sorted_rows(together), sorted_rows(read(clif, "clif", which, "moved")))
+
+
+def test_clif_every_observation_lies_in_its_own_stay_or_up_to_24_hours_before(clif_observations, clif_stays):
+    own = clif_stays.loc[clif_observations["stay_id"]]
+    before = own["intime"].to_numpy() - clif_observations["observed_at"].to_numpy()
+    assert before.max() <= pd.Timedelta(hours=24)
+    assert (clif_observations["observed_at"].to_numpy() < own["outtime"].to_numpy()).all()
+    assert (clif_observations["available_at"].to_numpy() >= own["intime"].to_numpy()).all()
+    assert (clif_observations["available_at"] >= clif_observations["observed_at"]).all()
+    assert (before > pd.Timedelta(0)).sum() > 1000
+
+
+def test_clif_every_charted_value_belongs_to_the_one_stay_it_should(clif, clif_stays, clif_observations):
+    """Heart rates assigned a second time, in pandas: the stay they lie in, else the next within 24 hours."""
+    with clif.connect() as connection:
+        query = "select hospitalization_id, recorded_dttm, vital_value from published.vitals"
+        rates = pd.read_sql_query(text(query + " where vital_category = 'heart_rate'"), connection)
+    stays = clif_stays.reset_index().assign(hospitalization_id=lambda d: d["stay_id"].str.split("-").str[0])
+    pairs = rates.reset_index().merge(stays, on="hospitalization_id")
+    pairs = pairs[pairs["recorded_dttm"] < pairs["outtime"]]
+    pairs["before"] = (pairs["intime"] - pairs["recorded_dttm"]).clip(lower=pd.Timedelta(0))
+    pairs = pairs[pairs["before"] <= pd.Timedelta(hours=24)].sort_values("before").drop_duplicates("index")
+    selected = clif_observations[clif_observations["variable"] == "heart_rate"]
+    columns = ["stay_id", "observed_at", "value"]
+    expected = pairs.rename(columns={"recorded_dttm": "observed_at", "vital_value": "value"})[columns]
+    found = selected[columns].astype({"value": "float64"})
+    assert sorted(found.itertuples(index=False, name=None)) == sorted(expected.itertuples(index=False, name=None))
+
+
+def test_clif_values_per_variable_are_those_of_the_demo(clif_observations):
+    assert len(clif_observations) == 161_789
+    counts = clif_observations["variable"].value_counts()
+    assert counts["sbp invasive"] == 6007 and counts["sbp"] == 8857
+    assert counts["mechanical_ventilation"] == 2505 and counts["norepinephrine"] == 1033
+
+
+def test_clif_a_laboratory_value_is_known_with_its_result(clif_observations, clif_stays):
+    labs = clif_observations[clif_observations["variable"] == "sodium"]
+    inside = labs[labs["observed_at"] > clif_stays.loc[labs["stay_id"], "intime"].to_numpy()]
+    delay = (inside["available_at"] - inside["observed_at"]) / HOUR
+    assert 0.5 < delay.median() < 2 and (delay > 0).mean() > 0.99
+
+
+def test_clif_numbers_survive_masked_text_and_text_without_a_number_is_passed_on(clif_observations):
+    value = clif_observations[clif_observations["variable"].isin(["glucose_serum", "platelet_count", "ptt", "inr"])]["value"]
+    number = pd.to_numeric(value, errors="coerce").notna()
+    assert set(value[~number]) == {
+        "___",
+        "UNABLE TO REPORT.",
+    } or {"___", "UNABLE TO REPORT."} <= set(value[~number])
+    assert (~number).sum() == 23 and number.sum() > 3000
+
+
+def test_clif_changing_a_bag_does_not_stop_the_drug(clif, clif_observations):
+    """Two orders of this patient overlap by ten minutes; the first one's stop is charted while the second runs."""
+    drug = clif_observations[
+        clif_observations["stay_id"].str.startswith("22987108-") & (clif_observations["variable"] == "norepinephrine")
+    ].set_index("observed_at")["value"]
+    assert pd.Timestamp("2146-06-23 12:20", tz="UTC") not in drug.index
+    assert float(drug[pd.Timestamp("2146-06-23 12:10", tz="UTC")]) > 0
+    assert float(drug[pd.Timestamp("2146-06-23 20:56", tz="UTC")]) == 0
+    assert not drug.index.duplicated().any()
+
+
+def test_clif_maps_or_sets_aside_every_variable_and_unit_of_the_demo(clif_observations):
+    known = {(line["variable"], line["unit"]) for line in concept_map("clif")}
+    found = set(clif_observations[["variable", "unit"]].fillna("").itertuples(index=False, name=None))
+    assert {(v, u) for v, u in found if (v, "*") not in known and (v, u) not in known} == set()
+    assert {v for v, _ in known} == {v for v, _ in found}
+
+
+def share_plausible(observations, source):
+    """Per concept the share of its numbers inside the plausible range, after conversion."""
+    lines = pd.DataFrame(concept_map(source)).query("concept != ''").astype({"scale": float, "offset": float})
+    mapped = observations.merge(lines, on="variable")
+    value = pd.to_numeric(mapped["value"], errors="coerce") * mapped["scale"] + mapped["offset"]
+    low = mapped["concept"].map(lambda name: BY_NAME[name].low)
+    high = mapped["concept"].map(lambda name: BY_NAME[name].high)
+    return value.between(low, high)[value.notna()].groupby(mapped["concept"]).mean(), value.groupby(mapped["concept"]).median()
+
+
+def test_clif_units_after_conversion_are_those_of_the_concepts(clif_observations):
+    plausible, median = share_plausible(clif_observations, "clif")
+    assert plausible.drop("height").min() > 0.97, plausible[plausible <= 0.97].to_dict()
+    assert 1.0 < median["calcium_ionized"] < 1.3
+    assert 0.005 < median["troponin_t"] < 0.5
+    assert 0.3 < median["fio2"] < 0.6
+
+
+def hand_made_clif(engine, adt, discharge_category, discharge):
+    """One hospitalization whose `adt` rows are (unit, in hour, out hour); the versions and the engine's schema."""
+    start = datetime(2031, 1, 1, tzinfo=UTC)
+    with engine.begin() as connection:
+        connection.execute(text("drop schema if exists made cascade; create schema made"))
+        for table in CLIF_TABLES:
+            connection.execute(text(f"create table made.{table} (like published.{table})"))
+        connection.execute(text("insert into made.patient (patient_id, sex_category) values ('p', 'Female')"))
+        connection.execute(
+            text(
+                "insert into made.hospitalization (patient_id, hospitalization_id, admission_dttm, discharge_dttm, "
+                "discharge_category, age_at_admission, admission_type_category) "
+                "values ('p', 'h', :start, :discharge, :category, 50, 'direct')"
+            ),
+            {
+                "start": start,
+                "discharge": None if discharge is None else start + timedelta(hours=discharge),
+                "category": discharge_category,
+            },
+        )
+        for unit, begin, end in adt:
+            connection.execute(
+                text(
+                    "insert into made.adt (patient_id, hospitalization_id, in_dttm, out_dttm, location_name, "
+                    "location_category, location_type) values ('p', 'h', :begin, :end, :unit, 'icu', 'medical_icu')"
+                ),
+                {
+                    "unit": unit,
+                    "begin": start + timedelta(hours=begin),
+                    "end": None if end is None else start + timedelta(hours=end),
+                },
+            )
+    versions = read(engine, "clif", "stays", "made").sort_values(["stay_id", "available_at"])
+
+    def hour(column):
+        return [None if pd.isna(t) else (t - pd.Timestamp(start)) / HOUR for t in versions[column]]
+
+    outcomes = [None if pd.isna(o) else o for o in versions["outcome"]]
+    return list(zip(versions["stay_id"], hour("available_at"), hour("intime"), hour("outtime"), outcomes, strict=True))
+
+
+# Rows of adt, category and hour of the discharge; then (stay, known at hour, intime, outtime, outcome) of each version.
+HAND_MADE = {
+    "an open stay has one open version": (
+        [("A", 1, None)], None, None,
+        [("h-1", 1, 1, None, None)],
+    ),
+    "a row that joins the last one goes on with its stay": (
+        [("A", 1, 5), ("A", 5, 9)], "Home", 20,
+        [("h-1", 1, 1, None, None), ("h-1", 9, 1, 9, "alive"), ("h-1", 20, 1, 9, "alive")],
+    ),
+    "a return within an hour opens the stay again": (
+        [("A", 1, 5), ("A", 6, 9)], None, None,
+        [("h-1", 1, 1, None, None), ("h-1", 5, 1, 5, "alive"), ("h-1", 6, 1, None, None), ("h-1", 9, 1, 9, "alive")],
+    ),
+    "a return after more than an hour is another stay": (
+        [("A", 1, 5), ("A", 6.1, None)], None, None,
+        [("h-1", 1, 1, None, None), ("h-1", 5, 1, 5, "alive"), ("h-2", 6.1, 6.1, None, None)],
+    ),
+    "another unit is another stay": (
+        [("A", 1, 5), ("B", 5, 9)], None, None,
+        [("h-1", 1, 1, None, None), ("h-1", 5, 1, 5, "alive"), ("h-2", 5, 5, None, None), ("h-2", 9, 5, 9, "alive")],
+    ),
+    "a death ends the last stay only": (
+        [("A", 1, 5), ("B", 5, 9)], "Expired", 5.5,
+        [
+            ("h-1", 1, 1, None, None), ("h-1", 5, 1, 5, "alive"), ("h-1", 5.5, 1, 5, "alive"),
+            ("h-2", 5, 5, None, None), ("h-2", 5.5, 5, 5.5, "died"), ("h-2", 9, 5, 9, "died"),
+        ],
+    ),
+    "a death at the charted end is one version": (
+        [("A", 1, 5)], "Expired", 5,
+        [("h-1", 1, 1, None, None), ("h-1", 5, 1, 5, "died")],
+    ),
+    "a death in an open row ends the stay": (
+        [("A", 1, None)], "Expired", 5,
+        [("h-1", 1, 1, None, None), ("h-1", 5, 1, 5, "died")],
+    ),
+    "a death within an hour after the end corrects the outcome": (
+        [("A", 1, 5)], "Expired", 5.9,
+        [("h-1", 1, 1, None, None), ("h-1", 5, 1, 5, "alive"), ("h-1", 5.9, 1, 5, "died")],
+    ),
+    "a death later than an hour after the end leaves the unit's outcome": (
+        [("A", 1, 5)], "Expired", 6.1,
+        [("h-1", 1, 1, None, None), ("h-1", 5, 1, 5, "alive"), ("h-1", 6.1, 1, 5, "alive")],
+    ),
+    "a discharge before the charted end does not end the stay": (
+        [("A", 1, 5)], "Home", 4,
+        [("h-1", 1, 1, None, None), ("h-1", 4, 1, None, None), ("h-1", 5, 1, 5, "alive")],
+    ),
+    "a death as a joining row begins ends the stay": (
+        [("A", 1, 5), ("A", 5, 9)], "Expired", 5,
+        [("h-1", 1, 1, None, None), ("h-1", 5, 1, 5, "died"), ("h-1", 9, 1, 9, "died")],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HAND_MADE)
+def test_clif_versions_of_a_stay(clif, case):
+    adt, category, discharge, expected = HAND_MADE[case]
+    assert hand_made_clif(clif, adt, category, discharge) == expected
+
+
+# ---------------------------------------------------------------------------------------------------- physionet_2012
+
+
+@pytest.fixture(scope="module")
+def physionet(make_database, physionet_folder):
+    """A database with set a as published."""
+    engine = open_engine(make_database("physionet_source"))
+    physionet_loader.load(engine, physionet_folder, sets=["a"])
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def physionet_versions(physionet):
+    return read(physionet, "physionet_2012", "stays", "public")
+
+
+def test_physionet_stays_are_admitted_once_and_end_once(physionet_versions):
+    assert set(physionet_versions.columns) == {*STAY_COLUMNS, "available_at"} - {"source"}
+    admission = physionet_versions["available_at"] == physionet_versions["intime"]
+    assert admission.sum() == 4000 and len(physionet_versions) == 8000
+    assert physionet_versions.loc[admission, ["outtime", "outcome", "died_at", "hospital_outtime"]].isna().all(axis=None)
+    assert physionet_versions.loc[~admission, "outcome"].value_counts().to_dict() == {"alive": 3446, "died": 554}
+    assert set(physionet_versions["end_precision_hours"]) == {48} and set(physionet_versions["ends_at"]) == {"hospital"}
+
+
+def test_physionet_ends_are_the_published_whole_days(physionet, physionet_versions):
+    with physionet.connect() as connection:
+        outcome = pd.read_sql_query(text("select * from outcome"), connection)
+    outcome = outcome.set_index("a-" + outcome["record_id"].astype(str))
+    final = newest(physionet_versions)
+    days = ((final["outtime"] - final["intime"]) / pd.Timedelta(days=1)).sort_index()
+    died = outcome["in_hospital_death"] == 1
+    published = outcome["length_of_stay"].where(~died, outcome["survival"] + 1).sort_index()
+    pd.testing.assert_series_equal(
+        days, published.where(published >= 0).clip(lower=2).astype("float64"), check_names=False, check_index_type=False
+    )
+    assert (days == 2).sum() == 57 and days.isna().sum() == 60
+
+
+def test_physionet_a_cause_without_a_time_is_known_after_30_days(physionet_versions):
+    timeless = physionet_versions[physionet_versions["outtime"].isna() & physionet_versions["outcome"].notna()]
+    assert len(timeless) == 60 and set(timeless["outcome"]) == {"alive"}
+    assert ((timeless["available_at"] - timeless["intime"]) == pd.Timedelta(days=30)).all()
+    timed = physionet_versions[physionet_versions["outtime"].notna()]
+    assert (timed["available_at"] == timed["outtime"]).all()
+
+
+def test_physionet_descriptors_are_read_and_minus_one_is_missing(physionet_versions):
+    stay = newest(physionet_versions)
+    assert set(stay["unit_type"]) == {"medical", "surgical", "cardiac", "cardiac_surgery"}
+    assert stay["height_cm"].isna().sum() == 1894 and stay["weight_kg"].isna().sum() == 326
+    assert stay["sex"].isna().sum() == 3 and stay["sex"].value_counts()["male"] > 2000
+    first = stay.loc["a-132539"]
+    assert (first["age_years"], first["sex"], first["unit"], first["patient_id"]) == (54, "female", "Surgical ICU", "a-132539")
+
+
+def observation_hash(engine, since, until):
+    """Number of observations of a slice and an order-free hash of them, both summed by the database."""
+    select = load_adapter("physionet_2012").observations_sql.replace("{schema}", "public")
+    query = f"select count(*), coalesce(sum(hashtextextended(cast(o as text), 0)), 0) from ({select}) as o"
+    with engine.connect() as connection:
+        return tuple(connection.execute(text(query), {"since": since, "until": until}).one())
+
+
+def test_physionet_slices_together_are_one_pass(physionet, physionet_versions):
+    start = physionet_loader.START
+    edges = [BEGINNING, *(start + timedelta(days=9.3 * k) for k in range(42)), END]
+    slices = list(zip(edges[:-1], edges[1:], strict=True))
+    parts = [observation_hash(physionet, *edge) for edge in slices]
+    whole = observation_hash(physionet, BEGINNING, END)
+    assert tuple(map(sum, zip(*parts, strict=True))) == whole and whole[0] == 1_737_980
+    stays = pd.concat([s for s in (read(physionet, "physionet_2012", "stays", "public", *e) for e in slices) if len(s)])
+    pd.testing.assert_frame_equal(sorted_rows(stays), sorted_rows(physionet_versions))
+
+
+def test_physionet_hours_of_a_day_together_are_the_day(physionet):
+    day = physionet_loader.START + timedelta(days=100)
+    hours = [read(physionet, "physionet_2012", "observations", "public", day + timedelta(hours=h), day + timedelta(hours=h + 1))
+             for h in range(24)]  # fmt: skip
+    whole = read(physionet, "physionet_2012", "observations", "public", day, day + timedelta(hours=24))
+    pd.testing.assert_frame_equal(sorted_rows(pd.concat([h for h in hours if len(h)])), sorted_rows(whole))
+    assert len(whole) > 1000 and (whole["observed_at"] == whole["available_at"]).all()
+
+
+def test_physionet_maps_its_37_variables_and_nothing_else(physionet):
+    with physionet.connect() as connection:
+        found = set(connection.execute(text("select distinct parameter from measurement")).scalars())
+    variables = {line["variable"] for line in concept_map("physionet_2012") if line["concept"]}
+    assert len(variables) == 37
+    assert found - {"RecordID", "Age", "Gender", "Height", "ICUType"} == variables
+
+
+def test_physionet_units_are_those_of_the_concepts(physionet):
+    start = physionet_loader.START
+    sample = read(physionet, "physionet_2012", "observations", "public", start, start + timedelta(days=60))
+    plausible, median = share_plausible(sample, "physionet_2012")
+    assert plausible.min() > 0.97, plausible[plausible <= 0.97].to_dict()
+    assert 1.6 < median["magnesium"] < 2.4 and 0.3 < median["fio2"] < 0.7 and 36 < median["temperature"] < 38
+
+
+def test_physionet_broken_lines_are_passed_on_to_be_quarantined(make_database, make_challenge_set):
+    body = "00:00,Age,x\n00:00,Gender,-1\n01:00,,12\n2h,HR,80\n49:00,HR,81\n48:59,HR,82\n00:61,HR,83\n05:00,HR\n00:00,Weight,-1"
+    engine = open_engine(make_database("physionet_broken"))
+    physionet_loader.load(engine, make_challenge_set("a", {7: body}, ["7,6,1,-1,-1,1"]), layout="together")
+    start = pd.Timestamp(physionet_loader.START)
+    rows = read(engine, "physionet_2012", "observations", "public")
+    found = {
+        (r.variable, r.value, None if pd.isna(r.observed_at) else (r.observed_at - start) / HOUR, (r.available_at - start) / HOUR)
+        for r in rows.astype({"value": object}).itertuples()
+    }
+    assert {(v, None if pd.isna(x) else x, o, round(a, 2)) for v, x, o, a in found} == {
+        ("", "12", 1, 1),
+        ("HR", "80", None, 48),
+        ("HR", "81", None, 48),
+        ("HR", "82", 48 + 59 / 60, 48.98),
+        ("HR", "83", None, 48),
+        ("HR", None, 5, 5),
+        ("Weight", "-1", 0, 0),
+    }
+    stay = newest(read(engine, "physionet_2012", "stays", "public")).loc["a-7"]
+    assert pd.isna(stay["age_years"]) and pd.isna(stay["sex"]) and pd.isna(stay["weight_kg"]) and pd.isna(stay["unit"])
+    assert stay["outcome"] == "died" and pd.isna(stay["outtime"]) and pd.isna(stay["died_at"])
+
+
+def test_physionet_stays_without_outcomes_stay_open(make_database, make_challenge_set):
+    engine = open_engine(make_database("physionet_open"))
+    physionet_loader.load(engine, make_challenge_set("a", {7: "00:07,HR,73"}, None), withhold_outcomes=True)
+    (version,) = read(engine, "physionet_2012", "stays", "public").itertuples()
+    assert pd.isna(version.outtime) and pd.isna(version.outcome)
+
+
+# ---------------------------------------------------------------------------------- what source.yaml says it needs
+
+
+def only_named_columns(engine, source, schema):
+    """A schema of views that show of each table the columns named in source.yaml, and nothing else."""
+    with engine.begin() as connection:
+        connection.execute(text("drop schema if exists named cascade; create schema named"))
+        for table, columns in load_adapter(source).tables.items():
+            listed = ", ".join(f'"{column}"' for column in columns)
+            connection.execute(text(f"create view named.{table} as select {listed} from {schema}.{table}"))
+
+
+def check_named_columns(engine, source, schema):
+    only_named_columns(engine, source, schema)
+    adapter = load_adapter(source)
+    check_source(adapter, engine, "named")
+    needed = []
+    for which in ("stays", "observations"):
+        read(engine, source, which, "named", END - timedelta(days=1), END)
+        select = adapter.stays_sql if which == "stays" else adapter.observations_sql
+        needed.append(select)
+    for table, columns in adapter.tables.items():
+        for column in columns:
+            assert any(column in select for select in needed), f"{table}.{column} is named but not selected"
+
+
+def test_clif_selects_only_what_its_card_names(clif):
+    check_named_columns(clif, "clif", "published")
+
+
+def test_physionet_selects_only_what_its_card_names(make_database, make_challenge_set):
+    engine = open_engine(make_database("physionet_named"))
+    physionet_loader.load(engine, make_challenge_set("a", {7: "00:07,HR,73"}, ["7,6,1,5,-1,0"]))
+    check_named_columns(engine, "physionet_2012", "public")
+
+
+def test_a_slice_reads_no_large_clif_table_whole(clif):
+    """With the loader's indices the planner enters each large table by time; a sequential scan would fail this."""
+    select = load_adapter("clif").observations_sql.replace("{schema}", "moved")
+    hour = clif_loader.ANCHOR + timedelta(days=10)
+    with clif.connect() as connection:
+        bound = {"since": hour, "until": hour + timedelta(hours=1)}
+        plan = "\n".join(connection.execute(text("explain " + select), bound).scalars())
+    for table in ("vitals", "labs", "patient_assessments", "respiratory_support", "medication_admin_continuous"):
+        assert f"Seq Scan on {table}" not in plan
