@@ -24,8 +24,8 @@ def ingest(source: str, as_of: datetime | None = None, reconcile: bool = False, 
     """
     store = open_store()
     as_of = clock.slot(as_of, clock.scheduled_time())
+    adapter, database, schema = open_source(source)
     with recorded(store, source, "ingest", as_of) as run:
-        adapter, database, schema = open_source(source)
         check_source(adapter, database, schema)
         overlap = timedelta(hours=load_settings().overlap_hours)
         batch = landing.begin_batch(store, source, as_of, reconcile=reconcile, overlap=overlap)

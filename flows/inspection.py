@@ -38,7 +38,8 @@ def _main_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
     if "test_mse" in metrics:
         return {"auroc": None, "los_mae_days": None, "test_mse": metrics["test_mse"]}
     judged = metrics.get("metrics", {})
-    return {name: judged.get(name, {}).get("value") for name in ("auroc", "los_mae_days")} | {"test_mse": None}
+    shown = {"auroc": "mortality_auroc", "los_mae_days": "los_mean_absolute_error_days"}
+    return {name: judged.get(metric, {}).get("value") for name, metric in shown.items()} | {"test_mse": None}
 
 
 _WHY = """

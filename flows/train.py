@@ -17,7 +17,7 @@ from flows.log import import_tensorflow, log
 from flows.reports import report_run
 from flows.settings import load_settings
 from flows.tasks import Recorded, recorded, step
-from rnn_core.config import ClassicConfig, ModelConfig
+from rnn_core.config import ClassicConfig, ModelConfig, Sampling
 from rnn_core.errors import ArtifactError, DataTooSmallError
 from rnn_core.frames import Observations
 from sql import canonical, registry, results
@@ -38,7 +38,7 @@ class TrainingSet:
     observations: Observations
     as_of: np.datetime64
     cutoff: np.datetime64
-    delayed_entry_hours: float
+    sampling: Sampling
 
 
 @flow(name="train", flow_run_name="train-{source}")
@@ -84,7 +84,7 @@ def read_training_set(store: Engine, source: str, as_of: datetime) -> TrainingSe
     cutoff = stays["intime"].quantile(1 - HOLD_OUT_SHARE).floor("h")
     log.info("%d stays, %s observations; learning from what was known at %s", len(stays), f"{len(observations):,}", cutoff)
     moment = np.datetime64(as_of.replace(tzinfo=None), "us")
-    return TrainingSet(stays, observations, moment, np.datetime64(cutoff, "us"), adapter.delayed_entry_hours)
+    return TrainingSet(stays, observations, moment, np.datetime64(cutoff, "us"), adapter.sampling)
 
 
 def load_warm(incumbent: dict | None, config: ModelConfig) -> "StayForecaster | None":
@@ -118,7 +118,7 @@ def fit(
         config = replace(config, train=replace(config.train, learning_rate=config.train.learning_rate / 4))
     return fit_stay_forecaster(
         material.stays, material.observations, material.cutoff, material.as_of, config,
-        delayed_entry_hours=material.delayed_entry_hours, checkpoint_dir=_checkpoints(source), warm_from=warm,
+        sampling=material.sampling, checkpoint_dir=_checkpoints(source), warm_from=warm,
         progress=_tell_epoch,
     )  # fmt: skip
 
@@ -147,7 +147,7 @@ def give_verdict(
     cutoff = max(material.cutoff, np.datetime64(incumbent["data_cutoff"].replace(tzinfo=None), "us"))
     differences, n_deaths = compare(
         forecaster, champion, material.stays, material.observations, cutoff, material.as_of,
-        delayed_entry_hours=material.delayed_entry_hours,
+        sampling=material.sampling,
     )  # fmt: skip
     return judge_challenger(differences, n_deaths)
 

@@ -48,6 +48,18 @@ class WindowConfig(_Saved):
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How the stays of a source came into the sample, which a fit must respect and a forecast need not.
+
+    delayed_entry_hours: only stays that lasted so long are in it; no likelihood is taken from before.
+    data_hours: observations stop so many hours after intime by design; nothing later is learned from.
+    """
+
+    delayed_entry_hours: float = 0.0
+    data_hours: float = float("inf")
+
+
+@dataclass(frozen=True)
 class NetworkConfig(_Saved):
     """Shape of a network: cell, layer sizes, head; `n_channels` per hour and `n_static` per stay are set by the data."""
 

@@ -12,7 +12,7 @@ import pandas as pd
 from rnn_core.artifact import Artifact, load_artifact, save_artifact
 from rnn_core.baselines import conditional_masses, fit_population
 from rnn_core.calibration import Calibration, fit_calibration
-from rnn_core.config import ModelConfig
+from rnn_core.config import ModelConfig, Sampling, WindowConfig
 from rnn_core.errors import ArtifactError, DataTooSmallError
 from rnn_core.frames import HOUR, Grid, Labels, Observations, Windows
 from rnn_core.grid import make_grid
@@ -25,6 +25,8 @@ from rnn_core.survival import FORECAST_COLUMNS, read_forecast, risk_band
 from rnn_core.training import EpochRecord, fit_stay_model
 from rnn_core.windows import last_predictions, make_windows
 
+# Enough for the second digit of an interval; the concordance of ten thousand rows takes long per resample.
+_RESAMPLES = 200
 # Metrics are taken every so many hours of a stay: neighbouring hours say nearly the same.
 JUDGE_EVERY_HOURS = 6
 
@@ -76,7 +78,7 @@ def fit_stay_forecaster(
     as_of: np.datetime64,
     config: ModelConfig,
     *,
-    delayed_entry_hours: float = 0.0,
+    sampling: Sampling = Sampling(),
     checkpoint_dir: Path | None = None,
     warm_from: StayForecaster | None = None,
     progress: Callable[[EpochRecord], None] | None = None,
@@ -88,9 +90,9 @@ def fit_stay_forecaster(
     """
     ends_at = _one_end(stays)
     split = split_stays(stays, cutoff)
-    grid = make_grid(stays, observations, cutoff)
+    grid = _make_grid(stays, observations, cutoff, config, sampling)
     scaler = warm_from.scaler if warm_from else fit_scaler(grid, static_features(stays), np.flatnonzero(split.train))
-    learned = _make_material(stays, grid, scaler, config, delayed_entry_hours, observations, cutoff)
+    learned = _make_material(stays, grid, scaler, config, sampling, observations, cutoff)
     fitted = fit_stay_model(
         learned.windows, learned.labels, split.train, split.valid, config, checkpoint_dir=checkpoint_dir,
         warm_from=warm_from.model if warm_from else None, progress=progress,
@@ -98,7 +100,7 @@ def fit_stay_forecaster(
     calibration = _fit_calibration(fitted.model, learned, split.valid)
     forecaster = StayForecaster(fitted.model, scaler, fitted.config, calibration, ends_at)
     metrics = judge(
-        forecaster, stays, observations, as_of, split.judged, delayed_entry_hours=delayed_entry_hours,
+        forecaster, stays, observations, as_of, split.judged, sampling=sampling,
         population=stays[split.train | split.valid],
     )  # fmt: skip
     parts = {"train": split.train, "valid": split.valid, "judged": split.judged, "newer": split.newer}
@@ -119,17 +121,17 @@ def judge(
     judged: np.ndarray,
     *,
     population: pd.DataFrame,
-    delayed_entry_hours: float = 0.0,
+    sampling: Sampling = Sampling(),
 ) -> dict[str, Estimate]:
     """Metrics of a forecaster on the stays marked in `judged` (bool [stays]), every `JUDGE_EVERY_HOURS` hours of them.
 
     population: the stays that the trivial baseline is fitted on.
     """
-    scored = _score_judged(forecaster, stays, observations, as_of, judged, delayed_entry_hours)
+    scored = _score_judged(forecaster, stays, observations, as_of, judged, sampling)
     edges = forecaster.config.network.horizon_edges
-    curve = fit_population(population, as_of, delayed_entry_hours)
+    curve = fit_population(population, as_of, sampling.delayed_entry_hours)
     baseline = conditional_masses(curve, scored.outcomes.elapsed_hours, edges)
-    return score_forecasts(scored.masses, scored.outcomes, edges, baseline_masses=baseline)
+    return score_forecasts(scored.masses, scored.outcomes, edges, baseline_masses=baseline, n=_RESAMPLES)
 
 
 def compare(
@@ -140,13 +142,13 @@ def compare(
     cutoff: np.datetime64,
     as_of: np.datetime64,
     *,
-    delayed_entry_hours: float = 0.0,
+    sampling: Sampling = Sampling(),
 ) -> tuple[dict[str, Estimate], int]:
     """Paired differences, challenger less champion, on the stays that began after `cutoff` of patients whom neither has
     learned from; and the number of deaths among them."""
     newer = split_stays(stays, cutoff).newer
     ours, theirs = (
-        _score_judged(one, stays, observations, as_of, newer, delayed_entry_hours) for one in (challenger, champion)
+        _score_judged(one, stays, observations, as_of, newer, sampling) for one in (challenger, champion)
     )
     a, b = (
         read_forecast(s.masses, f.config.network.horizon_edges, s.outcomes.elapsed_hours)
@@ -154,10 +156,10 @@ def compare(
     )
     known = ours.outcomes
     differences = {
-        "auroc": paired_difference(auroc, known.death, a["mortality_risk"], b["mortality_risk"], known.groups),
+        "auroc": paired_difference(auroc, known.death, a["mortality_risk"], b["mortality_risk"], known.groups, n=_RESAMPLES),
         "los_mae_days": paired_difference(
             mean_absolute_error_days, known.remaining_hours, a["remaining_los_p50_hours"], b["remaining_los_p50_hours"],
-            known.groups,
+            known.groups, n=_RESAMPLES,
         ),
     }  # fmt: skip
     return differences, int((newer & stays["outcome"].eq("died").to_numpy(bool)).sum())
@@ -171,16 +173,17 @@ class _Scored:
 
 def _score_judged(
     forecaster: StayForecaster, stays: pd.DataFrame, observations: Observations, as_of: np.datetime64,
-    judged: np.ndarray, delayed_entry_hours: float,
+    judged: np.ndarray, sampling: Sampling,
 ) -> _Scored:  # fmt: skip
     chosen, seen = _take(stays, observations, judged)
-    grid = make_grid(chosen, seen, as_of)
-    material = _make_material(chosen, grid, forecaster.scaler, forecaster.config, delayed_entry_hours, seen, as_of)
+    config = forecaster.config
+    grid = _make_grid(chosen, seen, as_of, config, sampling)
+    material = _make_material(chosen, grid, forecaster.scaler, config, sampling, seen, as_of)
     row, masses = score_windows(forecaster.model, material.windows)
     keep = _judged_rows(material, row)
     row = row[keep]
     calibrated = forecaster.calibration.apply(masses[keep])
-    return _Scored(calibrated, _outcomes(material, row, _known_until(chosen, seen, as_of, forecaster.config.window.stale_hours)))
+    return _Scored(calibrated, _outcomes(material, row, _known_until(chosen, seen, as_of, config.window.stale_hours)))
 
 
 def _outcomes(material: _Material, row: np.ndarray, known_until: np.ndarray) -> Outcomes:
@@ -210,9 +213,9 @@ def forecast_stays(
             f"The model learned stays that end at the {forecaster.ends_at}, these end at the {found}: its length-of-stay "
             "columns would mean something else. Train a model on this source."
         )
-    grid = make_grid(stays, observations, as_of)
+    grid = _make_grid(stays, observations, as_of, forecaster.config, Sampling())
     windows = make_windows(grid, stays, forecaster.scaler, forecaster.config.window)
-    frame = _abstentions(stays, windows, grid, forecaster)
+    frame = _abstentions(stays, observations, as_of, forecaster.config.window)
     window, row = last_predictions(windows)
     ready = frame["status_reason"].isna().to_numpy()[windows.stay[window]]
     window, row = window[ready], row[ready]
@@ -245,24 +248,44 @@ def load_stay_forecaster(path: Path) -> StayForecaster:
 
 
 def _make_material(
-    stays: pd.DataFrame, grid: Grid, scaler: Scaler, config: ModelConfig, entry: float, observations: Observations,
+    stays: pd.DataFrame, grid: Grid, scaler: Scaler, config: ModelConfig, sampling: Sampling, observations: Observations,
     as_of: np.datetime64,
 ) -> _Material:  # fmt: skip
     windows = make_windows(grid, stays, scaler, config.window)
     labels = make_labels(
-        windows, stays, config.network.horizon_edges, entry, as_of,
+        windows, stays, config.network.horizon_edges, sampling.delayed_entry_hours, as_of,
         known_until=_known_until(stays, observations, as_of, config.window.stale_hours),
     )  # fmt: skip
     return _Material(stays, windows, labels)
 
 
+def _make_grid(
+    stays: pd.DataFrame, observations: Observations, as_of: np.datetime64, config: ModelConfig, sampling: Sampling
+) -> Grid:
+    """The grid up to the hour in which a forecast would be refused as stale, or the data end by design."""
+    until = _last_heard(stays, observations, as_of) + _hours(config.window.stale_hours)
+    if np.isfinite(sampling.data_hours):
+        until = np.minimum(until, stays["intime"].to_numpy("datetime64[us]") + _hours(sampling.data_hours))
+    return make_grid(stays, observations, as_of, until=until)
+
+
+def _last_heard(stays: pd.DataFrame, observations: Observations, as_of: np.datetime64) -> np.ndarray:
+    """When the last observation of each stay became available by `as_of`, its intime where none did."""
+    last = stays["intime"].to_numpy("datetime64[us]").copy()
+    known = observations.known_at(as_of)
+    np.maximum.at(last, known.stay, known.available_at.astype("datetime64[us]"))
+    return last
+
+
+def _hours(hours: float) -> np.timedelta64:
+    return np.timedelta64(round(hours * 3600), "s")
+
+
 def _known_until(stays: pd.DataFrame, observations: Observations, as_of: np.datetime64, stale_hours: float) -> np.ndarray:
     """Until when an open stay is known to have gone on, datetime64[us] [stays]: its last observation, or `as_of` where
     that is fresh. Silence is no proof of presence: a feed that broke off would otherwise teach endless stays."""
-    last = stays["intime"].to_numpy("datetime64[us]").copy()
-    known = observations.known_at(as_of)
-    np.maximum.at(last, known.stay, known.available_at)
-    fresh = as_of - last <= np.timedelta64(round(stale_hours * 3600), "s")
+    last = _last_heard(stays, observations, as_of)
+    fresh = as_of - last <= _hours(stale_hours)
     return np.where(fresh, np.datetime64(as_of, "us"), last)
 
 
@@ -295,14 +318,14 @@ def _take(stays: pd.DataFrame, observations: Observations, chosen: np.ndarray) -
     return stays[chosen].reset_index(drop=True), part
 
 
-def _abstentions(stays: pd.DataFrame, windows: Windows, grid: Grid, forecaster: StayForecaster) -> pd.DataFrame:
+def _abstentions(
+    stays: pd.DataFrame, observations: Observations, as_of: np.datetime64, rules: WindowConfig
+) -> pd.DataFrame:
     """The frame to fill: data available per stay, and why no forecast is made where there is too little."""
-    rules = forecaster.config.window
-    last = grid.offsets[1:] - 1
-    begun = grid.lengths > 0
-    hours = np.where(begun, _at(windows.prediction_hour, last), 0.0)
-    count = np.where(begun, _at(windows.n_observations, last), 0.0)
-    silent = np.where(begun, _at(windows.hours_since_last, last), np.inf)
+    known = observations.known_at(as_of)
+    count = np.bincount(known.stay, minlength=len(stays))
+    hours = (as_of - stays["intime"].to_numpy("datetime64[us]")) / HOUR
+    silent = np.where(count > 0, (as_of - _last_heard(stays, observations, as_of)) / HOUR, np.inf)
     frame = pd.DataFrame({"stay_id": stays["stay_id"].to_numpy(), "status": "abstained"})
     frame["status_reason"] = np.select(
         [hours < rules.first_hour, count == 0, silent > rules.stale_hours, count < rules.min_observations],
@@ -311,13 +334,9 @@ def _abstentions(stays: pd.DataFrame, windows: Windows, grid: Grid, forecaster: 
     for column in FORECAST_COLUMNS:
         frame[column] = np.nan
     frame["risk_band"] = pd.Series([None] * len(frame), dtype=object)
-    frame["n_observations"] = count.astype(np.int64)
-    frame["hours_since_last_observation"] = np.where(np.isfinite(silent), silent, np.nan)
+    frame["n_observations"] = count
+    frame["hours_since_last_observation"] = np.where(count > 0, silent, np.nan)
     return frame
-
-
-def _at(values: np.ndarray, row: np.ndarray) -> np.ndarray:
-    return values[np.maximum(row, 0)] if len(values) else np.zeros(len(row), np.float32)
 
 
 def _one_end(stays: pd.DataFrame) -> str:

@@ -35,6 +35,7 @@ def make_grid(
     observations: Observations,
     as_of: np.datetime64 | None = None,
     n_concepts: int = len(NAMES),
+    until: np.ndarray | None = None,
 ) -> Grid:
     """The grid of all stays, one row per prediction time.
 
@@ -49,18 +50,25 @@ def make_grid(
     row is left out. The newest value of a row wins, by (available_at, observed_at): a correction replaces from its hour
     on.
 
+    until: datetime64 [stays], a time after which no row of the stay is wanted, so that a stay without observations for
+        weeks takes no memory.
+
     Raises ContractError on an open stay without `as_of` and on observations that break their contract.
     """
     base = stay_base(stays)
     observations = _checked(_in_order(observations), len(stays), n_concepts)
     base_us = base.astype("datetime64[us]").view(np.int64)
     cell = _cell(_us(observations.available_at), base_us[observations.stay])
+    cell = np.maximum(cell, 0)
     lengths = _count_rows(stays, base_us, as_of, cell, observations.stay)
+    if until is not None:
+        wanted = (_us(np.asarray(until)) - base_us) // HOUR_US
+        lengths = np.clip(lengths, 0, np.maximum(wanted, 0))
     offsets = np.concatenate([[0], np.cumsum(lengths)])
 
     inside = cell < lengths[observations.stay]
     stay = observations.stay[inside]
-    row = offsets[stay] + np.maximum(cell[inside], 0)
+    row = offsets[stay] + cell[inside]
     position = row * n_concepts + observations.concept[inside]
     stay_base_us = base_us[stay]
 
@@ -112,7 +120,7 @@ def _count_rows(
     unknown_end = no_end & stays["outcome"].notna().to_numpy()
     if unknown_end.any():
         last_row = np.full(len(stays), -1)
-        last_row[stay] = np.maximum(cell, 0)
+        last_row[stay] = cell
         rows = np.where(unknown_end, last_row + 1, rows)
     if as_of is not None:
         rows = np.minimum(rows, (np.datetime64(as_of, "us").astype(np.int64) - base_us) // HOUR_US)

@@ -1,7 +1,8 @@
 """Runs a fitted network over windows: the last hour of open stays when serving, every scored hour when judging."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -14,8 +15,10 @@ from rnn_core.frames import Windows
 from rnn_core.heads import masses
 from rnn_core.windows import batch_rows, bucket_lengths, gather_batch
 
-# Hours in one batch, padding included: large enough to keep two cores busy, small enough for 50 MB of input.
-_BATCH_HOURS = 49_152
+# Hours in one batch, padding included: 512 windows of two days, 25 MB of input.
+_BATCH_HOURS = 24_576
+# While one batch is in the many small steps of a recurrent layer, the other is gathered or fills the second core.
+_THREADS = 2
 
 
 def score_rows(model: keras.Model, windows: Windows, window: np.ndarray, row: np.ndarray) -> np.ndarray:
@@ -63,55 +66,54 @@ def _mass_shape(model: keras.Model) -> tuple[int, int]:
     return model.output_shape[-2:]
 
 
-def _score_batches(compiled: "_Compiled", windows: Windows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Numbers of windows and what `compiled` gives for them, batch by batch."""
+def _score_batches(compiled: Callable[..., Any], windows: Windows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Numbers of windows and what `compiled` gives for them, batch by batch; a batch holds windows of like length."""
     lengths = windows.stop - windows.start
     buckets = bucket_lengths(lengths)
+    batches = []
     for bucket in np.unique(buckets).tolist():
         members = np.flatnonzero(buckets == bucket)
-        size = 1 << (_BATCH_HOURS // bucket).bit_length() - 1
-        many = len(members) > size // 2
-        for i in range(0, len(members), size):
-            batch = members[i : i + size]
-            filled = np.resize(batch, size) if many else batch
-            x, static, _ = gather_batch(windows, filled, bucket)
-            last = (lengths[filled] - 1).astype(np.int32)
-            yield batch, (compiled.fixed if many else compiled.flexible)(x, static, last).numpy()[: len(batch)]
+        size = max(_BATCH_HOURS // bucket, 1)
+        batches += [members[i : i + size] for i in range(0, len(members), size)]
+
+    def run(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x, static, _ = gather_batch(windows, batch, int(lengths[batch].max()))
+        return batch, compiled(x, static, (lengths[batch] - 1).astype(np.int32)).numpy()
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        yield from threads.map(run, batches)
 
 
-@dataclass(frozen=True)
-class _Compiled:
-    """One computation as two graphs: `fixed` is compiled again for each shape, `flexible` once for all.
+def _signature(model: keras.Model) -> list[tf.TensorSpec]:
+    """One graph serves every number of windows and every length.
 
-    XLA halves the time of a batch on a CPU, but takes a second for each shape: worth it for the thousands of windows of
-    a large run, not for the few of a small one. On a GPU both are the plain graph: XLA cannot compile cuDNN's cells.
+    XLA on a CPU runs a batch in two thirds of the time, but takes seconds to compile each shape: more than it saves
+    before some ten thousand windows of one shape have been scored, and an hourly run starts afresh.
     """
-
-    fixed: Callable[..., Any]
-    flexible: Callable[..., Any]
-
-
-def _compile(model: keras.Model, read: Callable[[Any, Any], Any]) -> _Compiled:
-    def run(x: Any, static: Any, last: Any) -> Any:
-        logits = model([x, static][: len(model.inputs)], training=False)
-        return masses(read(logits, last))
-
-    n_channels = model.inputs[0].shape[-1]
-    signature = [
-        tf.TensorSpec((None, None, n_channels), tf.float32),
-        tf.TensorSpec((None, None), tf.float32),
+    return [
+        tf.TensorSpec((None, None, model.inputs[0].shape[-1]), tf.float32),
+        tf.TensorSpec((None, model.inputs[1].shape[-1] if len(model.inputs) > 1 else None), tf.float32),
         tf.TensorSpec((None,), tf.int32),
     ]
-    flexible = tf.function(run, input_signature=signature)
-    on_gpu = bool(tf.config.list_physical_devices("GPU"))
-    return _Compiled(flexible if on_gpu else tf.function(run, jit_compile=True), flexible)
 
 
 @lru_cache(maxsize=2)
-def _compile_last(model: keras.Model) -> _Compiled:
-    return _compile(model, lambda logits, last: tf.gather(logits, last, batch_dims=1))
+def _compile_last(model: keras.Model) -> Callable[..., Any]:
+    head = model.get_layer("head")
+    read = keras.Model(model.inputs, head.input)
+
+    @tf.function(input_signature=_signature(model))
+    def last(x: Any, static: Any, row: Any) -> Any:
+        hours = read([x, static][: len(model.inputs)], training=False)
+        return masses(head(tf.gather(hours, row, batch_dims=1)))
+
+    return last
 
 
 @lru_cache(maxsize=2)
-def _compile_every(model: keras.Model) -> _Compiled:
-    return _compile(model, lambda logits, _: logits)
+def _compile_every(model: keras.Model) -> Callable[..., Any]:
+    @tf.function(input_signature=_signature(model))
+    def every(x: Any, static: Any, row: Any) -> Any:
+        return masses(model([x, static][: len(model.inputs)], training=False))
+
+    return every

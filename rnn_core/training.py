@@ -59,7 +59,7 @@ def fit_stay_model(
     warm_from: keras.Model | None = None,
     progress: Callable[[EpochRecord], None] | None = None,
 ) -> FittedModel:
-    """Fits a competing-risk network on the stays in `train_stays`, bool [stays]; those in `valid_stays` choose the epoch.
+    """Fits a competing-risk network on `train_stays`, bool [stays]; `valid_stays` choose its best epoch.
 
     The loss is the mean of `losses.stay_loss` over usable scored rows, in which a row of a stay with n such rows counts
     1/sqrt(n): hours of one stay resemble each other, so neither rows nor stays are the independent unit. AdamW with

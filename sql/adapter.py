@@ -14,6 +14,7 @@ from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import DBAPIError, NoSuchTableError, OperationalError
 
 from rnn_core.concepts import BY_NAME
+from rnn_core.config import Sampling
 from rnn_core.errors import ContractError, SourceError
 from sql.engine import libpq_uri
 
@@ -38,7 +39,7 @@ class Adapter:
     title: str
     licence: str
     ends_at: str
-    delayed_entry_hours: float
+    sampling: Sampling
     availability: str
     dialects: tuple[str, ...]
     tables: dict[str, list[str]]
@@ -64,7 +65,9 @@ def load_adapter(name: str) -> Adapter:
         title=promises["title"],
         licence=promises["licence"],
         ends_at=promises["ends_at"],
-        delayed_entry_hours=float(promises.get("delayed_entry_hours", 0)),
+        sampling=Sampling(
+            float(promises.get("delayed_entry_hours", 0)), float(promises.get("data_hours", float("inf")))
+        ),
         availability=promises["availability"],
         dialects=tuple(promises.get("dialects", ["postgresql"])),
         tables=promises["tables"],

@@ -4,6 +4,7 @@ import itertools
 import os
 import shutil
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -58,17 +59,68 @@ def clif_source(make_database):
     return url
 
 
+def _enter(monkeypatch, folder: Path, store, clif_source) -> None:
+    from flows.settings import load_settings
+
+    monkeypatch.setenv("ICU_HOME", str(folder))
+    monkeypatch.setenv("ICU_DATABASE_URL", store.render_as_string(hide_password=False))
+    monkeypatch.setenv("ICU_SOURCES__CLIF__URL", clif_source.render_as_string(hide_password=False))
+    load_settings.cache_clear()
+
+
 @pytest.fixture
 def installation(make_database, clif_source, tmp_path, monkeypatch):
     """A fresh installation: settings in the environment, an empty migrated database, the CLIF demo as a source."""
     from flows.databases import open_store
     from flows.settings import load_settings
 
-    monkeypatch.setenv("ICU_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("ICU_DATABASE_URL", make_database("store").render_as_string(hide_password=False))
-    monkeypatch.setenv("ICU_SOURCES__CLIF__URL", clif_source.render_as_string(hide_password=False))
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    _enter(monkeypatch, tmp_path, make_database("store"), clif_source)
+    engine = open_store()
+    yield engine
+    engine.dispose()
     load_settings.cache_clear()
+
+
+# Enough of the re-anchored demo to train on, and the hour up to which it is ingested.
+TRAINED_AT = datetime(2026, 1, 19, tzinfo=UTC)
+
+
+@pytest.fixture(scope="session")
+def trained_template(make_database, clif_source, tmp_path_factory):
+    """A database and an artifact folder in which the CLIF demo was ingested and trained on, briefly."""
+    from flows.databases import open_store
+    from flows.ingest import ingest
+    from flows.settings import load_settings
+    from flows.train import train
+
+    folder, store = tmp_path_factory.mktemp("trained"), make_database("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        _enter(patch, folder, store, clif_source)
+        ingest.fn("clif", TRAINED_AT)
+        train.fn("clif", TRAINED_AT, epochs=3)
+        open_store().dispose()
+    load_settings.cache_clear()
+    return store, folder
+
+
+@pytest.fixture
+def trained(trained_template, postgres_url, clif_source, tmp_path, monkeypatch):
+    """An installation of its own in which a model of the CLIF demo serves: a copy of the template."""
+    from sqlalchemy import text
+
+    from flows.databases import open_store
+    from flows.settings import load_settings
+    from sql.engine import open_engine
+
+    template, folder = trained_template
+    name = f"copy_{os.getpid()}_{next(_names)}"
+    with open_engine(postgres_url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(
+            text("select pg_terminate_backend(pid) from pg_stat_activity where datname = :name"), {"name": template.database}
+        )
+        connection.exec_driver_sql(f"create database {name} template {template.database}")
+    shutil.copytree(folder / "artifacts", tmp_path / "artifacts")
+    _enter(monkeypatch, tmp_path, template.set(database=name), clif_source)
     engine = open_store()
     yield engine
     engine.dispose()

@@ -1,4 +1,4 @@
-"""Loaders put public data sets, as published, into a database that plays the hospital's. They are for trials and tests."""
+"""Loaders put public data sets, as published, into a database that plays the hospital's, for trials."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -32,9 +32,7 @@ def make_schema(connection: Connection, schema: str) -> None:
     connection.exec_driver_sql(f"create schema if not exists {quoted(connection, schema)}")
 
 
-def replace_table(
-    connection: Connection, schema: str, table: str, data: pa.Table, indices: Iterable[str] = ()
-) -> int:
+def replace_table(connection: Connection, schema: str, table: str, data: pa.Table, indices: Iterable[str] = ()) -> int:
     """Drop the table, create it with the columns of `data`, fill it and index it; the number of its rows.
 
     indices: what follows "create index on <table>", such as "(recorded_dttm)".

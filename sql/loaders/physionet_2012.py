@@ -1,4 +1,4 @@
-"""The PhysioNet/CinC Challenge 2012 files, loaded as published; the stays are laid out on a calendar they do not have."""
+"""The PhysioNet/CinC Challenge 2012 files, loaded as published, on a calendar that they do not have."""
 
 import tarfile
 from collections.abc import Collection, Iterator
@@ -50,7 +50,7 @@ def load(
     withhold_outcomes: bool | Collection[str] = False,
     progress: Progress = silent,
 ) -> LoadReport:
-    """Put the sets found under `paths` into the tables `record`, `measurement` and `outcome`, replacing an earlier load.
+    """Put the sets found under `paths` into the tables `record`, `measurement` and `outcome`; replaces an earlier load.
 
     paths: folders that hold set-a.tar.gz (or the unpacked set-a) and Outcomes-a.txt, and the like for b and c.
     sets: which of a, b, c; all that are found where None.
@@ -140,18 +140,20 @@ def _read_set(place: Path, name: str) -> tuple[np.ndarray, pa.Table, int]:
         raise ForecastError(f"{place} holds no file of a stay, such as 132539.txt; expected a set as published.")
 
     bad_lines: list[str] = []
-    rows = csv.read_csv(
-        pa.BufferReader(b"".join(texts)),
-        csv.ReadOptions(column_names=_MEASUREMENT.names, block_size=1 << 24),
-        csv.ParseOptions(quote_char=False, invalid_row_handler=lambda row: bad_lines.append(row.text) or "skip"),
-        csv.ConvertOptions(column_types=_MEASUREMENT, strings_can_be_null=False),
-    ) if texts else _MEASUREMENT.empty_table()
+    rows = _MEASUREMENT.empty_table()
+    if texts:
+        rows = csv.read_csv(
+            pa.BufferReader(b"".join(texts)),
+            csv.ReadOptions(column_names=_MEASUREMENT.names, block_size=1 << 24),
+            csv.ParseOptions(quote_char=False, invalid_row_handler=lambda row: bad_lines.append(row.text) or "skip"),
+            csv.ConvertOptions(column_types=_MEASUREMENT, strings_can_be_null=False),
+        )
     rows = pa.concat_tables([rows, _kept_lines(bad_lines)]).combine_chunks()
     return np.sort(ids), rows.add_column(1, "set_name", pa.repeat(name, len(rows))), len(bad_lines)
 
 
 def _kept_lines(lines: list[str]) -> pa.Table:
-    """Lines with too few or too many fields, kept for the record: what is missing is null, what is left over is value."""
+    """Lines with too few or too many fields: what is missing is null, what is left over goes to the value."""
     fields = [(line.split(",", 3) + [None] * 3)[:4] for line in lines]
     record, *others = zip(*fields, strict=True) if fields else ((), (), (), ())
     return pa.table([pa.array(map(int, record), pa.int64()), *others], schema=_MEASUREMENT)
@@ -169,7 +171,7 @@ def _lay_out(ids: np.ndarray, name: str, layout: str, seed: int, start: datetime
 
 
 def _read_outcomes(name: str, folders: list[Path]) -> pa.Table:
-    file = next((folder / f"Outcomes-{name}.txt" for folder in folders if (folder / f"Outcomes-{name}.txt").is_file()), None)
+    file = next(filter(Path.is_file, (folder / f"Outcomes-{name}.txt" for folder in folders)), None)
     if file is None:
         raise ForecastError(
             f"Outcomes-{name}.txt is not beside set {name}; put it there, or withhold the outcomes of this set, "
@@ -198,6 +200,7 @@ def _notes(layout: str, seed: int, start: datetime, withheld: set[str], malforme
     else:
         yield f"The files carry no dates: all stays begin together at {start:%Y-%m-%d %H:%M} UTC."
     if withheld:
-        yield f"The outcomes of {', '.join(f'set {name}' for name in sorted(withheld))} are withheld: its stays stay open."
+        named = ", ".join(f"set {name}" for name in sorted(withheld))
+        yield f"The outcomes of {named} are withheld: these stays stay open."
     if malformed:
         yield f"{malformed:,} lines do not have the three fields they should and were kept as they are."

@@ -241,3 +241,17 @@ def test_the_grid_equals_what_sql_finds_hour_by_hour():
     assert np.array_equal(grid.last[grid_row, grid_concept], value.astype(np.float32))
     observed_hours = before_end + (sql_row - grid.offsets[row[sql_row]] + 1)
     assert np.allclose(grid.observed_hours[grid_row, grid_concept], observed_hours, atol=1e-4)
+
+
+def test_a_stay_without_rows_leaves_its_observations_to_nobody():
+    """A stay that begins after `as_of` has no row; what was known of it before must not land in the next stay's."""
+    stays = stays_frame({"intime": 50.0, "outtime": 60.0}, {"intime": 0.0, "outtime": 10.0})
+    grid = make_grid(stays, observed((0, "heart_rate", 49.5, 49.5, 200.0), (1, "heart_rate", 3.5, 3.5, 80.0)), at(20))
+    assert grid.lengths.tolist() == [0, 9]
+    assert np.nanmax(grid.last) == 80.0 and grid.count.sum() == 1
+
+
+def test_rows_end_where_they_are_no_longer_wanted():
+    stays = stays_frame({"intime": 0.0, "outtime": 100.0})
+    grid = make_grid(stays, observed((0, "heart_rate", 3.5, 3.5, 80.0)), until=np.array([at(28)]))
+    assert grid.lengths.tolist() == [28]

@@ -116,13 +116,20 @@ def test_a_fitted_intercept_makes_expected_events_equal_observed_ones():
         ([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.4]),
         ([0, 0, 1, 1], [0.4, 0.3, 0.2, 0.1]),
         ([0, 0, 1, 1], [0.1, 0.2, 0.2, 0.4]),
+        ([0, 0, 1, 1], [0.4, 0.2, 0.2, 0.1]),
         ([0, 1, 0, 1], [0.2, 0.2, 0.2, 0.2]),
     ],
-    ids=["separated", "reversed", "touching", "constant"],
+    ids=["separated", "reversed", "touching", "touching_reversed", "constant"],
 )
 def test_the_slope_is_not_defined_where_a_threshold_separates_the_classes(y, risk):
     assert np.isnan(calibration_slope(y, risk))
     assert np.isfinite(calibration_intercept(y, risk))
+
+
+def test_rows_of_weight_zero_do_not_hide_a_separation():
+    y, risk, weights = [0, 0, 1, 1, 0, 1], [0.1, 0.2, 0.3, 0.4, 0.5, 0.05], [1, 2, 1, 1, 0, 0]
+    assert np.isfinite(calibration_slope(y, risk))
+    assert np.isnan(calibration_slope(y, risk, weights=weights))
 
 
 def test_risks_of_zero_and_one_have_a_calibration():

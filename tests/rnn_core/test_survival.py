@@ -58,6 +58,12 @@ def test_a_quantile_in_the_open_bin_is_the_last_edge():
     assert remaining_quantile(HAND, SHORT, 0.69) < 30.0
 
 
+@pytest.mark.parametrize("q", [0.0, 1.0, 1.5, np.nan])
+def test_a_quantile_that_is_none_is_refused(q):
+    with pytest.raises(ContractError, match="between 0 and 1"):
+        remaining_quantile(HAND, SHORT, q)
+
+
 def test_the_quantile_inverts_the_survival_curve():
     masses = random_masses(500)
     for q in (0.05, 0.1, 0.5, 0.9):
@@ -309,10 +315,11 @@ def test_a_population_without_any_time_under_observation_is_too_small():
 
 
 def test_times_and_causes_that_mean_nothing_are_refused():
-    with pytest.raises(ContractError, match="finite"):
-        aalen_johansen([5.0, np.nan], [0, 0])
-    with pytest.raises(ContractError, match="finite"):
-        aalen_johansen([5.0, -1.0], [0, 0])
+    for hours in (np.nan, np.inf, -1.0):
+        with pytest.raises(ContractError, match="finite"):
+            aalen_johansen([5.0, hours], [0, 0])
+        with pytest.raises(ContractError, match="finite"):
+            aalen_johansen([5.0, 6.0], [0, 0], entry=[0.0, hours])
     with pytest.raises(ContractError, match="cause"):
         aalen_johansen([5.0, 6.0], [0, 2])
 

@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -64,6 +65,13 @@ def assert_equal_weights(a, b):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """One plain training, and the checkpoints that it left."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return fit(*make_data(), checkpoint_dir=folder), folder
+
+
 def loss_by_hand(fitted, windows, labels, stays, death_weight):
     """The documented loss from scored masses, in double precision: likelihood and death, rows weighing 1/sqrt(n)."""
     rows, p = score_windows(fitted.model, windows, np.flatnonzero(stays[windows.stay]))
@@ -97,8 +105,8 @@ def test_the_reported_validation_loss_is_that_of_the_model_given_back():
     assert by_hand == pytest.approx(best, rel=1e-4)
 
 
-def test_the_config_given_back_holds_the_sizes_of_the_data():
-    fitted = fit(*make_data())
+def test_the_config_given_back_holds_the_sizes_of_the_data(base):
+    fitted, _ = base
     assert (fitted.config.network.n_channels, fitted.config.network.n_static) == (3, 2)
 
 
@@ -109,14 +117,15 @@ def test_training_stops_when_validation_no_longer_improves():
     assert len(fitted.history) == fitted.best_epoch + 2 < 40
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_does_not():
-    data = make_data()
-    first, second, other = fit(*data), fit(*data), fit(*data, with_train(seed=1))
-    assert_equal_weights(first, second)
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(base):
+    first, _ = base
+    assert_equal_weights(first, fit(*make_data()))
+    other = fit(*make_data(), with_train(seed=1))
     assert not np.array_equal(first.model.get_weights()[0], other.model.get_weights()[0])
 
 
-def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
+def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(base, tmp_path):
+    whole, _ = base
     data = make_data()
     seen = []
 
@@ -125,41 +134,43 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(t
         if record["epoch"] == 2:
             raise KeyboardInterrupt
 
-    whole = fit(*data)
     with pytest.raises(KeyboardInterrupt):
-        fit(*data, checkpoint_dir=tmp_path / "checkpoints", progress=interrupt)
-    resumed = fit(*data, checkpoint_dir=tmp_path / "checkpoints", progress=interrupt)
+        fit(*data, checkpoint_dir=tmp_path, progress=interrupt)
+    resumed = fit(*data, checkpoint_dir=tmp_path, progress=interrupt)
     assert seen == [1, 2, 3]
     assert_equal_weights(resumed, whole)
     assert [r["valid_loss"] for r in resumed.history] == [r["valid_loss"] for r in whole.history]
 
-    again = fit(*data, checkpoint_dir=tmp_path / "checkpoints", progress=interrupt)
-    assert seen == [1, 2, 3]
+
+def test_a_finished_training_is_read_back_from_its_checkpoint_without_another_epoch(base):
+    whole, folder = base
+    epochs = []
+    again = fit(*make_data(), checkpoint_dir=folder, progress=epochs.append)
+    assert epochs == []
     assert_equal_weights(again, whole)
 
 
-def test_a_checkpoint_of_other_data_is_not_used(tmp_path):
+def test_a_checkpoint_of_other_data_is_not_used(base, tmp_path):
+    _, folder = base
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     windows, labels = make_data()
-    fit(windows, labels, checkpoint_dir=tmp_path)
     changed = replace(windows, static=windows.static + 1)
     epochs = []
     fit(changed, labels, checkpoint_dir=tmp_path, progress=lambda record: epochs.append(record["epoch"]))
     assert epochs == [1, 2, 3]
 
 
-def test_a_warm_start_begins_with_the_weights_it_is_given():
-    data = make_data()
-    champion = fit(*data)
+def test_a_warm_start_begins_with_the_weights_it_is_given(base):
+    champion, _ = base
     standing_still = with_train(learning_rate=0.0, epochs=1)
-    assert_equal_weights(fit(*data, standing_still, warm_from=champion.model), champion)
+    assert_equal_weights(fit(*make_data(), standing_still, warm_from=champion.model), champion)
 
 
-def test_a_warm_start_from_another_shape_is_refused():
-    windows, labels = make_data()
-    champion = fit(windows, labels, with_train(epochs=1))
+def test_a_warm_start_from_another_shape_is_refused(base):
+    champion, _ = base
     wider = replace(TINY, network=replace(TINY.network, units=(5,)))
     with pytest.raises(ContractError, match="warm start"):
-        fit(windows, labels, wider, warm_from=champion.model)
+        fit(*make_data(), wider, warm_from=champion.model)
 
 
 def test_an_untrained_network_starts_from_the_weighted_shares_of_all_ends():

@@ -11,13 +11,14 @@ import pytest
 def make_challenge_set(tmp_path):
     """A function that writes one set, as the published archive or unpacked, and returns its folder.
 
-    files: text of each stay's file below the header, by record id. outcomes: lines of the outcome file below the header.
+    files: text of each stay's file below the header, by record id. outcomes: lines of the outcome file, likewise.
     """
 
     def make(name: str, files: dict[int, str], outcomes: list[str] | None, *, archive: bool = True) -> Path:
         folder = tmp_path / "challenge"
         folder.mkdir(exist_ok=True)
-        contents = {f"set-{name}/{record}.txt": f"Time,Parameter,Value\n{body}".encode() for record, body in files.items()}
+        header = "Time,Parameter,Value"
+        contents = {f"set-{name}/{record}.txt": f"{header}\n{body}".encode() for record, body in files.items()}
         if archive:
             with tarfile.open(folder / f"set-{name}.tar.gz", "w:gz") as tar:
                 for path, content in contents.items():

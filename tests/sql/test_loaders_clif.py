@@ -16,7 +16,7 @@ END = ANCHOR + timedelta(days=clif.DAYS)
 
 @pytest.fixture(scope="module")
 def loaded(make_database):
-    """An engine on a database with the demo twice: schema `published` as it is, `moved` re-anchored; and the reports."""
+    """An engine on a database with the demo in the schemas `published` and `moved` (re-anchored), and the reports."""
     engine = open_engine(make_database("clif_loader"))
     reports = {
         "published": clif.load(engine, "published"),

@@ -32,9 +32,8 @@ def rows(engine, sql):
 
 def test_set_a_arrives_whole(engine, set_a):
     assert set_a.rows == {"record": 4000, "measurement": 1_757_980, "outcome": 4000}
-    assert rows(engine, "select sum(in_hospital_death), count(*) filter (where length_of_stay = -1) from a.outcome") == [
-        (554, 60)
-    ]
+    query = "select sum(in_hospital_death), count(*) filter (where length_of_stay = -1) from a.outcome"
+    assert rows(engine, query) == [(554, 60)]
 
 
 def test_a_published_file_can_be_read_back_line_by_line(engine, set_a, physionet_folder):
@@ -149,11 +148,15 @@ def test_loading_again_replaces_the_tables(engine, make_challenge_set):
     folder = make_challenge_set("a", ONE_STAY, ONE_OUTCOME)
     make_challenge_set("b", ONE_STAY, ONE_OUTCOME)
     first = physionet_2012.load(engine, folder, schema="again")
-    assert physionet_2012.load(engine, folder, schema="again").rows == first.rows == {
-        "record": 2,
-        "measurement": 4,
-        "outcome": 2,
-    }
+    assert (
+        physionet_2012.load(engine, folder, schema="again").rows
+        == first.rows
+        == {
+            "record": 2,
+            "measurement": 4,
+            "outcome": 2,
+        }
+    )
     assert rows(engine, "select count(*) from again.measurement") == [(4,)]
     physionet_2012.load(engine, folder, sets=["a"], schema="again")
     assert rows(engine, "select distinct set_name from again.measurement") == [("a",)]

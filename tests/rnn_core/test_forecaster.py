@@ -1,0 +1,159 @@
+"""The stay forecaster as a whole on made stays: what it learns, what it refuses, what it never sees."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from builders import at, observed, random_observations, random_stays, stays_frame
+
+from rnn_core.config import ModelConfig, Sampling
+from rnn_core.errors import ArtifactError, DataTooSmallError
+from rnn_core.forecaster import compare, fit_stay_forecaster, forecast_stays, load_stay_forecaster, save_stay_forecaster
+from rnn_core.frames import Observations
+
+AS_OF, CUTOFF = at(70), at(25)
+HOUR = np.timedelta64(1, "h")
+
+
+def small_config(**training) -> ModelConfig:
+    config = ModelConfig()
+    return replace(
+        config,
+        network=replace(config.network, units=(8,)),
+        train=replace(config.train, **({"epochs": 2, "batch_size": 16} | training)),
+        window=replace(config.window, min_observations=3),
+    )
+
+
+@pytest.fixture(scope="module")
+def made():
+    rng = np.random.default_rng(5)
+    stays = random_stays(rng, 120)
+    stays["ends_at"] = "unit"
+    return stays, random_observations(rng, stays, 6000)
+
+
+@pytest.fixture(scope="module")
+def fitted(made):
+    return fit_stay_forecaster(*made, CUTOFF, AS_OF, small_config())
+
+
+def open_at(stays: pd.DataFrame, observations: Observations, as_of) -> tuple[pd.DataFrame, Observations]:
+    """The stays open at `as_of` as they were known then, with all their rows, later ones too."""
+    is_open = ((stays["intime"] <= as_of) & (stays["outtime"] > as_of)).to_numpy()
+    number = np.cumsum(is_open) - 1
+    keep = is_open[observations.stay]
+    part = Observations(
+        number[observations.stay[keep]].astype(np.int32), observations.concept[keep], observations.observed_at[keep],
+        observations.available_at[keep], observations.value[keep],
+    )  # fmt: skip
+    chosen = stays[is_open].reset_index(drop=True)
+    return chosen.assign(outtime=np.datetime64("NaT", "us"), outcome=None), part
+
+
+def test_a_fit_judges_on_stays_that_had_no_part_in_it_beside_a_trivial_baseline(fitted):
+    _, report = fitted
+    assert report.n_stays["train"] > 0 and report.n_stays["valid"] > 0 and report.n_stays["judged"] > 0
+    assert report.metrics["mortality_brier"].n > 0
+    assert not np.isnan(report.metrics["baseline_mortality_brier"].value)
+    assert len(report.history) >= report.best_epoch >= 1
+
+
+def test_the_same_seed_gives_the_same_forecasts_twice(made, fitted):
+    forecaster, _ = fit_stay_forecaster(*made, CUTOFF, AS_OF, small_config())
+    now = open_at(*made, at(40))
+    pd.testing.assert_frame_equal(
+        forecast_stays(forecaster, *now, at(40)), forecast_stays(fitted[0], *now, at(40)), check_exact=True
+    )
+
+
+def test_what_is_known_after_the_cut_off_changes_no_weight(made, fitted):
+    stays, observations = made
+    later = observations.available_at > CUTOFF
+    scrambled = replace(observations, value=np.where(later, observations.value * 0.5, observations.value))
+    moved = stays.assign(
+        outtime=stays["outtime"].where(stays["outtime"] <= CUTOFF, stays["outtime"] + 7 * HOUR),
+        outcome=np.where(stays["outtime"] <= CUTOFF, stays["outcome"], "died"),
+    )
+    forecaster, _ = fit_stay_forecaster(moved, scrambled, CUTOFF, AS_OF, small_config())
+    for ours, theirs in zip(forecaster.model.get_weights(), fitted[0].model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert forecaster.calibration == fitted[0].calibration
+
+
+def test_rows_of_later_change_no_forecast(made, fitted):
+    stays, observations = open_at(*made, at(40))
+    cut = observations.known_at(at(40))
+    assert len(cut) < len(observations)
+    pd.testing.assert_frame_equal(
+        forecast_stays(fitted[0], stays, observations, at(40)), forecast_stays(fitted[0], stays, cut, at(40)),
+        check_exact=True,
+    )  # fmt: skip
+
+
+def test_a_forecaster_is_the_same_after_it_was_saved(made, fitted, tmp_path):
+    save_stay_forecaster(tmp_path, "m1", fitted[0], {})
+    loaded = load_stay_forecaster(tmp_path / "m1")
+    now = open_at(*made, at(40))
+    pd.testing.assert_frame_equal(
+        forecast_stays(loaded, *now, at(40)), forecast_stays(fitted[0], *now, at(40)), check_exact=True
+    )
+
+
+def test_a_stay_with_too_little_data_gets_a_reason_and_no_number(fitted):
+    stays = stays_frame(*({"intime": hour, "ends_at": "unit"} for hour in (38.5, 10, 10, 10, 10)))
+    rows = [(0, "heart_rate", 39 + h / 10, 39 + h / 10, 80) for h in range(9)]
+    rows += [(2, "heart_rate", 12 + h / 10, 12 + h / 10, 80) for h in range(9)]  # silent for a day and more
+    rows += [(3, "heart_rate", 39, 39, 80)]
+    rows += [(4, "heart_rate", 30 + h, 30 + h, 80) for h in range(9)]
+    frame = forecast_stays(fitted[0], stays, observed(*rows), at(40))
+    assert frame["status_reason"].to_list()[:4] == ["too_early", "no_observations", "stale", "too_few_observations"]
+    assert frame["status"].to_list() == ["abstained"] * 4 + ["scored"]
+    assert frame["mortality_risk"].isna().to_list() == [True] * 4 + [False]
+    assert frame["n_observations"].to_list() == [9, 0, 9, 1, 9]
+
+
+def test_no_open_stay_gives_no_row(fitted):
+    assert len(forecast_stays(fitted[0], stays_frame(), observed(), at(40))) == 0
+
+
+def test_stays_that_end_elsewhere_are_refused(fitted):
+    stays = stays_frame({"ends_at": "hospital"})
+    with pytest.raises(ArtifactError, match="end at the unit, these end at the hospital"):
+        forecast_stays(fitted[0], stays, observed(), at(10))
+
+
+def test_a_warm_start_takes_the_champions_scaler_and_begins_where_it_stood(made, fitted):
+    frozen = small_config(epochs=1, learning_rate=1e-12)
+    refreshed, _ = fit_stay_forecaster(*made, at(28), AS_OF, frozen, warm_from=fitted[0])
+    assert refreshed.scaler is fitted[0].scaler
+    for ours, theirs in zip(refreshed.model.get_weights(), fitted[0].model.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_a_forecaster_differs_from_itself_by_nothing(made, fitted):
+    differences, n_deaths = compare(fitted[0], fitted[0], *made, CUTOFF, AS_OF)
+    assert differences["auroc"].value == differences["los_mae_days"].value == 0
+    assert n_deaths > 0
+
+
+def test_data_that_stop_by_design_are_not_learned_from_after_their_end(made):
+    """With data_hours, rows after them have no part: moving them changes no weight."""
+    stays, observations = made
+    intime = stays["intime"].to_numpy("datetime64[us]")[observations.stay]
+    late = observations.available_at > intime + 12 * HOUR
+    changed = replace(observations, value=np.where(late, observations.value * 0.5, observations.value))
+    sampling = Sampling(data_hours=12)
+    a, _ = fit_stay_forecaster(stays, observations, CUTOFF, AS_OF, small_config(epochs=1), sampling=sampling)
+    b, _ = fit_stay_forecaster(stays, changed, CUTOFF, AS_OF, small_config(epochs=1), sampling=sampling)
+    for ours, theirs in zip(a.model.get_weights(), b.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_too_few_stays_are_refused_with_a_sentence():
+    stays = stays_frame({"outtime": 20.0, "outcome": "alive", "ends_at": "unit", "intime": 0.0})
+    with pytest.raises(DataTooSmallError):
+        fit_stay_forecaster(stays, observed((0, "heart_rate", 1, 1, 80)), at(30), at(30), small_config())
+
+

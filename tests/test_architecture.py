@@ -1,0 +1,42 @@
+"""The architecture as tests: what loads what, and that every module says what it is for."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = sorted(p for floor in ("flows", "sql", "rnn_core") for p in (ROOT / floor).rglob("*.py"))
+FLOWS = [f"flows.{path.stem}" for path in sorted((ROOT / "flows").glob("*.py")) if path.stem != "__init__"]
+
+
+def test_importing_the_flows_loads_neither_tensorflow_nor_great_expectations():
+    code = f"import sys, importlib\nfor name in {FLOWS!r}: importlib.import_module(name)\nprint(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert not {"tensorflow", "keras", "great_expectations"} & set(loaded.split())
+
+
+def test_the_contracts_load_numpy_and_pandas_only():
+    code = "import sys, rnn_core.frames, rnn_core.config, rnn_core.concepts, rnn_core.errors\nprint(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert not {"tensorflow", "keras", "sklearn", "scipy", "sqlalchemy", "prefect"} & set(loaded.split())
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_says_in_its_first_line_what_it_is_for(path):
+    tree = ast.parse(path.read_text())
+    docstring = ast.get_docstring(tree)
+    assert docstring and len(docstring.splitlines()[0]) > 20
+    assert isinstance(tree.body[0], ast.Expr)
+
+
+def test_only_the_settings_read_the_environment():
+    readers = [p for p in MODULES if "os.environ" in p.read_text() or "getenv" in p.read_text()]
+    # psql passes the environment on to a child, it reads nothing from it.
+    assert {str(p.relative_to(ROOT)) for p in readers} == {"flows/settings.py", "sql/embedded.py"}
+
+
+def test_no_module_is_named_for_nothing():
+    assert not [p for p in MODULES if p.stem in {"utils", "util", "helpers", "helper", "manager", "common", "misc"}]
