@@ -27,7 +27,9 @@ def backfill(
     todo = [slot for slot in wanted if slot not in done]
     early = sum(slot <= serving["data_cutoff"] for slot in todo)
     if early:
-        log.warning("%d of %d slots lie before the model's data cut-off; the scorecard leaves them out", early, len(todo))
+        log.warning(
+            "%d of %d slots lie before the model's data cut-off; the scorecard leaves them out", early, len(todo)
+        )
     if dry_run:
         return {"slots asked for": len(wanted), "to publish": len(todo), "published before": len(wanted) - len(todo)}
     forecaster = load_model(serving["artifact"]) if todo else None

@@ -71,8 +71,12 @@ def load(
     path: Annotated[
         list[Path] | None, typer.Option(help="Folder of the published files; repeat for several. clif brings its own.")
     ] = None,
-    reanchor: Annotated[bool, typer.Option(help="clif: lay the stays over 28 days, so that there is a census.")] = False,
-    layout: Annotated[Layout, typer.Option(help="physionet_2012: over a calendar year, or all at once.")] = Layout.calendar,
+    reanchor: Annotated[
+        bool, typer.Option(help="clif: lay the stays over 28 days, so that there is a census.")
+    ] = False,
+    layout: Annotated[
+        Layout, typer.Option(help="physionet_2012: over a calendar year, or all at once.")
+    ] = Layout.calendar,
     withhold_outcomes: Annotated[bool, typer.Option(help="physionet_2012: stays stay open.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the lay-out.")] = 0,
 ) -> None:
@@ -189,9 +193,7 @@ def demo(seed: Annotated[int, typer.Option(help="Seed of the re-anchored stays."
 
 
 @app.command()
-def sql(
-    query: Annotated[str, typer.Argument(help="One SELECT.", show_default=False)], as_json: Json = False
-) -> None:
+def sql(query: Annotated[str, typer.Argument(help="One SELECT.", show_default=False)], as_json: Json = False) -> None:
     """Run a query on the database of icu-forecast and print its rows; nothing can be changed.
 
     Example: icu-forecast sql "select * from forecast.current_risk limit 5"
@@ -321,8 +323,9 @@ def db_url() -> None:
     Example: psql "$(icu-forecast db url)"
     """
     from flows.databases import open_store
+    from sql.engine import libpq_uri
 
-    print(open_store().url.set(drivername="postgresql").render_as_string(hide_password=False))
+    print(libpq_uri(open_store()))
 
 
 @db.command("migrate")

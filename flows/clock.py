@@ -16,7 +16,9 @@ def parse_time(value: str) -> datetime:
     try:
         time = datetime.fromisoformat(value)
     except ValueError:
-        raise ForecastError(f"A time looks like 2026-01-20T14:00 (UTC) or 2026-01-20T14:00+01:00; found {value!r}.") from None
+        raise ForecastError(
+            f"A time looks like 2026-01-20T14:00 (UTC) or 2026-01-20T14:00+01:00; found {value!r}."
+        ) from None
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
@@ -28,7 +30,9 @@ def slot(as_of: datetime | None, scheduled: datetime | None = None) -> datetime:
     now = datetime.now(UTC)
     chosen = floor_hour(as_of or scheduled or now)
     if chosen > now:
-        raise ForecastError(f"A run cannot speak for {chosen.isoformat()}, which has not come yet (now {now:%Y-%m-%dT%H:%M}Z).")
+        raise ForecastError(
+            f"A run cannot speak for {chosen.isoformat()}, which has not come yet (now {now:%Y-%m-%dT%H:%M}Z)."
+        )
     return chosen
 
 

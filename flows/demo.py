@@ -74,6 +74,7 @@ def run_demo(seed: int) -> None:
 
     store = open_store()
     with store.connect() as connection:
+
         def rows(query: str) -> list[dict[str, Any]]:
             return [dict(row) for row in connection.execute(text(query), {"source": DEMO_SOURCE}).mappings()]
 

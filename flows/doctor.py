@@ -59,7 +59,9 @@ def _disk(settings: Settings) -> Finding:
     if not os.access(folder, os.W_OK):
         return Finding("disk", "fault", f"{folder} cannot be written to; set ICU_ARTIFACTS to a folder that can.")
     state = "ok" if free >= FREE_GB else "fault"
-    return Finding("disk", state, f"{free:.1f} GB free at {folder}" + ("" if state == "ok" else f", {FREE_GB} GB needed"))
+    return Finding(
+        "disk", state, f"{free:.1f} GB free at {folder}" + ("" if state == "ok" else f", {FREE_GB} GB needed")
+    )
 
 
 def _migrations(store: Engine) -> Finding:
@@ -67,7 +69,9 @@ def _migrations(store: Engine) -> Finding:
         revision = current_revision(connection)
     if revision == newest_revision():
         return Finding("migrations", "ok", f"at {revision}")
-    return Finding("migrations", "fault", f"at {revision}, this version needs {newest_revision()}; run `icu-forecast db migrate`.")
+    return Finding(
+        "migrations", "fault", f"at {revision}, this version needs {newest_revision()}; run `icu-forecast db migrate`."
+    )
 
 
 def _grants(store: Engine) -> Iterator[Finding]:
@@ -91,7 +95,9 @@ def _indices(store: Engine) -> Finding:
             ).scalars()
         )
     if missing := sorted(wanted - found):
-        return Finding("indices", "fault", f"missing or invalid: {', '.join(missing)}; create them as sql/schema.py says.")
+        return Finding(
+            "indices", "fault", f"missing or invalid: {', '.join(missing)}; create them as sql/schema.py says."
+        )
     return Finding("indices", "ok", f"{len(wanted)} in place")
 
 
@@ -144,5 +150,7 @@ def _prefect() -> Finding:
     try:
         httpx.get(f"{url.rstrip('/')}/health", timeout=5).raise_for_status()
     except httpx.HTTPError as error:
-        return Finding("prefect", "fault", f"{url} does not answer ({type(error).__name__}); start `prefect server start`.")
+        return Finding(
+            "prefect", "fault", f"{url} does not answer ({type(error).__name__}); start `prefect server start`."
+        )
     return Finding("prefect", "ok", url)

@@ -1,15 +1,18 @@
 """The ingest flow: from a source database to the canonical tables, checked."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 from prefect import flow
+from sqlalchemy import Engine
 
 from flows import clock
 from flows.databases import open_source, open_store
 from flows.log import log
 from flows.reports import report_run
 from flows.settings import load_settings
-from flows.tasks import recorded, step
+from flows.tasks import alone, recorded, safe_sentence, step
 from sql import landing, results
 from sql.adapter import check_source
 from sql.landing import Batch, BatchCounts
@@ -24,28 +27,36 @@ def ingest(source: str, as_of: datetime | None = None, reconcile: bool = False, 
     """
     store = open_store()
     as_of = clock.slot(as_of, clock.scheduled_time())
-    adapter, database, schema = open_source(source)
+    adapter, _, _ = open_source(source)
+    overlap = timedelta(hours=load_settings().overlap_hours)
+    if dry_run:
+        with alone(store, source, "ingest"), _landed(store, source, as_of, reconcile, overlap) as (batch, outcomes):
+            landing.fail_batch(store, batch, "dry run")
+            return _found(outcomes)
     with recorded(store, source, "ingest", as_of) as run:
-        check_source(adapter, database, schema)
-        overlap = timedelta(hours=load_settings().overlap_hours)
-        batch = landing.begin_batch(store, source, as_of, reconcile=reconcile, overlap=overlap)
-        try:
-            read_rows(store, batch, adapter, database, schema)
-            cast_rows(store, batch, adapter)
-            outcomes = check_rows(store, batch)
-            if dry_run:
-                landing.fail_batch(store, batch, "dry run")
-                run.counts |= _found(outcomes)
-                results.finish_run(store, run.run_id)
-                return run.counts
+        with _landed(store, source, as_of, reconcile, overlap) as (batch, outcomes):
             counts = take_over_rows(store, batch, outcomes, adapter.units)
-        except Exception as error:
-            landing.fail_batch(store, batch, type(error).__name__)
-            raise
         run.counts |= _told(counts)
         results.finish_run(store, run.run_id, watermark=counts.watermark)
         report_run(run, "ingest")
     return run.counts
+
+
+@contextmanager
+def _landed(
+    store: Engine, source: str, as_of: datetime, reconcile: bool, overlap: timedelta
+) -> Iterator[tuple[Batch, dict]]:
+    """A batch that was read, cast and checked, with what the checks found; if anything fails, nothing of it stays."""
+    adapter, database, schema = open_source(source)
+    check_source(adapter, database, schema)
+    batch = landing.begin_batch(store, source, as_of, reconcile=reconcile, overlap=overlap)
+    try:
+        read_rows(store, batch, adapter, database, schema)
+        cast_rows(store, batch, adapter)
+        yield batch, check_rows(store, batch)
+    except Exception as error:
+        landing.fail_batch(store, batch, safe_sentence(error))
+        raise
 
 
 @step("read the source", retries=0)

@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated
 
+from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -32,15 +33,16 @@ class Settings(BaseSettings):
     """All settings; a name under ICU_ that is not here is refused, since it is most likely misspelt."""
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, env_nested_delimiter="__", env_file=".env", extra="forbid", frozen=True
+        env_prefix=_PREFIX, env_nested_delimiter="__", env_file=".env", extra="ignore", frozen=True
     )
 
     home: Path = Field(default_factory=_default_home, description="folder of all state in embedded mode")
     database_url: SecretStr | None = Field(None, description="PostgreSQL of icu-forecast; without it, the embedded one")
-    artifacts: Path | None = Field(None, description="folder of model artifacts, shared by all workers; default HOME/artifacts")
+    artifacts: Path | None = Field(
+        None, description="folder of model artifacts, shared by all workers; default HOME/artifacts"
+    )
     sources: dict[str, SourceSettings] = Field(default_factory=dict)
     overlap_hours: Annotated[float, Field(ge=0)] = 48.0
-    stale_run_hours: Annotated[float, Field(gt=0)] = 6.0
 
     @property
     def artifact_folder(self) -> Path:
@@ -59,9 +61,8 @@ class Settings(BaseSettings):
 def load_settings() -> Settings:
     """The settings of this process. Raises ForecastError naming each setting at fault, never its value."""
     known = {_PREFIX + name.upper() for name in Settings.model_fields}
-    unknown = sorted(
-        name for name in os.environ if name.startswith(_PREFIX) and name.split("__")[0] not in known
-    )
+    given = {*os.environ, *dotenv_values(".env")}
+    unknown = sorted(name for name in given if name.startswith(_PREFIX) and name.split("__")[0] not in known)
     if unknown:
         raise ForecastError(f"Unknown settings {', '.join(unknown)}; known are {', '.join(sorted(known))}.")
     try:

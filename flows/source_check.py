@@ -1,4 +1,4 @@
-"""Looks at a source before anyone relies on it: coverage per concept, units that look wrong, labels that contradict themselves."""
+"""Looks at a source before anyone relies on it: coverage, units that look wrong, labels that contradict themselves."""
 
 import json
 from dataclasses import dataclass
@@ -53,7 +53,10 @@ def check(source: str, as_of: datetime) -> SourceReport:
     faults = [f"{row['concept']}: {row['suspicion']}" for row in coverage if row["suspicion"]]
     faults += [f"{row['stays']} stays: {row['fault']}" for row in audit if row["stays"]]
     unknown = frame[frame["unknown"]].groupby(["variable", "unit"], dropna=False).size()
-    faults += [f"{n} rows of {variable!r} in unit {unit!r} are not in concept_map.csv" for (variable, unit), n in unknown.items()]
+    faults += [
+        f"{n} rows of {variable!r} in unit {unit!r} are not in concept_map.csv"
+        for (variable, unit), n in unknown.items()
+    ]
     unused = frame[frame["concept"].isna() & ~frame["unknown"]].groupby("variable").size()
     unmapped = [{"variable": v, "rows": int(n)} for v, n in unused.sort_values(ascending=False).items()]
     return SourceReport(adapter, coverage, unmapped, audit, faults)
@@ -61,10 +64,13 @@ def check(source: str, as_of: datetime) -> SourceReport:
 
 def _map(adapter: Adapter, rows: pa.Table) -> pd.DataFrame:
     frame = rows.select(["stay_id", "variable", "unit", "observed_at", "available_at"]).to_pandas()
+    frame["unit"] = frame["unit"].fillna("")
     frame["text"] = rows["value"].cast(pa.string()).to_pandas()
     exact = {(m.variable, m.unit): m for m in adapter.concept_map}
     pairs = frame[["variable", "unit"]].drop_duplicates()
-    chosen = [exact.get((v, u)) or exact.get((v, "*")) or exact.get(("*", "*")) for v, u in pairs.itertuples(index=False)]
+    chosen = [
+        exact.get((v, u)) or exact.get((v, "*")) or exact.get(("*", "*")) for v, u in pairs.itertuples(index=False)
+    ]
     pairs = pairs.assign(
         concept=[m.concept if m else None for m in chosen], unknown=[m is None for m in chosen],
         scale=[m.scale if m else 1.0 for m in chosen], shift=[m.offset if m else 0.0 for m in chosen],
@@ -88,13 +94,15 @@ def _coverage(frame: pd.DataFrame, n_stays: int) -> list[dict[str, Any]]:
         inside = value.between(concept.low, concept.high)
         share = float(inside.mean()) if len(value) else 0.0
         delay = (found["available_at"] - found["observed_at"]).dt.total_seconds().median() / 3600
-        suspicious = len(found) >= FEW and share < PLAUSIBLE_SHARE
+        suspicion = ""
+        if len(found) >= FEW and share < PLAUSIBLE_SHARE:
+            suspicion = f"only {share:.0%} within {concept.low:g} to {concept.high:g} {concept.unit}; another unit?"
         low, middle, high = (float(value.quantile(q)) if len(value) else None for q in (0.01, 0.5, 0.99))
         rows.append({
             "concept": name, "unit": concept.unit, "rows": len(found),
             "stays %": round(100 * found["stay_id"].nunique() / max(n_stays, 1), 1), "p1": low, "p50": middle, "p99": high,
             "plausible %": round(100 * share, 1), "delay h": round(float(delay), 2),
-            "suspicion": f"only {share:.0%} within {concept.low:g} to {concept.high:g} {concept.unit}; another unit?" if suspicious else "",
+            "suspicion": suspicion,
         })  # fmt: skip
     return rows
 
@@ -102,12 +110,16 @@ def _coverage(frame: pd.DataFrame, n_stays: int) -> list[dict[str, Any]]:
 def _audit_stays(stays: pa.Table) -> list[dict[str, Any]]:
     """Labels of the newest version of each stay that contradict themselves; the audit over accepted stays is
     quality.stay_audit."""
-    newest = stays.sort_by([("stay_id", "ascending"), ("available_at", "ascending")]).to_pandas().groupby("stay_id").last()
+    newest = (
+        stays.sort_by([("stay_id", "ascending"), ("available_at", "ascending")]).to_pandas().groupby("stay_id").last()
+    )
     ended = newest[newest["outtime"].notna()]
     patients = ended.sort_values("intime").groupby("patient_id")
     faults = {
         "ends before it begins, or has no length": int((ended["outtime"] <= ended["intime"]).sum()),
-        "death over 36 h before the charted end": int(((ended["outtime"] - ended["died_at"]).dt.total_seconds() > 36 * 3600).sum()),
+        "death over 36 h before the charted end": int(
+            ((ended["outtime"] - ended["died_at"]).dt.total_seconds() > 36 * 3600).sum()
+        ),
         "overlaps the patient's stay before by over 1 h": int(
             ((patients["outtime"].shift() - ended.sort_values("intime")["intime"]).dt.total_seconds() > 3600).sum()
         ),
@@ -115,8 +127,10 @@ def _audit_stays(stays: pa.Table) -> list[dict[str, Any]]:
             ((ended["outtime"] - ended["hospital_outtime"]).dt.total_seconds() > 36 * 3600).sum()
         ),
     }
-    told = [{"fault": fault, "stays": n} for fault, n in faults.items()]
-    clipped = ended["died_at"] < ended["outtime"]
-    told.append({"fault": "(all stays)", "stays": 0, "note": f"{len(newest)} stays, {len(ended)} ended, "
-                 f"{int((newest['outcome'] == 'died').sum())} deaths, {int(clipped.sum())} charted as ending after death (clipped up to 36 h)"})  # fmt: skip
-    return [{"fault": row["fault"], "stays": row["stays"], "note": row.get("note", "")} for row in told]
+    clipped = int((ended["died_at"] < ended["outtime"]).sum())
+    n_died = int((newest["outcome"] == "died").sum())
+    note = (
+        f"{len(newest)} stays, {len(ended)} ended, {n_died} deaths, {clipped} charted as ending after death (clipped)"
+    )
+    told = [{"fault": fault, "stays": n, "note": ""} for fault, n in faults.items()]
+    return [*told, {"fault": "(all stays)", "stays": 0, "note": note}]

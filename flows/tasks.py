@@ -23,6 +23,7 @@ from sql.engine import advisory_lock
 P = ParamSpec("P")
 R = TypeVar("R")
 
+
 class StepFailed(ForecastError):
     """A step broke on something that is not ours; carries the kind and the place of the error, never its text."""
 
@@ -82,17 +83,26 @@ class Recorded:
 
 
 @contextmanager
+def alone(engine: Engine, source: str, kind: str) -> Iterator[None]:
+    """One run of a kind and source works at a time; raises ForecastError where another does."""
+    with engine.connect() as holder, advisory_lock(holder, f"icu-forecast {kind} {source}") as free:
+        if not free:
+            raise ForecastError(f"Another {kind} of {source} is at work; wait for it, or see forecast.run_health.")
+        yield
+
+
+@contextmanager
 def recorded(
     engine: Engine, source: str, kind: str, as_of: datetime, *, role: str = "champion", model_id: str | None = None
 ) -> Iterator[Recorded]:
     """Record a run: `running` is committed first; a failure is kept as one sentence that is safe to read.
 
-    One run of a kind and source works at a time; a second one is refused with a sentence. Any error that is not ours is
-    replaced, since a driver's message may quote a row.
+    Any error that is not ours is replaced, since a driver's message may quote a row.
     """
-    with engine.connect() as holder, advisory_lock(holder, f"icu-forecast {kind} {source}") as free:
-        if not free:
-            raise ForecastError(f"Another {kind} of {source} is at work; wait for it, or see forecast.run_health.")
+    with alone(engine, source, kind):
+        with engine.begin() as connection:
+            # We hold the lock, so whoever is still marked as running died without saying so.
+            results.close_stale_runs(connection, source, kind, older_than_hours=0)
         run_id = results.start_run(
             engine, source, kind, as_of, role=role, flow_run_id=_flow_run_id(), model_id=model_id
         )

@@ -79,10 +79,14 @@ def read_training_set(store: Engine, source: str, as_of: datetime) -> TrainingSe
     adapter, _, _ = open_source(source)
     stays = canonical.read_stays(store, source, as_of, only_sound=True)
     if len(stays) == 0:
-        raise DataTooSmallError(f"There is no stay of {source} as of {as_of.isoformat()}; run `icu-forecast ingest {source}`.")
+        raise DataTooSmallError(
+            f"There is no stay of {source} as of {as_of.isoformat()}; run `icu-forecast ingest {source}`."
+        )
     observations = canonical.read_observations(store, source, stays, as_of)
     cutoff = stays["intime"].quantile(1 - HOLD_OUT_SHARE).floor("h")
-    log.info("%d stays, %s observations; learning from what was known at %s", len(stays), f"{len(observations):,}", cutoff)
+    log.info(
+        "%d stays, %s observations; learning from what was known at %s", len(stays), f"{len(observations):,}", cutoff
+    )
     moment = np.datetime64(as_of.replace(tzinfo=None), "us")
     return TrainingSet(stays, observations, moment, np.datetime64(cutoff, "us"), adapter.sampling)
 

@@ -147,9 +147,7 @@ def compare(
     """Paired differences, challenger less champion, on the stays that began after `cutoff` of patients whom neither has
     learned from; and the number of deaths among them."""
     newer = split_stays(stays, cutoff).newer
-    ours, theirs = (
-        _score_judged(one, stays, observations, as_of, newer, sampling) for one in (challenger, champion)
-    )
+    ours, theirs = (_score_judged(one, stays, observations, as_of, newer, sampling) for one in (challenger, champion))
     a, b = (
         read_forecast(s.masses, f.config.network.horizon_edges, s.outcomes.elapsed_hours)
         for s, f in ((ours, challenger), (theirs, champion))
@@ -281,7 +279,9 @@ def _hours(hours: float) -> np.timedelta64:
     return np.timedelta64(round(hours * 3600), "s")
 
 
-def _known_until(stays: pd.DataFrame, observations: Observations, as_of: np.datetime64, stale_hours: float) -> np.ndarray:
+def _known_until(
+    stays: pd.DataFrame, observations: Observations, as_of: np.datetime64, stale_hours: float
+) -> np.ndarray:
     """Until when an open stay is known to have gone on, datetime64[us] [stays]: its last observation, or `as_of` where
     that is fresh. Silence is no proof of presence: a feed that broke off would otherwise teach endless stays."""
     last = _last_heard(stays, observations, as_of)

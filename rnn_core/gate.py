@@ -24,7 +24,9 @@ class Verdict:
 def judge_first(metrics: dict[str, Estimate], n_deaths: int) -> Verdict:
     """Verdict on a model while none serves as champion."""
     if n_deaths < MIN_DEATHS:
-        return Verdict("provisional", f"{n_deaths} deaths among the judged stays are too few for a verdict ({MIN_DEATHS}).")
+        return Verdict(
+            "provisional", f"{n_deaths} deaths among the judged stays are too few for a verdict ({MIN_DEATHS})."
+        )
     auroc = metrics["mortality_auroc"]
     brier, trivial = metrics["mortality_brier"].value, metrics["baseline_mortality_brier"].value
     if not (auroc.low > 0.5 and brier < trivial):
@@ -40,7 +42,9 @@ def judge_challenger(differences: dict[str, Estimate], n_deaths: int) -> Verdict
     """Verdict on a model against the champion, from paired differences (challenger less champion) on a hold-out newer
     than both cut-offs: `auroc` and `los_mae_days`."""
     if n_deaths < MIN_DEATHS:
-        return Verdict("challenger", f"{n_deaths} deaths newer than both cut-offs are too few for a verdict ({MIN_DEATHS}).")
+        return Verdict(
+            "challenger", f"{n_deaths} deaths newer than both cut-offs are too few for a verdict ({MIN_DEATHS})."
+        )
     auroc, mae = differences["auroc"].value, differences["los_mae_days"].value
     told = f"AUROC {auroc:+.3f}, length-of-stay error {mae:+.2f} days against the champion on newer stays."
     if np.isnan(auroc) or auroc < -MARGIN_AUROC or (not np.isnan(mae) and mae > MARGIN_MAE_DAYS):

@@ -82,7 +82,9 @@ def _read_select(path: Path) -> str:
     sql = path.read_text()
     for needed in (":since", ":until", "{schema}"):
         if needed not in sql:
-            raise ContractError(f"{path.parent.name}/{path.name} needs {needed}; a read is bounded by what was known when.")
+            raise ContractError(
+                f"{path.parent.name}/{path.name} needs {needed}; a read is bounded by what was known when."
+            )
     return sql
 
 

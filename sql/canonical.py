@@ -33,7 +33,7 @@ def read_stays(
             "not exists (select 1 from quality.stay_audit a where a.source = s.source and a.stay_id = s.stay_id)"
         )
     query = text(
-        f"select {', '.join('s.' + c for c in STAY_COLUMNS)} from icu.stay_at(:as_of, :ingested_by) s"  # noqa: S608
+        f"select {', '.join('s.' + c for c in STAY_COLUMNS)} from icu.stay_at(:as_of, :ingested_by) s"
         f" where {' and '.join(conditions)} order by s.intime, s.stay_id"
     )
     bound = {"source": source, "as_of": as_of, "ingested_by": ingested_by or datetime.max.replace(tzinfo=UTC)}
@@ -96,8 +96,6 @@ def read_unit_lengths(engine: Engine, source: str, as_of: datetime) -> dict[str,
     ended = stays[stays["outtime"].notna() & stays["unit"].notna()].sort_values(["outtime", "stay_id"])
     days = (ended["outtime"] - ended["intime"]) / pd.Timedelta(days=1)
     return {str(unit): values.to_numpy(np.float64) for unit, values in days.groupby(ended["unit"], observed=True)}
-
-
 
 
 def read_outcome_pairs(engine: Engine, source: str, as_of: datetime) -> pd.DataFrame:

@@ -84,7 +84,9 @@ def create_database(server: URL, name: str) -> URL:
     engine = create_engine(server, isolation_level="AUTOCOMMIT")
     try:
         with engine.connect() as connection:
-            exists = connection.execute(text("select 1 from pg_database where datname = :name"), {"name": name}).scalar()
+            exists = connection.execute(
+                text("select 1 from pg_database where datname = :name"), {"name": name}
+            ).scalar()
             if not exists:
                 quoted = engine.dialect.identifier_preparer.quote(name)
                 connection.execute(text(f"create database {quoted}"))
@@ -102,6 +104,8 @@ def psql(url: URL) -> int:
     # The password travels in the environment: arguments of a process are readable by everyone on the machine.
     environment = {**os.environ, "PGPASSWORD": url.password or ""}
     return subprocess.run(
-        [program, plain.set(password=None).render_as_string(hide_password=False)], env=environment, check=False,
+        [program, plain.set(password=None).render_as_string(hide_password=False)],
+        env=environment,
+        check=False,
         stdin=sys.stdin,
     ).returncode

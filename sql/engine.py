@@ -22,7 +22,8 @@ def open_engine(url: str | URL, application: str = "icu-forecast") -> Engine:
 
 def libpq_uri(engine: Engine) -> str:
     """The engine's address as ADBC and psql take it; holds the password, so it is never logged."""
-    return engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    # SQLAlchemy leaves a blank in a password as it is, libpq refuses it in an address.
+    return engine.url.set(drivername="postgresql").render_as_string(hide_password=False).replace(" ", "%20")
 
 
 def check_reachable(engine: Engine, what: str) -> None:
@@ -40,7 +41,9 @@ def check_reachable(engine: Engine, what: str) -> None:
 @contextmanager
 def advisory_lock(connection: Connection, name: str) -> Iterator[bool]:
     """Hold a session lock called `name`; yields False at once when another session holds it."""
-    got = connection.execute(text("select pg_try_advisory_lock(hashtextextended(:name, 0))"), {"name": name}).scalar_one()
+    got = connection.execute(
+        text("select pg_try_advisory_lock(hashtextextended(:name, 0))"), {"name": name}
+    ).scalar_one()
     connection.commit()
     try:
         yield bool(got)

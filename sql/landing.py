@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from sqlalchemy import Connection, Engine, text
 
 from rnn_core.concepts import CONCEPTS
+from rnn_core.errors import SourceError
 from sql import quality
 from sql.adapter import Adapter, read_select
 from sql.copy import copy_arrow
@@ -56,12 +57,16 @@ class BatchCounts:
     watermark: datetime | None
 
 
-def begin_batch(engine: Engine, source: str, as_of: datetime, *, reconcile: bool = False, overlap: timedelta = OVERLAP) -> Batch:
+def begin_batch(
+    engine: Engine, source: str, as_of: datetime, *, reconcile: bool = False, overlap: timedelta = OVERLAP
+) -> Batch:
     """Open a batch; what a dead one left behind is marked abandoned and cleared. Rows are read from the watermark less
     `overlap` on, or, to reconcile, from the beginning."""
     with engine.begin() as connection:
         dead = connection.execute(
-            text("update icu.batch set status = 'abandoned' where source = :source and status = 'running' returning batch_id"),
+            text(
+                "update icu.batch set status = 'abandoned' where source = :source and status = 'running' returning batch_id"
+            ),
             {"source": source},
         ).scalars()
         for batch_id in dead:
@@ -93,7 +98,9 @@ def fail_batch(engine: Engine, batch: Batch, error: str) -> None:
         )
 
 
-def land(engine: Engine, batch: Batch, adapter: Adapter, source_engine: Engine, schema: str, progress: Progress) -> None:
+def land(
+    engine: Engine, batch: Batch, adapter: Adapter, source_engine: Engine, schema: str, progress: Progress
+) -> None:
     """Copy what became available into this batch's landing tables and commit: Great Expectations reads committed rows."""
     for relation, select, template in (
         ("stay", adapter.stays_sql, landing_stay),
@@ -114,6 +121,10 @@ def land(engine: Engine, batch: Batch, adapter: Adapter, source_engine: Engine, 
 def _as_text(batches: Iterator[pa.RecordBatch], columns: list[str]) -> Iterator[pa.RecordBatch]:
     """Every column but times as text, so that a bad value lands instead of breaking the copy; the copy writes times."""
     for rows in batches:
+        if missing := [name for name in columns if name not in rows.schema.names]:
+            raise SourceError(
+                f"The adapter's SELECT gives no column {', '.join(missing)}; see docs/your-own-database.md."
+            )
         arrays = [rows.column(name) for name in columns]
         texts = [a if pa.types.is_timestamp(a.type) else a.cast(pa.string()) for a in arrays]
         yield pa.RecordBatch.from_arrays(texts, columns)
@@ -126,16 +137,18 @@ def _with_typed_times(
     first = next(batches, None)
     if first is None:
         return
-    for field in first.schema:
-        if pa.types.is_timestamp(field.type):
+    for column in first.schema:
+        if pa.types.is_timestamp(column.type):
             connection.exec_driver_sql(
-                f"alter table {target} alter {field.name} type timestamptz using {field.name}::timestamptz"
+                f"alter table {target} alter {column.name} type timestamptz using {column.name}::timestamptz"
             )
     yield first
     yield from batches
 
 
-def _without_unmapped(batches: Iterator[pa.RecordBatch], adapter: Adapter, unmapped: Counter) -> Iterator[pa.RecordBatch]:
+def _without_unmapped(
+    batches: Iterator[pa.RecordBatch], adapter: Adapter, unmapped: Counter
+) -> Iterator[pa.RecordBatch]:
     """Count, and leave out, variables that the map knows and does not use; `*` without a concept leaves out all others."""
     concepts: dict[str, set[str | None]] = {}
     for line in adapter.concept_map:
@@ -267,7 +280,7 @@ def _without_rejected_stays(
     """A stay rejected in this very batch is known to no observation; the check that says so ran before it was."""
     orphans = connection.execute(
         text(
-            f"update {batch.checked('observation')} as o set known_stay = false where known_stay and not exists ("  # noqa: S608
+            f"update {batch.checked('observation')} as o set known_stay = false where known_stay and not exists ("
             " select 1 from icu.stay_version v where v.source = o.source and v.stay_id = o.stay_id)"
         )
     ).rowcount
@@ -276,7 +289,9 @@ def _without_rejected_stays(
 
 def _drop_tables(connection: Connection, batch_id: int) -> None:
     for relation in ("stay", "observation"):
-        connection.exec_driver_sql(f"drop table if exists landing.{relation}_{batch_id}_checked, landing.{relation}_{batch_id}")
+        connection.exec_driver_sql(
+            f"drop table if exists landing.{relation}_{batch_id}_checked, landing.{relation}_{batch_id}"
+        )
 
 
 def _casts(connection: Connection, batch: Batch, relation: str, columns: tuple[str, ...], kind: str) -> list[str]:
@@ -376,7 +391,7 @@ update {checked} as c set place = ranked.place from ranked where ranked.row_id =
 """
 
 _APPEND_STAYS = (
-    f"insert into icu.stay_version (source, batch_id, {', '.join(_STAY_COLUMNS)})"  # noqa: S608
+    f"insert into icu.stay_version (source, batch_id, {', '.join(_STAY_COLUMNS)})"
     f" select source, :batch_id, {', '.join(_STAY_COLUMNS)}"
     " from {checked} on conflict do nothing"
 )

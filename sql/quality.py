@@ -146,7 +146,7 @@ def quarantine(
         reason = "cast(:reason as text)" + (f" || ': ' || ({check.detail})" if check.detail else "")
         connection.execute(
             text(
-                "insert into quality.quarantine"  # noqa: S608 - relations and predicates are ours, values are bound
+                "insert into quality.quarantine"
                 " (source, relation, row_hash, check_name, batch_id, row, reason, disposition)"
                 f" select :source, :relation, md5(l.kept::text), :check, :batch_id, l.kept, {reason}, :disposition"
                 f" from {checked} as rows join lateral (select to_jsonb(landed) - 'batch_id' - 'row_id' as kept"
@@ -159,9 +159,9 @@ def quarantine(
             },
         )  # fmt: skip
         if check.correct:
-            connection.execute(text(f"update {checked} as rows set {check.correct} where {where}"))  # noqa: S608
+            connection.execute(text(f"update {checked} as rows set {check.correct} where {where}"))
         else:
-            rejected += connection.execute(text(f"delete from {checked} as rows where {where}")).rowcount  # noqa: S608
+            rejected += connection.execute(text(f"delete from {checked} as rows where {where}")).rowcount
     return rejected
 
 
@@ -176,7 +176,7 @@ def check_forecasts(engine: Engine, run_id: int, source: str, forecasts: pd.Data
         names = ", ".join(columns)
         connection.exec_driver_sql(f"drop table if exists {relation}")
         connection.exec_driver_sql(
-            f"create unlogged table {relation} as select {names} from forecast.stay_forecast with no data"  # noqa: S608
+            f"create unlogged table {relation} as select {names} from forecast.stay_forecast with no data"
         )
         copy_arrow(connection, relation, pa.Table.from_pandas(forecasts[columns], preserve_index=False))
     try:

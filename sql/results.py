@@ -72,7 +72,7 @@ def close_stale_runs(
     connection: Connection, source: str, kind: str, older_than_hours: float = STALE_AFTER_HOURS
 ) -> int:
     """Mark as failed the runs that nobody works on any more; returns how many. Such a run can no longer publish."""
-    reason = f"Still running after {older_than_hours:g} h: its process is taken for dead, a newer run closed it."
+    reason = "Its process ended without a word; the next run closed it."
     stale = and_(
         run.c.source == source, run.c.kind == kind, run.c.status == "running",
         run.c.started_at < func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, older_than_hours * 3600),

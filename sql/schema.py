@@ -132,9 +132,24 @@ landing_stay = Table(
     *(
         Column(name, Text)
         for name in (
-            "stay_id", "available_at", "patient_id", "unit", "unit_type", "intime", "outtime", "outcome", "ends_at",
-            "end_precision_hours", "hospital_intime", "hospital_outtime", "died_at", "age_years", "sex", "height_cm",
-            "weight_kg", "admission_type",
+            "stay_id",
+            "available_at",
+            "patient_id",
+            "unit",
+            "unit_type",
+            "intime",
+            "outtime",
+            "outcome",
+            "ends_at",
+            "end_precision_hours",
+            "hospital_intime",
+            "hospital_outtime",
+            "died_at",
+            "age_years",
+            "sex",
+            "height_cm",
+            "weight_kg",
+            "admission_type",
         )
     ),  # fmt: skip
     schema="landing",
@@ -218,7 +233,13 @@ model = Table(
     CheckConstraint("served_as in ('provisional', 'champion')", name="served_as"),
     Index(None, "source", "name", "version", unique=True),
     # One model serves a source in a role at a time; a race of two promotions fails here and not in the views.
-    Index("ix_model_one_serving", "source", "name", unique=True, postgresql_where=text("stage in ('champion', 'provisional')")),
+    Index(
+        "ix_model_one_serving",
+        "source",
+        "name",
+        unique=True,
+        postgresql_where=text("stage in ('champion', 'provisional')"),
+    ),
     schema="forecast",
 )
 

@@ -116,7 +116,8 @@ def trained(trained_template, postgres_url, clif_source, tmp_path, monkeypatch):
     name = f"copy_{os.getpid()}_{next(_names)}"
     with open_engine(postgres_url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(
-            text("select pg_terminate_backend(pid) from pg_stat_activity where datname = :name"), {"name": template.database}
+            text("select pg_terminate_backend(pid) from pg_stat_activity where datname = :name"),
+            {"name": template.database},
         )
         connection.exec_driver_sql(f"create database {name} template {template.database}")
     shutil.copytree(folder / "artifacts", tmp_path / "artifacts")

@@ -57,7 +57,11 @@ def test_forecast_then_current_risk_as_json(trained):
 
 def test_why_lists_what_was_used_what_was_not_yet_known_and_what_was_quarantined(trained):
     stay = json.loads(
-        run("sql", "select row ->> 'stay_id' as stay from quality.quarantine where relation = 'observation' limit 1", "--json")
+        run(
+            "sql",
+            "select row ->> 'stay_id' as stay from quality.quarantine where relation = 'observation' limit 1",
+            "--json",
+        )
     )[0]["stay"]
     rows = json.loads(run("why", stay, "--as-of", "2026-01-12T00:00", "--json"))
     fates = {row["fate"] for row in rows}
@@ -77,7 +81,9 @@ def test_why_of_an_unknown_stay_is_refused_with_a_sentence(trained):
 def test_doctor_finds_a_sound_installation_sound(trained):
     findings = {f["what"]: f["state"] for f in json.loads(run("doctor", "--json"))}
     assert "fault" not in findings.values()
-    assert {"database", "migrations", "grants", "indices", "source clif", "watermark clif", "model clif"} <= set(findings)
+    assert {"database", "migrations", "grants", "indices", "source clif", "watermark clif", "model clif"} <= set(
+        findings
+    )
 
 
 def test_doctor_ends_with_1_where_the_champions_artifact_is_damaged(trained, tmp_path):
@@ -115,7 +121,11 @@ def test_the_program_ends_with_1_and_one_sentence_on_standard_error(tmp_path):
         "ICU_HOME": str(tmp_path), "ICU_DATABASE_URL": "postgresql://someone:secret@127.0.0.1:9/x",
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "db", "migrate"], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "flows.cli", "db", "migrate"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1 and done.stdout == ""
     assert "does not answer" in done.stderr and "secret" not in done.stderr and "Traceback" not in done.stderr

@@ -164,7 +164,9 @@ def test_a_changed_unit_stops_the_run_and_names_the_check(installation, make_dat
     changed = open_engine(make_database("fahrenheit"))
     clif.load(changed, reanchor=True)
     with changed.begin() as connection:
-        connection.exec_driver_sql("update vitals set vital_value = vital_value * 1.8 + 32 where vital_category = 'temp_c'")
+        connection.exec_driver_sql(
+            "update vitals set vital_value = vital_value * 1.8 + 32 where vital_category = 'temp_c'"
+        )
     monkeypatch.setenv("ICU_SOURCES__CLIF__URL", changed.url.render_as_string(hide_password=False))
     load_settings.cache_clear()
     with pytest.raises(QualityError, match="units_fit_the_concepts"):

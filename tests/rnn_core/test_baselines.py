@@ -52,6 +52,11 @@ def test_an_end_after_the_time_of_knowledge_is_not_used():
     assert known.incidence[-1] == pytest.approx([0.5, 0])
 
 
+def test_an_end_at_the_time_of_knowledge_is_used():
+    stays = stays_frame({"intime": 0, "outtime": 60, "outcome": "died"})
+    assert fit_population(stays, at(60)).incidence[-1] == pytest.approx([0, 1])
+
+
 def test_an_open_stay_counts_up_to_where_it_is_known_to_have_gone_on():
     stays = stays_frame(
         {"intime": 0, "outtime": 10, "outcome": "alive"}, {"intime": 0, "outtime": 50, "outcome": "died"}, {"intime": 0}

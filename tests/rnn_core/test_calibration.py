@@ -201,6 +201,15 @@ def test_a_cause_without_a_time_does_not_move_the_times():
     assert (fitted.early, fitted.late) == pytest.approx((1, 1), abs=1e-4)
 
 
+def test_a_row_of_which_nothing_is_known_does_not_move_the_times():
+    masses, weights, _, _ = forecasts(300)
+    entry = np.ones_like(weights)
+    entry[100:, :4] = 0
+    weights[100:] = 0
+    fitted, alone = fit_time_calibration(masses, weights, entry), fit_time_calibration(masses[:100], weights[:100])
+    assert (fitted.early, fitted.late) == pytest.approx((alone.early, alone.late), abs=1e-4)
+
+
 def test_a_row_held_impossible_does_not_break_the_fit():
     masses, weights, _, death = forecasts(500)
     masses[0] = 0

@@ -155,5 +155,3 @@ def test_too_few_stays_are_refused_with_a_sentence():
     stays = stays_frame({"outtime": 20.0, "outcome": "alive", "ends_at": "unit", "intime": 0.0})
     with pytest.raises(DataTooSmallError):
         fit_stay_forecaster(stays, observed((0, "heart_rate", 1, 1, 80)), at(30), at(30), small_config())
-
-

@@ -247,7 +247,7 @@ def test_a_new_run_closes_those_whose_process_died(engine):
         )
     start(engine)
     assert run_row(engine, dead)["status"] == "failed"
-    assert run_row(engine, dead)["error"].startswith("Still running after 24 h")
+    assert run_row(engine, dead)["error"].startswith("Its process ended without a word")
     assert run_row(engine, other_kind)["status"] == run_row(engine, young)["status"] == "running"
 
 
