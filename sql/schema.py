@@ -151,7 +151,7 @@ landing_stay = Table(
             "weight_kg",
             "admission_type",
         )
-    ),  # fmt: skip
+    ),
     schema="landing",
     prefixes=["UNLOGGED"],
 )

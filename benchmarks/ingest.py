@@ -1,0 +1,47 @@
+"""SQL to canonical tables with validation, against pandas.read_sql and to_sql without any."""
+
+from collections.abc import Iterator
+from time import perf_counter
+
+import great_expectations  # noqa: F401 - imported before the clock starts: it costs seconds once per process
+import pandas as pd
+from sqlalchemy import text
+
+from benchmarks.stage import AS_OF, SOURCE, Row, Stage
+from flows.databases import open_source
+from sql import landing
+from sql.landing import BEGINNING
+
+
+def run(stage: Stage) -> Iterator[Row]:
+    adapter, source, schema = open_source(SOURCE)
+    clock = {}
+    begun = last = perf_counter()
+    batch = landing.begin_batch(stage.store, SOURCE, AS_OF)
+    for name, step in {
+        "land": lambda: landing.land(stage.store, batch, adapter, source, schema, lambda _: None),
+        "cast and map": lambda: landing.cast_and_map(stage.store, batch, adapter),
+        "check": lambda: clock.__setitem__("outcomes", landing.check(stage.store, batch)),
+        "take over": lambda: landing.take_over(stage.store, batch, clock.pop("outcomes"), {}),
+    }.items():
+        step()
+        clock[name], last = perf_counter() - last, perf_counter()
+    ours = perf_counter() - begun
+    rows = batch.rows_landed["observation"]
+
+    begun = perf_counter()
+    select = text(adapter.observations_sql.replace("{schema}", schema))
+    with source.connect() as connection:
+        frame = pd.read_sql(select, connection, params={"since": BEGINNING, "until": AS_OF})
+    with stage.store.begin() as connection:
+        frame.to_sql("pandas_copy", connection, schema="public", index=False)
+        connection.exec_driver_sql("drop table public.pandas_copy")
+    theirs = perf_counter() - begun
+    parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in clock.items())
+    yield Row(
+        f"ingest of {rows:,} rows with validation",
+        f"{rows / ours:,.0f} rows/s ({ours:.1f} s: {parts})",
+        f"read_sql + to_sql without validation: {len(frame) / theirs:,.0f} rows/s ({theirs:.1f} s)",
+        f"{theirs / ours:.2f}",
+        "3",
+    )

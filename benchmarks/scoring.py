@@ -1,0 +1,44 @@
+"""Scoring through the compiled function, against model.predict at its default batch size."""
+
+from collections.abc import Iterator
+from time import perf_counter
+
+import numpy as np
+
+from benchmarks.stage import AS_OF, SOURCE, Row, Stage
+from rnn_core.config import ModelConfig, NetworkConfig
+from rnn_core.grid import make_grid
+from rnn_core.network import build_network
+from rnn_core.scaling import fit_scaler, static_features
+from rnn_core.scoring import score_rows
+from rnn_core.windows import gather_batch, last_predictions, make_windows
+from sql import canonical
+
+
+def run(stage: Stage) -> Iterator[Row]:
+    stays = canonical.read_stays(stage.store, SOURCE, AS_OF, only_open=True)
+    observations = canonical.read_observations(stage.store, SOURCE, stays, AS_OF)
+    grid = make_grid(stays, observations, np.datetime64(AS_OF.replace(tzinfo=None), "us"))
+    scaler = fit_scaler(grid, static_features(stays), np.arange(len(stays)))
+    windows = make_windows(grid, stays, scaler, ModelConfig().window)
+    model = build_network(NetworkConfig(n_channels=windows.channels.shape[1], n_static=windows.static.shape[1]))
+    window, row = last_predictions(windows)
+
+    first = _timed(lambda: score_rows(model, windows, window, row))
+    ours = min(_timed(lambda: score_rows(model, windows, window, row)) for _ in range(3))
+    x, static, _ = gather_batch(windows, window, int((windows.stop - windows.start).max()))
+    model.predict([x[:64], static[:64]], verbose=0)
+    theirs = min(_timed(lambda: model.predict([x, static], verbose=0)) for _ in range(2))
+    yield Row(
+        f"scoring {len(window):,} open stays",
+        f"{ours:.2f} s ({len(window) / ours:,.0f} stays/s; first call with compilation {first:.1f} s)",
+        f"model.predict: {theirs:.2f} s",
+        f"{theirs / ours:.2f}",
+        "3",
+    )
+
+
+def _timed(function) -> float:
+    begun = perf_counter()
+    function()
+    return perf_counter() - begun

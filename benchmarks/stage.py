@@ -1,0 +1,55 @@
+"""The stage of a benchmark: an embedded PostgreSQL of its own with set a as a source, and what a row of the table holds."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from flows.settings import load_settings, quiet_environment
+
+SOURCE = "physionet_2012"
+START = datetime(2026, 1, 1, tzinfo=UTC)
+# All 4,000 stays begin at START and are open, with 48 hours of data.
+AS_OF = START + timedelta(hours=48)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    what: str
+    measured: str
+    alternative: str
+    ratio: str
+    aim: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    source: Engine
+    store: Engine
+    home: Path
+
+
+@contextmanager
+def open_stage(folder: Path, data: Path) -> Iterator[Stage]:
+    """Load set a, all stays together with outcomes withheld, into a source database; the store is empty and migrated."""
+    from flows.databases import open_source, open_store
+    from sql import embedded
+    from sql.loaders import physionet_2012
+
+    for name in [name for name in os.environ if name.startswith("ICU_")]:
+        del os.environ[name]
+    os.environ["ICU_HOME"] = str(folder)
+    load_settings.cache_clear()
+    quiet_environment(load_settings())
+    _, source, schema = open_source(SOURCE, writable=True)
+    physionet_2012.load(source, data, sets=["a"], schema=schema, layout="together", withhold_outcomes=True)
+    try:
+        yield Stage(source, open_store(), folder)
+    finally:
+        embedded.stop(load_settings().cluster_folder)
