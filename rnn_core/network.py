@@ -57,8 +57,7 @@ def _build_stay_network(config: NetworkConfig, dtype: Any) -> keras.Model:
         # Adding the projection to every hour is the same as repeating the features beside every hour's channels.
         projected = keras.layers.Dense(config.units[0], use_bias=False, dtype=dtype, name="embed_static")(static)
         hour = keras.layers.Add(dtype=dtype)([hour, keras.layers.Reshape((1, config.units[0]), dtype=dtype)(projected)])
-    hour = keras.layers.LayerNormalization(dtype=dtype, name="norm")(hour)
-    hour = keras.layers.Activation("gelu", dtype=dtype)(hour)
+    hour = keras.layers.Activation("tanh", dtype=dtype)(hour)
     hidden = _recurrent_layers(hour, config, dtype, every_step=True)
     # The head also sees the hour itself: what was just measured need not pass through the state.
     read = keras.layers.Concatenate(dtype=dtype)([hidden, hour])

@@ -199,7 +199,7 @@ def _make_optimizer(config: TrainConfig, steps: int) -> keras.optimizers.Optimiz
         warmup_steps=warmup,
     )
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm)
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
     return optimizer
 
 

@@ -396,9 +396,15 @@ _APPEND_STAYS = (
     " from {checked} on conflict do nothing"
 )
 
+# What is left of the batch has distinct keys, and no other ingest of the source is at work, so no conflict is possible;
+# "on conflict" would take twice as long, since it writes each row in two steps.
 _APPEND_OBSERVATIONS = """
 insert into icu.observation (source, stay_id, concept, observed_at, available_at, value, batch_id)
 select c.source, c.stay_id, c.concept, c.observed_at, c.available_at, c.number, :batch_id
 from {checked} c
-on conflict do nothing
+where not exists (
+    select 1 from icu.observation o
+    where o.source = c.source and o.stay_id = c.stay_id and o.concept = c.concept
+        and o.observed_at = c.observed_at and o.available_at = c.available_at
+)
 """

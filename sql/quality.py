@@ -142,27 +142,34 @@ def quarantine(
         check = outcome.check
         if outcome.passed or check.where is None:
             continue
-        where = check.where.replace("{batch}", checked)
-        reason = "cast(:reason as text)" + (f" || ': ' || ({check.detail})" if check.detail else "")
-        connection.execute(
-            text(
-                "insert into quality.quarantine"
-                " (source, relation, row_hash, check_name, batch_id, row, reason, disposition)"
-                f" select :source, :relation, md5(l.kept::text), :check, :batch_id, l.kept, {reason}, :disposition"
-                f" from {checked} as rows join lateral (select to_jsonb(landed) - 'batch_id' - 'row_id' as kept"
-                f" from {landed} landed where landed.row_id = rows.row_id) l on true"
-                f" where {where} on conflict do nothing"
-            ),
-            {
-                "source": source, "relation": relation, "check": check.name, "batch_id": batch_id,
-                "reason": check.reason, "disposition": "corrected" if check.correct else "rejected",
-            },
-        )  # fmt: skip
-        if check.correct:
-            connection.execute(text(f"update {checked} as rows set {check.correct} where {where}"))
-        else:
-            rejected += connection.execute(text(f"delete from {checked} as rows where {where}")).rowcount
+        rows = _move(connection, check, relation, checked, landed, source, batch_id)
+        rejected += 0 if check.correct else rows
     return rejected
+
+
+def _move(
+    connection: Connection, check: Check, relation: str, checked: str, landed: str, source: str, batch_id: int
+) -> int:
+    """Keep the faulty rows in quarantine as they came, and take them out of `checked` or correct them there; how many."""
+    where = check.where.replace("{batch}", checked)
+    reason = "cast(:reason as text)" + (f" || ': ' || ({check.detail})" if check.detail else "")
+    change = f"update {checked} as rows set {check.correct}" if check.correct else f"delete from {checked} as rows"
+    statement = text(
+        f"with faulty as materialized (select row_id, {reason} as reason from {checked} as rows where {where}),"
+        f" changed as ({change} where row_id in (select row_id from faulty) returning row_id)"
+        ", kept as (insert into quality.quarantine"
+        " (source, relation, row_hash, check_name, batch_id, row, reason, disposition)"
+        " select :source, :relation, md5(l.row::text), :check, :batch_id, l.row, faulty.reason, :disposition"
+        " from faulty join (select row_id, to_jsonb(landed) - 'batch_id' - 'row_id' as row"
+        f" from {landed} as landed where row_id in (select row_id from faulty)) l using (row_id)"
+        " on conflict do nothing)"
+        " select count(*) from changed"
+    )
+    values = {
+        "source": source, "relation": relation, "check": check.name, "batch_id": batch_id, "reason": check.reason,
+        "disposition": "corrected" if check.correct else "rejected",
+    }  # fmt: skip
+    return connection.execute(statement, values).scalar_one()
 
 
 def check_forecasts(engine: Engine, run_id: int, source: str, forecasts: pd.DataFrame) -> None:
