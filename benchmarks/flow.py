@@ -20,15 +20,16 @@ from rnn_core.scaling import fit_scaler, static_features
 from rnn_core.windows import make_windows
 from sql import canonical, registry
 
+# Not getrusage: after an exec its peak still holds that of the parent.
 SCRIPT = """
-import json, resource, sys
+import json, re
 from datetime import datetime
 from time import perf_counter
 from flows.forecast import forecast
 begun = perf_counter()
 counts = forecast.fn({source!r}, datetime.fromisoformat({as_of!r}))
 print(json.dumps({{"seconds": perf_counter() - begun, "stays": counts["stays_scored"],
-                  "peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}}))
+                  "peak_kib": int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])}}))
 """
 
 

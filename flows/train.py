@@ -18,7 +18,7 @@ from flows.reports import report_run
 from flows.settings import load_settings
 from flows.tasks import Recorded, recorded, step
 from rnn_core.config import ClassicConfig, ModelConfig, Sampling
-from rnn_core.errors import ArtifactError, DataTooSmallError
+from rnn_core.errors import ArtifactError, ContractError, DataTooSmallError
 from rnn_core.frames import Observations
 from sql import canonical, registry, results
 
@@ -117,14 +117,20 @@ def fit(
     import_tensorflow()
     from rnn_core.forecaster import fit_stay_forecaster
 
-    # A warm refresh takes the fine steps only: large ones would forget what the champion knew.
-    if warm is not None:
-        config = replace(config, train=replace(config.train, learning_rate=config.train.learning_rate / 4))
-    return fit_stay_forecaster(
-        material.stays, material.observations, material.cutoff, material.as_of, config,
-        sampling=material.sampling, checkpoint_dir=_checkpoints(source), warm_from=warm,
-        progress=_tell_epoch,
-    )  # fmt: skip
+    def start(warm: "StayForecaster | None", config: ModelConfig) -> "tuple[StayForecaster, FitReport]":
+        return fit_stay_forecaster(
+            material.stays, material.observations, material.cutoff, material.as_of, config, sampling=material.sampling,
+            checkpoint_dir=_checkpoints(source), warm_from=warm, progress=_tell_epoch,
+        )  # fmt: skip
+
+    if warm is None:
+        return start(None, config)
+    try:
+        # A refresh takes the fine steps only: large ones would forget what the serving model knew.
+        return start(warm, replace(config, train=replace(config.train, learning_rate=config.train.learning_rate / 4)))
+    except ContractError as error:
+        log.warning("No warm start: %s", error)
+        return start(None, config)
 
 
 def _tell_epoch(record: dict[str, float]) -> None:

@@ -101,7 +101,7 @@ def fit_stay_forecaster(
     forecaster = StayForecaster(fitted.model, scaler, fitted.config, calibration, ends_at)
     metrics = judge(
         forecaster, stays, observations, as_of, split.judged, sampling=sampling,
-        population=stays[split.train | split.valid],
+        population=split.train | split.valid,
     )  # fmt: skip
     parts = {"train": split.train, "valid": split.valid, "judged": split.judged, "newer": split.newer}
     died = stays["outcome"].eq("died").to_numpy(bool)
@@ -120,16 +120,17 @@ def judge(
     as_of: np.datetime64,
     judged: np.ndarray,
     *,
-    population: pd.DataFrame,
+    population: np.ndarray,
     sampling: Sampling = Sampling(),
 ) -> dict[str, Estimate]:
     """Metrics of a forecaster on the stays marked in `judged` (bool [stays]), every `JUDGE_EVERY_HOURS` hours of them.
 
-    population: the stays that the trivial baseline is fitted on.
+    population: bool [stays], those that the trivial baseline is fitted on.
     """
     scored = _score_judged(forecaster, stays, observations, as_of, judged, sampling)
     edges = forecaster.config.network.horizon_edges
-    curve = fit_population(population, as_of, sampling.delayed_entry_hours)
+    known_until = _known_until(stays, observations, as_of, forecaster.config.window.stale_hours)
+    curve = fit_population(stays[population], as_of, sampling.delayed_entry_hours, known_until[population])
     baseline = conditional_masses(curve, scored.outcomes.elapsed_hours, edges)
     return score_forecasts(scored.masses, scored.outcomes, edges, baseline_masses=baseline, n=_RESAMPLES)
 

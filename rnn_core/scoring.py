@@ -87,8 +87,8 @@ def _score_batches(compiled: Callable[..., Any], windows: Windows) -> Iterator[t
 def _signature(model: keras.Model) -> list[tf.TensorSpec]:
     """One graph serves every number of windows and every length.
 
-    XLA on a CPU runs a batch in two thirds of the time, but takes seconds to compile each shape: more than it saves
-    before some ten thousand windows of one shape have been scored, and an hourly run starts afresh.
+    XLA on a CPU takes a tenth to a third off a batch, but seconds to compile each shape: more than it saves before
+    some ten thousand windows of one shape have been scored, and an hourly run starts afresh.
     """
     return [
         tf.TensorSpec((None, None, model.inputs[0].shape[-1]), tf.float32),

@@ -278,3 +278,28 @@ def test_the_check_of_the_worked_example_names_the_variable_that_has_no_line(war
     (fault,) = report.faults
     assert "'XYZ'" in fault and "concept_map.csv" in fault
     assert report.unmapped == [{"variable": "BEDPOS", "rows": 1}]
+
+
+def test_the_query_of_the_readme_runs_on_current_risk(make_database):
+    from sql import migrate
+    from sql.engine import open_engine
+
+    (query,) = re.findall(r"```sql\n(.+?)```", read("README.md"), re.DOTALL)
+    engine = open_engine(make_database("readme"))
+    migrate.upgrade(engine)
+    with engine.connect() as connection:
+        columns = list(connection.execute(text(query)).keys())
+    engine.dispose()
+    assert columns[:5] == ["unit", "stay_id", "hours_in_stay", "mortality_risk", "risk_band"]
+
+
+def test_the_readme_shows_only_make_targets_and_commands_that_exist():
+    readme = read("README.md")
+    targets = set(re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z]+)\b", readme)) <= targets
+    named = {tuple(words.split()) for words in re.findall(r"icu-forecast ((?:[a-z]+ ?)+)", readme)}
+    from flows.cli import app
+
+    top = typer.main.get_command(app).commands
+    for words in named:
+        assert words[0] in top, words
