@@ -100,9 +100,7 @@ def recorded(
     Any error that is not ours is replaced, since a driver's message may quote a row.
     """
     with alone(engine, source, kind):
-        with engine.begin() as connection:
-            # We hold the lock, so whoever is still marked as running died without saying so.
-            results.close_stale_runs(connection, source, kind, older_than_hours=0)
+        results.close_dead_runs(engine, source, kind)
         run_id = results.start_run(
             engine, source, kind, as_of, role=role, flow_run_id=_flow_run_id(), model_id=model_id
         )

@@ -136,7 +136,5 @@ def bounds() -> tuple[np.ndarray, np.ndarray]:
 
 def concept_hash() -> str:
     """Fingerprint of what a model relies on: names, order, units, ranges and transforms of all concepts."""
-    text = "\n".join(
-        f"{c.name}|{c.unit}|{c.low}|{c.high}|{c.log_scale}|{c.carry_hours}" for c in CONCEPTS
-    )
+    text = "\n".join(f"{c.name}|{c.unit}|{c.low}|{c.high}|{c.log_scale}|{c.carry_hours}" for c in CONCEPTS)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

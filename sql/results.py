@@ -32,9 +32,6 @@ from rnn_core.errors import ContractError, ForecastError
 from sql.copy import copy_arrow
 from sql.schema import model, run, score, stay_forecast, unit_los_forecast
 
-# Longer than any run takes: what still says `running` after that has died without a word.
-STALE_AFTER_HOURS = 24.0
-
 _PINNED = ("model_id", "source", "prediction_time", "run_id")
 STAY_FORECAST_COLUMNS: tuple[str, ...] = tuple(c.name for c in stay_forecast.c if c.name not in _PINNED)
 UNIT_LOS_COLUMNS: tuple[str, ...] = tuple(c.name for c in unit_los_forecast.c if c.name not in _PINNED)
@@ -56,29 +53,26 @@ def start_run(
     engine: Engine, source: str, kind: str, as_of: datetime, *, role: str = "champion", flow_run_id: str | None = None,
     model_id: str | None = None,
 ) -> int:  # fmt: skip
-    """Write down that a run has started, committed at once, and return its run_id; `as_of` is its slot.
-
-    Runs of the same source and kind whose process died (still `running` after STALE_AFTER_HOURS) are closed as failed.
-    """
+    """Write down that a run has started, committed at once, and return its run_id; `as_of` is its slot."""
     with engine.begin() as connection:
-        close_stale_runs(connection, source, kind)
         row = {"source": source, "kind": kind, "role": role, "as_of": _utc(as_of)}
         return connection.execute(
             insert(run).values(**row, flow_run_id=flow_run_id, model_id=model_id).returning(run.c.run_id)
         ).scalar_one()
 
 
-def close_stale_runs(
-    connection: Connection, source: str, kind: str, older_than_hours: float = STALE_AFTER_HOURS
-) -> int:
-    """Mark as failed the runs that nobody works on any more; returns how many. Such a run can no longer publish."""
-    reason = "Its process ended without a word; the next run closed it."
-    stale = and_(
-        run.c.source == source, run.c.kind == kind, run.c.status == "running",
-        run.c.started_at < func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, older_than_hours * 3600),
+def close_dead_runs(engine: Engine, source: str, kind: str) -> int:
+    """Mark as failed the runs that still say `running`; returns how many. Such a run can no longer publish.
+
+    For a caller who holds the right to be the only one at work on this source and kind (`flows.tasks.alone`): then no
+    living process is behind any of them.
+    """
+    dead = and_(run.c.source == source, run.c.kind == kind, run.c.status == "running")
+    closed = update(run).where(dead).values(
+        status="failed", finished_at=func.clock_timestamp(), error="Its process ended without a word; the next run closed it."
     )  # fmt: skip
-    closed = update(run).where(stale).values(status="failed", finished_at=func.clock_timestamp(), error=reason)
-    return connection.execute(closed).rowcount
+    with engine.begin() as connection:
+        return connection.execute(closed).rowcount
 
 
 def fail_run(engine: Engine, run_id: int, error: str) -> None:

@@ -103,5 +103,3 @@ def test_a_patient_without_an_older_stay_is_judged_whatever_the_hash_says():
     stays = frame([(i, 70, 5) for i in range(30)])
     assert set(patient_split(stays["patient_id"])) == set(PARTS)
     assert split_stays(stays, at(60)).newer.all()
-
-

@@ -238,17 +238,12 @@ def test_a_finished_training_keeps_its_model_and_the_stage_it_got(engine):
     assert (run_row(engine, run_id)["model_id"], run_row(engine, run_id)["model_stage"]) == ("m1", "champion")
 
 
-def test_a_new_run_closes_those_whose_process_died(engine):
-    dead, other_kind, young = start(engine), start(engine, kind="train"), start(engine)
-    with engine.begin() as connection:
-        connection.execute(
-            text("update forecast.run set started_at = started_at - interval '25 hours' where run_id = any(:ids)"),
-            {"ids": [dead, other_kind]},
-        )
-    start(engine)
+def test_runs_whose_process_died_are_closed_and_others_are_not(engine):
+    dead, other_kind = start(engine), start(engine, kind="train")
+    assert results.close_dead_runs(engine, b.SOURCE, "forecast") == 1
     assert run_row(engine, dead)["status"] == "failed"
     assert run_row(engine, dead)["error"].startswith("Its process ended without a word")
-    assert run_row(engine, other_kind)["status"] == run_row(engine, young)["status"] == "running"
+    assert run_row(engine, other_kind)["status"] == "running"
 
 
 def test_published_slots_are_those_of_good_runs_of_the_asked_kinds(engine):
