@@ -2,6 +2,9 @@
 
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
+import pandas as pd
+
 from rnn_core.errors import ForecastError
 
 
@@ -44,6 +47,11 @@ def slots(start: datetime, end: datetime, every: timedelta) -> list[datetime]:
     if last < first:
         raise ForecastError(f"A back-fill goes from the earlier to the later time; found {first} to {last}.")
     return [first + every * step for step in range((last - first) // every + 1)]
+
+
+def newest(times: np.ndarray) -> datetime | None:
+    """The latest of datetime64 times as a UTC time; None of none."""
+    return pd.Timestamp(times.max(), tz="UTC").to_pydatetime() if len(times) else None
 
 
 def scheduled_time() -> datetime | None:

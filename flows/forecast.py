@@ -43,7 +43,8 @@ def publish_slot(
         stays, observations = read_open_stays(store, source, as_of)
         forecasts = score(forecaster, stays, observations, as_of)
         check_forecasts(store, run, forecasts)
-        run.counts |= publish(store, run, forecasts, serving["model_id"], kind)
+        newest = clock.newest(observations.available_at)
+        run.counts |= publish(store, run, forecasts, newest, serving["model_id"], kind)
         publish_units(store, run, kind)
         run.counts |= {"model": serving["model_id"], "stage": serving["stage"]}
         report_run(run, kind)
@@ -107,12 +108,13 @@ def publish_units(store: Engine, run: Recorded, kind: str) -> None:
 
 
 @step("publish")
-def publish(store: Engine, run: Recorded, forecasts: pd.DataFrame, model_id: str, kind: str) -> dict:
+def publish(
+    store: Engine, run: Recorded, forecasts: pd.DataFrame, newest: datetime | None, model_id: str, kind: str
+) -> dict:
     from sql.landing import read_watermark
 
     with store.connect() as connection:
         watermark = read_watermark(connection, run.source)
-    newest = canonical.read_newest_observation(store, run.source, run.as_of)
     counts = results.publish_stay_forecasts(
         store, run.run_id, forecasts, model_id=model_id, source=run.source, prediction_time=run.as_of,
         watermark=watermark, newest_observation_at=newest, kind=kind,

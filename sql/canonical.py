@@ -80,16 +80,6 @@ def read_observations(
     )  # fmt: skip
 
 
-def read_newest_observation(engine: Engine, source: str, as_of: datetime) -> datetime | None:
-    """When the newest observation known at `as_of` became available: the age of the data."""
-    query = text(
-        "select max(o.available_at) from icu.stay_at(:as_of) s join icu.observation o using (source, stay_id)"
-        " where s.source = :source and s.outtime is null and o.available_at <= :as_of"
-    )
-    with engine.connect() as connection:
-        return connection.execute(query, {"source": source, "as_of": as_of}).scalar()
-
-
 def read_unit_lengths(engine: Engine, source: str, as_of: datetime) -> dict[str, np.ndarray]:
     """Per unit the lengths of stay in days of the stays that had ended by `as_of`, in the order of their ends."""
     stays = read_stays(engine, source, as_of, only_sound=True)
