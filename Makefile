@@ -9,30 +9,38 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOCK_OPTIONS := --universal --generate-hashes --no-emit-index-url --python-version 3.11 --quiet --upgrade
 
-.PHONY: help setup demo test lint bench lock clean
+.PHONY: help setup setup-gpu demo test lint bench lock clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY)  ## make .venv from the hashed lock
-
-$(READY): requirements.txt requirements-demo.txt pyproject.toml
+# $(1): the lock that .venv is made from
+define MAKE_VENV
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
 	  echo "icu-forecast needs Python 3.11, 3.12 or 3.13; found $$($(PYTHON) --version 2>&1). Name one: make PYTHON=python3.12 setup" >&2; exit 1; }
 	@echo "setting up $(VENV) with $$($(PYTHON) --version), a few minutes when nothing is cached"
 	@rm -rf $(VENV)
 	@if command -v uv >/dev/null; then \
 	  uv venv --quiet --python $(PYTHON) $(VENV) && \
-	  uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt && \
+	  uv pip install --quiet --python $(BIN)/python --require-hashes -r $(1) && \
 	  uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r requirements-demo.txt && \
 	  uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .; \
 	else \
 	  $(PYTHON) -m venv $(VENV) && \
-	  $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --require-hashes -r requirements.txt | grep -v '^Requirement already' && \
+	  $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --require-hashes -r $(1) | grep -v '^Requirement already' && \
 	  $(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes --no-deps -r requirements-demo.txt && \
 	  $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .; \
 	fi
 	@touch $(READY)
+endef
+
+setup: $(READY)  ## make .venv from the hashed lock
+
+$(READY): requirements.txt requirements-demo.txt pyproject.toml
+	$(call MAKE_VENV,requirements.txt)
+
+setup-gpu:  ## make .venv for a GPU worker instead (Linux, CUDA from wheels; without the tools of test and lint)
+	$(call MAKE_VENV,requirements-gpu.txt)
 
 demo: $(READY)  ## the whole job once on real data: load, ingest, train, forecast, query
 	@$(BIN)/icu-forecast demo

@@ -1,15 +1,17 @@
 """The command line `icu-forecast`: every job by hand, and a look at everything that matters."""
 
 import sys
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from flows import clock
 from flows.settings import load_settings, quiet_environment
-from flows.terminal import print_counts, print_rows
+from flows.terminal import print_counts, print_done, print_rows, tell_own_errors_once
+from rnn_core.config import Cell
 from rnn_core.errors import ForecastError
 
 app = typer.Typer(
@@ -23,7 +25,18 @@ app.add_typer(db, name="db")
 app.add_typer(models, name="models")
 app.add_typer(source_app, name="source")
 
-Source = Annotated[str, typer.Argument(help="Name of the source, e.g. clif.", show_default=False)]
+
+def _known_source(name: str) -> str:
+    """Refuse a source that does not exist here, before a run starts Prefect's server."""
+    from flows.databases import adapter_name
+
+    adapter_name(name)
+    return name
+
+
+Source = Annotated[
+    str, typer.Argument(help="Name of the source, e.g. clif.", show_default=False, callback=_known_source)
+]
 AsOf = Annotated[
     str | None, typer.Option("--as-of", help="Speak for this hour instead of now, e.g. 2026-01-20T14:00 (UTC).")
 ]
@@ -31,11 +44,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Direct = Annotated[
     bool, typer.Option("--direct", help="Run the same steps in this process, without a Prefect server and its record.")
 ]
-
-
-class Layout(StrEnum):
-    calendar = "calendar"
-    together = "together"
 
 
 class Dataset(StrEnum):
@@ -53,12 +61,15 @@ def main() -> None:
         sys.exit(1)
 
 
-def _time(value: str | None) -> Any:
-    return clock.parse_time(value) if value else None
+def _slot(value: str | None) -> datetime | None:
+    """The hour asked for, refused where it has not come yet; None leaves it to the run."""
+    return clock.slot(clock.parse_time(value)) if value else None
 
 
 def _run(flow: Any, direct: bool, as_json: bool, **parameters: Any) -> None:
     """Run a flow through Prefect (its temporary server where none is configured), or its steps alone."""
+    if not direct:
+        tell_own_errors_once()
     print_counts(flow.fn(**parameters) if direct else flow(**parameters), as_json)
 
 
@@ -75,18 +86,33 @@ def load(
         bool, typer.Option(help="clif: lay the stays over 28 days, so that there is a census.")
     ] = False,
     layout: Annotated[
-        Layout, typer.Option(help="physionet_2012: over a calendar year, or all at once.")
-    ] = Layout.calendar,
-    withhold_outcomes: Annotated[bool, typer.Option(help="physionet_2012: stays stay open.")] = False,
+        Literal["calendar", "together"], typer.Option(help="physionet_2012: over a calendar year, or all at once.")
+    ] = "calendar",
+    sets: Annotated[str | None, typer.Option(help="physionet_2012: e.g. a,b; all that are found by default.")] = None,
+    withhold_outcomes: Annotated[
+        str, typer.Option(help="physionet_2012: sets whose stays stay open, e.g. b,c, or all.", show_default=False)
+    ] = "",
     seed: Annotated[int, typer.Option(help="Seed of the lay-out.")] = 0,
+    as_json: Json = False,
 ) -> None:
     """Put a public data set, as published, into the database that plays the hospital's.
 
     Example: icu-forecast load clif --reanchor
     """
-    from flows.demo import load_dataset
+    from flows.datasets import describe, load_clif, load_physionet_2012
 
-    print(load_dataset(dataset.value, path or [], reanchor, layout.value, withhold_outcomes, seed))
+    if dataset is Dataset.clif:
+        report = load_clif(reanchor=reanchor, seed=seed)
+    else:
+        withheld = withhold_outcomes.strip() == "all" or _names(withhold_outcomes)
+        report = load_physionet_2012(
+            path or [], sets=_names(sets) if sets else None, layout=layout, withhold_outcomes=withheld, seed=seed
+        )
+    print_done(describe(report), {"rows": report.rows, "notes": report.notes}, as_json)
+
+
+def _names(listed: str) -> list[str]:
+    return [name.strip() for name in listed.split(",") if name.strip()]
 
 
 @app.command()
@@ -104,7 +130,7 @@ def ingest(
     """
     from flows.ingest import ingest as flow
 
-    _run(flow, direct, as_json, source=source, as_of=_time(as_of), reconcile=reconcile, dry_run=dry_run)
+    _run(flow, direct, as_json, source=source, as_of=_slot(as_of), reconcile=reconcile, dry_run=dry_run)
 
 
 @app.command()
@@ -114,7 +140,7 @@ def train(
     cold: Annotated[bool, typer.Option("--cold", help="Do not start from the serving model.")] = False,
     seed: Annotated[int, typer.Option(help="Same data and seed, same weights.")] = 0,
     epochs: Annotated[int | None, typer.Option(help="At most so many epochs.")] = None,
-    cell: Annotated[str, typer.Option(help="elman, jordan, lstm or gru.")] = "lstm",
+    cell: Annotated[Cell, typer.Option(help="Kind of recurrent cell.")] = "lstm",
     direct: Direct = False,
     as_json: Json = False,
 ) -> None:
@@ -124,7 +150,7 @@ def train(
     """
     from flows.train import train as flow
 
-    _run(flow, direct, as_json, source=source, as_of=_time(as_of), warm=not cold, seed=seed, epochs=epochs, cell=cell)
+    _run(flow, direct, as_json, source=source, as_of=_slot(as_of), warm=not cold, seed=seed, epochs=epochs, cell=cell)
 
 
 @app.command()
@@ -141,7 +167,7 @@ def forecast(
     """
     from flows.forecast import forecast as flow
 
-    _run(flow, direct, as_json, source=source, as_of=_time(as_of), dry_run=dry_run)
+    _run(flow, direct, as_json, source=source, as_of=_slot(as_of), dry_run=dry_run)
 
 
 @app.command()
@@ -152,7 +178,7 @@ def evaluate(source: Source, as_of: AsOf = None, direct: Direct = False, as_json
     """
     from flows.evaluate import evaluate as flow
 
-    _run(flow, direct, as_json, source=source, as_of=_time(as_of))
+    _run(flow, direct, as_json, source=source, as_of=_slot(as_of))
 
 
 @app.command()
@@ -170,10 +196,12 @@ def backfill(
 
     Example: icu-forecast backfill clif --from 2026-01-20 --to 2026-01-27 --every 6
     """
+    slots = clock.slots(clock.parse_time(start), clock.parse_time(end), timedelta(hours=every))
+    clock.slot(slots[-1])
     from flows.backfill import backfill as flow
 
     _run(
-        flow, direct, as_json, source=source, start=_time(start), end=_time(end), every_hours=every, again=again,
+        flow, direct, as_json, source=source, start=slots[0], end=slots[-1], every_hours=every, again=again,
         dry_run=dry_run,
     )  # fmt: skip
 
@@ -216,7 +244,7 @@ def why(
     """
     from flows.inspection import explain_rows
 
-    print_rows(explain_rows(stay, clock.parse_time(as_of), source), as_json)
+    print_rows(explain_rows(stay, clock.slot(clock.parse_time(as_of)), source), as_json)
 
 
 @app.command()
@@ -241,7 +269,7 @@ def source_check(source: Source, as_of: AsOf = None, as_json: Json = False) -> N
     """
     from flows.source_check import check
 
-    report = check(source, clock.slot(_time(as_of)))
+    report = check(source, _slot(as_of) or clock.slot(None))
     report.print(as_json)
     if report.faults:
         raise typer.Exit(1)
@@ -267,6 +295,7 @@ def models_list(
 def models_promote(
     model_id: Annotated[str, typer.Argument(show_default=False)],
     reason: Annotated[str, typer.Option(help="Kept with the model.")] = "promoted by hand",
+    as_json: Json = False,
 ) -> None:
     """Let a model serve its source from the next run on.
 
@@ -276,11 +305,19 @@ def models_promote(
     from sql import registry
 
     before = registry.promote(open_store(), model_id, reason)
-    print(f"{model_id} serves now" + (f"; {before['model_id']} is retired" if before else ""))
+    retired = before["model_id"] if before else None
+    print_done(
+        f"{model_id} serves now" + (f"; {retired} is retired" if retired else ""),
+        {"model_id": model_id, "stage": "champion", "retired": retired}, as_json,
+    )  # fmt: skip
 
 
 @models.command("rollback")
-def models_rollback(source: Source, name: Annotated[str, typer.Option(help="stay or unit.")] = "stay") -> None:
+def models_rollback(
+    source: Source,
+    name: Annotated[Literal["stay", "unit"], typer.Option(help="Which forecaster.")] = "stay",
+    as_json: Json = False,
+) -> None:
     """Bring back the model that served before.
 
     Example: icu-forecast models rollback clif
@@ -288,36 +325,39 @@ def models_rollback(source: Source, name: Annotated[str, typer.Option(help="stay
     from flows.databases import open_store
     from sql import registry
 
-    print(f"{registry.rollback(open_store(), source, name)['model_id']} serves now")
+    row = registry.rollback(open_store(), source, name)
+    print_done(f"{row['model_id']} serves now", {"model_id": row["model_id"], "stage": row["stage"]}, as_json)
 
 
 # ---------------------------------------------------------------------------------------------- database
 
 
 @db.command("start")
-def db_start() -> None:
+def db_start(as_json: Json = False) -> None:
     """Start the embedded PostgreSQL and migrate.
 
     Example: icu-forecast db start
     """
     from flows.databases import open_store
 
-    print(f"running at {open_store().url.render_as_string(hide_password=True)}")
+    url = open_store().url.render_as_string(hide_password=True)
+    print_done(f"running at {url}", {"url": url}, as_json)
 
 
 @db.command("stop")
-def db_stop() -> None:
+def db_stop(as_json: Json = False) -> None:
     """Stop the embedded PostgreSQL.
 
     Example: icu-forecast db stop
     """
     from sql import embedded
 
-    print("stopped" if embedded.stop(load_settings().cluster_folder) else "was not running")
+    stopped = embedded.stop(load_settings().cluster_folder)
+    print_done("stopped" if stopped else "was not running", {"stopped": stopped}, as_json)
 
 
 @db.command("url")
-def db_url() -> None:
+def db_url(as_json: Json = False) -> None:
     """Print the address, for other programs; it holds the password where there is one.
 
     Example: psql "$(icu-forecast db url)"
@@ -325,11 +365,12 @@ def db_url() -> None:
     from flows.databases import open_store
     from sql.engine import libpq_uri
 
-    print(libpq_uri(open_store()))
+    url = libpq_uri(open_store())
+    print_done(url, {"url": url}, as_json)
 
 
 @db.command("migrate")
-def db_migrate() -> None:
+def db_migrate(as_json: Json = False) -> None:
     """Bring the tables and views to this version.
 
     Example: icu-forecast db migrate
@@ -338,7 +379,7 @@ def db_migrate() -> None:
     from sql.migrate import newest_revision
 
     open_store()
-    print(f"at revision {newest_revision()}")
+    print_done(f"at revision {newest_revision()}", {"revision": newest_revision()}, as_json)
 
 
 @db.command("psql")

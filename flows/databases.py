@@ -32,7 +32,7 @@ def open_source(name: str, settings: Settings | None = None, *, writable: bool =
     """
     settings = settings or load_settings()
     source = settings.sources.get(name, SourceSettings())
-    adapter = load_adapter(_adapter_name(name, source))
+    adapter = load_adapter(adapter_name(name, settings))
     if source.url is not None:
         url: str | URL = source.url.get_secret_value()
     elif settings.embedded:
@@ -46,8 +46,9 @@ def open_source(name: str, settings: Settings | None = None, *, writable: bool =
     return adapter, engine if writable else read_only(engine), source.db_schema
 
 
-def _adapter_name(name: str, source: SourceSettings) -> str:
-    adapter = source.adapter or name
+def adapter_name(name: str, settings: Settings | None = None) -> str:
+    """Folder in sql/sources of the source `name`. Raises ForecastError where there is none."""
+    adapter = (settings or load_settings()).sources.get(name, SourceSettings()).adapter or name
     if adapter not in adapter_names():
         raise ForecastError(
             f"The source {name} has no adapter {adapter!r}; known are {', '.join(adapter_names())}. "

@@ -1,15 +1,13 @@
 """The demonstration: public data play the hospital, and every job runs once on them."""
 
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import text
 
 from flows.databases import open_source, open_store
-from flows.log import log
+from flows.datasets import describe, load_clif
 from flows.settings import load_settings
-from flows.terminal import print_rows
-from rnn_core.errors import ForecastError
+from flows.terminal import print_rows, tell_own_errors_once
 
 DEMO_SOURCE = "clif"
 
@@ -26,31 +24,6 @@ where source = :source group by 1, 2, 3 order by rows desc
 """
 
 
-def load_dataset(
-    dataset: str, folders: list[Path], reanchor: bool, layout: str, withhold_outcomes: bool, seed: int
-) -> str:
-    """Put a public data set into the database of the source of that name; what was loaded, for people."""
-    _, engine, schema = open_source(dataset, writable=True)
-    if dataset == "clif":
-        from sql.loaders import clif
-
-        report = clif.load(engine, schema, reanchor=reanchor, seed=seed, progress=log.info)
-    else:
-        from sql.loaders import physionet_2012
-
-        if not folders:
-            raise ForecastError(
-                "physionet_2012 needs --path: a folder that holds set-a.tar.gz and Outcomes-a.txt as published at "
-                "physionet.org/content/challenge-2012."
-            )
-        report = physionet_2012.load(
-            engine, folders, schema=schema, layout=layout, withhold_outcomes=withhold_outcomes, seed=seed,
-            progress=log.info,
-        )  # fmt: skip
-    total = f"{sum(report.rows.values()):,} rows in {len(report.rows)} tables."
-    return " ".join([total, *report.notes])
-
-
 def run_demo(seed: int) -> None:
     """Load, ingest, train and forecast through Prefect, then show what a bed manager would query."""
     from flows.forecast import forecast
@@ -58,8 +31,9 @@ def run_demo(seed: int) -> None:
     from flows.train import train
     from sql.loaders import clif
 
+    tell_own_errors_once()
     _heading("1 of 4  The MIMIC-IV demo (100 real, de-identified patients) becomes a hospital's database")
-    print(load_dataset(DEMO_SOURCE, [], reanchor=True, layout="calendar", withhold_outcomes=False, seed=seed))
+    print(describe(load_clif(reanchor=True, seed=seed)))
     _, engine, schema = open_source(DEMO_SOURCE)
     with engine.connect() as connection:
         as_of = clif.peak_census(connection, schema)

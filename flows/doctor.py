@@ -7,21 +7,23 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, column, false, select, table, text
 from sqlalchemy.exc import DBAPIError
 
 from flows.databases import open_source, store_url
 from flows.settings import Settings
 from rnn_core.errors import ForecastError
-from sql import registry
-from sql.adapter import check_source
+from sql import registry, views
+from sql.adapter import Adapter, check_source
 from sql.engine import check_reachable, open_engine
 from sql.landing import read_watermark
 from sql.migrate import current_revision, newest_revision
 from sql.schema import SCHEMAS, metadata
 
 FREE_GB = 2.0
-LAG_HOURS = 3.0
+# Newest row older than this: worth knowing, and, where ingest runs by the clock and forecasts are read, a fault.
+LAG_HOURS, FAULT_LAG_HOURS = 3.0, 26.0
+LIVE_HOURS = 48.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def examine(settings: Settings) -> list[Finding]:
     if findings[-1].state == "ok":
         findings += [*_grants(store), _indices(store)]
         for source in _sources(store, settings):
-            findings += [_source(source, settings), _watermark(store, source), _model(store, source, settings)]
+            findings += [_source(source, settings), _watermark(store, source), *_models(store, source, settings)]
     return [*findings, _prefect()]
 
 
@@ -66,9 +68,13 @@ def _disk(settings: Settings) -> Finding:
 
 def _migrations(store: Engine) -> Finding:
     with store.connect() as connection:
-        revision = current_revision(connection)
+        revision, current = current_revision(connection), views.are_current(connection)
+    if revision == newest_revision() and current:
+        return Finding("migrations", "ok", f"at {revision}, {len(views.RELATIONS)} views and functions of this version")
     if revision == newest_revision():
-        return Finding("migrations", "ok", f"at {revision}")
+        return Finding(
+            "migrations", "fault", "a view or function is missing or not this version's; run `icu-forecast db migrate`."
+        )
     return Finding(
         "migrations", "fault", f"at {revision}, this version needs {newest_revision()}; run `icu-forecast db migrate`."
     )
@@ -111,33 +117,70 @@ def _source(source: str, settings: Settings) -> Finding:
     try:
         adapter, engine, schema = open_source(source, settings)
         check_source(adapter, engine, schema)
+        refused = _refused_tables(adapter, engine, schema)
     except (ForecastError, DBAPIError) as error:
         found = str(error) if isinstance(error, ForecastError) else type(error).__name__
+        return Finding(f"source {source}", "fault", found)
+    if refused:
+        found = f"this user may not select what the adapter reads of {', '.join(refused)}; grant select on them."
         return Finding(f"source {source}", "fault", found)
     return Finding(f"source {source}", "ok", f"reachable, {len(adapter.tables)} tables with the columns that are read")
 
 
+def _refused_tables(adapter: Adapter, engine: Engine, schema: str) -> list[str]:
+    """Tables that can be seen and yet not selected from: the catalogue shows columns to those who may not read them."""
+    refused = []
+    for name, columns in adapter.tables.items():
+        query = select(*map(column, columns)).select_from(table(name, schema=schema)).where(false())
+        try:
+            with engine.connect() as connection:
+                connection.execute(query)
+        except DBAPIError:
+            refused.append(f"{schema}.{name}")
+    return refused
+
+
 def _watermark(store: Engine, source: str) -> Finding:
+    query = text(
+        "select max(as_of) filter (where kind = 'ingest'),"
+        " coalesce(bool_or(kind = 'forecast' and status = 'published'), false)"
+        " from forecast.run where source = :source"
+    )
     with store.connect() as connection:
         watermark = read_watermark(connection, source)
+        last_ingest, forecasts_are_read = connection.execute(query, {"source": source}).one()
     if watermark is None:
         return Finding(f"watermark {source}", "note", f"nothing ingested yet; run `icu-forecast ingest {source}`.")
-    lag = (datetime.now(UTC) - watermark).total_seconds() / 3600
-    state = "ok" if lag <= LAG_HOURS else "note"
-    return Finding(f"watermark {source}", state, f"newest row known at {watermark:%Y-%m-%d %H:%M}, {lag:.1f} h ago")
+    lag = _hours_since(watermark)
+    found = f"newest row known at {watermark:%Y-%m-%d %H:%M}, {lag:.1f} h ago"
+    if lag <= LAG_HOURS:
+        return Finding(f"watermark {source}", "ok", found)
+    is_live = last_ingest is not None and _hours_since(last_ingest) <= LIVE_HOURS
+    if lag > FAULT_LAG_HOURS and is_live and forecasts_are_read:
+        found += ", though ingest ran for a recent hour; see forecast.run_health, and whether the source still fills."
+        return Finding(f"watermark {source}", "fault", found)
+    return Finding(f"watermark {source}", "note", found)
 
 
-def _model(store: Engine, source: str, settings: Settings) -> Finding:
-    serving = registry.serving_model(store, source, "stay")
-    if serving is None:
-        return Finding(f"model {source}", "note", f"none serves yet; run `icu-forecast train {source}`.")
+def _hours_since(time: datetime) -> float:
+    return (datetime.now(UTC) - time).total_seconds() / 3600
+
+
+def _models(store: Engine, source: str, settings: Settings) -> Iterator[Finding]:
+    """The stay forecaster, and the unit forecaster where there is one: a source may be too small for it."""
     from rnn_core.artifact import check_artifact
 
-    try:
-        check_artifact(settings.artifact_folder / serving["artifact"])
-    except ForecastError as error:
-        return Finding(f"model {source}", "fault", str(error))
-    return Finding(f"model {source}", "ok", f"{serving['model_id']}, {serving['stage']}, checksums right")
+    for name, what in (("stay", f"model {source}"), ("unit", f"unit model {source}")):
+        serving = registry.serving_model(store, source, name)
+        if serving is None:
+            if name == "stay":
+                yield Finding(what, "note", f"none serves yet; run `icu-forecast train {source}`.")
+            continue
+        try:
+            check_artifact(settings.artifact_folder / serving["artifact"])
+            yield Finding(what, "ok", f"{serving['model_id']}, {serving['stage']}, checksums right")
+        except ForecastError as error:
+            yield Finding(what, "fault", str(error))
 
 
 def _prefect() -> Finding:

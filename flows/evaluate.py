@@ -16,7 +16,7 @@ from sql import canonical, results
 
 @flow(name="evaluate", flow_run_name="evaluate-{source}")
 def evaluate(source: str, as_of: datetime | None = None) -> dict:
-    """Score what was published for `source` and whose outcome is known at `as_of`; returns counts."""
+    """Score what was published for `source` against what is known at `as_of`; open stays count as followed so far."""
     store = open_store()
     as_of = clock.slot(as_of, clock.scheduled_time())
     with recorded(store, source, "evaluate", as_of) as run:
@@ -31,7 +31,7 @@ def evaluate(source: str, as_of: datetime | None = None) -> dict:
 @step("pair forecasts with outcomes", retries=2)
 def pair_outcomes(store: Engine, source: str, as_of: datetime) -> pd.DataFrame:
     pairs = canonical.read_outcome_pairs(store, source, as_of)
-    log.info("%s scored forecasts of ended stays", f"{len(pairs):,}")
+    log.info("%s scored forecasts followed up", f"{len(pairs):,}")
     return pairs
 
 

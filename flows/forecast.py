@@ -16,6 +16,7 @@ from flows.settings import load_settings
 from flows.tasks import Recorded, recorded, step
 from rnn_core.errors import ForecastError
 from rnn_core.frames import Observations
+from rnn_core.material import Known
 from sql import canonical, quality, registry, results
 
 if TYPE_CHECKING:
@@ -43,9 +44,9 @@ def publish_slot(
         stays, observations = read_open_stays(store, source, as_of)
         forecasts = score(forecaster, stays, observations, as_of)
         check_forecasts(store, run, forecasts)
+        units = forecast_units(store, source, as_of)
         newest = clock.newest(observations.available_at)
-        run.counts |= publish(store, run, forecasts, newest, serving["model_id"], kind)
-        publish_units(store, run, kind)
+        run.counts |= publish(store, run, forecasts, units, newest, serving["model_id"], kind)
         run.counts |= {"model": serving["model_id"], "stage": serving["stage"]}
         report_run(run, kind)
     return run.counts
@@ -84,7 +85,8 @@ def score(
 ) -> pd.DataFrame:
     from rnn_core.forecaster import forecast_stays
 
-    return forecast_stays(forecaster, stays, observations, np.datetime64(as_of.replace(tzinfo=None), "us"))
+    known = Known(stays, observations, np.datetime64(as_of.replace(tzinfo=None), "us"))
+    return forecast_stays(forecaster, known)
 
 
 @step("check the forecasts")
@@ -93,31 +95,34 @@ def check_forecasts(store: Engine, run: Recorded, forecasts: pd.DataFrame) -> No
 
 
 @step("forecast the next lengths of stay per unit")
-def publish_units(store: Engine, run: Recorded, kind: str) -> None:
-    """The classic forecast; a source too small for it has none."""
-    serving = registry.serving_model(store, run.source, "unit")
+def forecast_units(store: Engine, source: str, as_of: datetime) -> tuple[pd.DataFrame | None, str | None]:
+    """The classic forecast and its model; a source too small for one has neither."""
+    serving = registry.serving_model(store, source, "unit")
     if serving is None:
-        return
-    from rnn_core.classic import forecast_units, load_classic
+        return None, None
+    import_tensorflow()
+    from rnn_core import classic
 
-    lengths = canonical.read_unit_lengths(store, run.source, run.as_of)
-    rows = forecast_units(load_classic(load_settings().artifact_folder / serving["artifact"]), lengths)
-    results.publish_unit_los_forecasts(
-        store, run.run_id, rows, model_id=serving["model_id"], source=run.source, prediction_time=run.as_of, kind=kind
-    )
+    lengths = canonical.read_unit_lengths(store, source, as_of)
+    fitted = classic.load_classic(load_settings().artifact_folder / serving["artifact"])
+    return classic.forecast_units(fitted, lengths), serving["model_id"]
 
 
 @step("publish")
 def publish(
-    store: Engine, run: Recorded, forecasts: pd.DataFrame, newest: datetime | None, model_id: str, kind: str
-) -> dict:
+    store: Engine, run: Recorded, forecasts: pd.DataFrame, units: tuple[pd.DataFrame | None, str | None],
+    newest: datetime | None, model_id: str, kind: str,
+) -> dict:  # fmt: skip
+    """Stays and units in one transaction: a run that lacks one of them is not published at all."""
     from sql.landing import read_watermark
 
     with store.connect() as connection:
         watermark = read_watermark(connection, run.source)
-    counts = results.publish_stay_forecasts(
+    unit_forecasts, unit_model_id = units
+    counts = results.publish(
         store, run.run_id, forecasts, model_id=model_id, source=run.source, prediction_time=run.as_of,
-        watermark=watermark, newest_observation_at=newest, kind=kind,
+        unit_forecasts=unit_forecasts, unit_model_id=unit_model_id, watermark=watermark, newest_observation_at=newest,
+        kind=kind,
     )  # fmt: skip
     age = (run.as_of - newest).total_seconds() / 3600 if newest else None
     return {**counts, "age of the data in hours": None if age is None else round(age, 1)}

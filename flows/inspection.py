@@ -3,8 +3,9 @@
 from datetime import datetime
 from typing import Any
 
+import psycopg
+from psycopg.rows import dict_row
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 
 from flows.databases import open_store
 from rnn_core.errors import ForecastError
@@ -12,14 +13,18 @@ from sql import registry
 
 
 def run_query(query: str) -> list[dict[str, Any]]:
-    """Rows of one SELECT in a read-only transaction. Raises ForecastError with the database's own message."""
+    """Rows of one SELECT in a session that may only read. Raises ForecastError with the database's own message."""
     with open_store().connect() as connection:
-        connection.exec_driver_sql("set transaction read only")
+        # A session setting outlives what the query itself might commit, and must not go back into the pool.
+        connection.detach()
+        connection.exec_driver_sql("set default_transaction_read_only = on")
+        connection.commit()
         try:
-            result = connection.exec_driver_sql(query.replace("%", "%%"))
-            return [dict(row) for row in result.mappings()] if result.returns_rows else []
-        except DBAPIError as error:
-            raise ForecastError(f"The query did not run: {str(error.orig).strip()}") from None
+            # Prepared: the server takes one statement only, and percent signs and colons are plain text.
+            cursor = connection.connection.cursor(row_factory=dict_row).execute(query, prepare=True)
+            return cursor.fetchall() if cursor.description else []
+        except psycopg.Error as error:
+            raise ForecastError(f"The query did not run: {str(error).strip()}") from None
 
 
 def list_models(source: str | None) -> list[dict[str, Any]]:
@@ -43,33 +48,40 @@ def _main_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 _WHY = """
+with kept_out as (
+    select
+        coalesce(row ->> 'variable', relation) as variable, coalesce(row ->> 'observed_at', row ->> 'intime') as observed,
+        row ->> 'available_at' as available, row ->> 'value' as value,
+        case disposition when 'rejected' then 'quarantined' else disposition end as fate, check_name || ': ' || reason as reason
+    from quality.quarantine where source = :source and row ->> 'stay_id' = :stay
+)
 select concept as variable, observed_at, available_at, value::text as value,
     case when available_at <= :as_of then 'used' else 'not yet known' end as fate, null as reason
 from icu.observation where source = :source and stay_id = :stay
 union all
-select coalesce(row ->> 'variable', relation), nullif(row ->> 'observed_at', '')::timestamptz,
-    nullif(row ->> 'available_at', '')::timestamptz, row ->> 'value',
-    case disposition when 'rejected' then 'quarantined' else disposition end, check_name || ': ' || reason
-from quality.quarantine
-where source = :source and row ->> 'stay_id' = :stay
-    and coalesce(pg_input_is_valid(nullif(row ->> 'observed_at', ''), 'timestamptz'), true)
-    and coalesce(pg_input_is_valid(nullif(row ->> 'available_at', ''), 'timestamptz'), true)
+select variable, case when pg_input_is_valid(observed, 'timestamptz') then observed::timestamptz end,
+    case when pg_input_is_valid(available, 'timestamptz') then available::timestamptz end, value, fate, reason
+from kept_out
 union all
 select 'stay version', intime, available_at, concat_ws(', ', unit, outcome, outtime::text),
     case when available_at <= :as_of then 'used' else 'not yet known' end, null
 from icu.stay_version where source = :source and stay_id = :stay
 order by available_at, observed_at, variable
 """
+_SOURCES_OF_STAY = """
+select source from icu.stay_version where stay_id = :stay
+union select source from quality.quarantine where row ->> 'stay_id' = :stay
+order by source
+"""
 
 
 def explain_rows(stay: str, as_of: datetime, source: str | None) -> list[dict[str, Any]]:
-    """Each row of a stay with its fate at `as_of`. Raises ForecastError where the stay is not known, or is ambiguous."""
+    """Each row of a stay with its fate at the hour `as_of`; a time that cannot be read is null.
+
+    Raises ForecastError where neither the tables nor the quarantine know the stay, or several sources do.
+    """
     with open_store().connect() as connection:
-        found = list(
-            connection.execute(
-                text("select distinct source from icu.stay_version where stay_id = :stay order by 1"), {"stay": stay}
-            ).scalars()
-        )
+        found = list(connection.execute(text(_SOURCES_OF_STAY), {"stay": stay}).scalars())
         if source is None and len(found) == 1:
             source = found[0]
         if source not in found:

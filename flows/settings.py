@@ -1,6 +1,7 @@
 """The only reader of the environment: where databases, artifacts and state are, under the prefix ICU_."""
 
 import os
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Annotated
@@ -88,3 +89,6 @@ def quiet_environment(settings: Settings) -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    # Prefect makes its folder, but none above it; where nobody may write, doctor says so.
+    with suppress(OSError):
+        settings.home.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,8 @@ from rnn_core.errors import ForecastError
 from sql import results
 from sql.engine import advisory_lock
 
+_ROOT = Path(__file__).resolve().parents[1]
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -52,6 +54,7 @@ def step(name: str, retries: int = 0) -> Callable[[Callable[P, R]], Callable[P, 
 
         as_task = task(
             name=name, retries=retries, retry_delay_seconds=10, cache_policy=NO_CACHE, persist_result=False,
+            cache_result_in_memory=False,
             retry_condition_fn=_is_transient if retries else None,
         )(guarded)  # fmt: skip
 
@@ -120,7 +123,11 @@ def safe_sentence(error: BaseException) -> str:
     if isinstance(error, ForecastError):
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if any(f"/{floor}/" in frame.filename for floor in ("flows", "sql", "rnn_core"))]
+    ours = [
+        frame
+        for frame in frames
+        if Path(frame.filename).parent.is_relative_to(_ROOT) and "site-packages" not in frame.filename
+    ]
     where = f" in {Path(ours[-1].filename).name}, line {ours[-1].lineno} ({ours[-1].name})" if ours else ""
     state = f", SQLSTATE {getattr(error.orig, 'sqlstate', None)}" if isinstance(error, DBAPIError) else ""
     return f"{type(error).__name__}{state}{where}; its text is left out, since it may quote a patient's row."

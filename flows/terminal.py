@@ -1,6 +1,7 @@
 """What people see on the terminal: progress on standard error, tables or JSON on standard output."""
 
 import json
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -8,6 +9,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from rnn_core.errors import ForecastError
 
 # A pipe has no width of its own; folding columns to 80 characters there would make them unreadable.
 _PIPE_WIDTH = 10_000
@@ -37,6 +40,40 @@ def print_counts(counts: Mapping[str, Any], as_json: bool = False) -> None:
     width = max((len(name) for name in counts), default=0)
     for name, value in counts.items():
         print(f"{name:<{width}}  {_shown(value)}")
+
+
+def print_done(sentence: str, facts: Mapping[str, Any], as_json: bool) -> None:
+    """What was done: a sentence for people, or the same as one object."""
+    print(json.dumps(dict(facts), default=_plain) if as_json else sentence)
+
+
+class _OwnErrorsOnce(logging.Filter):
+    """Keeps Prefect's console from telling an error of ours with traceback for each task and flow it passes through.
+
+    The program ends with that error's one sentence. What Prefect keeps of the run is complete: its console comes last.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told_later = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], ForecastError):
+            self._told_later = True
+            return False
+        words = record.getMessage()
+        if self._told_later and words.startswith("Finished in state Failed("):
+            record.msg, record.args = "Finished in state Failed", None
+        return True
+
+
+def tell_own_errors_once() -> None:
+    """Let a run through Prefect show our errors once, at its end; call after Prefect was imported."""
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, PrefectConsoleHandler):
+            handler.addFilter(_OwnErrorsOnce())
 
 
 def _shown(value: Any) -> str:

@@ -19,11 +19,13 @@ from flows.settings import load_settings
 from flows.tasks import Recorded, recorded, step
 from rnn_core.config import ClassicConfig, ModelConfig, Sampling
 from rnn_core.errors import ArtifactError, ContractError, DataTooSmallError
-from rnn_core.frames import Observations
+from rnn_core.material import Known
 from sql import canonical, registry, results
 
 if TYPE_CHECKING:
-    from rnn_core.forecaster import FitReport, StayForecaster
+    from rnn_core.classic import ClassicModel
+    from rnn_core.fitting import FitReport
+    from rnn_core.forecaster import StayForecaster
     from rnn_core.gate import Verdict
 
 # The newest stays, by admission, judge a model and have no part in fitting it.
@@ -31,14 +33,23 @@ HOLD_OUT_SHARE = 0.15
 
 
 @dataclass(frozen=True)
-class TrainingSet:
-    """What a training reads, as known at `as_of`; the model may only learn from what was known at `cutoff`."""
+class Candidate:
+    """A fitted stay model on its way to the registry; warm_from is the model it really started from."""
 
-    stays: pd.DataFrame
-    observations: Observations
-    as_of: np.datetime64
-    cutoff: np.datetime64
-    sampling: Sampling
+    model_id: str
+    forecaster: "StayForecaster"
+    report: "FitReport"
+    verdict: "Verdict"
+    warm_from: str | None
+
+
+@dataclass(frozen=True)
+class UnitCandidate:
+    """A fitted unit model on its way to the registry."""
+
+    model_id: str
+    fitted: "ClassicModel"
+    verdict: "Verdict"
 
 
 @flow(name="train", flow_run_name="train-{source}")
@@ -54,16 +65,19 @@ def train(
     as_of = clock.slot(as_of, clock.scheduled_time())
     config = _configure(seed, epochs, cell)
     with recorded(store, source, "train", as_of) as run:
-        material = read_training_set(store, source, as_of)
+        then, now, sampling = read_training_set(store, source, as_of)
         incumbent = registry.serving_model(store, source, "stay")
-        forecaster, report = fit(source, material, config, load_warm(incumbent, config) if warm else None)
-        verdict = give_verdict(incumbent, forecaster, report, material)
-        model_id = _model_id(run, "stay")
-        save(model_id, forecaster, report, material)
-        register(store, run, model_id, forecaster, report, material, verdict, incumbent)
-        run.counts |= _told(model_id, report, verdict)
-        run.counts |= train_units(store, run, material.cutoff, seed)
-        results.finish_run(store, run.run_id)
+        serving = load_serving(incumbent)
+        start = serving if warm and serving and _same_shape(serving, config) else None
+        forecaster, report, warmed = fit(source, then, now, config, sampling, start)
+        verdict = give_verdict(incumbent, serving, forecaster, report, then, now)
+        warm_from = incumbent["model_id"] if warmed and incumbent else None
+        stay = Candidate(_model_id(run, "stay"), forecaster, report, verdict, warm_from)
+        unit = fit_units(store, run, seed)
+        save(stay, unit, then, now)
+        register(store, run, stay, unit, then)
+        run.counts |= _told(stay, unit)
+        results.finish_run(store, run.run_id, model_id=stay.model_id)
         report_run(run, "train")
     return run.counts
 
@@ -75,62 +89,74 @@ def _configure(seed: int, epochs: int | None, cell: str) -> ModelConfig:
 
 
 @step("read the training set", retries=2)
-def read_training_set(store: Engine, source: str, as_of: datetime) -> TrainingSet:
+def read_training_set(store: Engine, source: str, as_of: datetime) -> tuple[Known, Known, Sampling]:
+    """What was known at the cut-off, to learn from, and at `as_of`, to judge with; and how the source samples stays."""
     adapter, _, _ = open_source(source)
-    stays = canonical.read_stays(store, source, as_of, only_sound=True)
-    if len(stays) == 0:
+    now = _read(store, source, as_of)
+    if len(now.stays) == 0:
         raise DataTooSmallError(
             f"There is no stay of {source} as of {as_of.isoformat()}; run `icu-forecast ingest {source}`."
         )
-    observations = canonical.read_observations(store, source, stays, as_of)
-    cutoff = stays["intime"].quantile(1 - HOLD_OUT_SHARE).floor("h")
+    cutoff = now.stays["intime"].quantile(1 - HOLD_OUT_SHARE).floor("h")
+    then = _read(store, source, cutoff.tz_localize("UTC").to_pydatetime())
     log.info(
-        "%d stays, %s observations; learning from what was known at %s", len(stays), f"{len(observations):,}", cutoff
-    )
-    moment = np.datetime64(as_of.replace(tzinfo=None), "us")
-    return TrainingSet(stays, observations, moment, np.datetime64(cutoff, "us"), adapter.sampling)
+        "%d stays, %s observations; learning from the %d stays known at %s", len(now.stays),
+        f"{len(now.observations):,}", len(then.stays), cutoff,
+    )  # fmt: skip
+    return then, now, adapter.sampling
 
 
-def load_warm(incumbent: dict | None, config: ModelConfig) -> "StayForecaster | None":
-    """The serving model to start from; None where there is none or it has another shape."""
-    if incumbent is None:
-        return None
+def _read(store: Engine, source: str, as_of: datetime) -> Known:
+    stays = canonical.read_stays(store, source, as_of)
+    observations = canonical.read_observations(store, source, stays, as_of)
+    return Known(stays, observations, np.datetime64(as_of.replace(tzinfo=None), "us"))
+
+
+@step("load the serving model")
+def load_serving(incumbent: dict | None) -> "StayForecaster | None":
+    """The model to start from and to compare with; None where there is none or it was made for other concepts."""
     import_tensorflow()
     from rnn_core.forecaster import load_stay_forecaster
 
+    if incumbent is None:
+        return None
     try:
-        forecaster = load_stay_forecaster(load_settings().artifact_folder / incumbent["artifact"])
+        return load_stay_forecaster(load_settings().artifact_folder / incumbent["artifact"])
     except ArtifactError as error:
-        log.warning("No warm start: %s", error)
+        log.warning("The serving model is not used: %s", error)
         return None
-    shape = (forecaster.config.network.cell, forecaster.config.network.units, forecaster.config.window)
-    if shape != (config.network.cell, config.network.units, config.window):
-        log.info("No warm start: the serving model has another shape.")
-        return None
-    return forecaster
+
+
+def _same_shape(serving: "StayForecaster", config: ModelConfig) -> bool:
+    theirs, ours = serving.config, config
+    return (theirs.network.cell, theirs.network.units, theirs.window) == (
+        ours.network.cell,
+        ours.network.units,
+        ours.window,
+    )
 
 
 @step("fit the stay forecaster")
 def fit(
-    source: str, material: TrainingSet, config: ModelConfig, warm: "StayForecaster | None"
-) -> "tuple[StayForecaster, FitReport]":
-    import_tensorflow()
-    from rnn_core.forecaster import fit_stay_forecaster
+    source: str, then: Known, now: Known, config: ModelConfig, sampling: Sampling, warm: "StayForecaster | None"
+) -> "tuple[StayForecaster, FitReport, bool]":
+    """Forecaster, report, and whether it really started from `warm`."""
+    from rnn_core.fitting import fit_stay_forecaster
 
     def start(warm: "StayForecaster | None", config: ModelConfig) -> "tuple[StayForecaster, FitReport]":
         return fit_stay_forecaster(
-            material.stays, material.observations, material.cutoff, material.as_of, config, sampling=material.sampling,
-            checkpoint_dir=_checkpoints(source), warm_from=warm, progress=_tell_epoch,
+            then, now, config, sampling=sampling, checkpoint_dir=_checkpoints(source), warm_from=warm,
+            progress=_tell_epoch,
         )  # fmt: skip
 
-    if warm is None:
-        return start(None, config)
-    try:
+    if warm is not None:
         # A refresh takes the fine steps only: large ones would forget what the serving model knew.
-        return start(warm, replace(config, train=replace(config.train, learning_rate=config.train.learning_rate / 4)))
-    except ContractError as error:
-        log.warning("No warm start: %s", error)
-        return start(None, config)
+        fine = replace(config, train=replace(config.train, learning_rate=config.train.learning_rate / 4))
+        try:
+            return *start(warm, fine), True
+        except ContractError as error:
+            log.warning("No warm start: %s", error)
+    return *start(None, config), False
 
 
 def _tell_epoch(record: dict[str, float]) -> None:
@@ -146,79 +172,91 @@ def _checkpoints(source: str) -> Path:
 
 @step("judge")
 def give_verdict(
-    incumbent: dict | None, forecaster: "StayForecaster", report: "FitReport", material: TrainingSet
-) -> "Verdict":
-    from rnn_core.forecaster import compare, load_stay_forecaster
+    incumbent: dict | None, serving: "StayForecaster | None", forecaster: "StayForecaster", report: "FitReport",
+    then: Known, now: Known,
+) -> "Verdict":  # fmt: skip
+    """Against the serving model on stays that began after both cut-offs; against the trivial baseline without one."""
+    from rnn_core.fitting import compare, count_deaths, unseen
     from rnn_core.gate import judge_challenger, judge_first
 
-    if incumbent is None or incumbent["stage"] == "provisional":
+    if incumbent is None or serving is None:
         return judge_first(report.metrics, report.n_deaths["judged"])
-    champion = load_stay_forecaster(load_settings().artifact_folder / incumbent["artifact"])
-    cutoff = max(material.cutoff, np.datetime64(incumbent["data_cutoff"].replace(tzinfo=None), "us"))
-    differences, n_deaths = compare(
-        forecaster, champion, material.stays, material.observations, cutoff, material.as_of,
-        sampling=material.sampling,
-    )  # fmt: skip
-    return judge_challenger(differences, n_deaths)
-
-
-@step("save the artifact")
-def save(model_id: str, forecaster: "StayForecaster", report: "FitReport", material: TrainingSet) -> None:
-    from rnn_core.forecaster import save_stay_forecaster
-
-    meta = {"data_cutoff": str(material.cutoff), "as_of": str(material.as_of), "metrics": report.to_json()}
-    save_stay_forecaster(load_settings().artifact_folder, model_id, forecaster, meta)
-
-
-@step("register")
-def register(
-    store: Engine, run: Recorded, model_id: str, forecaster: "StayForecaster", report: "FitReport",
-    material: TrainingSet, verdict: "Verdict", incumbent: dict | None,
-) -> None:  # fmt: skip
-    row = {
-        "name": "stay", "ends_at": forecaster.ends_at, "config": forecaster.config.to_json(),
-        "metrics": report.to_json(), "warm_from": incumbent["model_id"] if incumbent else None,
-    }  # fmt: skip
-    _register(store, run, model_id, row, material.cutoff)
-    registry.set_stage(store, model_id, verdict.stage, verdict.reason)
-    shutil.rmtree(_checkpoints(run.source), ignore_errors=True)
-
-
-def _register(store: Engine, run: Recorded, model_id: str, row: dict[str, Any], cutoff: np.datetime64) -> None:
-    from rnn_core.artifact import read_meta
-
-    meta = read_meta(load_settings().artifact_folder / model_id)
-    row |= {
-        "model_id": model_id, "source": run.source, "artifact": model_id, "concept_hash": meta["concept_hash"],
-        "git_revision": meta["git_revision"], "data_cutoff": pd.Timestamp(cutoff, tz="UTC").to_pydatetime(),
-    }  # fmt: skip
-    with store.begin() as connection:
-        registry.register(connection, row)
+    _, newer = unseen(now, then)
+    newer &= now.stays["intime"].to_numpy("datetime64[us]") >= np.datetime64(
+        incumbent["data_cutoff"].replace(tzinfo=None), "us"
+    )
+    hold_out = now.take(newer)
+    verdict = judge_challenger(compare(forecaster, serving, hold_out), count_deaths(hold_out), incumbent["stage"])
+    if verdict.stage == "champion" and incumbent["stage"] == "provisional":
+        return judge_first(report.metrics, report.n_deaths["judged"])
+    return verdict
 
 
 @step("fit the unit forecaster")
-def train_units(store: Engine, run: Recorded, cutoff: np.datetime64, seed: int) -> dict[str, Any]:
+def fit_units(store: Engine, run: Recorded, seed: int) -> "UnitCandidate | None":
     """The classic forecaster; a source with too few stays per unit goes without, and the run says so."""
-    from rnn_core.classic import fit_classic, save_classic
+    from rnn_core.classic import fit_classic, load_classic, newest_mse
+    from rnn_core.gate import judge_unit
 
     lengths = canonical.read_unit_lengths(store, run.source, run.as_of)
     try:
         fitted = fit_classic(lengths, ClassicConfig(seed=seed))
     except DataTooSmallError as error:
         log.warning("No unit forecaster: %s", error)
-        return {"unit forecaster": "none, too few stays per unit"}
-    log.info(fitted.report.sentence())
-    model_id = _model_id(run, "unit")
-    save_classic(load_settings().artifact_folder, model_id, fitted, {"as_of": run.as_of.isoformat()})
-    row = {"name": "unit", "config": fitted.config.to_json(), "metrics": fitted.report.to_json()}
-    _register(store, run, model_id, row, np.datetime64(run.as_of.replace(tzinfo=None), "us"))
-    better = fitted.report.test_mse <= min(fitted.report.last_value_mse, fitted.report.median_mse)
-    stage = "champion" if better else "provisional"
-    before = registry.serving_model(store, run.source, "unit")
-    if before and before["stage"] == "champion" and stage == "provisional":
-        stage = "challenger"
-    registry.set_stage(store, model_id, stage, fitted.report.sentence())
-    return {"unit forecaster": model_id, "unit forecaster test MSE": round(fitted.report.test_mse, 2)}
+        return None
+    serving_mse = None
+    if serving := registry.serving_model(store, run.source, "unit"):
+        try:
+            serving_mse = newest_mse(load_classic(load_settings().artifact_folder / serving["artifact"]), lengths)
+        except ArtifactError as error:
+            log.warning("The serving unit model is not compared: %s", error)
+    return UnitCandidate(_model_id(run, "unit"), fitted, judge_unit(fitted.report.to_json(), serving_mse))
+
+
+@step("save the artifacts")
+def save(stay: Candidate, unit: UnitCandidate | None, then: Known, now: Known) -> None:
+    from rnn_core.classic import save_classic
+    from rnn_core.forecaster import save_stay_forecaster
+
+    folder, times = load_settings().artifact_folder, {"data_cutoff": str(then.as_of), "as_of": str(now.as_of)}
+    save_stay_forecaster(folder, stay.model_id, stay.forecaster, {**times, "metrics": stay.report.to_json()})
+    if unit is not None:
+        save_classic(folder, unit.model_id, unit.fitted, times | {"data_cutoff": times["as_of"]})
+
+
+@step("register")
+def register(store: Engine, run: Recorded, stay: Candidate, unit: UnitCandidate | None, then: Known) -> None:
+    """Last of all, so that a training that breaks anywhere leaves the serving models as they were."""
+    rows = {
+        stay.model_id: {
+            "name": "stay", "ends_at": stay.forecaster.ends_at, "config": stay.forecaster.config.to_json(),
+            "metrics": stay.report.to_json(), "warm_from": stay.warm_from, "data_cutoff": _utc(then.as_of),
+        }
+    }  # fmt: skip
+    verdicts = {stay.model_id: stay.verdict}
+    if unit is not None:
+        rows[unit.model_id] = {
+            "name": "unit", "config": unit.fitted.config.to_json(), "metrics": unit.fitted.report.to_json(),
+            "data_cutoff": run.as_of,
+        }  # fmt: skip
+        verdicts[unit.model_id] = unit.verdict
+    with store.begin() as connection:
+        for model_id, row in rows.items():
+            registry.register(connection, row | _described(model_id) | {"model_id": model_id, "source": run.source})
+    for model_id, verdict in verdicts.items():
+        registry.set_stage(store, model_id, verdict.stage, verdict.reason)
+    shutil.rmtree(_checkpoints(run.source), ignore_errors=True)
+
+
+def _described(model_id: str) -> dict[str, Any]:
+    from rnn_core.artifact import read_meta
+
+    meta = read_meta(load_settings().artifact_folder / model_id)
+    return {"artifact": model_id, "concept_hash": meta["concept_hash"], "git_revision": meta["git_revision"]}
+
+
+def _utc(time: np.datetime64) -> datetime:
+    return pd.Timestamp(time, tz="UTC").to_pydatetime()
 
 
 def _model_id(run: Recorded, name: str) -> str:
@@ -232,12 +270,15 @@ _SHOWN = (
 )  # fmt: skip
 
 
-def _told(model_id: str, report: "FitReport", verdict: "Verdict") -> dict[str, Any]:
-    told: dict[str, Any] = {"model": model_id, "stage": verdict.stage, "reason": verdict.reason}
+def _told(stay: Candidate, unit: UnitCandidate | None) -> dict[str, Any]:
+    report = stay.report
+    told: dict[str, Any] = {"model": stay.model_id, "stage": stay.verdict.stage, "reason": stay.verdict.reason}
     told |= {f"{part} stays": f"{n} ({report.n_deaths[part]} died)" for part, n in report.n_stays.items()}
     for name in _SHOWN:
         estimate, trivial = report.metrics[name], report.metrics[f"baseline_{name}"]
         told[name] = (
             f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f}), without a model {trivial.value:.3f}"
         )
-    return told
+    if unit is None:
+        return told | {"unit model": "none, too few stays per unit"}
+    return told | {"unit model": unit.model_id, "unit stage": unit.verdict.stage, "unit": unit.fitted.report.sentence()}

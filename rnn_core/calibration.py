@@ -13,8 +13,9 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
+from rnn_core.bootstrap import group_codes
 from rnn_core.errors import ContractError
-from rnn_core.metrics import RISK_FLOOR, group_codes
+from rnn_core.metrics import RISK_FLOOR
 from rnn_core.survival import check_masses, mortality_risk, rescale_deaths
 
 # Standard deviations of the normal priors around the identity (slope 1, intercept 0; logarithms of both time powers 0).

@@ -133,6 +133,13 @@ def fit_classic(series: Mapping[str, np.ndarray], config: ClassicConfig) -> Clas
     return ClassicModel(model, config, mean, std, report)
 
 
+def newest_mse(fitted: ClassicModel, series: Mapping[str, np.ndarray]) -> float:
+    """Mean squared error in days² on the newest 15 % of the windows of `series`, those that judge a new fit on it."""
+    known = {unit: lengths for unit, lengths in _checked(series).items() if len(lengths) > fitted.config.window}
+    test = _split(known, fitted.config.window)[2].scaled(fitted.mean_days, fitted.std_days)
+    return float(np.mean(np.square(_predict(fitted.model, test.x) - test.y)) * fitted.std_days**2)
+
+
 def forecast_units(fitted: ClassicModel, series: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """The next `config.horizon` lengths of stay per unit as rows of `forecast.unit_los_forecast`, one per step.
 

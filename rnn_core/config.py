@@ -1,6 +1,7 @@
 """Everything that shapes a model, as frozen dataclasses that are saved inside its artifact."""
 
 from dataclasses import asdict, dataclass, field, fields
+from math import isinf
 from typing import Any, Literal, Self
 
 from rnn_core.concepts import NAMES
@@ -57,6 +58,16 @@ class Sampling:
 
     delayed_entry_hours: float = 0.0
     data_hours: float = float("inf")
+
+    def to_json(self) -> dict[str, float | None]:
+        """JSON knows no infinity: no limit is null."""
+        data_hours = None if isinf(self.data_hours) else self.data_hours
+        return {"delayed_entry_hours": self.delayed_entry_hours, "data_hours": data_hours}
+
+    @classmethod
+    def from_json(cls, data: dict[str, float | None]) -> Self:
+        hours = data["data_hours"]
+        return cls(float(data["delayed_entry_hours"] or 0), float("inf") if hours is None else hours)
 
 
 @dataclass(frozen=True)

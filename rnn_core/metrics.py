@@ -1,19 +1,18 @@
 """How good forecasts are: discrimination, calibration and error, each with a bootstrap interval over patients.
 
-A metric is computed from arrays [rows] and a weight per row; a bootstrap resample is nothing but other weights, so what
-does not depend on them (sorting, ranking) is done once. A metric that is not defined on the data (no rows, one class
-only) is NaN with its n, never an error.
+A metric that is not defined on the data (no rows, one class only) is NaN with its n, never an error.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import update_wrapper
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import expit, logit
 
+from rnn_core.bootstrap import Estimate, Metric, Weighted, bootstrap_interval
 from rnn_core.config import HORIZON_EDGES
 from rnn_core.errors import ContractError
 from rnn_core.survival import (
@@ -26,39 +25,12 @@ from rnn_core.survival import (
     rescale_deaths,
 )
 
-# Two-sided level of all intervals.
-LEVEL = 0.95
 # Risks of exactly 0 or 1 have no logit; nothing in the data could tell them from one in a million.
 RISK_FLOOR = 1e-6
 
-Weighted = Callable[[np.ndarray], float]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A metric with its 95 % interval and the number of rows it rests on; NaN where it is not defined."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def to_json(self) -> dict[str, float | int | None]:
-        numbers = {"value": self.value, "low": self.low, "high": self.high}
-        return {name: None if np.isnan(x) else float(x) for name, x in numbers.items()} | {"n": self.n}
-
-
-class Metric:
-    """A metric of arrays [rows]; called with `weights` [rows] it counts each row that many times."""
-
-    def __init__(self, prepare: Callable[..., Weighted]) -> None:
-        self.prepare = prepare
-        update_wrapper(self, prepare)
-
-    def __call__(self, *arrays: ArrayLike, weights: ArrayLike | None = None) -> float:
-        columns = [np.asarray(a, dtype=np.float64) for a in arrays]
-        weights = np.ones(len(columns[0])) if weights is None else np.asarray(weights, dtype=np.float64)
-        return self.prepare(*columns)(weights)
+# Decorators of metrics whose interval needs enough patients on both sides, events and non-events, or enough ends.
+_of_events = partial(Metric, sides=lambda y, risk: (y == 1, y == 0))
+_of_ends = partial(Metric, sides=lambda hours, ended, predicted_hours: (ended != 0,))
 
 
 # ---- means
@@ -84,7 +56,7 @@ def brier(y: np.ndarray, risk: np.ndarray) -> Weighted:
     return _mean_of((risk - y) ** 2)
 
 
-@Metric
+@_of_events
 def observed_expected(y: np.ndarray, risk: np.ndarray) -> Weighted:
     """Observed events over expected events: calibration in the large, 1 is perfect."""
     return lambda weights: _ratio(weights @ y, weights @ risk)
@@ -141,7 +113,7 @@ def _undefined(_: np.ndarray) -> float:
     return float("nan")
 
 
-@Metric
+@_of_events
 def auroc(y: np.ndarray, risk: np.ndarray) -> Weighted:
     """Area under the ROC curve: the probability that an event has the higher risk, ties counting half."""
     if len(y) == 0:
@@ -157,7 +129,7 @@ def auroc(y: np.ndarray, risk: np.ndarray) -> Weighted:
     return at
 
 
-@Metric
+@_of_events
 def auprc(y: np.ndarray, risk: np.ndarray) -> Weighted:
     """Average precision: precision at each distinct risk, weighted by the recall gained there."""
     if len(y) == 0:
@@ -176,7 +148,7 @@ def auprc(y: np.ndarray, risk: np.ndarray) -> Weighted:
     return at
 
 
-@Metric
+@_of_ends
 def concordance(hours: np.ndarray, ended: np.ndarray, predicted_hours: np.ndarray) -> Weighted:
     """Harrell's C: among comparable pairs, the share in which the stay predicted longer lasts longer, ties half.
 
@@ -230,7 +202,7 @@ def _pairs_by_bit(time: np.ndarray, rank: np.ndarray, is_end: np.ndarray, bit: i
 # ---- calibration
 
 
-@Metric
+@_of_events
 def calibration_slope(y: np.ndarray, risk: np.ndarray) -> Weighted:
     """Slope of the unpenalised logistic regression of y on logit(risk) (Cox 1958); below 1: risks too extreme.
 
@@ -250,7 +222,7 @@ def calibration_slope(y: np.ndarray, risk: np.ndarray) -> Weighted:
     return lambda weights: float(at(weights, whole)[0])
 
 
-@Metric
+@_of_events
 def calibration_intercept(y: np.ndarray, risk: np.ndarray) -> Weighted:
     """Intercept of the logistic regression of y with logit(risk) as offset, i.e. the slope held at 1 (Cox 1958).
 
@@ -323,98 +295,6 @@ def _mean_square(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * a + a * b + b * b) / 3
 
 
-# ---- intervals
-
-
-def bootstrap_interval(
-    metric: Metric | Callable[..., float],
-    arrays: Sequence[ArrayLike],
-    groups: ArrayLike | None = None,
-    n: int = 1000,
-    seed: int = 0,
-) -> Estimate:
-    """`metric(*arrays)` with a percentile bootstrap interval.
-
-    arrays: columns [rows]; rows with a NaN in any of them are left out.
-    groups: what is drawn, with all its rows, e.g. patient ids [rows]; single rows by default.
-    metric: a `Metric`, or any function of the arrays (slower: each resample is then laid out).
-    Resamples in which the metric is not defined are skipped.
-    """
-    columns, codes = _complete(arrays, groups)
-    if len(codes) == 0:
-        return Estimate(np.nan, np.nan, np.nan, 0)
-    at = _prepared(metric, columns)
-    return _estimate(at, codes, n, seed)
-
-
-def paired_difference(
-    metric: Metric | Callable[..., float],
-    y: ArrayLike | tuple[ArrayLike, ...],
-    a: ArrayLike,
-    b: ArrayLike,
-    groups: ArrayLike | None = None,
-    n: int = 1000,
-    seed: int = 0,
-) -> Estimate:
-    """`metric(*y, a) - metric(*y, b)` with a percentile bootstrap interval, both taken on the same resamples.
-
-    y: what happened, one array [rows] or a tuple of those that the metric takes before the prediction.
-    """
-    columns, codes = _complete([*(y if isinstance(y, tuple) else (y,)), a, b], groups)
-    if len(codes) == 0:
-        return Estimate(np.nan, np.nan, np.nan, 0)
-    *happened, a, b = columns
-    at_a, at_b = _prepared(metric, [*happened, a]), _prepared(metric, [*happened, b])
-    return _estimate(lambda weights: at_a(weights) - at_b(weights), codes, n, seed)
-
-
-def _complete(arrays: Sequence[ArrayLike], groups: ArrayLike | None) -> tuple[list[np.ndarray], np.ndarray]:
-    """The rows known in all arrays, as float64 columns, and the number of each one's group."""
-    columns = [np.asarray(a, dtype=np.float64) for a in arrays]
-    keep = ~np.any([np.isnan(c) for c in columns], axis=0)
-    columns = [c[keep] for c in columns]
-    return columns, group_codes(groups, keep)
-
-
-def group_codes(groups: ArrayLike | None, keep: np.ndarray) -> np.ndarray:
-    """Number of the group of each row in `keep` (bool [rows]), from 0 on; a row without a group is one of its own."""
-    if groups is None:
-        return np.arange(int(keep.sum()))
-    codes, names = pd.factorize(np.asarray(groups)[keep])
-    codes[codes < 0] = len(names) + np.arange(int((codes < 0).sum()))
-    return codes
-
-
-def _prepared(metric: Metric | Callable[..., float], columns: Sequence[np.ndarray]) -> Weighted:
-    if isinstance(metric, Metric):
-        return metric.prepare(*columns)
-    rows = np.arange(len(columns[0]))
-
-    def at(weights: np.ndarray) -> float:
-        drawn = np.repeat(rows, weights.astype(int))
-        return metric(*(column[drawn] for column in columns))
-
-    return at
-
-
-def _resamples(codes: np.ndarray, n: int, seed: int) -> Iterator[np.ndarray]:
-    """Weights of the rows in n resamples of as many groups as there are, drawn with replacement."""
-    random = np.random.default_rng(seed)
-    n_groups = int(codes.max()) + 1
-    for _ in range(n):
-        drawn = np.bincount(random.integers(0, n_groups, n_groups), minlength=n_groups)
-        yield drawn.astype(np.float64)[codes]
-
-
-def _estimate(at: Weighted, codes: np.ndarray, n: int, seed: int) -> Estimate:
-    value = at(np.ones(len(codes)))
-    if np.isnan(value):
-        return Estimate(np.nan, np.nan, np.nan, len(codes))
-    draws = np.array([at(weights) for weights in _resamples(codes, n, seed)])
-    low, high = np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if np.isfinite(draws).any() else (np.nan,) * 2
-    return Estimate(float(value), float(low), float(high), len(codes))
-
-
 # ---- a set of forecasts
 
 
@@ -451,14 +331,25 @@ class Outcomes:
 
     def prolonged(self) -> np.ndarray:
         """1 if the stay exceeds the limit, NaN if not known or if it had done so before the prediction, [rows]."""
-        longer = self.elapsed_hours + self.stayed_hours > PROLONGED_HOURS
-        known = (self.ended | longer) & (self.elapsed_hours <= PROLONGED_HOURS)
-        return np.where(known, longer.astype(np.float64), np.nan)
+        left = PROLONGED_HOURS - self.elapsed_hours
+        return np.where(left >= 0, 1 - self._ended_within(left), np.nan)
 
     def discharged_within(self, hours: float) -> np.ndarray:
-        """1 if the stay ended alive within these hours, NaN if not known, [rows]."""
-        within, later = self.remaining_hours <= hours, self.stayed_hours > hours
-        return np.where(within, 1 - self.death, np.where(later, 0.0, np.nan))
+        """1 if the stay ended alive within these hours, NaN if not known, [rows].
+
+        Where a coarse end may lie on either side of the limit that is NaN for the dead too, of whom the answer is
+        known: if only the living were left out, the rest would hold too few discharges.
+        """
+        within = self._ended_within(hours)
+        return np.where(within == 1, 1 - self.death, within)
+
+    def _ended_within(self, hours: ArrayLike) -> np.ndarray:
+        """1 if the end came within these hours (one number, or one per row), 0 if later, NaN if not known, [rows]."""
+        half = 0.0 if self.precision_hours is None else self.precision_hours / 2
+        # The stay was open at the prediction, so the interval of a coarse end is cut there.
+        earliest, latest = np.maximum(self.remaining_hours - half, 0), self.remaining_hours + half
+        later = np.where(self.ended, (earliest >= hours) & (latest > hours), self.stayed_hours > hours)
+        return np.select([latest <= hours, later], [1.0, 0.0], np.nan)
 
 
 def score_columns(columns: pd.DataFrame, outcomes: Outcomes, n: int = 1000, seed: int = 0) -> dict[str, Estimate]:
@@ -466,6 +357,8 @@ def score_columns(columns: pd.DataFrame, outcomes: Outcomes, n: int = 1000, seed
 
     mortality_*: of `mortality_risk` against death. prolonged_stay_*, discharge_*: of those risks. los_*: of the median
     remaining stay and the interval from its 10th to its 90th percentile.
+
+    low and high are NaN where too few patients had the event, or were spared it (`bootstrap_interval`).
     """
     if len(columns) != len(outcomes.death):
         raise ContractError(

@@ -5,17 +5,26 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from rnn_core.metrics import Estimate, Outcomes, score_columns
-from rnn_core.survival import FORECAST_COLUMNS
+from rnn_core.bootstrap import Estimate
+from rnn_core.frames import ALIVE
+from rnn_core.metrics import Outcomes, score_columns
+from rnn_core.survival import CENSORED, FORECAST_COLUMNS, fit_population_curve
 
 ALL = "all"
 _RESAMPLES = 200
+_QUANTILES = (10, 50, 90)
 
 
 def score_published(pairs: pd.DataFrame) -> list[dict]:
-    """Rows of forecast.score from rows of forecast.forecast_outcome (scored, with what happened).
+    """Rows of forecast.score from rows of forecast.forecast_outcome (scored, with what happened so far).
 
     One set of metrics per model, per model and unit, and per model and month; patients are resampled for the intervals.
+
+    Forecasts of stays still open have died and remaining_hours null and, in the column `followed_hours` (may be
+    absent), the hours after the prediction for which the stay is known to have gone on; those of ended stays have it
+    null. Open stays are censored there: they count in the concordance, in the risks of a discharge and of a prolonged
+    stay once the limit is passed, and in the baseline's lengths of stay. Errors of the remaining stay and mortality
+    rest on ended stays alone, of which the recent ones are short.
     """
     rows = []
     for model_id, unit, month, part in _groups(pairs):
@@ -38,26 +47,45 @@ def _groups(pairs: pd.DataFrame) -> Iterator[tuple[str, str, str, pd.DataFrame]]
 
 
 def _outcomes(part: pd.DataFrame) -> Outcomes:
+    followed = part["followed_hours"].to_numpy(np.float64) if "followed_hours" in part else np.full(len(part), np.nan)
     return Outcomes(
         elapsed_hours=part["hours_in_stay"].to_numpy(np.float64),
-        death=part["died"].astype("float64").to_numpy(),
+        death=part["died"].to_numpy(np.float64, na_value=np.nan),
         remaining_hours=part["remaining_hours"].to_numpy(np.float64),
+        followed_hours=followed,
         precision_hours=part["end_precision_hours"].fillna(0).to_numpy(np.float64),
         groups=part["patient_id"].to_numpy(),
     )
 
 
 def _trivial(outcomes: Outcomes) -> pd.DataFrame:
-    """What one would say without a model: the prevalence and the quantiles of these very rows, the same for all."""
+    """What one would say without a model, the same for all rows: the prevalence and the quantiles of these very rows."""
     constant = {
         "mortality_risk": _mean(outcomes.death),
         "prolonged_stay_risk": _mean(outcomes.prolonged()),
         **{f"discharge_{h}h_prob": _mean(outcomes.discharged_within(h)) for h in (24, 48, 72)},
     }
-    known = outcomes.remaining_hours[np.isfinite(outcomes.remaining_hours)]
-    for q in (10, 50, 90):
-        constant[f"remaining_los_p{q}_hours"] = float(np.quantile(known, q / 100)) if len(known) else np.nan
+    for q, hours in zip(_QUANTILES, _remaining_quantiles(outcomes), strict=True):
+        constant[f"remaining_los_p{q}_hours"] = hours
     return pd.DataFrame(constant, index=range(len(outcomes.death)))[list(FORECAST_COLUMNS)]
+
+
+def _remaining_quantiles(outcomes: Outcomes) -> np.ndarray:
+    """Hours by which so many per cent (`_QUANTILES`) of the stays had ended, [quantiles]; NaN where none has.
+
+    Kaplan-Meier, open stays censored. A quantile that the follow-up does not reach is its end, to be read as "at least".
+    """
+    hours, ended = outcomes.stayed_hours, outcomes.ended
+    if not ended.any():
+        return np.full(len(_QUANTILES), np.nan)
+    known = np.isfinite(hours)
+    # An end charted after the fact may lie before the prediction.
+    hours, ended = np.maximum(hours[known], 0), ended[known]
+    curve = fit_population_curve(hours, np.where(ended, ALIVE, CENSORED))
+    left = curve.incidence.sum(axis=1)[1:]
+    # Steps are sums of products, so one that should equal a quantile may miss it by rounding.
+    reached = np.searchsorted(left, np.array(_QUANTILES) / 100 - 1e-9)
+    return np.append(curve.times, hours.max())[reached]
 
 
 def _mean(values: np.ndarray) -> float:

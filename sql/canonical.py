@@ -1,4 +1,4 @@
-"""Reads of the canonical tables as of a time: stays, observations and the lengths of stay of a unit."""
+"""Reads as of a time: stays, observations, the lengths of stay of a unit, and forecasts beside what happened."""
 
 import json
 from datetime import UTC, datetime
@@ -9,6 +9,7 @@ import pandas as pd
 from sqlalchemy import Engine, text
 
 from rnn_core.concepts import NAMES
+from rnn_core.config import WindowConfig
 from rnn_core.frames import STAY_COLUMNS, Observations, check_stays
 from sql.engine import libpq_uri
 
@@ -19,31 +20,41 @@ def read_stays(
     engine: Engine, source: str, as_of: datetime, *, only_open: bool = False, only_sound: bool = False,
     ingested_by: datetime | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """Stays as known at `as_of`, one row each with the columns of STAY_COLUMNS plus `last_available_at`, ordered by
-    (intime, stay_id).
+    """Stays as known at `as_of`, one row each, ordered by (intime, stay_id), with the columns of STAY_COLUMNS and `sound`.
 
-    only_open: stays whose end was not known then. only_sound: without those that the stay audit names (for training).
+    sound: False where the stay audit, by what was known at `as_of`, finds times of the stay that contradict each other.
+    only_sound: without those. only_open: stays whose end was not known then; the audit judges ends, so it is left out
+    and the frame has no column `sound`, unless only_sound asks for it.
     ingested_by: what the tables held then, to reproduce a past run.
     """
-    conditions = ["s.source = :source"]
+    columns, conditions, audit = [f"s.{c}" for c in STAY_COLUMNS], ["s.source = :source"], ""
     if only_open:
         conditions.append("s.outtime is null and s.outcome is null")
-    if only_sound:
-        conditions.append(
-            "not exists (select 1 from quality.stay_audit a where a.source = s.source and a.stay_id = s.stay_id)"
+    if only_sound or not only_open:
+        columns.append("faulty.stay_id is null as sound")
+        audit = (
+            " left join (select distinct source, stay_id from quality.stay_audit_at(:as_of, :ingested_by)) faulty"
+            " on faulty.source = s.source and faulty.stay_id = s.stay_id"
         )
+    if only_sound:
+        conditions.append("faulty.stay_id is null")
     query = text(
-        f"select {', '.join('s.' + c for c in STAY_COLUMNS)} from icu.stay_at(:as_of, :ingested_by) s"
+        f"select {', '.join(columns)} from icu.stay_at(:as_of, :ingested_by) s{audit}"
         f" where {' and '.join(conditions)} order by s.intime, s.stay_id"
     )
     bound = {"source": source, "as_of": as_of, "ingested_by": ingested_by or datetime.max.replace(tzinfo=UTC)}
     with engine.connect() as connection:
         frame = pd.read_sql_query(query, connection, params=bound)
     for column in _TIMES:
-        frame[column] = pd.to_datetime(frame[column], utc=True).dt.tz_localize(None).astype("datetime64[us]")
+        frame[column] = _utc(frame[column])
     for column in ("end_precision_hours", "age_years", "height_cm", "weight_kg"):
         frame[column] = frame[column].astype("float64")
     return check_stays(frame)
+
+
+def _utc(times: pd.Series) -> pd.Series:
+    """Times without a zone, as frames have them, datetime64[us]."""
+    return pd.to_datetime(times, utc=True).dt.tz_localize(None).astype("datetime64[us]")
 
 
 _OBSERVATIONS = """
@@ -88,16 +99,72 @@ def read_unit_lengths(engine: Engine, source: str, as_of: datetime) -> dict[str,
     return {str(unit): values.to_numpy(np.float64) for unit, values in days.groupby(ended["unit"], observed=True)}
 
 
-def read_outcome_pairs(engine: Engine, source: str, as_of: datetime) -> pd.DataFrame:
-    """Scored forecasts beside what happened, as known at `as_of`: rows of forecast.forecast_outcome.
+_TOLD_UNTIL = "select least(:as_of, max(as_of)) from icu.batch where source = :source and ingested_at is not null"
+_SCORED = """
+select f.*
+from forecast.stay_forecast f
+join forecast.run r on r.run_id = f.run_id and r.status = 'published'
+join forecast.model m on m.model_id = f.model_id
+where f.source = :source and f.status = 'scored' and f.prediction_time > m.data_cutoff and f.prediction_time <= :until
+order by f.model_id, f.prediction_time, f.stay_id
+"""
+_LAST_HEARD = """
+select stay_id, max(available_at) as heard_at from icu.observation
+where source = :source and stay_id = any(:stay_ids) and available_at <= :until group by stay_id
+"""
+# A stay of which nothing was heard for longer may have ended unnoticed; the forecaster abstains then, too.
+_SILENCE = pd.Timedelta(hours=WindowConfig().stale_hours)
 
-    Left out: stays that the audit names, and predictions made before their model's data cut-off, whose outcomes the
-    model may have learned from.
+
+def read_outcome_pairs(engine: Engine, source: str, as_of: datetime) -> pd.DataFrame:
+    """Scored forecasts beside what was known at `as_of` of how the stay went on, by model, prediction time and stay.
+
+    Columns of forecast.stay_forecast, then patient_id, unit, month (YYYY-MM of the prediction), hours_in_stay, died,
+    remaining_hours, end_precision_hours and followed_hours. Where neither end nor outcome of a stay was known at
+    `as_of`, died and remaining_hours are null, and followed_hours is how long after the prediction the stay is known to
+    have gone on: until `as_of`, or until what was ingested by then; where its last observation became available over
+    24 h before that, until then. followed_hours is NaN for the others. Stays that have ended are the shorter ones, so a score
+    without the open ones flatters forecasts of a short stay.
+
+    Left out: stays that the audit names by what was known then, predictions not after their model's data cut-off, whose
+    outcomes the model may have learned from, and predictions after which an open stay was not followed at all.
     """
-    query = text(
-        "select o.* from forecast.forecast_outcome o join forecast.model m using (model_id)"
-        " where o.source = :source and o.outcome_known_at <= :as_of and o.status = 'scored' and not o.excluded"
-        " and o.prediction_time > m.data_cutoff order by o.model_id, o.prediction_time, o.stay_id"
-    )
     with engine.connect() as connection:
-        return pd.read_sql_query(query, connection, params={"source": source, "as_of": as_of})
+        until = connection.execute(text(_TOLD_UNTIL), {"source": source, "as_of": as_of}).scalar_one()
+        bound = {"source": source, "until": until}
+        scored = pd.read_sql_query(text(_SCORED), connection, params=bound)
+        stays = read_stays(engine, source, until, only_sound=True)
+        stays = stays[stays["stay_id"].isin(scored["stay_id"])]
+        is_open = stays["outtime"].isna() & stays["outcome"].isna()
+        bound["stay_ids"] = stays.loc[is_open, "stay_id"].tolist()
+        heard = pd.read_sql_query(text(_LAST_HEARD), connection, params=bound).set_index("stay_id")["heard_at"]
+    heard_at, told_until = _utc(stays["stay_id"].map(heard)), _utc(pd.Series([until]))[0]
+    # As for the labels of a fit: a stay that fell silent is followed up to its last observation, silence proves nothing.
+    followed_until = heard_at.where(~(heard_at + _SILENCE >= told_until), told_until)
+    stays = stays.assign(
+        died=stays["outcome"].eq("died").astype("boolean").where(stays["outcome"].notna()),
+        is_open=is_open,
+        followed_until=followed_until,
+    )
+    told = [
+        "stay_id",
+        "patient_id",
+        "unit",
+        "intime",
+        "outtime",
+        "end_precision_hours",
+        "died",
+        "is_open",
+        "followed_until",
+    ]
+    pairs = scored.merge(stays[told], on="stay_id")
+    at = _utc(pairs["prediction_time"])
+    pairs["month"] = at.dt.strftime("%Y-%m")
+    for column, span in {
+        "hours_in_stay": at - pairs["intime"],
+        "remaining_hours": pairs["outtime"] - at,
+        "followed_hours": pairs["followed_until"] - at,
+    }.items():
+        pairs[column] = span / pd.Timedelta(hours=1)
+    keep = ~pairs["is_open"] | (pairs["followed_hours"] > 0)
+    return pairs[keep].drop(columns=["intime", "outtime", "is_open", "followed_until"]).reset_index(drop=True)

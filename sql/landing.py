@@ -10,16 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import Connection, Engine, text
 
-from rnn_core.concepts import CONCEPTS
 from rnn_core.errors import SourceError
-from sql import quality
+from sql import casting, quality
 from sql.adapter import Adapter, read_select
-from sql.copy import copy_arrow
+from sql.copy import copy_arrow, read_ahead
 from sql.schema import landing_observation, landing_stay
 
 # Earlier than any record, later than PostgreSQL's and Python's own limits.
 BEGINNING = datetime.fromisoformat("1800-01-01T00:00:00+00:00")
 OVERLAP = timedelta(hours=48)
+RELATIONS = ("stay", "observation")
 
 # A first load hashes millions of rows; with the default of 4 MB that goes through the disk.
 _ROOM_TO_SORT = "set local work_mem = '256MB'"
@@ -34,7 +34,7 @@ class Batch:
     batch_id: int
     source: str
     as_of: datetime
-    since: datetime
+    since: dict[str, datetime]
     rows_landed: dict[str, int] = field(default_factory=dict)
     unmapped: Counter = field(default_factory=Counter)
 
@@ -60,8 +60,11 @@ class BatchCounts:
 def begin_batch(
     engine: Engine, source: str, as_of: datetime, *, reconcile: bool = False, overlap: timedelta = OVERLAP
 ) -> Batch:
-    """Open a batch; what a dead one left behind is marked abandoned and cleared. Rows are read from the watermark less
-    `overlap` on, or, to reconcile, from the beginning."""
+    """Open a batch; what a dead one left behind is marked abandoned and cleared.
+
+    Each relation is read from its own watermark less `overlap` on: one that stays away while the other goes on is read
+    from where it stopped. To reconcile, and as long as nothing was ever taken over from it, from the beginning.
+    """
     with engine.begin() as connection:
         dead = connection.execute(
             text(
@@ -71,21 +74,25 @@ def begin_batch(
         ).scalars()
         for batch_id in dead:
             _drop_tables(connection, batch_id)
-        watermark = read_watermark(connection, source)
-        since = BEGINNING if reconcile or watermark is None else watermark - overlap
+        watermarks = connection.execute(text(_WATERMARKS), {"source": source}).one()
+        since = {
+            relation: BEGINNING if reconcile or watermark is None else watermark - overlap
+            for relation, watermark in zip(RELATIONS, watermarks, strict=True)
+        }
         batch_id = connection.execute(
             text(
                 "insert into icu.batch (source, as_of, read_since) values (:source, :as_of, :since) returning batch_id"
             ),
-            {"source": source, "as_of": as_of, "since": since},
+            {"source": source, "as_of": as_of, "since": min(since.values())},
         ).scalar_one()
     return Batch(batch_id, source, as_of, since)
 
 
 def read_watermark(connection: Connection, source: str) -> datetime | None:
-    """Greatest available_at that was ever taken over from `source`."""
-    query = text("select max(watermark) from icu.batch where source = :source and status = 'done'")
-    return connection.execute(query, {"source": source}).scalar()
+    """Greatest available_at that was ever taken over from `source`: what the data are known up to."""
+    return connection.execute(
+        text(f"select greatest(stays, observations) from ({_WATERMARKS}) w"), {"source": source}
+    ).scalar()
 
 
 def fail_batch(engine: Engine, batch: Batch, error: str) -> None:
@@ -107,7 +114,7 @@ def land(
         ("observation", adapter.observations_sql, landing_observation),
     ):
         columns = [c.name for c in template.columns if c.name not in ("batch_id", "row_id")]
-        batches = read_select(adapter, select, source_engine, schema, batch.since, batch.as_of)
+        batches = read_ahead(read_select(adapter, select, source_engine, schema, batch.since[relation], batch.as_of))
         if relation == "observation":
             batches = _without_unmapped(batches, adapter, batch.unmapped)
         with engine.begin() as connection:
@@ -116,6 +123,20 @@ def land(
             connection.exec_driver_sql(f"alter table {target} alter batch_id set default {batch.batch_id}")
             rows = _with_typed_times(connection, target, _as_text(batches, columns))
             batch.rows_landed[relation] = copy_arrow(connection, target, _reporting(rows, relation, progress))
+            if relation == "observation":
+                batch.rows_landed[relation] += _land_again(connection, batch, columns)
+
+
+def _land_again(connection: Connection, batch: Batch, columns: list[str]) -> int:
+    """Land the rows that wait in quarantine for a stay of this batch; later ones the source has just given again."""
+    target, names = batch.landed("observation"), ", ".join(columns)
+    waiting = _WAITING.format(stays=batch.landed("stay"))
+    statement = text(
+        f"insert into {target} ({names}) select {', '.join(f'r.{c}' for c in columns)}"
+        f" from quality.quarantine q, jsonb_populate_record(null::{target}, q.row) r where {waiting}"
+    )
+    until = min(batch.since["observation"], batch.as_of)
+    return connection.execute(statement, {"source": batch.source, "until": until}).rowcount
 
 
 def _as_text(batches: Iterator[pa.RecordBatch], columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -178,35 +199,20 @@ def _reporting(batches: Iterator[pa.RecordBatch], relation: str, progress: Progr
 
 def cast_and_map(engine: Engine, batch: Batch, adapter: Adapter) -> None:
     """Build the typed tables that the checks read, one row per landed row, and commit."""
+    names = {"source": batch.source, "as_of": batch.as_of}
+    stays, observations = batch.checked("stay"), batch.checked("observation")
     with engine.begin() as connection:
         connection.exec_driver_sql(_ROOM_TO_SORT)
-        connection.execute(text(_cast_stays(connection, batch)), {"source": batch.source})
-        connection.execute(
-            text(
-                _CAST_OBSERVATIONS.format(
-                    landed=batch.landed("observation"),
-                    checked=batch.checked("observation"),
-                    stays=batch.checked("stay"),
-                    times=", ".join(_casts(connection, batch, "observation", ("observed_at", "available_at"), "timestamptz")),
-                )
-            ),
-            {
-                "source": batch.source,
-                "map": json.dumps([
-                    {"variable": m.variable, "unit": m.unit, "concept": m.concept, "scale": m.scale, "shift": m.offset}
-                    for m in adapter.concept_map
-                ]),
-                "concepts": json.dumps([{"concept": c.name, "low": c.low, "high": c.high} for c in CONCEPTS]),
-            },
+        casting.cast_stays(connection, landed=batch.landed("stay"), checked=stays, **names)
+        casting.cast_observations(
+            connection, landed=batch.landed("observation"), checked=observations, stays=stays,
+            concept_map=adapter.concept_map, **names,
         )  # fmt: skip
-        connection.exec_driver_sql(_RANK_DUPLICATES.format(checked=batch.checked("observation")))
-        for relation in ("stay", "observation"):
-            connection.exec_driver_sql(f"analyze {batch.checked(relation)}")
 
 
 def check(engine: Engine, batch: Batch) -> dict[str, list[quality.CheckOutcome]]:
     """Validate both relations; the counts are kept even where a critical check then stops the batch (QualityError)."""
-    outcomes = {r: quality.validate(engine, r, batch.checked(r)) for r in ("stay", "observation")}
+    outcomes = {r: quality.validate(engine, r, batch.checked(r)) for r in RELATIONS}
     with engine.begin() as connection:
         for relation, found in outcomes.items():
             quality.record(
@@ -224,45 +230,50 @@ def take_over(
     """The one transaction: quarantine, append, move the watermark, clear the landing. All of it or nothing."""
     with engine.begin() as connection:
         connection.exec_driver_sql(_ROOM_TO_SORT)
-        values = {"source": batch.source, "batch_id": batch.batch_id}
-        rejected = _quarantine(connection, batch, "stay", outcomes["stay"])
-        stays = connection.execute(text(_APPEND_STAYS.format(checked=batch.checked("stay"))), values).rowcount
-        if rejected:
+        rejected_stays = _quarantine(connection, batch, "stay", outcomes["stay"])
+        stays = _append(connection, batch, "stay")
+        if rejected_stays:
             outcomes["observation"] = _without_rejected_stays(connection, batch, outcomes["observation"])
-        rejected += _quarantine(connection, batch, "observation", outcomes["observation"])
-        observations = connection.execute(
-            text(_APPEND_OBSERVATIONS.format(checked=batch.checked("observation"))), values
-        ).rowcount
-        connection.execute(
-            text(
-                "insert into icu.unit (source, unit, beds) select distinct source, unit, (cast(:beds as jsonb) ->> unit)::int"
-                " from icu.stay_version where source = :source and unit is not null"
-                " union select :source, name, beds::int from jsonb_each_text(cast(:beds as jsonb)) b (name, beds)"
-                " on conflict (source, unit) do update set beds = coalesce(excluded.beds, icu.unit.beds)"
-            ),
-            {"source": batch.source, "beds": json.dumps(beds)},
-        )
-        counts = {
+        _release(connection, batch)
+        _quarantine(connection, batch, "observation", outcomes["observation"])
+        connection.exec_driver_sql(_LEAVE_OUT_KNOWN.format(checked=batch.checked("observation")))
+        observations = _append(connection, batch, "observation")
+        connection.execute(text(_NAME_UNITS), {"source": batch.source, "beds": json.dumps(beds)})
+        counts = _finish(connection, batch, stays, observations)
+    return counts
+
+
+def _append(connection: Connection, batch: Batch, relation: str) -> int:
+    statement = text(_APPEND[relation].format(checked=batch.checked(relation)))
+    return connection.execute(statement, {"batch_id": batch.batch_id}).rowcount
+
+
+def _release(connection: Connection, batch: Batch) -> None:
+    """Take from quarantine what waited for a stay that is now accepted: the batch holds those rows, landed again."""
+    waiting = _WAITING.format(stays=batch.checked("stay"))
+    connection.execute(
+        text(f"delete from quality.quarantine q where {waiting}"), {"source": batch.source, "until": batch.as_of}
+    )
+
+
+def _finish(connection: Connection, batch: Batch, stays: int, observations: int) -> BatchCounts:
+    """Move the watermarks, write the counts and clear the landing."""
+    quarantined = connection.execute(
+        text("select count(*) from quality.quarantine where batch_id = :batch_id and disposition = 'rejected'"),
+        {"batch_id": batch.batch_id},
+    ).scalar_one()
+    watermark = connection.execute(
+        text(_MOVE_WATERMARKS.format(stays=batch.checked("stay"), observations=batch.checked("observation"))),
+        {
+            "source": batch.source, "batch_id": batch.batch_id, "as_of": batch.as_of,
             "stays_read": batch.rows_landed["stay"], "stays_added": stays,
             "observations_read": batch.rows_landed["observation"], "observations_added": observations,
-            "quarantined": rejected, "unmapped": json.dumps(dict(batch.unmapped)),
-        }  # fmt: skip
-        watermark = connection.execute(
-            text(
-                "update icu.batch set status = 'done', ingested_at = clock_timestamp(), stays_read = :stays_read,"
-                " stays_added = :stays_added, observations_read = :observations_read,"
-                " observations_added = :observations_added, quarantined = :quarantined,"
-                " unmapped = cast(:unmapped as jsonb), watermark = ("
-                "   select max(known) from (select max(available_at) from " + batch.checked("stay") +
-                "   union all select max(available_at) from " + batch.checked("observation") +
-                "   union all select max(watermark) from icu.batch where source = :source and status = 'done') k (known))"
-                " where batch_id = :batch_id returning watermark"
-            ),
-            {**values, **counts},
-        ).scalar()  # fmt: skip
-        _drop_tables(connection, batch.batch_id)
+            "quarantined": quarantined, "unmapped": json.dumps(dict(batch.unmapped)),
+        },
+    ).scalar()  # fmt: skip
+    _drop_tables(connection, batch.batch_id)
     return BatchCounts(
-        batch.batch_id, batch.rows_landed["stay"], stays, batch.rows_landed["observation"], observations, rejected,
+        batch.batch_id, batch.rows_landed["stay"], stays, batch.rows_landed["observation"], observations, quarantined,
         dict(batch.unmapped), watermark,
     )  # fmt: skip
 
@@ -288,123 +299,69 @@ def _without_rejected_stays(
 
 
 def _drop_tables(connection: Connection, batch_id: int) -> None:
-    for relation in ("stay", "observation"):
+    for relation in RELATIONS:
         connection.exec_driver_sql(
             f"drop table if exists landing.{relation}_{batch_id}_checked, landing.{relation}_{batch_id}"
         )
 
 
-def _casts(connection: Connection, batch: Batch, relation: str, columns: tuple[str, ...], kind: str) -> list[str]:
-    """Expressions that give each landed column in the type `kind`, null where it cannot be read."""
-    typed = _typed_columns(connection, batch, relation)
-    return [
-        f"l.{c}" if c in typed else f"case when pg_input_is_valid(l.{c}, '{kind}') then l.{c}::{kind} end as {c}"
-        for c in columns
-    ]
-
-
-def _unreadable(connection: Connection, batch: Batch, relation: str, columns: tuple[str, ...], kind: str) -> str:
-    """An expression that counts the columns of a row that hold something, but nothing readable."""
-    typed = _typed_columns(connection, batch, relation)
-    untyped = [c for c in columns if c not in typed]
-    return " + ".join(f"(l.{c} is not null and not pg_input_is_valid(l.{c}, '{kind}'))::int" for c in untyped) or "0"
-
-
-def _typed_columns(connection: Connection, batch: Batch, relation: str) -> set[str]:
-    query = text(
-        "select attname from pg_attribute where attrelid = cast(:relation as regclass)"
-        " and attnum > 0 and atttypid = 'timestamptz'::regtype"
-    )
-    return set(connection.execute(query, {"relation": batch.landed(relation)}).scalars())
-
-
-def _cast_stays(connection: Connection, batch: Batch) -> str:
-    columns = [
-        *_STAY_TEXTS,
-        *_casts(connection, batch, "stay", _STAY_TIMES, "timestamptz"),
-        *_casts(connection, batch, "stay", _STAY_NUMBERS, "float8"),
-        _unreadable(connection, batch, "stay", _STAY_TIMES, "timestamptz") + " as unreadable_times",
-        _unreadable(connection, batch, "stay", _STAY_NUMBERS, "float8") + " as unreadable_numbers",
-        "md5((to_jsonb(l) - 'row_id' - 'batch_id')::text) as content_hash",
-    ]
-    return (
-        f"create unlogged table {batch.checked('stay')} as select row_id, cast(:source as text) as source,"
-        f" {', '.join(columns)} from {batch.landed('stay')} l"
-    )
-
-
-_STAY_TIMES = ("available_at", "intime", "outtime", "hospital_intime", "hospital_outtime", "died_at")
-_STAY_NUMBERS = ("end_precision_hours", "age_years", "height_cm", "weight_kg")
-_STAY_TEXTS = ("stay_id", "patient_id", "unit", "unit_type", "outcome", "ends_at", "sex", "admission_type")
-_STAY_COLUMNS = _STAY_TEXTS + _STAY_TIMES + _STAY_NUMBERS
-
-# A line for the very unit is preferred over one for any unit (*).
-_CAST_OBSERVATIONS = """
-create unlogged table {checked} as
-with map as materialized (
-    select * from jsonb_to_recordset(cast(:map as jsonb))
-        as m (variable text, unit text, concept text, scale float8, shift float8)
-), range as materialized (
-    select * from jsonb_to_recordset(cast(:concepts as jsonb)) as c (concept text, low float8, high float8)
-), rule as materialized (
-    select map.*, range.low, range.high from map left join range using (concept)
-), known as materialized (
-    select stay_id from icu.stay_version where source = :source
-    union select stay_id from {stays} where intime is not null and available_at is not null and patient_id <> ''
-), cast_row as (
-    select l.row_id, l.stay_id, l.variable, l.unit,
-        coalesce(this.concept, any_unit.concept) as concept,
-        named.variable is not null as known_variable,
-        coalesce(this.low, any_unit.low) as low, coalesce(this.high, any_unit.high) as high,
-        {times},
-        case when pg_input_is_valid(l.value, 'float8') then
-            l.value::float8 * coalesce(this.scale, any_unit.scale, 1) + coalesce(this.shift, any_unit.shift, 0)
-        end as number,
-        l.value is null or btrim(l.value) = '' as value_is_missing,
-        known.stay_id is not null as known_stay
-    from {landed} l
-    left join rule this on this.variable = l.variable and this.unit = l.unit
-    left join rule any_unit on any_unit.variable = l.variable and any_unit.unit = '*'
-    left join (select distinct variable from map) named on named.variable = l.variable
-    left join known on known.stay_id = l.stay_id
-)
-select *, cast(:source as text) as source, 1 as place,
-    hash_record_extended((stay_id, concept, observed_at, available_at), 0) as key_hash
-from cast_row
+_WATERMARKS = """
+select max(stays_watermark) as stays, max(observations_watermark) as observations
+from icu.batch where source = :source and status = 'done'
 """
 
-# Rank the rows that share a key, smallest value first. Only rows that are sound otherwise take part, so that a wrong
-# row never pushes out a right one. The aggregate over hashes finds the few keys that need a sort.
-_RANK_DUPLICATES = """
-with sound as (
-    select row_id, key_hash, stay_id, concept, observed_at, available_at, number from {checked}
-    where concept is not null and number between low and high and observed_at <= available_at and known_stay
-), shared as (
-    select key_hash from sound group by key_hash having count(*) > 1
-), ranked as (
-    select row_id, row_number() over (
-        partition by stay_id, concept, observed_at, available_at order by number, row_id
-    ) as place
-    from sound where key_hash in (select key_hash from shared)
-)
-update {checked} as c set place = ranked.place from ranked where ranked.row_id = c.row_id and ranked.place > 1
+# Observations in quarantine for want of a stay that {stays} holds. The condition on the time stands in a case, since
+# rows that are there for other reasons may have none.
+_WAITING = """
+q.source = :source and q.relation = 'observation' and q.check_name = 'unknown_stay'
+and q.row ->> 'stay_id' in (select stay_id from {stays})
+and case when pg_input_is_valid(q.row ->> 'available_at', 'timestamptz')
+    then (q.row ->> 'available_at')::timestamptz <= :until end
 """
 
-_APPEND_STAYS = (
-    f"insert into icu.stay_version (source, batch_id, {', '.join(_STAY_COLUMNS)})"
-    f" select source, :batch_id, {', '.join(_STAY_COLUMNS)}"
-    " from {checked} on conflict do nothing"
-)
+_COLUMNS = ", ".join(casting.STAY_COLUMNS)
 
-# What is left of the batch has distinct keys, and no other ingest of the source is at work, so no conflict is possible;
-# "on conflict" would take twice as long, since it writes each row in two steps.
-_APPEND_OBSERVATIONS = """
-insert into icu.observation (source, stay_id, concept, observed_at, available_at, value, batch_id)
-select c.source, c.stay_id, c.concept, c.observed_at, c.available_at, c.number, :batch_id
-from {checked} c
-where not exists (
-    select 1 from icu.observation o
-    where o.source = c.source and o.stay_id = c.stay_id and o.concept = c.concept
-        and o.observed_at = c.observed_at and o.available_at = c.available_at
+# A statement of its own, before the insert: a condition of the insert that looks for each row in the table that the same
+# insert fills takes hours once the planner believes that table empty, as it does after a large batch was rolled back.
+_LEAVE_OUT_KNOWN = """
+delete from {checked} c using icu.observation o
+where o.source = c.source and o.stay_id = c.stay_id and o.concept = c.concept
+    and o.observed_at = c.observed_at and o.available_at = c.available_at
+"""
+
+# What is left of the batch has distinct keys, and no other ingest of the source is at work, so no conflict is possible
+# among observations; "on conflict" would take twice as long, since it writes each row in two steps.
+_APPEND = {
+    "stay": f"insert into icu.stay_version (source, batch_id, {_COLUMNS})"
+    f" select source, :batch_id, {_COLUMNS} from {{checked}} on conflict do nothing",
+    "observation": "insert into icu.observation (source, stay_id, concept, observed_at, available_at, value, batch_id)"
+    " select source, stay_id, concept, observed_at, available_at, number, :batch_id from {checked}",
+}
+
+_NAME_UNITS = """
+insert into icu.unit (source, unit, beds)
+select distinct source, unit, (cast(:beds as jsonb) ->> unit)::int from icu.stay_version
+where source = :source and unit is not null
+union select :source, name, beds::int from jsonb_each_text(cast(:beds as jsonb)) b (name, beds)
+on conflict (source, unit) do update set beds = coalesce(excluded.beds, icu.unit.beds)
+"""
+
+# greatest() and least() pass over nulls: a relation without rows keeps the watermark it has.
+_MOVE_WATERMARKS = f"""
+with before as ({_WATERMARKS}), batch as (
+    select (select max(available_at) from {{stays}}) as stays,
+        (select max(available_at) from {{observations}}) as observations
+), moved as (
+    select greatest(before.stays, case when batch.stays is not null then least(batch.stays, :as_of) end) as stays,
+        greatest(
+            before.observations, case when batch.observations is not null then least(batch.observations, :as_of) end
+        ) as observations
+    from before, batch
 )
+update icu.batch set
+    status = 'done', ingested_at = clock_timestamp(), stays_read = :stays_read, stays_added = :stays_added,
+    observations_read = :observations_read, observations_added = :observations_added, quarantined = :quarantined,
+    unmapped = cast(:unmapped as jsonb), stays_watermark = moved.stays, observations_watermark = moved.observations,
+    watermark = greatest(moved.stays, moved.observations)
+from moved where batch_id = :batch_id returning watermark
 """

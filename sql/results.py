@@ -62,7 +62,9 @@ def start_run(
 
 
 def close_dead_runs(engine: Engine, source: str, kind: str) -> int:
-    """Mark as failed the runs that still say `running`; returns how many. Such a run can no longer publish.
+    """Mark as failed the runs that still say `running`, and drop what they left in landing; returns how many.
+
+    Such a run can no longer publish.
 
     For a caller who holds the right to be the only one at work on this source and kind (`flows.tasks.alone`): then no
     living process is behind any of them.
@@ -70,9 +72,13 @@ def close_dead_runs(engine: Engine, source: str, kind: str) -> int:
     dead = and_(run.c.source == source, run.c.kind == kind, run.c.status == "running")
     closed = update(run).where(dead).values(
         status="failed", finished_at=func.clock_timestamp(), error="Its process ended without a word; the next run closed it."
-    )  # fmt: skip
+    ).returning(run.c.run_id)  # fmt: skip
     with engine.begin() as connection:
-        return connection.execute(closed).rowcount
+        run_ids = list(connection.execute(closed).scalars())
+        for run_id in run_ids:
+            # Forecasts that were being checked: the check drops them, unless its process dies.
+            connection.exec_driver_sql(f"drop table if exists landing.forecast_{run_id}")
+    return len(run_ids)
 
 
 def fail_run(engine: Engine, run_id: int, error: str) -> None:
@@ -139,46 +145,46 @@ class _Slot:
         )
 
 
-def publish_stay_forecasts(
-    engine: Engine, run_id: int, forecasts: pd.DataFrame, *, model_id: str, source: str, prediction_time: datetime,
-    watermark: datetime | None = None, newest_observation_at: datetime | None = None, kind: str = "forecast",
+@dataclass(frozen=True)
+class _Part:
+    """A slot of one table with the rows that it is to hold."""
+
+    table: Table
+    slot: _Slot
+    rows: pa.Table
+
+
+def publish(
+    engine: Engine, run_id: int, stay_forecasts: pd.DataFrame, *, model_id: str, source: str, prediction_time: datetime,
+    unit_forecasts: pd.DataFrame | None = None, unit_model_id: str | None = None, watermark: datetime | None = None,
+    newest_observation_at: datetime | None = None, kind: str = "forecast",
 ) -> dict[str, int]:  # fmt: skip
-    """Replace the slot (model, source, prediction time) by `forecasts` and mark the run published, all or nothing.
+    """Replace the slot (model, source, prediction time) of the stays, and that of the units where `unit_model_id` names
+    the model of `unit_forecasts`, and mark the run published: all of it or nothing.
 
-    `forecasts` has the columns STAY_FORECAST_COLUMNS, one row per stay. Publishing the same again leaves the same rows.
-    Of two runs that publish one slot at once, one waits and then replaces the rows of the other. Readers take per slot
-    the newest published champion run (greatest run_id); the rows of an older champion stay in the table.
+    `stay_forecasts` has the columns STAY_FORECAST_COLUMNS, one row per stay; `unit_forecasts` UNIT_LOS_COLUMNS, one row
+    per unit and step. Publishing the same again leaves the same rows. Of two runs that publish one slot at once, one
+    waits and then replaces the rows of the other. Readers take per slot the newest published champion run (greatest
+    run_id); the rows of an older champion stay in the table. A watermark later than the slot, as a back-fill finds it,
+    is stored as the slot: no later row was used.
 
-    Returns `stays_scored` and `stays_abstained`. Raises ContractError where the frame or the run does not fit,
+    Returns `stays_scored` and `stays_abstained`. Raises ContractError where a frame or the run does not fit,
     ForecastError where the database refuses; the run is then still `running`, and the caller fails it.
     """
-    slot = _Slot(model_id, source, _utc(prediction_time))
-    rows = _arrow(stay_forecast, STAY_FORECAST_COLUMNS, forecasts, slot, run_id)
-    scored = int((forecasts["status"] == "scored").sum())
-    counts = {"stays_scored": scored, "stays_abstained": len(forecasts) - scored}
-    about = {"watermark": _utc(watermark), "newest_observation_at": _utc(newest_observation_at)}
+    time = _utc(prediction_time)
+    parts = [_part(stay_forecast, STAY_FORECAST_COLUMNS, stay_forecasts, _Slot(model_id, source, time), run_id)]
+    if unit_model_id is not None:
+        slot = _Slot(unit_model_id, source, time)
+        parts.append(_part(unit_los_forecast, UNIT_LOS_COLUMNS, unit_forecasts, slot, run_id))
+    scored = int((stay_forecasts["status"] == "scored").sum())
+    counts = {"stays_scored": scored, "stays_abstained": len(stay_forecasts) - scored}
+    known = None if watermark is None else min(_utc(watermark), time)
+    about = {"watermark": known, "newest_observation_at": _utc(newest_observation_at)}
     with _no_values_in_errors(run_id), engine.begin() as connection:
-        _replace_slot(connection, stay_forecast, slot, run_id, kind, rows)
+        for part in parts:
+            _replace_slot(connection, part, run_id, kind)
         connection.execute(_published(run_id, {"model_id": model_id, **about, **counts}))
     return counts
-
-
-def publish_unit_los_forecasts(
-    engine: Engine, run_id: int, forecasts: pd.DataFrame, *, model_id: str, source: str, prediction_time: datetime,
-    kind: str = "forecast",
-) -> dict[str, int]:  # fmt: skip
-    """Replace the slot of a unit forecaster by `forecasts` (columns UNIT_LOS_COLUMNS, a row per unit and step).
-
-    As `publish_stay_forecasts`. The run may be the one that has just published stays, which keeps its model and counts.
-    Returns `units` and `rows`.
-    """
-    slot = _Slot(model_id, source, _utc(prediction_time))
-    rows = _arrow(unit_los_forecast, UNIT_LOS_COLUMNS, forecasts, slot, run_id)
-    with _no_values_in_errors(run_id), engine.begin() as connection:
-        status = _replace_slot(connection, unit_los_forecast, slot, run_id, kind, rows)
-        if status == "running":
-            connection.execute(_published(run_id, {"model_id": model_id}))
-    return {"units": int(forecasts["unit"].nunique()), "rows": len(forecasts)}
 
 
 def write_scores(connection: Connection, run_id: int, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -194,12 +200,13 @@ def write_scores(connection: Connection, run_id: int, rows: Iterable[Mapping[str
     return len(scores)
 
 
-def _replace_slot(connection: Connection, table: Table, slot: _Slot, run_id: int, kind: str, rows: pa.Table) -> str:
-    """Exchange the slot's rows within the connection's transaction; returns the status that the run had."""
+def _replace_slot(connection: Connection, part: _Part, run_id: int, kind: str) -> None:
+    """Exchange the slot's rows within the connection's transaction."""
+    table, slot, rows = part.table, part.slot, part.rows
     name = f"publish {table.name} {slot.model_id} {slot.source} {slot.prediction_time.isoformat()}"
     # Held to the end of the transaction, so that two publishers of one slot come one after the other.
     connection.execute(text("select pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": name})
-    status = _open_run(connection, run_id, slot, kind)
+    _open_run(connection, run_id, slot, kind)
     connection.execute(delete(table).where(slot.rows(table)))
     copy_arrow(connection, table.fullname, rows)
     stands = select(func.count()).select_from(table).where(slot.rows(table), table.c.run_id == run_id)
@@ -208,11 +215,10 @@ def _replace_slot(connection: Connection, table: Table, slot: _Slot, run_id: int
             f"Run {run_id} wrote {rows.num_rows} rows to {table.fullname}, but {found} stand there; nothing was "
             "published. Look for a trigger or a rule on the table."
         )
-    return status
 
 
-def _open_run(connection: Connection, run_id: int, slot: _Slot | None = None, kind: str | None = None) -> str:
-    """Lock the run's row and return its status; raises where the run cannot be published, or not into this slot."""
+def _open_run(connection: Connection, run_id: int, slot: _Slot | None = None, kind: str | None = None) -> None:
+    """Lock the run's row; raises where the run cannot be published, or not into this slot."""
     row = connection.execute(select(run).where(run.c.run_id == run_id).with_for_update()).one_or_none()
     if row is None:
         raise ForecastError(f"There is no run {run_id} in forecast.run; start one before publishing.")
@@ -223,7 +229,6 @@ def _open_run(connection: Connection, run_id: int, slot: _Slot | None = None, ki
             f"Run {run_id} is a {row.kind} of {row.source} as of {row.as_of.isoformat()} and publishes nothing else; "
             f"asked for was a {kind} of {slot.source} as of {slot.prediction_time.isoformat()}."
         )
-    return row.status
 
 
 def _published(run_id: int, values: Mapping[str, Any]):
@@ -234,7 +239,7 @@ def _published(run_id: int, values: Mapping[str, Any]):
     return update(run).where(run.c.run_id == run_id).values(**done, **values, **staged)
 
 
-def _arrow(table: Table, columns: tuple[str, ...], frame: pd.DataFrame, slot: _Slot, run_id: int) -> pa.Table:
+def _part(table: Table, columns: tuple[str, ...], frame: pd.DataFrame, slot: _Slot, run_id: int) -> _Part:
     if set(frame.columns) != set(columns):
         missing, unknown = sorted(set(columns) - set(frame.columns)), sorted(set(frame.columns) - set(columns))
         raise ContractError(
@@ -243,7 +248,7 @@ def _arrow(table: Table, columns: tuple[str, ...], frame: pd.DataFrame, slot: _S
     arrays = {name: _array(table, name, frame[name]) for name in columns}
     for name, value in (*vars(slot).items(), ("run_id", run_id)):
         arrays[name] = _array(table, name, [value] * len(frame))
-    return pa.table(arrays)
+    return _Part(table, slot, pa.table(arrays))
 
 
 def _array(table: Table, name: str, values: Any) -> pa.Array:

@@ -58,7 +58,9 @@ batch = Table(
     _now("started_at"),
     # Null until the batch's one transaction committed; the time a row became visible to readers.
     _time("ingested_at"),
-    _time("watermark", comment="greatest available_at read; the next batch re-reads an overlap before it"),
+    _time("watermark", comment="greatest available_at taken over so far: what the data are known up to"),
+    _time("stays_watermark", comment="the same of stays; the next batch reads them from an overlap before it"),
+    _time("observations_watermark", comment="the same of observations, which may lag behind the stays"),
     Column("status", Text, nullable=False, server_default=text("'running'")),
     Column("error", Text),
     *(_count(c) for c in ("stays_read", "stays_added", "observations_read", "observations_added", "quarantined")),

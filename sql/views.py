@@ -1,6 +1,7 @@
 """Our views and functions: one file each in `views/`, dropped before a migration, rebuilt and re-granted after it."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,11 +13,13 @@ from sqlalchemy.exc import DBAPIError
 from rnn_core.errors import ForecastError
 
 _FOLDER = Path(__file__).parent / "views"
+_INCLUDE = re.compile(r"^ *-- include (\S+)\n", re.MULTILINE)
 
 # In order of dependence: a relation may read those before it.
 RELATIONS: tuple[str, ...] = (
     "icu.stay_at",
     "icu.stay",
+    "quality.stay_audit_at",
     "quality.stay_audit",
     "forecast.current_risk",
     "forecast.risk_history",
@@ -39,8 +42,13 @@ class Grant:
 
 @cache
 def definition(relation: str) -> str:
-    """The file's text: a SELECT for a view, a whole `create function` for a function."""
-    return (_FOLDER / f"{relation}.sql").read_text()
+    """The file's text: a SELECT for a view, a whole `create function` for a function.
+
+    A line `-- include parts/<name>.sql` stands for the text of that file, so that two relations share what they must
+    not differ in.
+    """
+    body = (_FOLDER / f"{relation}.sql").read_text()
+    return _INCLUDE.sub(lambda line: (_FOLDER / line[1]).read_text(), body)
 
 
 def is_function(relation: str) -> bool:

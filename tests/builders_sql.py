@@ -121,7 +121,7 @@ def add_forecasts(
 ) -> int:  # fmt: skip
     """A published run with these risks; its run_id."""
     run_id = results.start_run(engine, source, kind, as_of, role=role, model_id=model_id)
-    results.publish_stay_forecasts(
+    results.publish(
         engine, run_id, forecasts(risks), model_id=model_id, source=source, prediction_time=as_of,
         watermark=as_of, newest_observation_at=as_of - hours(2), kind=kind,
     )  # fmt: skip

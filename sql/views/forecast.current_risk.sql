@@ -6,26 +6,13 @@
 --   risk_change is the difference to the run before, null where the stay has no risk there; provisional says that the
 --   model had too few outcomes for a verdict when it published.
 -- Units: prediction_time UTC, durations and ages in hours, risks and probabilities 0 to 1.
-with published as (
-    select r.source, r.run_id, r.as_of, r.model_id, r.model_stage, r.newest_observation_at
-    from forecast.run r
-    join forecast.model m on m.model_id = r.model_id and m.name = 'stay'
-    where r.kind = 'forecast' and r.role = 'champion' and r.status = 'published'
-),
-current_run as (
-    select distinct on (source) * from published order by source, as_of desc, run_id desc
-),
+with
+-- include parts/current_run.sql
 previous_run as (
     select distinct on (p.source) p.*
     from published p
     join current_run c on c.source = p.source and p.as_of < c.as_of
     order by p.source, p.as_of desc, p.run_id desc
-),
-knowledge as (
-    select c.source, greatest(c.as_of, max(b.as_of)) as as_of
-    from current_run c
-    left join icu.batch b on b.source = c.source and b.ingested_at is not null
-    group by c.source, c.as_of
 )
 select
     f.source,
@@ -52,10 +39,9 @@ select
     f.status_reason,
     f.model_id,
     c.model_stage,
-    coalesce(c.model_stage = 'provisional', false) as provisional,
+    c.provisional,
     c.run_id
 from current_run c
-join knowledge k on k.source = c.source
 -- By slot and not by run_id: a back-fill of the slot by the same model replaces the rows, and they are still the slot's.
 join forecast.stay_forecast f on f.model_id = c.model_id and f.source = c.source and f.prediction_time = c.as_of
 -- One look-up per forecast (offset 0 keeps it one): the planner expects few stays and would compare all with all.
@@ -69,6 +55,5 @@ left join previous_run p on p.source = c.source
 left join forecast.stay_forecast before
     on before.model_id = p.model_id and before.source = p.source
     and before.prediction_time = p.as_of and before.stay_id = f.stay_id
--- An end later than anything the source has told is a plan.
-where (s.outtime is null and s.outcome is null) or s.outtime > k.as_of
+where s.intime <= c.known_until and ((s.outtime is null and s.outcome is null) or s.outtime > c.known_until)
 order by f.mortality_risk desc nulls last, f.source, f.stay_id

@@ -1,10 +1,11 @@
 -- Published forecasts beside what happened.
 -- Grain: one row per (source, model_id, stay_id, prediction_time) of a published run, champion and shadow alike, where
 --   the stay's end or outcome is known now.
--- Purpose: evaluation and its audit. died is null where the outcome is not known, the times are null where only the
---   outcome is. remaining_hours below zero: the end was charted after the forecast. excluded: the stay's times
---   contradict each other (quality.stay_audit), so it is not to be scored. outcome_known_at is when the end as it stands
---   was first known: an evaluation as of T takes the rows with outcome_known_at <= T.
+-- Purpose: to look at what the scorecard is made of; the evaluation itself also takes stays that are still open, since
+--   those that have ended are the shorter ones. died is null where the outcome is not known, the times are null where
+--   only the outcome is. remaining_hours below zero: the end was charted after the forecast. excluded: the stay's times
+--   contradict each other (quality.stay_audit), so it is not scored. outcome_known_at is when the end as it stands was
+--   first known.
 -- Units: times UTC, durations in hours, risks and probabilities 0 to 1, month YYYY-MM of prediction_time in UTC;
 --   prolonged means a total stay of more than 168 hours.
 with knowledge as (

@@ -1,32 +1,21 @@
 -- The units now: who is in, how many beds are free, and what the current forecasts add up to.
 -- Grain: one row per (source, unit) of a source that has a published forecast; the units of icu.unit and of all stays,
 --   so that an empty unit shows zero. A null unit holds the patients whose unit is not known.
--- Purpose: bed planning. n_patients are those in the unit by what is known now; of these n_not_forecast have no row in
---   the current run (admitted since, for instance) and add nothing to the expected numbers, nor do the abstained.
+-- Purpose: bed planning. n_patients are those in the unit by what is known now, without planned admissions; of these
+--   n_not_forecast have no row in the current run (admitted since, for instance) and add nothing to the expected numbers,
+--   nor do the abstained.
 -- Units: prediction_time UTC; counts of patients and beds; free_beds below zero means more patients than beds, null
 --   where the beds are not known; expected numbers are sums of probabilities, in patients.
-with current_run as (
-    select distinct on (r.source)
-        r.source, r.run_id, r.as_of, coalesce(r.model_stage = 'provisional', false) as provisional
-    from forecast.run r
-    join forecast.model m on m.model_id = r.model_id and m.name = 'stay'
-    where r.kind = 'forecast' and r.role = 'champion' and r.status = 'published'
-    order by r.source, r.as_of desc, r.run_id desc
-),
-knowledge as (
-    select c.source, greatest(c.as_of, max(b.as_of)) as as_of
-    from current_run c
-    left join icu.batch b on b.source = c.source and b.ingested_at is not null
-    group by c.source, c.as_of
-),
+with
+-- include parts/current_run.sql
 -- Summed side by side and not joined stay by stay: every row of current_risk is one of the patients.
 member as (
     select
         s.source, s.unit, 1 as patient, 0 as forecast, null as status, null as risk_band, null::float8 as mortality_risk,
         null::float8 as discharge_24h_prob, null::float8 as discharge_48h_prob, null::float8 as discharge_72h_prob
     from icu.stay s
-    join knowledge k on k.source = s.source
-    where (s.outtime is null and s.outcome is null) or s.outtime > k.as_of
+    join current_run c on c.source = s.source
+    where s.intime <= c.known_until and ((s.outtime is null and s.outcome is null) or s.outtime > c.known_until)
     union all
     select
         source, unit, 0, 1, status, risk_band, mortality_risk, discharge_24h_prob, discharge_48h_prob, discharge_72h_prob

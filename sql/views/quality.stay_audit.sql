@@ -1,54 +1,14 @@
--- Stays whose times contradict each other, so that their labels are not to be trusted.
--- Grain: one row per (source, stay_id, fault).
--- Purpose: what training and evaluation leave out, and what to ask the owner of the source about. Faults:
---   overlapping_stays: more than 1 h shared with a stay of the same patient that began earlier and has ended.
---   died_before_outtime: death more than 36 h before the end of the stay (up to that it is charting delay).
---   stay_after_death: began more than 1 h after a death of the patient, recorded with whichever stay.
---   longer_than_hospital: ends more than 36 h after hospital discharge or begins more than 24 h before admission.
---   negative_stay: a version that ends before it begins lies in quarantine, and no newer version replaced it.
+-- Stays whose times contradict each other as they are known now: equal to `quality.stay_audit_at('infinity')`.
+-- Grain: one row per (source, stay_id, fault); the faults are those of the function.
+-- Purpose: what to ask the owner of the source about. Not a call of the function, for the reason that icu.stay gives.
 -- Units: explanations count hours and hold no other value of a patient.
-with deaths as (
-    select source, patient_id, min(died_at) as died_at from icu.stay where died_at is not null group by source, patient_id
+with stay as (
+    select * from icu.stay
 ),
-fault as (
-    select
-        b.source, b.stay_id, 'overlapping_stays' as fault,
-        max(extract(epoch from least(a.outtime, b.outtime) - b.intime)) / 3600 as hours,
-        'h shared with an earlier stay of the same patient' as meaning
-    from icu.stay a
-    join icu.stay b on b.source = a.source and b.patient_id = a.patient_id and (b.intime, b.stay_id) > (a.intime, a.stay_id)
-    where a.outtime - b.intime > interval '1 hour'
-        and (b.outtime is null or b.outtime - b.intime > interval '1 hour')
-    group by b.source, b.stay_id
-    union all
-    select
-        source, stay_id, 'died_before_outtime', extract(epoch from outtime - died_at) / 3600,
-        'h between the death and the end of the stay'
-    from icu.stay
-    where outtime - died_at > interval '36 hours'
-    union all
-    select
-        s.source, s.stay_id, 'stay_after_death', extract(epoch from s.intime - d.died_at) / 3600,
-        'h between a death of the patient and the begin of the stay'
-    from icu.stay s
-    join deaths d on d.source = s.source and d.patient_id = s.patient_id
-    where s.intime - d.died_at > interval '1 hour'
-    union all
-    select
-        source, stay_id, 'longer_than_hospital',
-        greatest(extract(epoch from outtime - hospital_outtime), extract(epoch from hospital_intime - intime)) / 3600,
-        'h of the stay outside the hospital stay'
-    from icu.stay
-    where outtime - hospital_outtime > interval '36 hours' or hospital_intime - intime > interval '24 hours'
-    union all
-    select q.source, q."row" ->> 'stay_id', 'negative_stay', count(*), 'quarantined version(s) end before they begin'
-    from quality.quarantine q
-    where q.relation = 'stay' and q.check_name = 'ends_before_it_begins' and q."row" ->> 'stay_id' is not null
-        and not exists (
-            select from icu.stay_version v
-            where v.source = q.source and v.stay_id = q."row" ->> 'stay_id' and v.batch_id > q.batch_id
-        )
-    group by q.source, q."row" ->> 'stay_id'
-)
-select source, stay_id, fault, trim_scale(round(hours, 1))::text || ' ' || meaning as explanation
-from fault
+version as (
+    select source, stay_id, batch_id from icu.stay_version
+),
+rejected as (
+    select * from quality.quarantine
+),
+-- include parts/stay_faults.sql

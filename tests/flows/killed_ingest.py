@@ -12,7 +12,9 @@ AFTER = {
     "land": (landing, "land"),
     "cast_and_map": (landing, "cast_and_map"),
     "check": (landing, "check"),
-    "quarantine": (quality, "quarantine"),  # inside the one transaction
+    # Inside the one transaction: at its first step, and when all is written but not committed.
+    "quarantine": (quality, "quarantine"),
+    "finish": (landing, "_finish"),
 }
 
 

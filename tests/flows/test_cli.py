@@ -4,13 +4,18 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 
+import pyarrow as pa
 import pytest
+from sqlalchemy import text
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from flows.cli import app
+from flows.source_check import audit_stays
 
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
 AT = "2026-01-19T00:00"
 
 
@@ -49,6 +54,21 @@ def test_sql_changes_nothing(trained):
         run("sql", "delete from icu.observation")
 
 
+def test_sql_takes_one_statement_so_that_none_can_leave_the_read_only_transaction(trained):
+    from rnn_core.errors import ForecastError
+
+    with pytest.raises(ForecastError, match="multiple commands"):
+        run("sql", "commit; create table public.x(a int); commit")
+    with pytest.raises(ForecastError, match="did not run"):
+        run("sql", "do $$ begin set transaction_read_only = off; create table public.x(a int); end $$")
+    assert json.loads(run("sql", "select to_regclass('public.x') as x", "--json")) == [{"x": None}]
+
+
+def test_sql_leaves_percent_signs_and_colons_as_they_are(trained):
+    query = "select 'a%b' like 'a%' as likes, '5'::int % 3 as rest, ':name' as colon, '%s' as place"
+    assert json.loads(run("sql", query, "--json")) == [{"likes": True, "rest": 2, "colon": ":name", "place": "%s"}]
+
+
 def test_forecast_then_current_risk_as_json(trained):
     counts = json.loads(run("forecast", "clif", "--as-of", AT, "--direct", "--json"))
     rows = json.loads(run("sql", "select stay_id, mortality_risk from forecast.current_risk", "--json"))
@@ -78,6 +98,31 @@ def test_why_of_an_unknown_stay_is_refused_with_a_sentence(trained):
         run("why", "nobody", "--as-of", AT)
 
 
+QUARANTINED = """
+insert into quality.quarantine (source, relation, row_hash, check_name, batch_id, row, reason)
+values ('clif', :relation, md5(random()::text), 'unreadable_time', 1, cast(:row as jsonb), 'a time cannot be read')
+"""
+
+
+def test_why_lists_a_row_whose_time_cannot_be_read_and_finds_a_stay_that_only_the_quarantine_knows(trained):
+    row = {"stay_id": "unheard-of", "variable": "hr", "observed_at": "31.02.2026", "available_at": None, "value": "80"}
+    with trained.begin() as connection:
+        connection.execute(text(QUARANTINED), {"relation": "observation", "row": json.dumps(row)})
+    (told,) = json.loads(run("why", "unheard-of", "--as-of", AT, "--json"))
+    assert (told["variable"], told["value"], told["fate"]) == ("hr", "80", "quarantined")
+    assert told["observed_at"] is None and told["available_at"] is None
+
+
+def test_why_speaks_for_the_hour_as_runs_do(trained):
+    query = "select stay_id, available_at from icu.observation where extract(minute from available_at) > 0 limit 1"
+    (row,) = json.loads(run("sql", query, "--json"))
+    hour = datetime.fromisoformat(row["available_at"]).replace(minute=0, second=0, microsecond=0)
+    within = run("why", row["stay_id"], "--as-of", hour.replace(minute=59).isoformat(), "--json")
+    assert within == run("why", row["stay_id"], "--as-of", hour.isoformat(), "--json")
+    fates = {told["available_at"]: told["fate"] for told in json.loads(within)}
+    assert fates[row["available_at"]] == "not yet known"
+
+
 def test_doctor_finds_a_sound_installation_sound(trained):
     findings = {f["what"]: f["state"] for f in json.loads(run("doctor", "--json"))}
     assert "fault" not in findings.values()
@@ -92,6 +137,71 @@ def test_doctor_ends_with_1_where_the_champions_artifact_is_damaged(trained, tmp
     result = CliRunner().invoke(app, ["doctor", "--json"])
     assert result.exit_code == 1
     assert {f["what"]: f["state"] for f in json.loads(result.stdout)}["model clif"] == "fault"
+
+
+def doctor() -> dict[str, dict[str, str]]:
+    return {f["what"]: f for f in json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)}
+
+
+def test_doctor_looks_at_the_unit_forecasters_artifact_too(trained, tmp_path):
+    with trained.begin() as connection:
+        connection.exec_driver_sql(
+            "insert into forecast.model (model_id, name, version, source, stage, data_cutoff, artifact, config, metrics)"
+            " values ('u', 'unit', 99, 'clif', 'retired', now(), 'not-there', '{}', '{}')"
+        )
+        connection.exec_driver_sql("update forecast.model set stage = 'retired' where name = 'unit'")
+        connection.exec_driver_sql("update forecast.model set stage = 'champion' where model_id = 'u'")
+    assert doctor()["unit model clif"]["state"] == "fault"
+
+
+def test_doctor_names_views_that_are_not_of_this_version(trained):
+    with trained.begin() as connection:
+        connection.exec_driver_sql("comment on view forecast.current_risk is 'somebody replaced me'")
+    found = doctor()["migrations"]
+    assert found["state"] == "fault" and "icu-forecast db migrate" in found["found"]
+
+
+def test_doctor_names_a_table_of_the_source_that_may_not_be_selected(trained, clif_source, monkeypatch):
+    from flows.settings import load_settings
+    from sql.engine import open_engine
+
+    owner = open_engine(clif_source)
+    with owner.begin() as connection:
+        connection.exec_driver_sql("create role clif_reader login")
+        connection.exec_driver_sql("grant select on all tables in schema public to clif_reader")
+        connection.exec_driver_sql("revoke select on labs from clif_reader")
+    try:
+        url = clif_source.set(username="clif_reader").render_as_string(hide_password=False)
+        monkeypatch.setenv("ICU_SOURCES__CLIF__URL", url)
+        load_settings.cache_clear()
+        found = doctor()["source clif"]
+    finally:
+        with owner.begin() as connection:
+            connection.exec_driver_sql("drop owned by clif_reader; drop role clif_reader")
+        owner.dispose()
+    assert found["state"] == "fault" and "public.labs;" in found["found"] and "vitals" not in found["found"]
+
+
+@pytest.mark.parametrize(
+    ("lag", "ingested", "published", "state"),
+    [(2, 1, True, "ok"), (30, 1, True, "fault"), (20, 1, True, "note"), (30, 60, True, "note"), (30, 1, False, "note")],
+    ids=["fresh", "stale", "a little late", "no schedule", "nothing published"],
+)
+def test_doctor_takes_late_data_for_a_fault_only_where_the_schedule_is_live(trained, lag, ingested, published, state):
+    with trained.begin() as connection:
+        connection.execute(
+            text("update icu.batch set observations_watermark = now() - make_interval(hours => :lag)"), {"lag": lag}
+        )
+        connection.execute(
+            text("update forecast.run set as_of = now() - make_interval(hours => :hours) where kind = 'ingest'"),
+            {"hours": ingested},
+        )
+        if published:
+            connection.exec_driver_sql(
+                "insert into forecast.run (source, kind, role, as_of, status)"
+                " values ('clif', 'forecast', 'champion', now(), 'published')"
+            )
+    assert doctor()["watermark clif"]["state"] == state
 
 
 def test_doctor_names_a_missing_index(trained):
@@ -109,11 +219,116 @@ def test_source_check_reports_coverage_and_audit(trained):
     assert report["audit"] and report["faults"] == []
 
 
+def test_the_label_audit_of_a_source_counts_by_the_rules_of_ingest_and_of_the_view(installation):
+    def stay(stay_id, patient, begin, end, died=None, known=0):
+        day = {name: None if hours is None else T0 + timedelta(hours=hours) for name, hours in
+               {"available_at": known, "intime": begin, "outtime": end, "died_at": died}.items()}  # fmt: skip
+        return {"stay_id": stay_id, "patient_id": patient, "outcome": "died" if died else "alive",
+                "hospital_intime": None, "hospital_outtime": None, **day}  # fmt: skip
+
+    stays = pa.Table.from_pylist([
+        stay("1", "a", 0, 100), stay("2", "a", 90, 200),
+        stay("3", "b", 0, 100, died=63), stay("4", "c", 0, 100, died=65),
+        stay("5", "d", 10, 10),
+        stay("6", "e", 10, 5, known=0), stay("6", "e", 10, 50, known=1),
+    ])  # fmt: skip
+    *faults, everything = audit_stays(stays)
+    assert {row["fault"]: row["stays"] for row in faults} == {
+        "overlapping_stays": 1, "died_before_outtime": 1, "negative_stay": 1,
+    }  # fmt: skip
+    assert everything["note"].startswith("6 stays, 6 ended, 2 deaths, 1 charted")
+
+
 def test_models_can_be_listed_promoted_and_rolled_back(trained):
     (model,) = json.loads(run("models", "list", "--json"))
     assert model["stage"] == "provisional"
     assert "serves now" in run("models", "promote", model["model_id"])
     assert json.loads(run("models", "list", "--json"))[0]["stage"] == "champion"
+
+
+def test_changes_of_models_are_told_as_one_object(trained):
+    (model,) = json.loads(run("models", "list", "--json"))
+    told = json.loads(run("models", "promote", model["model_id"], "--json"))
+    assert told == {"model_id": model["model_id"], "stage": "champion", "retired": None}
+
+
+def test_the_database_tells_its_address_and_revision_as_one_object(trained):
+    assert json.loads(run("db", "url", "--json"))["url"].startswith("postgresql://")
+    assert json.loads(run("db", "migrate", "--json")).keys() == {"revision"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["ingest", "nosuch"], "no adapter 'nosuch'; known are clif"),
+        (["forecast", "clif", "--as-of", "2999-01-01"], "has not come yet"),
+        (["train", "clif", "--as-of", "soon"], "A time looks like"),
+        (["backfill", "clif", "--from", "2026-01-20", "--to", "2026-01-10"], "from the earlier to the later"),
+        (["backfill", "clif", "--from", "2026-01-20", "--to", "2999-01-01"], "has not come yet"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_run_is_refused_before_a_flow_begins(arguments, sentence, installation, monkeypatch):
+    from prefect import Flow
+
+    from rnn_core.errors import ForecastError
+
+    monkeypatch.setattr(Flow, "__call__", lambda *_, **__: pytest.fail("a flow began"))
+    with pytest.raises(ForecastError, match=sentence):
+        run(*arguments)
+
+
+def test_an_unknown_cell_is_wrong_usage():
+    result = CliRunner().invoke(app, ["train", "clif", "--cell", "foo"])
+    assert result.exit_code == 2 and "elman" in result.stderr
+
+
+@pytest.fixture
+def challenge(make_database, tmp_path, monkeypatch):
+    """Sets a and b with a stay each, and an empty database for them."""
+    from flows.settings import load_settings
+
+    for name, record in (("a", 1), ("b", 2)):
+        (tmp_path / f"set-{name}").mkdir()
+        (tmp_path / f"set-{name}" / f"{record}.txt").write_text("Time,Parameter,Value\n00:07,HR,73\n")
+        (tmp_path / f"Outcomes-{name}.txt").write_text(
+            f"RecordID,SAPS-I,SOFA,Length_of_stay,Survival,In-hospital_death\n{record},6,1,5,-1,0\n"
+        )
+    url = make_database("challenge").render_as_string(hide_password=False)
+    monkeypatch.setenv("ICU_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ICU_SOURCES__PHYSIONET_2012__URL", url)
+    load_settings.cache_clear()
+    yield tmp_path
+    load_settings.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("options", "stays", "outcomes"),
+    [
+        ([], 2, 2), (["--sets", "a"], 1, 1), (["--sets", "a,b", "--withhold-outcomes", "b"], 2, 1),
+        (["--withhold-outcomes", "a, b"], 2, 0), (["--withhold-outcomes", "all"], 2, 0),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_load_takes_the_sets_named_and_withholds_the_outcomes_of_those_named(challenge, options, stays, outcomes):
+    told = json.loads(run("load", "physionet_2012", "--path", str(challenge), *options, "--json"))
+    assert (told["rows"]["record"], told["rows"]["outcome"]) == (stays, outcomes)
+    assert told["notes"]
+
+
+@pytest.mark.slow
+def test_a_run_through_prefect_that_we_refuse_shows_one_sentence_and_no_traceback(tmp_path, make_database):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ICU_", "PREFECT_"))} | {
+        "ICU_HOME": str(tmp_path / "new"),
+        "ICU_DATABASE_URL": make_database("refused").render_as_string(hide_password=False),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "forecast", "clif"], env=environment, capture_output=True, text=True,
+        check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.count("No model serves clif yet") == 1
+    assert "Finished in state Failed\n" in done.stderr
 
 
 def test_the_program_ends_with_1_and_one_sentence_on_standard_error(tmp_path):

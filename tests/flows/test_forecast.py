@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pandas as pd
 import pytest
 from sqlalchemy import text
@@ -11,7 +12,10 @@ from flows.backfill import backfill
 from flows.evaluate import evaluate
 from flows.forecast import forecast
 from flows.ingest import ingest
-from rnn_core.errors import ForecastError, QualityError, SourceError
+from flows.settings import load_settings
+from rnn_core.config import ClassicConfig
+from rnn_core.errors import ArtifactError, ForecastError, QualityError, SourceError
+from sql import registry
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
 NUMBERS = (
@@ -19,11 +23,34 @@ NUMBERS = (
     " remaining_los_p50_hours, remaining_los_p90_hours, discharge_24h_prob, n_observations,"
     " hours_since_last_observation from forecast.stay_forecast where prediction_time = :at order by stay_id"
 )
+UNITS = (
+    "select unit, step, los_days, last_los_days, median_los_days, n_stays from forecast.unit_los_forecast"
+    " where prediction_time = :at order by unit, step"
+)
 
 
 def read(engine, query: str, **bound) -> pd.DataFrame:
     with engine.connect() as connection:
         return pd.read_sql_query(text(query), connection, params=bound)
+
+
+@pytest.fixture
+def unit_model(trained):
+    """A unit forecaster that serves: short windows, so that the demo's units have enough stays for it."""
+    from rnn_core.classic import fit_classic, save_classic
+
+    lengths = {"A": np.random.default_rng(0).gamma(2.0, 2.0, 60)}
+    config = ClassicConfig(window=3, horizon=2, units=(4,), first_epochs=1, second_epochs=1)
+    model_id = "clif-unit-small"
+    folder = save_classic(load_settings().artifact_folder, model_id, fit_classic(lengths, config), {})
+    row = {
+        "model_id": model_id, "name": "unit", "source": "clif", "data_cutoff": AT, "artifact": model_id,
+        "config": {}, "metrics": {},
+    }  # fmt: skip
+    with trained.begin() as connection:
+        registry.register(connection, row)
+    registry.set_stage(trained, model_id, "champion", "test")
+    return folder
 
 
 def test_every_open_stay_is_scored_or_abstained_with_a_reason(trained):
@@ -52,23 +79,27 @@ def test_publishing_the_same_slot_again_leaves_the_same_rows(trained):
     pd.testing.assert_frame_equal(read(trained, NUMBERS, at=AT), before)
 
 
-def test_what_became_known_later_changes_no_past_forecast(trained):
+def test_what_became_known_later_changes_no_past_forecast(trained, unit_model):
     """No look-ahead, through the database: rows up to a day later are already there when the past slot is scored."""
     past = AT - timedelta(hours=9)
     forecast.fn("clif", past)
     with_later_rows = read(trained, NUMBERS, at=past)
+    units_with_later_rows = read(trained, UNITS, at=past)
+    assert len(units_with_later_rows) > 0
     with trained.begin() as connection:
         for table in ("icu.observation", "icu.stay_version"):
             gone = connection.execute(text(f"delete from {table} where available_at > :at"), {"at": past}).rowcount
             assert gone > 0
     forecast.fn("clif", past)
     pd.testing.assert_frame_equal(read(trained, NUMBERS, at=past), with_later_rows, check_exact=True)
+    pd.testing.assert_frame_equal(read(trained, UNITS, at=past), units_with_later_rows, check_exact=True)
 
 
-def test_scrambled_outcomes_of_later_change_no_forecast(trained):
+def test_scrambled_outcomes_and_faults_of_later_change_no_forecast(trained, unit_model):
+    """A death that is told later contradicts the stays it belongs to; the audit of the past slot does not know it."""
     past = AT - timedelta(hours=9)
     forecast.fn("clif", past)
-    before = read(trained, NUMBERS, at=past)
+    before, units_before = read(trained, NUMBERS, at=past), read(trained, UNITS, at=past)
     with trained.begin() as connection:
         changed = connection.execute(
             text(
@@ -77,9 +108,21 @@ def test_scrambled_outcomes_of_later_change_no_forecast(trained):
             ),
             {"at": past},
         ).rowcount
-    assert changed > 0
+        faulty = connection.execute(
+            text(
+                "insert into icu.stay_version (source, stay_id, available_at, patient_id, unit, intime, outtime, outcome,"
+                " ends_at, died_at, batch_id) select distinct on (stay_id) source, stay_id,"
+                " cast(:at as timestamptz) + interval '1 hour',"
+                " patient_id, unit, intime, outtime, outcome, ends_at, outtime - interval '3 days', batch_id"
+                " from icu.stay_version where available_at <= :at and outtime is not null"
+                " order by stay_id, available_at desc"
+            ),
+            {"at": past},
+        ).rowcount
+    assert changed > 0 and faulty > 0
     forecast.fn("clif", past)
     pd.testing.assert_frame_equal(read(trained, NUMBERS, at=past), before, check_exact=True)
+    pd.testing.assert_frame_equal(read(trained, UNITS, at=past), units_before, check_exact=True)
 
 
 def test_a_backfill_gives_what_each_hour_would_have_given_and_resumes(trained):
@@ -124,9 +167,21 @@ def test_forecasts_that_contradict_themselves_are_not_published(trained, monkeyp
     assert "quantiles_rise" in health["last_run_error"][0]
 
 
-def test_a_source_that_is_down_leaves_the_published_forecasts(trained, monkeypatch):
-    from flows.settings import load_settings
+def test_a_broken_unit_model_leaves_readers_on_the_previous_run_whole(trained, unit_model):
+    forecast.fn("clif", AT - timedelta(hours=1))
+    query = "select prediction_time, stay_id, mortality_risk from forecast.current_risk"
+    before, units_before = read(trained, query), read(trained, UNITS, at=AT - timedelta(hours=1))
+    (unit_model / "model.keras").write_bytes(b"broken")
+    with pytest.raises(ArtifactError):
+        forecast.fn("clif", AT)
+    assert len(read(trained, NUMBERS, at=AT)) == 0
+    pd.testing.assert_frame_equal(read(trained, query), before)
+    pd.testing.assert_frame_equal(read(trained, UNITS, at=AT - timedelta(hours=1)), units_before)
+    last = read(trained, "select status, error from forecast.run order by run_id desc limit 1").iloc[0]
+    assert last["status"] == "failed" and "clif-unit-small" in last["error"]
 
+
+def test_a_source_that_is_down_leaves_the_published_forecasts(trained, monkeypatch):
     forecast.fn("clif", AT)
     before = read(trained, "select stay_id, mortality_risk from forecast.current_risk")
     monkeypatch.setenv("ICU_SOURCES__CLIF__URL", "postgresql+psycopg://127.0.0.1:9/away")

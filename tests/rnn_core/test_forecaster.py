@@ -9,8 +9,10 @@ from builders import at, observed, random_observations, random_stays, stays_fram
 
 from rnn_core.config import ModelConfig, Sampling
 from rnn_core.errors import ArtifactError, DataTooSmallError
-from rnn_core.forecaster import compare, fit_stay_forecaster, forecast_stays, load_stay_forecaster, save_stay_forecaster
+from rnn_core.fitting import compare, fit_stay_forecaster, unseen
+from rnn_core.forecaster import forecast_stays, load_stay_forecaster, save_stay_forecaster
 from rnn_core.frames import Observations
+from rnn_core.material import Known
 
 AS_OF, CUTOFF = at(70), at(25)
 HOUR = np.timedelta64(1, "h")
@@ -34,22 +36,28 @@ def made():
     return stays, random_observations(rng, stays, 6000)
 
 
+def at_cutoff(stays: pd.DataFrame, observations: Observations) -> Known:
+    """The stays as a database would have told them at CUTOFF: those begun, without ends and rows of later."""
+    known = Known(stays, observations.known_at(CUTOFF), CUTOFF).take((stays["intime"] <= CUTOFF).to_numpy())
+    ended = known.stays["outtime"] <= CUTOFF
+    hidden = {"outtime": known.stays["outtime"].where(ended), "outcome": known.stays["outcome"].where(ended, None)}
+    return Known(known.stays.assign(**hidden), known.observations, CUTOFF)
+
+
+def fit(stays: pd.DataFrame, observations: Observations, config: ModelConfig, **options):
+    return fit_stay_forecaster(at_cutoff(stays, observations), Known(stays, observations, AS_OF), config, **options)
+
+
 @pytest.fixture(scope="module")
 def fitted(made):
-    return fit_stay_forecaster(*made, CUTOFF, AS_OF, small_config())
+    return fit(*made, small_config())
 
 
-def open_at(stays: pd.DataFrame, observations: Observations, as_of) -> tuple[pd.DataFrame, Observations]:
+def open_at(stays: pd.DataFrame, observations: Observations, as_of) -> Known:
     """The stays open at `as_of` as they were known then, with all their rows, later ones too."""
-    is_open = ((stays["intime"] <= as_of) & (stays["outtime"] > as_of)).to_numpy()
-    number = np.cumsum(is_open) - 1
-    keep = is_open[observations.stay]
-    part = Observations(
-        number[observations.stay[keep]].astype(np.int32), observations.concept[keep], observations.observed_at[keep],
-        observations.available_at[keep], observations.value[keep],
-    )  # fmt: skip
-    chosen = stays[is_open].reset_index(drop=True)
-    return chosen.assign(outtime=np.datetime64("NaT", "us"), outcome=None), part
+    chosen = ((stays["intime"] <= as_of) & (stays["outtime"] > as_of)).to_numpy()
+    known = Known(stays, observations, as_of).take(chosen)
+    return Known(known.stays.assign(outtime=np.datetime64("NaT", "us"), outcome=None), known.observations, as_of)
 
 
 def test_a_fit_judges_on_stays_that_had_no_part_in_it_beside_a_trivial_baseline(fitted):
@@ -61,14 +69,13 @@ def test_a_fit_judges_on_stays_that_had_no_part_in_it_beside_a_trivial_baseline(
 
 
 def test_the_same_seed_gives_the_same_forecasts_twice(made, fitted):
-    forecaster, _ = fit_stay_forecaster(*made, CUTOFF, AS_OF, small_config())
+    forecaster, _ = fit(*made, small_config())
     now = open_at(*made, at(40))
-    pd.testing.assert_frame_equal(
-        forecast_stays(forecaster, *now, at(40)), forecast_stays(fitted[0], *now, at(40)), check_exact=True
-    )
+    pd.testing.assert_frame_equal(forecast_stays(forecaster, now), forecast_stays(fitted[0], now), check_exact=True)
 
 
-def test_what_is_known_after_the_cut_off_changes_no_weight(made, fitted):
+def test_an_outcome_that_became_known_after_the_cut_off_is_not_learned(made, fitted):
+    """The fit sees the stays as known at the cut-off and nothing of what is known at the time of judging."""
     stays, observations = made
     later = observations.available_at > CUTOFF
     scrambled = replace(observations, value=np.where(later, observations.value * 0.5, observations.value))
@@ -76,29 +83,37 @@ def test_what_is_known_after_the_cut_off_changes_no_weight(made, fitted):
         outtime=stays["outtime"].where(stays["outtime"] <= CUTOFF, stays["outtime"] + 7 * HOUR),
         outcome=np.where(stays["outtime"] <= CUTOFF, stays["outcome"], "died"),
     )
-    forecaster, _ = fit_stay_forecaster(moved, scrambled, CUTOFF, AS_OF, small_config())
+    forecaster, _ = fit(moved, scrambled, small_config())
     for ours, theirs in zip(forecaster.model.get_weights(), fitted[0].model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert forecaster.calibration == fitted[0].calibration
 
 
+def test_nobody_who_was_fitted_on_is_judged_not_even_after_the_audit_changed_its_mind(made):
+    stays, observations = made
+    then = at_cutoff(*made)
+    later = stays.assign(sound=stays["intime"] > CUTOFF)  # every older stay turned out to be wrong
+    judged, newer = unseen(Known(later, observations, AS_OF), then)
+    again = stays.assign(patient_id="p0", stay_id=stays["stay_id"] + "b", intime=AS_OF - 30 * HOUR)
+    returned, _ = unseen(Known(pd.concat([later, again.assign(sound=True)]), observations, AS_OF), then)
+    fitted_patients = set(then.stays["patient_id"])
+    assert newer.any() and not set(stays["patient_id"][newer]) & fitted_patients
+    assert judged.sum() == newer.sum()
+    assert returned[len(stays) :].all() == ("p0" not in fitted_patients)
+
+
 def test_rows_of_later_change_no_forecast(made, fitted):
-    stays, observations = open_at(*made, at(40))
-    cut = observations.known_at(at(40))
-    assert len(cut) < len(observations)
-    pd.testing.assert_frame_equal(
-        forecast_stays(fitted[0], stays, observations, at(40)), forecast_stays(fitted[0], stays, cut, at(40)),
-        check_exact=True,
-    )  # fmt: skip
+    known = open_at(*made, at(40))
+    cut = Known(known.stays, known.observations.known_at(at(40)), known.as_of)
+    assert len(cut.observations) < len(known.observations)
+    pd.testing.assert_frame_equal(forecast_stays(fitted[0], known), forecast_stays(fitted[0], cut), check_exact=True)
 
 
 def test_a_forecaster_is_the_same_after_it_was_saved(made, fitted, tmp_path):
     save_stay_forecaster(tmp_path, "m1", fitted[0], {})
     loaded = load_stay_forecaster(tmp_path / "m1")
     now = open_at(*made, at(40))
-    pd.testing.assert_frame_equal(
-        forecast_stays(loaded, *now, at(40)), forecast_stays(fitted[0], *now, at(40)), check_exact=True
-    )
+    pd.testing.assert_frame_equal(forecast_stays(loaded, now), forecast_stays(fitted[0], now), check_exact=True)
 
 
 def test_a_stay_with_too_little_data_gets_a_reason_and_no_number(fitted):
@@ -107,7 +122,7 @@ def test_a_stay_with_too_little_data_gets_a_reason_and_no_number(fitted):
     rows += [(2, "heart_rate", 12 + h / 10, 12 + h / 10, 80) for h in range(9)]  # silent for a day and more
     rows += [(3, "heart_rate", 39, 39, 80)]
     rows += [(4, "heart_rate", 30 + h, 30 + h, 80) for h in range(9)]
-    frame = forecast_stays(fitted[0], stays, observed(*rows), at(40))
+    frame = forecast_stays(fitted[0], Known(stays, observed(*rows), at(40)))
     assert frame["status_reason"].to_list()[:4] == ["too_early", "no_observations", "stale", "too_few_observations"]
     assert frame["status"].to_list() == ["abstained"] * 4 + ["scored"]
     assert frame["mortality_risk"].isna().to_list() == [True] * 4 + [False]
@@ -115,27 +130,41 @@ def test_a_stay_with_too_little_data_gets_a_reason_and_no_number(fitted):
 
 
 def test_no_open_stay_gives_no_row(fitted):
-    assert len(forecast_stays(fitted[0], stays_frame(), observed(), at(40))) == 0
+    assert len(forecast_stays(fitted[0], Known(stays_frame(), observed(), at(40)))) == 0
 
 
 def test_stays_that_end_elsewhere_are_refused(fitted):
     stays = stays_frame({"ends_at": "hospital"})
     with pytest.raises(ArtifactError, match="end at the unit, these end at the hospital"):
-        forecast_stays(fitted[0], stays, observed(), at(10))
+        forecast_stays(fitted[0], Known(stays, observed(), at(10)))
 
 
 def test_a_warm_start_takes_the_champions_scaler_and_begins_where_it_stood(made, fitted):
     frozen = small_config(epochs=1, learning_rate=1e-12)
-    refreshed, _ = fit_stay_forecaster(*made, at(28), AS_OF, frozen, warm_from=fitted[0])
+    refreshed, _ = fit(*made, frozen, warm_from=fitted[0])
     assert refreshed.scaler is fitted[0].scaler
     for ours, theirs in zip(refreshed.model.get_weights(), fitted[0].model.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
 def test_a_forecaster_differs_from_itself_by_nothing(made, fitted):
-    differences, n_deaths = compare(fitted[0], fitted[0], *made, CUTOFF, AS_OF)
+    differences = compare(fitted[0], fitted[0], Known(*made, AS_OF))
     assert differences["auroc"].value == differences["los_mae_days"].value == 0
-    assert n_deaths > 0
+
+
+def test_forecasters_with_other_windows_are_compared_on_the_hours_both_forecast(made, fitted):
+    config = small_config()
+    other = replace(fitted[0], config=replace(config, window=replace(config.window, min_observations=30)))
+    differences = compare(replace(other, model=fitted[0].model), fitted[0], Known(*made, AS_OF))
+    assert differences["auroc"].value == 0 and differences["auroc"].n > 0
+
+
+def test_a_model_says_nothing_beyond_the_hours_it_learned_from(made, fitted):
+    short = replace(fitted[0], sampling=Sampling(data_hours=12))
+    frame = forecast_stays(short, open_at(*made, at(40)))
+    late = ((at(40) - open_at(*made, at(40)).stays["intime"]) > 12 * HOUR).to_numpy()
+    assert late.any() and set(frame["status_reason"][late]) <= {"later_than_learned", "stale", "too_few_observations"}
+    assert frame["mortality_risk"][late].isna().all()
 
 
 def test_data_that_stop_by_design_are_not_learned_from_after_their_end(made):
@@ -145,8 +174,8 @@ def test_data_that_stop_by_design_are_not_learned_from_after_their_end(made):
     late = observations.available_at > intime + 12 * HOUR
     changed = replace(observations, value=np.where(late, observations.value * 0.5, observations.value))
     sampling = Sampling(data_hours=12)
-    a, _ = fit_stay_forecaster(stays, observations, CUTOFF, AS_OF, small_config(epochs=1), sampling=sampling)
-    b, _ = fit_stay_forecaster(stays, changed, CUTOFF, AS_OF, small_config(epochs=1), sampling=sampling)
+    a, _ = fit(stays, observations, small_config(epochs=1), sampling=sampling)
+    b, _ = fit(stays, changed, small_config(epochs=1), sampling=sampling)
     for ours, theirs in zip(a.model.get_weights(), b.model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -154,4 +183,4 @@ def test_data_that_stop_by_design_are_not_learned_from_after_their_end(made):
 def test_too_few_stays_are_refused_with_a_sentence():
     stays = stays_frame({"outtime": 20.0, "outcome": "alive", "ends_at": "unit", "intime": 0.0})
     with pytest.raises(DataTooSmallError):
-        fit_stay_forecaster(stays, observed((0, "heart_rate", 1, 1, 80)), at(30), at(30), small_config())
+        fit(stays, observed((0, "heart_rate", 1, 1, 80)), small_config())

@@ -1,19 +1,17 @@
 import json
-import time
 
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
+from rnn_core.bootstrap import bootstrap_interval
 from rnn_core.config import HORIZON_EDGES
 from rnn_core.errors import ContractError
 from rnn_core.metrics import (
-    Estimate,
     Outcomes,
     auprc,
     auroc,
-    bootstrap_interval,
     brier,
     calibration_intercept,
     calibration_slope,
@@ -24,7 +22,6 @@ from rnn_core.metrics import (
     mean_absolute_error_days,
     median_absolute_error_days,
     observed_expected,
-    paired_difference,
     score_columns,
     score_forecasts,
 )
@@ -248,100 +245,6 @@ def test_other_metrics_of_no_rows_are_nan():
         assert np.isnan(metric(*[[]] * n_arrays)), metric.__name__
 
 
-# ---- intervals
-
-
-def test_an_estimate_is_written_with_null_where_it_is_not_defined():
-    assert json.loads(json.dumps(Estimate(0.5, np.nan, np.nan, 3).to_json())) == {
-        "value": 0.5, "low": None, "high": None, "n": 3,
-    }  # fmt: skip
-
-
-def test_the_interval_of_a_mean_is_the_one_of_its_standard_error():
-    values = np.random.default_rng(5).normal(10, 2, 1000)
-    estimate = bootstrap_interval(mean, [values], n=4000)
-    half = 1.96 * values.std() / np.sqrt(1000)
-    assert estimate.value == pytest.approx(values.mean())
-    assert estimate.low == pytest.approx(values.mean() - half, abs=0.1 * half)
-    assert estimate.high == pytest.approx(values.mean() + half, abs=0.1 * half)
-
-
-def test_rows_of_one_patient_are_drawn_together():
-    """Forty copies of each patient say no more than one: the interval is as wide as without the copies."""
-    y, risk = risks(200)
-    once = bootstrap_interval(auroc, [y, risk], np.arange(200))
-    copies = [np.repeat(a, 40) for a in (y, risk, np.arange(200))]
-    together = bootstrap_interval(auroc, copies[:2], groups=copies[2])
-    apart = bootstrap_interval(auroc, copies[:2])
-    assert (together.low, together.high) == pytest.approx((once.low, once.high))
-    assert apart.high - apart.low < 0.3 * (once.high - once.low)
-
-
-def test_a_patient_without_an_id_is_one_of_its_own():
-    y, risk = risks(60)
-    ids = np.array([f"p{i}" for i in range(60)], dtype=object)
-    ids[:20] = None
-    known = bootstrap_interval(brier, [y, risk], groups=np.array([f"p{i}" for i in range(60)]), n=300)
-    partly = bootstrap_interval(brier, [y, risk], groups=ids, n=300)
-    assert partly.high - partly.low == pytest.approx(known.high - known.low, rel=0.3)
-
-
-def test_the_same_seed_gives_the_same_interval_and_another_one_does_not():
-    y, risk = risks(100)
-    assert bootstrap_interval(auroc, [y, risk], seed=1) == bootstrap_interval(auroc, [y, risk], seed=1)
-    assert bootstrap_interval(auroc, [y, risk], seed=1) != bootstrap_interval(auroc, [y, risk], seed=2)
-
-
-def test_resamples_without_any_event_are_skipped():
-    y = np.array([1.0, *np.zeros(9)])
-    estimate = bootstrap_interval(auroc, [y, np.linspace(0.9, 0.1, 10)], n=200)
-    assert (estimate.low, estimate.high) == (1, 1)
-
-
-def test_any_function_of_the_arrays_can_be_bootstrapped():
-    y, risk = risks(150)
-    fast = bootstrap_interval(auroc, [y, risk], n=100)
-    slow = bootstrap_interval(roc_auc_score, [y, risk], n=100)
-    assert (slow.value, slow.low, slow.high) == pytest.approx((fast.value, fast.low, fast.high))
-
-
-def test_rows_that_are_not_known_are_left_out():
-    y, risk = risks(100)
-    with_gaps = [np.append(y, [np.nan, 1]), np.append(risk, [0.5, np.nan])]
-    assert bootstrap_interval(auroc, with_gaps, n=50) == bootstrap_interval(auroc, [y, risk], n=50)
-
-
-def test_a_difference_of_equal_forecasts_is_zero_and_that_of_a_better_one_excludes_it():
-    y, risk = risks(3000)
-    noisy = np.clip(risk + np.random.default_rng(6).normal(0, 0.3, 3000), 0.01, 0.99)
-    same = paired_difference(auroc, y, risk, risk, n=100)
-    assert (same.value, same.low, same.high) == (0, 0, 0)
-    better = paired_difference(auroc, y, risk, noisy, n=300)
-    assert better.low > 0
-    assert better.value == pytest.approx(auroc(y, risk) - auroc(y, noisy))
-
-
-def test_a_paired_difference_is_narrower_than_the_intervals_of_its_sides():
-    y, risk = risks(1000)
-    shifted = np.clip(risk + np.random.default_rng(7).normal(0, 0.02, 1000), 0, 1)
-    single = bootstrap_interval(auroc, [y, risk], n=300)
-    paired = paired_difference(auroc, y, risk, shifted, n=300)
-    assert paired.high - paired.low < 0.5 * (single.high - single.low)
-
-
-def test_a_difference_is_taken_for_metrics_of_several_outcome_arrays():
-    hours, ended = np.arange(1.0, 40), np.ones(39)
-    difference = paired_difference(concordance, (hours, ended), hours, -hours, n=50)
-    assert (difference.value, difference.low, difference.high, difference.n) == (1, 1, 1, 39)
-
-
-def test_a_thousand_resamples_of_many_rows_take_seconds():
-    y, risk = risks(50_000)
-    start = time.perf_counter()
-    bootstrap_interval(auroc, [y, risk], groups=np.arange(50_000) // 40, n=1000)
-    assert time.perf_counter() - start < 15
-
-
 # ---- whole sets of forecasts
 
 
@@ -365,6 +268,26 @@ def test_a_discharge_is_known_for_those_who_left_and_those_who_stayed_on():
         followed_hours=np.array([nan, nan, nan, nan, 25.0, 23.0, nan]),
     )
     assert outcomes.discharged_within(24).tolist() == pytest.approx([1, 0, 0, nan, 0, nan, nan], nan_ok=True)
+
+
+def test_an_end_known_to_the_day_is_not_known_where_the_day_holds_the_limit():
+    """Days of 24 hours around the end: [0, 24], [6, 30], [24, 48], [6, 30] of a dead, and 24 exactly."""
+    outcomes = Outcomes(
+        elapsed_hours=np.full(5, 144.0),
+        death=np.array([0.0, 0, 0, 1, 0]),
+        remaining_hours=np.array([12.0, 18.0, 36.0, 18.0, 24.0]),
+        precision_hours=np.array([24.0, 24.0, 24.0, 24.0, 0.0]),
+    )
+    nan = np.nan
+    assert outcomes.discharged_within(24).tolist() == pytest.approx([1, nan, 0, nan, 1], nan_ok=True)
+    assert outcomes.prolonged().tolist() == pytest.approx([0, nan, 1, nan, 0], nan_ok=True)
+    assert outcomes.discharged_within(48).tolist() == [1, 1, 1, 0, 1]
+
+
+def test_a_coarse_end_lies_after_the_prediction_at_which_the_stay_was_open():
+    """The end lies in [-6, 18] hours after the limit, but not before the prediction, made at the limit."""
+    outcomes = Outcomes(np.array([168.0]), np.zeros(1), np.array([6.0]), precision_hours=np.array([24.0]))
+    assert outcomes.prolonged().tolist() == [1]
 
 
 def test_scores_of_true_forecasts_beat_the_baseline_and_are_calibrated():

@@ -110,6 +110,7 @@ def test_a_changed_view_is_rebuilt(engine):
         ("create view reports.mine as select stay_id from forecast.current_risk", "reports.mine"),
         ("create view reports.mine as select stay_id from icu.stay_at(now())", "reports.mine"),
         ("create materialized view reports.mine as select fault from quality.stay_audit", "reports.mine"),
+        ("create view reports.mine as select fault from quality.stay_audit_at(now())", "reports.mine"),
         (
             "create function reports.mine() returns bigint language sql"
             " begin atomic select count(*) from icu.stay; end",
@@ -174,5 +175,6 @@ def test_every_file_of_views_is_a_relation_with_a_header():
     files = {path.stem for path in (Path(views.__file__).parent / "views").glob("*.sql")}
     assert files == set(views.RELATIONS)
     for relation in views.RELATIONS:
+        assert "-- include" not in views.definition(relation)
         for word in ("-- Grain:", "-- Purpose:", "-- Units:"):
             assert word in views.definition(relation)

@@ -34,7 +34,7 @@ def engine(database):
 
 def publish(engine, run_id, frame, **changes):
     slot = {"model_id": "m1", "source": b.SOURCE, "prediction_time": b.NOW}
-    return results.publish_stay_forecasts(engine, run_id, frame, **(slot | changes))
+    return results.publish(engine, run_id, frame, **(slot | changes))
 
 
 def start(engine, as_of=b.NOW, kind="forecast"):
@@ -184,6 +184,14 @@ def test_two_publishers_of_one_slot_at_once_leave_the_rows_of_one(engine):
     assert risks(engine).keys() == {"s1", "s2"}
 
 
+@pytest.mark.parametrize(("known", "stored"), [(b.NOW - b.hours(1), b.NOW - b.hours(1)), (b.NOW + b.hours(9), b.NOW)])
+def test_a_watermark_of_after_the_slot_is_stored_as_the_slot(engine, known, stored):
+    """A back-fill finds today's watermark, but read nothing later than its slot."""
+    run_id = start(engine)
+    publish(engine, run_id, b.forecasts({"s1": 0.3}), watermark=known)
+    assert run_row(engine, run_id)["watermark"] == stored
+
+
 def test_a_frame_with_other_columns_or_types_is_refused(engine):
     run_id = start(engine)
     with pytest.raises(ContractError, match=r"missing: \['risk_band'\], unknown: \['colour'\]"):
@@ -246,6 +254,18 @@ def test_runs_whose_process_died_are_closed_and_others_are_not(engine):
     assert run_row(engine, other_kind)["status"] == "running"
 
 
+def test_what_a_dead_run_left_in_landing_is_dropped(engine):
+    dead, living = start(engine), start(engine, kind="backfill")
+    with engine.begin() as connection:
+        for run_id in (dead, living):
+            connection.execute(text(f"create unlogged table landing.forecast_{run_id} (stay_id text)"))
+    results.close_dead_runs(engine, b.SOURCE, "forecast")
+    query = "select relname::text from pg_class where relname ~ '^forecast_[0-9]+$'"
+    assert b.rows(engine, query) == [{"relname": f"forecast_{living}"}]
+    with engine.begin() as connection:
+        connection.execute(text(f"drop table landing.forecast_{living}"))
+
+
 def test_published_slots_are_those_of_good_runs_of_the_asked_kinds(engine):
     b.add_forecasts(engine, {"s1": 0.3}, model_id="m1")
     b.add_forecasts(engine, {"s1": 0.3}, model_id="m1")
@@ -261,7 +281,7 @@ def test_published_slots_are_those_of_good_runs_of_the_asked_kinds(engine):
     assert results.published_slots(engine, "other") == []
 
 
-# ------------------------------------------------------------------------------------------------ unit forecaster
+# ------------------------------------------------------------------------------------------------ units beside stays
 
 
 def unit_frame(days):
@@ -273,44 +293,43 @@ def unit_frame(days):
     )  # fmt: skip
 
 
-def publish_units(engine, run_id, frame):
-    return results.publish_unit_los_forecasts(
-        engine, run_id, frame, model_id="u1", source=b.SOURCE, prediction_time=b.NOW
-    )
+@pytest.fixture
+def unit_model(engine):
+    return b.add_model(engine, "u1", name="unit")
 
 
-def test_unit_forecasts_replace_their_slot(engine):
-    b.add_model(engine, "u1", name="unit")
-    for days in ([1.0, 2.0, 3.0], [4.0, 5.0]):
-        run_id = start(engine)
-        assert publish_units(engine, run_id, unit_frame(days)) == {"units": 1, "rows": len(days)}
-    found = b.rows(engine, "select step, los_days, run_id from forecast.unit_los_forecast order by step")
-    assert found == [{"step": 1, "los_days": 4.0, "run_id": run_id}, {"step": 2, "los_days": 5.0, "run_id": run_id}]
-    assert (run_row(engine, run_id)["status"], run_row(engine, run_id)["model_id"]) == ("published", "u1")
-
-
-def test_a_run_of_the_unit_forecaster_does_not_hide_the_stays(engine):
-    b.add_model(engine, "u1", name="unit")
-    publish_units(engine, start(engine), unit_frame([1.0]))
-    assert risks(engine) == {"s1": 0.1, "s2": 0.2}
-
-
-def test_one_run_may_publish_stays_and_then_units(engine):
-    b.add_model(engine, "u1", name="unit")
+def publish_both(engine, risk, days):
     run_id = start(engine)
-    publish(engine, run_id, b.forecasts({"s1": 0.3}))
-    publish_units(engine, run_id, unit_frame([1.0]))
+    publish(engine, run_id, b.forecasts({"s1": risk}), unit_forecasts=unit_frame(days), unit_model_id="u1")
+    return run_id
+
+
+def units(engine):
+    found = b.rows(engine, "select step, los_days, run_id from forecast.unit_los_forecast order by step")
+    return [(row["step"], row["los_days"], row["run_id"]) for row in found]
+
+
+def test_stays_and_units_are_published_together_and_replace_their_slots(engine, unit_model):
+    publish_both(engine, 0.3, [1.0, 2.0, 3.0])
+    run_id = publish_both(engine, 0.4, [4.0, 5.0])
+    assert units(engine) == [(1, 4.0, run_id), (2, 5.0, run_id)]
+    assert risks(engine) == {"s1": 0.4}
     row = run_row(engine, run_id)
-    assert (row["model_id"], row["stays_scored"]) == ("m1", 1)
-    assert risks(engine) == {"s1": 0.3}
+    assert (row["status"], row["model_id"], row["stays_scored"]) == ("published", "m1", 1)
 
 
-def test_a_negative_length_of_stay_leaves_the_units_as_they_were(engine):
-    b.add_model(engine, "u1", name="unit")
-    publish_units(engine, start(engine), unit_frame([1.0]))
+def test_units_that_the_database_refuses_leave_readers_on_the_previous_run_with_its_stays(engine, unit_model):
+    good = publish_both(engine, 0.3, [1.0])
     with pytest.raises(ForecastError, match="ck_unit_los_forecast_los_days"):
-        publish_units(engine, start(engine), unit_frame([2.0, -1.0]))
-    assert b.one(engine, "select los_days from forecast.unit_los_forecast")["los_days"] == 1.0
+        publish_both(engine, 0.9, [2.0, -1.0])
+    assert (risks(engine), units(engine)) == ({"s1": 0.3}, [(1, 1.0, good)])
+    assert run_row(engine, good + 1)["status"] == "running"
+
+
+def test_a_run_without_a_unit_model_leaves_the_units_of_the_slot(engine, unit_model):
+    good = publish_both(engine, 0.3, [1.0])
+    publish(engine, start(engine), b.forecasts({"s1": 0.5}))
+    assert (risks(engine), units(engine)) == ({"s1": 0.5}, [(1, 1.0, good)])
 
 
 # ------------------------------------------------------------------------------------------------ scores

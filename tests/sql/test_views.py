@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 import builders_sql as b
 import pytest
 from builders_sql import NOW, hours
-from sqlalchemy import text
+from sqlalchemy import insert, text
 
-from sql import results
-from sql.schema import quarantine, stay_version
+from sql import canonical, results
+from sql.schema import observation, quarantine, stay_version
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,12 @@ def risks(engine):
 
 def faults(engine):
     return {(r["stay_id"], r["fault"]): r["explanation"] for r in b.rows(engine, "select * from quality.stay_audit")}
+
+
+def faults_at(engine, as_of, ingested_by="infinity"):
+    query = "select * from quality.stay_audit_at(:as_of, cast(:ingested_by as timestamptz))"
+    found = b.rows(engine, query, as_of=as_of, ingested_by=ingested_by)
+    return {(r["stay_id"], r["fault"]): r["explanation"] for r in found}
 
 
 def census(engine, source=b.SOURCE):
@@ -239,12 +245,15 @@ def test_a_stay_longer_than_the_hospital_stay_is_named(engine):
     }
 
 
-def quarantined(engine, batch_id, stay_id, check="ends_before_it_begins", relation="stay", row_hash=None, **values):
+def quarantined(
+    engine, batch_id, stay_id, check="ends_before_it_begins", relation="stay", row_hash=None, available_at=NOW, **values
+):
+    row = {"stay_id": stay_id, "available_at": str(available_at)}
     with engine.begin() as connection:
         connection.execute(
             quarantine.insert().values(
                 source=b.SOURCE, relation=relation, row_hash=row_hash or f"{stay_id}-{batch_id}", check_name=check,
-                batch_id=batch_id, row={"stay_id": stay_id}, **{"reason": "because"} | values,
+                batch_id=batch_id, row=row, **{"reason": "because"} | values,
             )
         )  # fmt: skip
 
@@ -268,6 +277,66 @@ def test_a_stay_quarantined_for_a_negative_length_is_named_until_a_newer_version
 def test_one_stay_may_have_several_faults(engine):
     b.add_stay(engine, "s1", outtime=NOW + hours(50), died_at=NOW, hospital_outtime=NOW)
     assert set(faults(engine)) == {("s1", "died_before_outtime"), ("s1", "longer_than_hospital")}
+
+
+# -------------------------------------------------------------------------------- quality.stay_audit_at
+
+
+def test_a_fault_is_there_from_when_it_was_known(engine):
+    """The death is told two days after the stay ended, the overlap once the first stay has ended."""
+    b.add_stay(engine, "dead", intime=NOW - hours(90), outtime=NOW - hours(50), available_at=NOW - hours(50))
+    b.add_stay(
+        engine, "dead", intime=NOW - hours(90), outtime=NOW - hours(50), died_at=NOW - hours(87),
+        available_at=NOW - hours(2),
+    )  # fmt: skip
+    b.add_stay(engine, "first", patient_id="p", intime=NOW - hours(40))
+    b.add_stay(engine, "second", patient_id="p", intime=NOW - hours(20))
+    b.end_stay(engine, "first", patient_id="p", intime=NOW - hours(40), outtime=NOW - hours(10))
+    died = ("dead", "died_before_outtime"), "37 h between the death and the end of the stay"
+    overlap = ("second", "overlapping_stays"), "10 h shared with an earlier stay of the same patient"
+    assert [faults_at(engine, NOW - hours(h)) for h in (11, 10, 2)] == [{}, dict([overlap]), dict([overlap, died])]
+
+
+def test_a_quarantined_version_is_a_fault_from_when_it_was_told_until_one_replaced_it(engine):
+    batches = [b.add_batch(engine, ingested_at=NOW - hours(h)) for h in (9, 6, 3)]
+    b.add_stay(engine, "s1", batch_id=batches[0])
+    quarantined(engine, batches[1], "s1", available_at=NOW - hours(7))
+    quarantined(engine, batches[1], "s2", check="unreadable_time", available_at="no time")
+    b.end_stay(engine, "s1", outtime=NOW - hours(4), batch_id=batches[2])
+    named = {("s1", "negative_stay"): "1 quarantined version(s) end before they begin"}
+    assert [faults_at(engine, NOW - hours(h)) for h in (8, 7, 5, 4)] == [{}, named, named, {}]
+    assert [faults_at(engine, NOW, NOW - hours(h)) for h in (7, 6, 3)] == [{}, named, {}]
+
+
+def test_the_audit_equals_that_at_the_end_of_time(engine):
+    b.add_stay(engine, "s1", patient_id="p", outtime=NOW + hours(50), died_at=NOW, hospital_outtime=NOW)
+    b.add_stay(engine, "s2", patient_id="p", intime=NOW + hours(5), outtime=NOW + hours(9))
+    quarantined(engine, b.add_batch(engine), "s3")
+    found = faults(engine)
+    assert len(found) == 5 and found == faults_at(engine, "infinity")
+
+
+def test_sound_says_of_each_stay_what_the_audit_knew_then(engine):
+    b.add_stay(engine, "s1")
+    b.end_stay(engine, "s1", outtime=NOW - hours(5), available_at=NOW - hours(5))
+    b.end_stay(engine, "s1", outtime=NOW - hours(5), hospital_outtime=NOW - hours(42), available_at=NOW - hours(2))
+    b.add_stay(engine, "s2", intime=NOW - hours(29))
+
+    def sound(hours_ago, **only):
+        frame = canonical.read_stays(engine, b.SOURCE, NOW - hours(hours_ago), **only)
+        return dict(zip(frame["stay_id"], frame["sound"], strict=True))
+
+    assert [sound(3), sound(2)] == [{"s1": True, "s2": True}, {"s1": False, "s2": True}]
+    assert [sound(3, only_sound=True), sound(2, only_sound=True)] == [{"s1": True, "s2": True}, {"s2": True}]
+    assert sound(2, only_open=True, only_sound=True) == {"s2": True}
+    assert "sound" not in canonical.read_stays(engine, b.SOURCE, NOW, only_open=True)
+
+
+def test_lengths_of_stay_do_not_know_a_fault_that_was_told_later(engine):
+    b.add_stay(engine, "s1", outtime=NOW - hours(6), available_at=NOW - hours(6))
+    b.add_stay(engine, "s1", outtime=NOW - hours(6), died_at=NOW - hours(50), available_at=NOW - hours(2))
+    lengths = [canonical.read_unit_lengths(engine, b.SOURCE, NOW - hours(h)) for h in (3, 2)]
+    assert [{unit: days.tolist() for unit, days in found.items()} for found in lengths] == [{"MICU": [1.0]}, {}]
 
 
 # -------------------------------------------------------------------------------- forecast.current_risk
@@ -476,6 +545,17 @@ def test_the_census_follows_admissions_and_discharges_since_the_run(engine, cham
     assert (row["expected_deaths"], row["n_high_risk"]) == (0.25, 0)
 
 
+def test_a_planned_admission_is_no_patient_until_its_time_has_come(engine, champion):
+    b.add_stay(engine, "s1")
+    b.add_stay(engine, "planned", intime=NOW + hours(5), available_at=NOW - hours(10))
+    b.add_forecasts(engine, {"s1": 0.5}, model_id=champion)
+    row = census(engine)["MICU"]
+    assert (row["n_patients"], row["n_not_forecast"]) == (1, 0)
+    b.add_batch(engine, as_of=NOW + hours(5))
+    row = census(engine)["MICU"]
+    assert (row["n_patients"], row["n_not_forecast"]) == (2, 1)
+
+
 def test_patients_without_a_unit_are_counted_under_null(engine, champion):
     b.add_stay(engine, "s1", unit=None)
     b.add_stay(engine, "s2", unit=None)
@@ -487,7 +567,7 @@ def test_bands_above_high_count_as_high(engine, champion):
     b.add_stay(engine, "s1")
     run_id = results.start_run(engine, b.SOURCE, "forecast", NOW)
     frame = b.forecasts({"s1": 0.9}).assign(risk_band="very high")
-    results.publish_stay_forecasts(engine, run_id, frame, model_id=champion, source=b.SOURCE, prediction_time=NOW)
+    results.publish(engine, run_id, frame, model_id=champion, source=b.SOURCE, prediction_time=NOW)
     assert census(engine)["MICU"]["n_high_risk"] == 1
 
 
@@ -574,6 +654,96 @@ def test_the_month_is_that_of_the_prediction_in_utc_whatever_the_session(engine,
     with engine.begin() as connection:
         connection.execute(text("set local time zone 'Asia/Tokyo'"))
         assert connection.execute(text("select month from forecast.forecast_outcome")).scalar_one() == "2031-05"
+
+
+# -------------------------------------------------------------------------------- pairs for the scorecard
+
+
+def add_observation(engine, stay_id, available_at):
+    with engine.begin() as connection:
+        connection.execute(
+            insert(observation).values(
+                source=b.SOURCE, stay_id=stay_id, concept="heart_rate", observed_at=available_at,
+                available_at=available_at, value=80.0, batch_id=1,
+            )
+        )  # fmt: skip
+
+
+def pairs(engine, as_of):
+    """What was known at `as_of` of each forecast: died, remaining_hours, followed_hours, null as None."""
+    found = canonical.read_outcome_pairs(engine, b.SOURCE, as_of)
+    told = found[["died", "remaining_hours", "followed_hours"]].astype(object)
+    values = told.where(told.notna(), None).itertuples(index=False, name=None)
+    return dict(zip(found["stay_id"], values, strict=True))
+
+
+def test_an_outcome_known_later_counts_as_an_open_stay_followed_until_then(engine, champion):
+    b.add_stay(engine, "s1")
+    b.add_forecasts(engine, {"s1": 0.5}, model_id=champion, as_of=NOW - hours(10))
+    b.end_stay(engine, "s1", outtime=NOW - hours(5), outcome="died", available_at=NOW - hours(4))
+    add_observation(engine, "s1", NOW - hours(11))
+    add_observation(engine, "s1", NOW - hours(1))
+    assert pairs(engine, NOW - hours(10)) == {}
+    assert pairs(engine, NOW - hours(4.5)) == {"s1": (None, None, 5.5)}
+    assert pairs(engine, NOW - hours(4)) == {"s1": (True, 5.0, None)}
+
+
+def test_an_open_stay_that_fell_silent_is_followed_up_to_its_last_observation(engine, champion):
+    """`silent` was last heard of before the prediction, `unheard` never, `ended` needs no observation."""
+    late = NOW + hours(50)
+    b.add_batch(engine, as_of=late)
+    for stay_id in ("heard", "fresh", "silent", "unheard", "ended"):
+        b.add_stay(engine, stay_id)
+    for stay_id, hours_ago in (("heard", -10), ("heard", 20), ("fresh", -49), ("fresh", -60), ("silent", 25)):
+        add_observation(engine, stay_id, NOW - hours(hours_ago))
+    b.end_stay(engine, "ended", outtime=NOW + hours(3))
+    risks_of_all = dict.fromkeys(("heard", "fresh", "silent", "unheard", "ended"), 0.5)
+    b.add_forecasts(engine, risks_of_all, model_id=champion)
+    assert pairs(engine, late) == {
+        "heard": (None, None, 10.0),
+        "fresh": (None, None, 50.0),
+        "ended": (False, 3.0, None),
+    }
+
+
+def test_a_stay_is_followed_no_longer_than_the_source_has_told(engine, champion):
+    """The last batch is of `NOW`; an end planned for after it is not known, however late it is asked."""
+    b.add_stay(engine, "s1")
+    b.add_stay(engine, "s2", outtime=NOW + hours(2), available_at=NOW - hours(20))
+    for stay_id in ("s1", "s2"):
+        add_observation(engine, stay_id, NOW)
+    b.add_forecasts(engine, {"s1": 0.5, "s2": 0.5}, model_id=champion, as_of=NOW - hours(3))
+    assert pairs(engine, NOW + hours(9)) == {"s1": (None, None, 3.0), "s2": (None, None, 3.0)}
+
+
+def test_pairs_leave_out_faulty_stays_abstentions_and_what_the_model_learned_from(engine, champion):
+    """The model's data end 24 h before `NOW`."""
+    for stay_id in ("s1", "faulty", "abstained"):
+        b.add_stay(engine, stay_id)
+        for hours_ago in (13, 1):
+            add_observation(engine, stay_id, NOW - hours(hours_ago))
+    b.end_stay(engine, "faulty", outtime=NOW - hours(8), died_at=NOW - hours(50), available_at=NOW - hours(4))
+    for hours_ago in (24, 12):
+        risks_of_all = {"s1": 0.5, "faulty": 0.5, "abstained": None}
+        b.add_forecasts(engine, risks_of_all, model_id=champion, as_of=NOW - hours(hours_ago))
+    assert pairs(engine, NOW) == {"s1": (None, None, 12.0)}
+    assert pairs(engine, NOW - hours(5)) == {"s1": (None, None, 7.0), "faulty": (None, None, 7.0)}
+
+
+def test_pairs_carry_what_the_scorecard_groups_by(engine, champion):
+    b.add_stay(engine, "s1", unit="SICU")
+    b.end_stay(engine, "s1", outtime=NOW, end_precision_hours=24.0, unit="SICU")
+    b.add_forecasts(engine, {"s1": 0.5}, model_id=champion, as_of=NOW - hours(6))
+    row = canonical.read_outcome_pairs(engine, b.SOURCE, NOW).iloc[0]
+    wanted = {
+        "model_id": "m1", "stay_id": "s1", "patient_id": "p-s1", "unit": "SICU", "month": "2031-05",
+        "prediction_time": NOW - hours(6), "mortality_risk": 0.5, "hours_in_stay": 24.0, "end_precision_hours": 24.0,
+    }  # fmt: skip
+    assert {name: row[name] for name in wanted} == wanted
+
+
+def test_a_source_without_a_batch_has_no_pairs(engine):
+    assert len(canonical.read_outcome_pairs(engine, "never", NOW)) == 0
 
 
 # -------------------------------------------------------------------------------- forecast.scorecard

@@ -67,7 +67,17 @@ def upgrade() -> None:
         sa.Column(
             "watermark",
             sa.DateTime(timezone=True),
-            comment="greatest available_at read; the next batch re-reads an overlap before it",
+            comment="greatest available_at taken over so far: what the data are known up to",
+        ),
+        sa.Column(
+            "stays_watermark",
+            sa.DateTime(timezone=True),
+            comment="the same of stays; the next batch reads them from an overlap before it",
+        ),
+        sa.Column(
+            "observations_watermark",
+            sa.DateTime(timezone=True),
+            comment="the same of observations, which may lag behind the stays",
         ),
         sa.Column("status", sa.Text(), server_default=sa.text("'running'"), nullable=False),
         sa.Column("error", sa.Text()),

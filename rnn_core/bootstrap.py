@@ -1,0 +1,157 @@
+"""Intervals by the bootstrap over patients: how far a metric would move had other patients of the same kind come.
+
+A metric is computed from arrays [rows] and a weight per row; a resample is nothing but other weights, so what does not
+depend on them (sorting, ranking) is done once.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import update_wrapper
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+# Two-sided level of all intervals.
+LEVEL = 0.95
+# Resamples of fewer patients can hardly differ: one death gives an AUROC of 1.000 (1.000 to 1.000), whatever the model.
+MIN_GROUPS = 5
+
+Weighted = Callable[[np.ndarray], float]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric with its 95 % interval and the number of rows it rests on; NaN where it is not defined."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def to_json(self) -> dict[str, float | int | None]:
+        numbers = {"value": self.value, "low": self.low, "high": self.high}
+        return {name: None if np.isnan(x) else float(x) for name, x in numbers.items()} | {"n": self.n}
+
+
+def _every_row(*columns: np.ndarray) -> tuple[np.ndarray, ...]:
+    return (np.ones(len(columns[0]), dtype=bool),)
+
+
+class Metric:
+    """A metric of arrays [rows]; called with `weights` [rows] it counts each row that many times.
+
+    prepare: from the arrays, the metric as a function of the weights.
+    sides: from the arrays, the rows that the metric sets against each other, one bool [rows] for each side, e.g. events
+        and non-events; by default all rows are one side.
+    """
+
+    def __init__(
+        self, prepare: Callable[..., Weighted], sides: Callable[..., tuple[np.ndarray, ...]] = _every_row
+    ) -> None:
+        self.prepare, self.sides = prepare, sides
+        update_wrapper(self, prepare)
+
+    def __call__(self, *arrays: ArrayLike, weights: ArrayLike | None = None) -> float:
+        columns = [np.asarray(a, dtype=np.float64) for a in arrays]
+        weights = np.ones(len(columns[0])) if weights is None else np.asarray(weights, dtype=np.float64)
+        return self.prepare(*columns)(weights)
+
+
+def bootstrap_interval(
+    metric: Metric | Callable[..., float],
+    arrays: Sequence[ArrayLike],
+    groups: ArrayLike | None = None,
+    n: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """`metric(*arrays)` with a percentile bootstrap interval.
+
+    arrays: columns [rows]; rows with a NaN in any of them are left out.
+    groups: what is drawn, with all its rows, e.g. patient ids [rows]; single rows by default.
+    metric: a `Metric`, or any function of the arrays (slower: each resample is then laid out).
+    Resamples in which the metric is not defined are skipped.
+
+    An interval needs rows of at least `MIN_GROUPS` groups on every side of the metric: a measure of discrimination or
+    calibration needs 5 patients with an event and 5 without one, a concordance 5 with an end, a mean or a plain
+    function just 5. With fewer, low and high are NaN and the value stays.
+    """
+    columns, codes = _complete(arrays, groups)
+    if len(codes) == 0:
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    return _estimate(_prepared(metric, columns), codes, n if _may_vary(metric, columns, codes) else 0, seed)
+
+
+def paired_difference(
+    metric: Metric | Callable[..., float],
+    y: ArrayLike | tuple[ArrayLike, ...],
+    a: ArrayLike,
+    b: ArrayLike,
+    groups: ArrayLike | None = None,
+    n: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """`metric(*y, a) - metric(*y, b)` with a percentile bootstrap interval, both taken on the same resamples.
+
+    y: what happened, one array [rows] or a tuple of those that the metric takes before the prediction.
+    The interval is NaN for too few groups, as in `bootstrap_interval`.
+    """
+    columns, codes = _complete([*(y if isinstance(y, tuple) else (y,)), a, b], groups)
+    if len(codes) == 0:
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    *happened, a, b = columns
+    at_a, at_b = _prepared(metric, [*happened, a]), _prepared(metric, [*happened, b])
+    n = n if _may_vary(metric, [*happened, a], codes) else 0
+    return _estimate(lambda weights: at_a(weights) - at_b(weights), codes, n, seed)
+
+
+def group_codes(groups: ArrayLike | None, keep: np.ndarray) -> np.ndarray:
+    """Number of the group of each row in `keep` (bool [rows]), from 0 on; a row without a group is one of its own."""
+    if groups is None:
+        return np.arange(int(keep.sum()))
+    codes, names = pd.factorize(np.asarray(groups)[keep])
+    codes[codes < 0] = len(names) + np.arange(int((codes < 0).sum()))
+    return codes
+
+
+def _complete(arrays: Sequence[ArrayLike], groups: ArrayLike | None) -> tuple[list[np.ndarray], np.ndarray]:
+    """The rows known in all arrays, as float64 columns, and the number of each one's group."""
+    columns = [np.asarray(a, dtype=np.float64) for a in arrays]
+    keep = ~np.any([np.isnan(c) for c in columns], axis=0)
+    columns = [c[keep] for c in columns]
+    return columns, group_codes(groups, keep)
+
+
+def _may_vary(metric: Metric | Callable[..., float], columns: Sequence[np.ndarray], codes: np.ndarray) -> bool:
+    sides = metric.sides if isinstance(metric, Metric) else _every_row
+    return all(len(np.unique(codes[side])) >= MIN_GROUPS for side in sides(*columns))
+
+
+def _prepared(metric: Metric | Callable[..., float], columns: Sequence[np.ndarray]) -> Weighted:
+    if isinstance(metric, Metric):
+        return metric.prepare(*columns)
+    rows = np.arange(len(columns[0]))
+
+    def at(weights: np.ndarray) -> float:
+        drawn = np.repeat(rows, weights.astype(int))
+        return metric(*(column[drawn] for column in columns))
+
+    return at
+
+
+def _resamples(codes: np.ndarray, n: int, seed: int) -> Iterator[np.ndarray]:
+    """Weights of the rows in n resamples of as many groups as there are, drawn with replacement."""
+    random = np.random.default_rng(seed)
+    n_groups = int(codes.max()) + 1
+    for _ in range(n):
+        drawn = np.bincount(random.integers(0, n_groups, n_groups), minlength=n_groups)
+        yield drawn.astype(np.float64)[codes]
+
+
+def _estimate(at: Weighted, codes: np.ndarray, n: int, seed: int) -> Estimate:
+    value = at(np.ones(len(codes)))
+    if np.isnan(value):
+        return Estimate(np.nan, np.nan, np.nan, len(codes))
+    draws = np.array([at(weights) for weights in _resamples(codes, n, seed)])
+    low, high = np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if np.isfinite(draws).any() else (np.nan,) * 2
+    return Estimate(float(value), float(low), float(high), len(codes))

@@ -1,0 +1,185 @@
+"""Fits a stay forecaster on what was known at its cut-off, judges it on stays it never saw, and compares two of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from rnn_core.baselines import conditional_masses, fit_population
+from rnn_core.bootstrap import Estimate, paired_difference
+from rnn_core.calibration import Calibration, fit_calibration
+from rnn_core.config import ModelConfig, Sampling
+from rnn_core.forecaster import StayForecaster, one_end
+from rnn_core.material import Known, Material, known_until, make_material, make_served_grid
+from rnn_core.metrics import Outcomes, auroc, mean_absolute_error_days, score_forecasts
+from rnn_core.scaling import fit_scaler, static_features
+from rnn_core.scoring import score_windows
+from rnn_core.splits import split_stays
+from rnn_core.survival import read_forecast
+from rnn_core.training import EpochRecord, fit_stay_model
+
+# Enough for the second digit of an interval; the concordance of ten thousand rows takes long per resample.
+_RESAMPLES = 200
+# Metrics are taken every so many hours of a stay: neighbouring hours say nearly the same.
+JUDGE_EVERY_HOURS = 6
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What is kept of a training: sizes, the loss per epoch, and metrics on stays that had no part in it."""
+
+    n_stays: dict[str, int]
+    n_deaths: dict[str, int]
+    history: tuple[EpochRecord, ...]
+    best_epoch: int
+    metrics: dict[str, Estimate]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "n_stays": self.n_stays,
+            "n_deaths": self.n_deaths,
+            "history": list(self.history),
+            "best_epoch": self.best_epoch,
+            "metrics": {name: estimate.to_json() for name, estimate in self.metrics.items()},
+        }
+
+
+def fit_stay_forecaster(
+    then: Known,
+    now: Known,
+    config: ModelConfig,
+    *,
+    sampling: Sampling = Sampling(),
+    checkpoint_dir: Path | None = None,
+    warm_from: StayForecaster | None = None,
+    progress: Callable[[EpochRecord], None] | None = None,
+) -> tuple[StayForecaster, FitReport]:
+    """Fit on `then`, what was known at the cut-off, and judge on `now`, of stays that had no part in the fit.
+
+    A warm start takes over the scaler with the weights, since they belong together. Raises DataTooSmallError where too
+    few stays have finished, ContractError where `warm_from` has another shape.
+    """
+    split = split_stays(then.stays, then.as_of)
+    train, valid = split.train & then.sound, split.valid & then.sound
+    grid = make_served_grid(then, config.window, sampling)
+    scaler = warm_from.scaler if warm_from else fit_scaler(grid, static_features(then.stays), np.flatnonzero(train))
+    learned = make_material(then, grid, scaler, config, sampling)
+    fitted = fit_stay_model(
+        learned.windows, learned.labels, train, valid, config, checkpoint_dir=checkpoint_dir,
+        warm_from=warm_from.model if warm_from else None, progress=progress,
+    )  # fmt: skip
+    calibration = _fit_calibration(fitted.model, learned, valid)
+    forecaster = StayForecaster(fitted.model, scaler, fitted.config, calibration, one_end(then.stays), sampling)
+    judged, newer = unseen(now, then)
+    report = FitReport(
+        *_sizes(then, now, {"train": train, "valid": valid}, {"judged": judged, "newer": newer}),
+        fitted.history,
+        fitted.best_epoch,
+        judge(forecaster, now.take(judged), then.take(train | valid)),
+    )
+    return forecaster, report
+
+
+def unseen(now: Known, then: Known) -> tuple[np.ndarray, np.ndarray]:
+    """Sound stays of `now` of patients whom a fit on `then` never saw, and those of them that began after the cut-off;
+    two bool [stays of now].
+
+    A patient counts as seen by any stay in train or valid, sound or not: the audit may change its mind, the split not.
+    """
+    fitted = split_stays(then.stays, then.as_of)
+    seen = then.stays["patient_id"][fitted.train | fitted.valid]
+    later = split_stays(now.stays, then.as_of)
+    judged = later.judged & now.sound & ~now.stays["patient_id"].isin(seen).to_numpy()
+    return judged, judged & later.newer
+
+
+def judge(forecaster: StayForecaster, judged: Known, population: Known) -> dict[str, Estimate]:
+    """Metrics on the stays of `judged`, every `JUDGE_EVERY_HOURS` hours of them, beside the trivial baseline that is
+    fitted on `population`."""
+    scored = _score(forecaster, judged)
+    edges = forecaster.config.network.horizon_edges
+    until = known_until(population, forecaster.config.window)
+    curve = fit_population(population.stays, population.as_of, forecaster.sampling.delayed_entry_hours, until)
+    baseline = conditional_masses(curve, scored.outcomes.elapsed_hours, edges)
+    return score_forecasts(scored.masses, scored.outcomes, edges, baseline_masses=baseline, n=_RESAMPLES)
+
+
+def compare(challenger: StayForecaster, champion: StayForecaster, judged: Known) -> dict[str, Estimate]:
+    """Paired differences, challenger less champion, over the hours of `judged` that both of them forecast."""
+    ours, theirs = _score(challenger, judged), _score(champion, judged)
+    _, a, b = np.intersect1d(ours.hour, theirs.hour, assume_unique=True, return_indices=True)
+    known = ours.outcomes
+    first, second = (
+        read_forecast(s.masses[rows], f.config.network.horizon_edges, s.outcomes.elapsed_hours[rows])
+        for s, f, rows in ((ours, challenger, a), (theirs, champion, b))
+    )
+    p50 = "remaining_los_p50_hours"
+
+    def difference(metric: Any, happened: np.ndarray, column: str) -> Estimate:
+        return paired_difference(metric, happened[a], first[column], second[column], known.groups[a], n=_RESAMPLES)
+
+    return {
+        "auroc": difference(auroc, known.death, "mortality_risk"),
+        "los_mae_days": difference(mean_absolute_error_days, known.remaining_hours, p50),
+    }
+
+
+def count_deaths(known: Known) -> int:
+    return int(known.stays["outcome"].eq("died").sum())
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Calibrated masses, what became of them, and a number per (stay, hour) that is the same for every forecaster."""
+
+    masses: np.ndarray
+    outcomes: Outcomes
+    hour: np.ndarray
+
+
+def _score(forecaster: StayForecaster, judged: Known) -> _Scored:
+    grid = make_served_grid(judged, forecaster.config.window, forecaster.sampling)
+    material = make_material(judged, grid, forecaster.scaler, forecaster.config, forecaster.sampling)
+    row, masses = _judged_rows(material, *score_windows(forecaster.model, material.windows))
+    stay = material.stay_of_row[row]
+    hour = stay.astype(np.int64) * 1_000_000 + material.hour_of_row(row)
+    return _Scored(forecaster.calibration.apply(masses), _outcomes(material, row), hour)
+
+
+def _outcomes(material: Material, row: np.ndarray) -> Outcomes:
+    stays, stay = material.known.stays, material.stay_of_row[row]
+    elapsed = material.windows.prediction_hour[row].astype(np.float64)
+    intime = stays["intime"].to_numpy("datetime64[us]")[stay]
+    followed = (material.known_until[stay] - intime) / np.timedelta64(3600, "s") - elapsed
+    return Outcomes(
+        elapsed_hours=elapsed,
+        death=material.labels.death[row].astype(np.float64),
+        remaining_hours=material.labels.remaining_hours[row].astype(np.float64),
+        followed_hours=np.where(stays["outcome"].isna().to_numpy()[stay], np.maximum(followed, 0), np.nan),
+        precision_hours=stays["end_precision_hours"].fillna(0).to_numpy(np.float64)[stay],
+        groups=stays["patient_id"].to_numpy()[stay],
+    )
+
+
+def _fit_calibration(model: keras.Model, material: Material, valid: np.ndarray) -> Calibration:
+    window = np.flatnonzero(valid[material.windows.stay])
+    row, masses = _judged_rows(material, *score_windows(model, material.windows, window))
+    patients = material.known.stays["patient_id"].to_numpy()[material.stay_of_row[row]]
+    labels = material.labels
+    return fit_calibration(masses, labels.death[row], labels.weights[row], labels.entry[row], groups=patients)
+
+
+def _judged_rows(material: Material, row: np.ndarray, masses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    keep = material.labels.usable[row] & (material.hour_of_row(row) % JUDGE_EVERY_HOURS == 0)
+    return row[keep], masses[keep]
+
+
+def _sizes(
+    then: Known, now: Known, fitted: dict[str, np.ndarray], judged: dict[str, np.ndarray]
+) -> tuple[dict[str, int], dict[str, int]]:
+    parts = {name: then.take(part) for name, part in fitted.items()}
+    parts |= {name: now.take(part) for name, part in judged.items()}
+    return {name: len(part.stays) for name, part in parts.items()}, {n: count_deaths(p) for n, p in parts.items()}

@@ -1,0 +1,17 @@
+-- published: the runs that readers may see. current_run: of each source the newest of them, and until when the source
+-- has told what happened: what lies after `known_until` is a plan.
+published as (
+    select r.source, r.run_id, r.as_of, r.model_id, r.model_stage, r.newest_observation_at
+    from forecast.run r
+    join forecast.model m on m.model_id = r.model_id and m.name = 'stay'
+    where r.kind = 'forecast' and r.role = 'champion' and r.status = 'published'
+),
+current_run as (
+    select distinct on (p.source)
+        p.*, greatest(p.as_of, b.as_of) as known_until, coalesce(p.model_stage = 'provisional', false) as provisional
+    from published p
+    left join (
+        select source, max(as_of) as as_of from icu.batch where ingested_at is not null group by source
+    ) b on b.source = p.source
+    order by p.source, p.as_of desc, p.run_id desc
+),

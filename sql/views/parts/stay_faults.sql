@@ -1,0 +1,47 @@
+-- The rules of the stay audit. Before them stand, as known at one time: `stay`, the stays; `version`, which batch
+-- brought which version of a stay; `rejected`, rows of the quarantine.
+deaths as (
+    select source, patient_id, min(died_at) as died_at from stay where died_at is not null group by source, patient_id
+),
+fault as (
+    select
+        b.source, b.stay_id, 'overlapping_stays' as fault,
+        max(extract(epoch from least(a.outtime, b.outtime) - b.intime)) / 3600 as hours,
+        'h shared with an earlier stay of the same patient' as meaning
+    from stay a
+    join stay b on b.source = a.source and b.patient_id = a.patient_id and (b.intime, b.stay_id) > (a.intime, a.stay_id)
+    where a.outtime - b.intime > interval '1 hour'
+        and (b.outtime is null or b.outtime - b.intime > interval '1 hour')
+    group by b.source, b.stay_id
+    union all
+    select
+        source, stay_id, 'died_before_outtime', extract(epoch from outtime - died_at) / 3600,
+        'h between the death and the end of the stay'
+    from stay
+    where outtime - died_at > interval '36 hours'
+    union all
+    select
+        s.source, s.stay_id, 'stay_after_death', extract(epoch from s.intime - d.died_at) / 3600,
+        'h between a death of the patient and the begin of the stay'
+    from stay s
+    join deaths d on d.source = s.source and d.patient_id = s.patient_id
+    where s.intime - d.died_at > interval '1 hour'
+    union all
+    select
+        source, stay_id, 'longer_than_hospital',
+        greatest(extract(epoch from outtime - hospital_outtime), extract(epoch from hospital_intime - intime)) / 3600,
+        'h of the stay outside the hospital stay'
+    from stay
+    where outtime - hospital_outtime > interval '36 hours' or hospital_intime - intime > interval '24 hours'
+    union all
+    select q.source, q."row" ->> 'stay_id', 'negative_stay', count(*), 'quarantined version(s) end before they begin'
+    from rejected q
+    where q.relation = 'stay' and q.check_name = 'ends_before_it_begins' and q."row" ->> 'stay_id' is not null
+        and not exists (
+            select from version v
+            where v.source = q.source and v.stay_id = q."row" ->> 'stay_id' and v.batch_id > q.batch_id
+        )
+    group by q.source, q."row" ->> 'stay_id'
+)
+select source, stay_id, fault, trim_scale(round(hours, 1))::text || ' ' || meaning as explanation
+from fault

@@ -1,0 +1,35 @@
+-- Stays whose times, as they were known at `as_of`, contradict each other, from batches ingested by `ingested_by`.
+-- Grain: one row per (source, stay_id, fault).
+-- Purpose: what training and evaluation leave out, without knowing later what was not known then. Faults:
+--   overlapping_stays: more than 1 h shared with a stay of the same patient that began earlier and has ended.
+--   died_before_outtime: death more than 36 h before the end of the stay (up to that it is charting delay).
+--   stay_after_death: began more than 1 h after a death of the patient, recorded with whichever stay.
+--   longer_than_hospital: ends more than 36 h after hospital discharge or begins more than 24 h before admission.
+--   negative_stay: a version that ends before it begins lies in quarantine, and no newer version replaced it.
+-- Units: explanations count hours and hold no other value of a patient.
+create function quality.stay_audit_at(as_of timestamptz, ingested_by timestamptz default 'infinity')
+returns table (source text, stay_id text, fault text, explanation text)
+language sql stable
+begin atomic
+    with stay as (
+        select * from icu.stay_at(stay_audit_at.as_of, stay_audit_at.ingested_by)
+    ),
+    version as (
+        select v.source, v.stay_id, v.batch_id
+        from icu.stay_version v
+        join icu.batch b on b.batch_id = v.batch_id
+        where v.available_at <= stay_audit_at.as_of and b.ingested_at <= stay_audit_at.ingested_by
+    ),
+    rejected as (
+        select q.*
+        from quality.quarantine q
+        join icu.batch b on b.batch_id = q.batch_id
+        -- Only rows that passed the checks of their times have a time to cast; `case` keeps the order.
+        where b.ingested_at <= stay_audit_at.ingested_by and case
+            when q.check_name = 'ends_before_it_begins'
+                then (q."row" ->> 'available_at')::timestamptz <= stay_audit_at.as_of
+        end
+    ),
+    -- include parts/stay_faults.sql
+    ;
+end

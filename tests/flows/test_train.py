@@ -1,0 +1,97 @@
+"""The train flow on the real CLIF demo: judged, registered, resumable, and harmless where it breaks."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import text
+
+from flows import train as train_module
+from flows.forecast import forecast
+from flows.settings import load_settings
+from flows.train import train
+from sql import registry
+
+AT = datetime(2026, 1, 19, tzinfo=UTC)
+
+
+def models(engine) -> list[dict]:
+    return registry.list_models(engine, "clif", "stay")
+
+
+def test_a_model_of_few_outcomes_is_provisional_and_keeps_its_metrics_beside_the_trivial_baseline(trained):
+    (model,) = models(trained)
+    assert model["stage"] == "provisional" and "too few" in model["stage_reason"]
+    metrics = model["metrics"]["metrics"]
+    for name in ("mortality_brier", "los_mean_absolute_error_days", "los_interval_coverage"):
+        assert metrics[name]["n"] > 0 and f"baseline_{name}" in metrics
+    assert model["data_cutoff"] < AT and model["concept_hash"] and model["config"]["network"]["cell"] == "lstm"
+    assert model["warm_from"] is None
+
+
+def test_the_cut_off_lies_before_the_stays_that_judge(trained):
+    (model,) = models(trained)
+    sizes = model["metrics"]["n_stays"]
+    assert sizes["train"] > sizes["valid"] > 0 and sizes["judged"] >= sizes["newer"] > 0
+
+
+def test_a_second_training_starts_from_the_serving_model_and_a_cold_one_says_it_did_not(trained):
+    first = models(trained)[0]["model_id"]
+    train.fn("clif", AT, epochs=1)
+    train.fn("clif", AT, epochs=1, warm=False)
+    by_version = sorted(models(trained), key=lambda model: model["version"])
+    assert [model["warm_from"] for model in by_version] == [None, first, None]
+    assert sum(model["stage"] in ("champion", "provisional") for model in by_version) == 1
+
+
+def test_another_cell_trains_and_serves(trained):
+    counts = train.fn("clif", AT, epochs=1, cell="gru")
+    assert counts["stage"] in ("provisional", "challenger")
+    newest = max(models(trained), key=lambda model: model["version"])
+    assert newest["config"]["network"]["cell"] == "gru" and newest["warm_from"] is None
+    registry.promote(trained, newest["model_id"], "test")
+    assert forecast.fn("clif", AT)["stays_scored"] > 10
+
+
+def test_a_damaged_serving_artifact_does_not_block_the_next_training(trained):
+    (model,) = models(trained)
+    (load_settings().artifact_folder / model["artifact"] / "scaler.json").write_text("{}")
+    train.fn("clif", AT, epochs=1)
+    assert len(models(trained)) == 2
+
+
+def test_a_training_that_breaks_leaves_the_serving_model_and_says_so(trained, monkeypatch):
+    before = registry.serving_model(trained, "clif", "stay")
+    monkeypatch.setattr(train_module, "fit_units", lambda *_: 1 / 0)
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        train.fn("clif", AT, epochs=1)
+    assert registry.serving_model(trained, "clif", "stay") == before
+    with trained.connect() as connection:
+        run = connection.execute(text("select status, error from forecast.run order by run_id desc limit 1")).one()
+    assert run.status == "failed" and "ZeroDivisionError" in run.error
+
+
+def test_a_training_cut_off_after_an_epoch_goes_on_to_the_same_weights(trained, monkeypatch):
+    train.fn("clif", AT, epochs=2, warm=False)
+    told = train_module._tell_epoch
+
+    def cut_off(record):
+        told(record)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_module, "_tell_epoch", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        train.fn("clif", AT, epochs=2, warm=False)
+    epochs = []
+    monkeypatch.setattr(train_module, "_tell_epoch", lambda record: epochs.append(record["epoch"]))
+    train.fn("clif", AT, epochs=2, warm=False)
+    assert epochs == [2], "the first epoch was not trained again"
+    undisturbed, resumed = sorted(models(trained), key=lambda model: model["version"])[-2:]
+    assert json.dumps(resumed["metrics"]["metrics"]) == json.dumps(undisturbed["metrics"]["metrics"])
+
+
+def test_training_without_stays_says_what_to_do(installation):
+    from rnn_core.errors import DataTooSmallError
+
+    with pytest.raises(DataTooSmallError, match="icu-forecast ingest clif"):
+        train.fn("clif", AT - timedelta(days=300))

@@ -1,0 +1,179 @@
+"""Batches of a small hand-made source: what late stays, absent feeds and a second reading do to the tables."""
+
+import math
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import builders_sql as b
+import pytest
+from sqlalchemy import Engine, text
+
+from rnn_core.config import Sampling
+from sql import landing
+from sql.adapter import Adapter, MappedVariable
+from sql.engine import open_engine
+
+ADAPTER = Adapter(
+    name=b.SOURCE, title="", licence="", ends_at="unit", sampling=Sampling(0.0, math.inf), availability="",
+    dialects=("postgresql",), tables={}, units={},
+    stays_sql="select * from {schema}.stay where available_at > :since and available_at <= :until",
+    observations_sql="select * from {schema}.observation where available_at > :since and available_at <= :until",
+    concept_map=(MappedVariable("HR", "*", "heart_rate", 1.0, 0.0),),
+)  # fmt: skip
+BEGIN = datetime.fromisoformat("2026-03-02T08:00:00+00:00")
+_STAY = "stay_id, available_at, patient_id, unit, unit_type, intime, ends_at"
+
+
+def at(hours: float) -> datetime:
+    return BEGIN + timedelta(hours=hours)
+
+
+@dataclass
+class Hospital:
+    """A source database that is written to between the batches of a store."""
+
+    source: Engine
+    store: Engine
+
+    def add_stay(self, stay_id: str, hours: float, *, patient_id: str | None = "p") -> None:
+        with self.source.begin() as connection:
+            connection.execute(
+                text(f"insert into stay ({_STAY}) values (:id, :at, :patient, 'MICU', 'medical', :begin, 'unit')"),
+                {"id": stay_id, "at": at(hours), "patient": patient_id, "begin": BEGIN},
+            )
+
+    def add_values(self, stay_id: str, *hours: float, value: str = "80") -> None:
+        with self.source.begin() as connection:
+            connection.execute(
+                text("insert into observation values (:id, 'HR', null, :at, :at, :value)"),
+                [{"id": stay_id, "at": at(h), "value": value} for h in hours],
+            )
+
+    def ingest(self, hours: float) -> landing.BatchCounts:
+        batch = landing.begin_batch(self.store, b.SOURCE, at(hours))
+        landing.land(self.store, batch, ADAPTER, self.source, "public", lambda _: None)
+        landing.cast_and_map(self.store, batch, ADAPTER)
+        return landing.take_over(self.store, batch, landing.check(self.store, batch), {})
+
+    def tables(self) -> dict[str, list[dict]]:
+        return {
+            "stays": b.rows(self.store, "select stay_id, available_at from icu.stay_version order by 1, 2"),
+            "observations": b.rows(
+                self.store, "select stay_id, available_at, value from icu.observation order by 1, 2, 3"
+            ),
+            "quarantine": b.rows(
+                self.store, "select check_name, row_hash, row::text from quality.quarantine order by 1, 2"
+            ),
+        }
+
+
+@pytest.fixture
+def hospital(make_database):
+    source = open_engine(make_database("hospital"))
+    with source.begin() as connection:
+        connection.exec_driver_sql(
+            "create table stay (stay_id text, available_at timestamptz, patient_id text, unit text, unit_type text,"
+            " intime timestamptz, outtime timestamptz, outcome text, ends_at text, end_precision_hours float8,"
+            " hospital_intime timestamptz, hospital_outtime timestamptz, died_at timestamptz, age_years float8,"
+            " sex text, height_cm float8, weight_kg float8, admission_type text);"
+            "create table observation (stay_id text, variable text, unit text, observed_at timestamptz,"
+            " available_at timestamptz, value text)"
+        )
+    with b.migrated(make_database("store")) as store:
+        yield Hospital(source, store)
+    source.dispose()
+
+
+def test_a_feed_that_was_away_longer_than_the_overlap_loses_no_row(hospital):
+    hospital.add_stay("a", 0)
+    hospital.add_values("a", 1)
+    hospital.ingest(2)
+    hospital.add_stay("b", 99)
+    hospital.ingest(100)
+    hospital.add_values("a", 3, 20, 101)
+    assert hospital.ingest(102).observations_added == 3
+
+
+def test_a_feed_that_never_gave_a_row_is_read_from_the_beginning(hospital):
+    hospital.add_stay("a", 0)
+    hospital.add_stay("b", 99)
+    hospital.ingest(100)
+    hospital.add_values("a", 1)
+    assert hospital.ingest(101).observations_added == 1
+
+
+def test_a_quiet_feed_reads_its_last_rows_again_and_no_more(hospital):
+    hospital.add_stay("a", 0)
+    hospital.add_values("a", 1, 100)
+    hospital.ingest(101)
+    counts = hospital.ingest(1000)
+    assert (counts.observations_read, counts.observations_added) == (1, 0)
+    assert counts.watermark == at(100)
+
+
+def test_the_watermark_is_what_the_data_are_known_up_to_and_each_relation_keeps_its_own(hospital):
+    hospital.add_stay("a", 5)
+    hospital.add_values("a", 1)
+    assert hospital.ingest(10).watermark == at(5)
+    with hospital.store.connect() as connection:
+        assert landing.read_watermark(connection, b.SOURCE) == at(5)
+        assert landing.read_watermark(connection, "another") is None
+    kept = b.one(hospital.store, "select stays_watermark, observations_watermark, read_since from icu.batch")
+    assert (kept["stays_watermark"], kept["observations_watermark"]) == (at(5), at(1))
+
+
+def test_the_watermark_never_passes_the_slot(hospital):
+    """Even where the adapter does not bound its rows and no check were to stop them."""
+    hospital.add_stay("a", 0)
+    hospital.add_values("a", 7)
+    batch = landing.begin_batch(hospital.store, b.SOURCE, at(7))
+    landing.land(hospital.store, batch, ADAPTER, hospital.source, "public", lambda _: None)
+    batch.as_of = at(4)
+    landing.cast_and_map(hospital.store, batch, ADAPTER)
+    assert landing.take_over(hospital.store, batch, {"stay": [], "observation": []}, {}).watermark == at(4)
+
+
+def test_slices_equal_one_pass_where_a_stay_is_accepted_long_after_its_observations(hospital, make_database):
+    """Its first version names no patient; the next comes when the overlap has passed over the early rows."""
+    hospital.add_stay("known", 0)
+    hospital.add_values("known", 1, 58)
+    hospital.add_stay("late", 0, patient_id=None)
+    hospital.add_stay("late", 60)
+    hospital.add_values("late", 1, 2, 59)
+    hospital.add_values("late", 2, value="90")
+    hospital.add_values("late", 3, value="haemolysed")
+    hospital.add_values("nobody", 1)
+    assert hospital.ingest(10).quarantined == 6
+    hospital.ingest(59)
+    hospital.ingest(61)
+    with b.migrated(make_database("one_pass")) as store:
+        one_pass = Hospital(hospital.source, store)
+        one_pass.ingest(61)
+        assert hospital.tables() == one_pass.tables()
+    assert len(hospital.tables()["observations"]) == 2 + 3
+
+
+def test_rows_wait_in_quarantine_while_their_stay_is_still_rejected(hospital):
+    hospital.add_stay("known", 0)
+    hospital.add_values("known", 1, 58)
+    hospital.add_stay("late", 0, patient_id=None)
+    hospital.add_stay("late", 60, patient_id="")
+    hospital.add_values("late", 1)
+    hospital.ingest(10)
+    hospital.ingest(59)
+    before = hospital.tables()
+    counts = hospital.ingest(61)
+    after = hospital.tables()
+    assert counts.quarantined == 1, "the stay's new version; the row that waits was counted before"
+    assert after["observations"] == before["observations"]
+    assert [row for row in before["quarantine"] if row not in after["quarantine"]] == []
+
+
+def test_rows_that_are_read_again_are_counted_as_quarantined_once(hospital):
+    hospital.add_stay("a", 0)
+    hospital.add_values("a", 1)
+    hospital.add_values("a", 2, value="haemolysed")
+    assert hospital.ingest(10).quarantined == 1
+    hospital.add_values("a", 11, value="lost")
+    again = hospital.ingest(12)
+    assert (again.observations_read, again.quarantined) == (3, 1)
