@@ -1,7 +1,6 @@
 """The bulk path into PostgreSQL: Arrow data by COPY, inside the transaction of a SQLAlchemy connection."""
 
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,15 +13,6 @@ BATCH_ROWS = 65_536
 
 # "needed" quotes every string and leaves nulls bare, which is how COPY tells an empty string from a null.
 _OPTIONS = csv.WriteOptions(include_header=False, quoting_style="needed")
-
-
-def read_ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same batches, each read by a thread while the one before is at work: two servers then work at once."""
-    with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = reader.submit(next, batches, None)
-            yield batch
 
 
 def copy_arrow(connection: Connection, relation: str, data: pa.Table | Iterable[pa.RecordBatch]) -> int:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, text
 from rnn_core.errors import SourceError
 from sql import casting, quality
 from sql.adapter import Adapter, read_select
-from sql.copy import copy_arrow, read_ahead
+from sql.copy import copy_arrow
 from sql.schema import landing_observation, landing_stay
 
 # Earlier than any record, later than PostgreSQL's and Python's own limits.
@@ -114,7 +114,7 @@ def land(
         ("observation", adapter.observations_sql, landing_observation),
     ):
         columns = [c.name for c in template.columns if c.name not in ("batch_id", "row_id")]
-        batches = read_ahead(read_select(adapter, select, source_engine, schema, batch.since[relation], batch.as_of))
+        batches = read_select(adapter, select, source_engine, schema, batch.since[relation], batch.as_of)
         if relation == "observation":
             batches = _without_unmapped(batches, adapter, batch.unmapped)
         with engine.begin() as connection:
