@@ -81,6 +81,7 @@ def _unreadable(typed: set[str], columns: tuple[str, ...], kind: str) -> str:
     return " + ".join(f"(l.{c} is not null and not pg_input_is_valid(l.{c}, '{kind}'))::int" for c in untyped) or "0"
 
 
+# A number so large or small that the conversion would overflow is no number: one such value must not stop the batch.
 # A line for the very unit is preferred over one for any unit (*).
 _CAST_OBSERVATIONS = """
 create unlogged table {checked} as
@@ -101,7 +102,10 @@ with map as materialized (
         coalesce(this.low, any_unit.low) as low, coalesce(this.high, any_unit.high) as high,
         {times},
         case when pg_input_is_valid(l.value, 'float8') then
-            l.value::float8 * coalesce(this.scale, any_unit.scale, 1) + coalesce(this.shift, any_unit.shift, 0)
+            case when l.value::float8 = 0 or abs(l.value::float8) between 1e-100 and 1e100
+                or not abs(l.value::float8) < 'Infinity' then
+                l.value::float8 * coalesce(this.scale, any_unit.scale, 1) + coalesce(this.shift, any_unit.shift, 0)
+            end
         end as number,
         l.value is null or btrim(l.value) = '' as value_is_missing,
         known.stay_id is not null as known_stay

@@ -143,7 +143,7 @@ DIRTY: dict[str, dict[str, list[dict]]] = {
         "unreadable_time": [observation(observed_at="noon"), observation(available_at=None)],
         "available_before_observed": [observation(available_at=at(0))],
         "missing_value": [observation(value=None), observation(value=" ")],
-        "text_in_a_number": [observation(value=v) for v in ("haemolysed", "<0.5", "37,2")],
+        "text_in_a_number": [observation(value=v) for v in ("haemolysed", "<0.5", "37,2", "1e308", "1e-308")],
         "implausible_value": [
             *(observation(value=v) for v in ("735", "-5", "NaN", "Infinity")), CLEAN["observation"][1] | {"value": "735"}
         ],
