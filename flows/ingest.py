@@ -14,7 +14,7 @@ from flows.reports import report_run
 from flows.settings import load_settings
 from flows.tasks import alone, recorded, safe_sentence, step
 from sql import landing, results
-from sql.adapter import check_source
+from sql.adapter import Adapter, check_source
 from sql.landing import Batch, BatchCounts
 
 
@@ -27,15 +27,14 @@ def ingest(source: str, as_of: datetime | None = None, reconcile: bool = False, 
     """
     store = open_store()
     as_of = clock.slot(as_of, clock.scheduled_time())
-    adapter, _, _ = open_source(source)
-    overlap = timedelta(hours=load_settings().overlap_hours)
+    opened = open_source(source)
     if dry_run:
-        with alone(store, source, "ingest"), _landed(store, source, as_of, reconcile, overlap) as (batch, outcomes):
+        with alone(store, source, "ingest"), _landed(store, source, as_of, reconcile, opened) as (batch, outcomes):
             landing.fail_batch(store, batch, "dry run")
             return _found(outcomes)
     with recorded(store, source, "ingest", as_of) as run:
-        with _landed(store, source, as_of, reconcile, overlap) as (batch, outcomes):
-            counts = take_over_rows(store, batch, outcomes, adapter.units)
+        with _landed(store, source, as_of, reconcile, opened) as (batch, outcomes):
+            counts = take_over_rows(store, batch, outcomes, opened[0].units)
         run.counts |= _told(counts)
         results.finish_run(store, run.run_id, watermark=counts.watermark)
         report_run(run, "ingest")
@@ -44,11 +43,12 @@ def ingest(source: str, as_of: datetime | None = None, reconcile: bool = False, 
 
 @contextmanager
 def _landed(
-    store: Engine, source: str, as_of: datetime, reconcile: bool, overlap: timedelta
+    store: Engine, source: str, as_of: datetime, reconcile: bool, opened: tuple[Adapter, Engine, str]
 ) -> Iterator[tuple[Batch, dict]]:
     """A batch that was read, cast and checked, with what the checks found; if anything fails, nothing of it stays."""
-    adapter, database, schema = open_source(source)
+    adapter, database, schema = opened
     check_source(adapter, database, schema)
+    overlap = timedelta(hours=load_settings().overlap_hours)
     batch = landing.begin_batch(store, source, as_of, reconcile=reconcile, overlap=overlap)
     try:
         read_rows(store, batch, adapter, database, schema)

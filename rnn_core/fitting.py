@@ -13,6 +13,7 @@ from rnn_core.bootstrap import Estimate, paired_difference
 from rnn_core.calibration import Calibration, fit_calibration
 from rnn_core.config import ModelConfig, Sampling
 from rnn_core.forecaster import StayForecaster, one_end
+from rnn_core.frames import HOUR
 from rnn_core.material import Known, Material, known_until, make_material, make_served_grid
 from rnn_core.metrics import Outcomes, auroc, mean_absolute_error_days, score_forecasts
 from rnn_core.scaling import fit_scaler, static_features
@@ -153,7 +154,7 @@ def _outcomes(material: Material, row: np.ndarray) -> Outcomes:
     stays, stay = material.known.stays, material.stay_of_row[row]
     elapsed = material.windows.prediction_hour[row].astype(np.float64)
     intime = stays["intime"].to_numpy("datetime64[us]")[stay]
-    followed = (material.known_until[stay] - intime) / np.timedelta64(3600, "s") - elapsed
+    followed = (material.known_until[stay] - intime) / HOUR - elapsed
     return Outcomes(
         elapsed_hours=elapsed,
         death=material.labels.death[row].astype(np.float64),
