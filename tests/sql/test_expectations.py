@@ -376,20 +376,22 @@ def test_a_check_that_passed_is_run_again_once_a_correction_changed_rows(engine)
         quality.Check("no_length", "warning", "", where="ends <= begins", reason="no length"),
     )
     with engine.begin() as connection:
-        connection.exec_driver_sql("create table landing.mended (row_id bigint, begins int, ends int)")
-        connection.exec_driver_sql("insert into landing.mended values (1, 0, 5), (2, 0, 50)")
-        connection.exec_driver_sql("create table landing.mended_checked as select * from landing.mended")
+        connection.exec_driver_sql("create table landing.mended (begins int, ends int)")
+        connection.exec_driver_sql("insert into landing.mended values (0, 5), (0, 50)")
+        connection.exec_driver_sql(
+            "create table landing.mended_checked as select ctid as row_id, * from landing.mended"
+        )
         rejected = quality.quarantine(
             connection, [quality.CheckOutcome(checks[0], False, 1), quality.CheckOutcome(checks[1], True, 0)],
             relation="mended", checked="landing.mended_checked", landed="landing.mended", source=b.SOURCE, batch_id=1,
         )  # fmt: skip
-        left = connection.execute(text("select row_id from landing.mended_checked")).scalars().all()
+        left = connection.execute(text("select ends from landing.mended_checked")).scalars().all()
         kept = connection.execute(
             text("select check_name, disposition, row from quality.quarantine where relation = 'mended' order by 1")
         ).all()
         connection.rollback()
     as_it_came = {"begins": 0, "ends": 50}
-    assert (rejected, left) == (1, [1])
+    assert (rejected, left) == (1, [5])
     assert [tuple(row) for row in kept] == [
         ("late_end", "corrected", as_it_came), ("no_length", "rejected", as_it_came)
     ]  # fmt: skip

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from builders_sql import migrated, rows
@@ -27,11 +28,12 @@ union all
 select 'table', c.oid::regclass::text, '', c.relpersistence::text
 from pg_class c join pg_namespace n on n.oid = c.relnamespace where nspname = any(:schemas) and relkind = 'r'
 union all
-select 'column', attrelid::regclass::text, attname, concat_ws(' ', attnum, format_type(atttypid, atttypmod), attnotnull,
+select 'column', attrelid::regclass::text, attname, concat_ws(' ',
+    row_number() over (partition by attrelid order by attnum), format_type(atttypid, atttypmod), attnotnull,
     attidentity, pg_get_expr(adbin, adrelid), col_description(attrelid, attnum))
 from pg_attribute join pg_class c on c.oid = attrelid join pg_namespace n on n.oid = c.relnamespace
 left join pg_attrdef on adrelid = attrelid and adnum = attnum
-where nspname = any(:schemas) and relkind = 'r' and attnum > 0
+where nspname = any(:schemas) and relkind = 'r' and attnum > 0 and not attisdropped
 order by 1, 2, 3, 4
 """
 
@@ -66,6 +68,18 @@ def test_checks_indexes_defaults_and_persistence_equal_the_metadata_too(engine, 
         metadata.create_all(connection)
     assert catalog(engine) == catalog(other)
     other.dispose()
+
+
+def test_observations_survive_the_revisions_after_the_first(make_database):
+    engine = open_engine(make_database())
+    with engine.begin() as connection:
+        command.upgrade(migrate._config(connection), "0001")
+        connection.execute(
+            text("insert into icu.observation values ('hospital', 's1', 'heart_rate', now(), now(), 80, 1)")
+        )
+    assert migrate.upgrade(engine) == migrate.newest_revision()
+    assert rows(engine, "select stay_id, value from icu.observation") == [{"stay_id": "s1", "value": 80.0}]
+    engine.dispose()
 
 
 def test_landing_tables_are_unlogged(engine):
