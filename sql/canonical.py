@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import adbc_driver_postgresql.dbapi as adbc
 import numpy as np
 import pandas as pd
+from psycopg.sql import Literal
 from sqlalchemy import Engine, text
 
 from rnn_core.concepts import NAMES
@@ -57,30 +58,34 @@ def _utc(times: pd.Series) -> pd.Series:
     return pd.to_datetime(times, utc=True).dt.tz_localize(None).astype("datetime64[us]")
 
 
+# What is asked for stands in settings of the transaction: a statement without parameters comes by COPY, which is faster.
+_ASKED = "select set_config('icu.stays', $1, true), set_config('icu.concepts', $2, true)"
 _OBSERVATIONS = """
 with wanted as materialized (
-    select id, (number - 1)::int as number from json_array_elements_text($2::json) with ordinality as w (id, number)
+    select id, (number - 1)::int as number
+    from json_array_elements_text(current_setting('icu.stays')::json) with ordinality as w (id, number)
 ), feature as materialized (
-    select name, (number - 1)::smallint as number from json_array_elements_text($3::json) with ordinality as f (name, number)
+    select name, (number - 1)::smallint as number
+    from json_array_elements_text(current_setting('icu.concepts')::json) with ordinality as f (name, number)
 )
 select w.number, f.number, o.observed_at, o.available_at, o.value
 from icu.observation o join wanted w on w.id = o.stay_id join feature f on f.name = o.concept
-where o.source = $1 and o.available_at <= $4::timestamptz
+where o.source = {source} and o.available_at <= {as_of}
 """
-_INGESTED = " and o.batch_id in (select batch_id from icu.batch where ingested_at <= $5::timestamptz)"
+_INGESTED = " and o.batch_id in (select batch_id from icu.batch where ingested_at <= {ingested_by})"
 
 
 def read_observations(
     engine: Engine, source: str, stays: pd.DataFrame, as_of: datetime, *, ingested_by: datetime | None = None
 ) -> Observations:
     """All versions of all observations of `stays` known at `as_of`, sorted by (available_at, observed_at)."""
-    bound = [source, json.dumps(stays["stay_id"].tolist()), json.dumps(list(NAMES)), as_of.isoformat()]
-    sql = _OBSERVATIONS
-    if ingested_by is not None:
-        sql, bound = sql + _INGESTED, [*bound, ingested_by.isoformat()]
+    query = _OBSERVATIONS if ingested_by is None else _OBSERVATIONS + _INGESTED
+    literals = {"source": source, "as_of": as_of, "ingested_by": ingested_by}
+    query = query.format(**{name: Literal(value).as_string() for name, value in literals.items()})
     # ADBC fills arrow columns in C; SQLAlchemy would build a tuple of Python objects per observation.
     with adbc.connect(libpq_uri(engine)) as connection, connection.cursor() as cursor:
-        cursor.execute(sql, bound)
+        cursor.execute(_ASKED, [json.dumps(stays["stay_id"].tolist()), json.dumps(list(NAMES))])
+        cursor.execute(query)
         table = cursor.fetch_arrow_table().combine_chunks()
     stay, concept, observed, available, value = (c.to_numpy() for c in table.itercolumns())
     observed, available = observed.astype("datetime64[us]"), available.astype("datetime64[us]")
