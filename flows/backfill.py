@@ -8,10 +8,11 @@ from flows import clock
 from flows.databases import open_store
 from flows.forecast import load_model, publish_slot, require_serving
 from flows.log import log
+from flows.naming import run_name
 from sql import results
 
 
-@flow(name="backfill", flow_run_name="backfill-{source}")
+@flow(name="backfill", flow_run_name=run_name)
 def backfill(
     source: str, start: datetime, end: datetime, every_hours: int = 1, again: bool = False, dry_run: bool = False
 ) -> dict:

@@ -217,6 +217,51 @@ def demo(seed: Annotated[int, typer.Option(help="Seed of the re-anchored stays."
     run_demo(seed)
 
 
+# ---------------------------------------------------------------------------------------------- scheduling
+
+
+@app.command()
+def deploy(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(help="Only these sources; all that have settings by default.", show_default=False),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Show what would be deployed; asks no server.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Put pools, limits, schedules and automations on the Prefect server (PREFECT_API_URL); safe to repeat.
+
+    Example: icu-forecast deploy clif
+    """
+    from flows import deploy as deployment
+
+    chosen = deployment.configured_sources(sources)
+    if dry_run:
+        plan = deployment.plan_deployments(chosen)
+        rows = [
+            {"deployment": d.full_name, "pool": d.pool, "runs": d.schedule or "by hand", "zone": d.timezone}
+            for d in plan
+        ]
+    else:
+        rows = deployment.deploy(chosen, only_these=bool(sources))
+    print_rows(rows, as_json)
+
+
+@app.command()
+def worker(
+    pool: Annotated[str, typer.Argument(help="Work pool: cpu, or gpu for training.", show_default=False)],
+    name: Annotated[str | None, typer.Option(help="Name of the worker; default: one that Prefect makes.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many runs at a time here.")] = None,
+) -> None:
+    """Work on scheduled runs until stopped, each in a process of its own.
+
+    Example: icu-forecast worker cpu
+    """
+    from flows.workers import start_worker
+
+    start_worker(pool, name, limit)
+
+
 # ---------------------------------------------------------------------------------------------- looking
 
 

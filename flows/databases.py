@@ -2,7 +2,7 @@
 
 from sqlalchemy import URL, Engine
 
-from flows.settings import Settings, SourceSettings, load_settings
+from flows.settings import Settings, load_settings
 from rnn_core.errors import ForecastError
 from sql import embedded
 from sql.adapter import Adapter, adapter_names, load_adapter
@@ -31,7 +31,7 @@ def open_source(name: str, settings: Settings | None = None, *, writable: bool =
     In embedded mode a source without an address is the database `source_<name>` of the embedded server.
     """
     settings = settings or load_settings()
-    source = settings.sources.get(name, SourceSettings())
+    source = settings.source(name)
     adapter = load_adapter(adapter_name(name, settings))
     if source.url is not None:
         url: str | URL = source.url.get_secret_value()
@@ -48,7 +48,7 @@ def open_source(name: str, settings: Settings | None = None, *, writable: bool =
 
 def adapter_name(name: str, settings: Settings | None = None) -> str:
     """Folder in sql/sources of the source `name`. Raises ForecastError where there is none."""
-    adapter = (settings or load_settings()).sources.get(name, SourceSettings()).adapter or name
+    adapter = (settings or load_settings()).source(name).adapter or name
     if adapter not in adapter_names():
         raise ForecastError(
             f"The source {name} has no adapter {adapter!r}; known are {', '.join(adapter_names())}. "

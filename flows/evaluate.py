@@ -9,12 +9,13 @@ from sqlalchemy import Engine
 from flows import clock
 from flows.databases import open_store
 from flows.log import log
+from flows.naming import run_name
 from flows.reports import report_run
 from flows.tasks import Recorded, recorded, step
 from sql import canonical, results
 
 
-@flow(name="evaluate", flow_run_name="evaluate-{source}")
+@flow(name="evaluate", flow_run_name=run_name)
 def evaluate(source: str, as_of: datetime | None = None) -> dict:
     """Score what was published for `source` against what is known at `as_of`; open stays count as followed so far."""
     store = open_store()

@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from flows import clock
 from flows.databases import open_store
 from flows.log import import_tensorflow, log
+from flows.naming import run_name
 from flows.reports import report_run
 from flows.settings import load_settings
 from flows.tasks import Recorded, recorded, step
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from rnn_core.forecaster import StayForecaster
 
 
-@flow(name="forecast", flow_run_name="forecast-{source}")
+@flow(name="forecast", flow_run_name=run_name)
 def forecast(source: str, as_of: datetime | None = None, dry_run: bool = False) -> dict:
     """Forecast every stay of `source` that is open at `as_of` and publish the run; returns counts."""
     store = open_store()

@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from flows import clock
 from flows.databases import open_source, open_store
 from flows.log import log
+from flows.naming import run_name
 from flows.reports import report_run
 from flows.settings import load_settings
 from flows.tasks import alone, recorded, safe_sentence, step
@@ -18,7 +19,7 @@ from sql.adapter import Adapter, check_source
 from sql.landing import Batch, BatchCounts
 
 
-@flow(name="ingest", flow_run_name="ingest-{source}")
+@flow(name="ingest", flow_run_name=run_name)
 def ingest(source: str, as_of: datetime | None = None, reconcile: bool = False, dry_run: bool = False) -> dict:
     """Take over what became available in `source` since the last time, up to `as_of`; returns counts.
 

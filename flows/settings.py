@@ -28,6 +28,10 @@ class SourceSettings(BaseModel):
     adapter: str | None = Field(None, description="folder in sql/sources; default: the source's own name")
     url: SecretStr | None = Field(None, description="SQLAlchemy URL of the source database")
     db_schema: str = Field("public", description="schema that holds the source's tables")
+    timezone: str = Field("UTC", description="time zone in which the source's schedules are read")
+    schedules: dict[str, str] = Field(
+        default_factory=dict, description="cron line per deployment, e.g. forecast_hourly; empty for none"
+    )
 
 
 class Settings(BaseSettings):
@@ -53,6 +57,10 @@ class Settings(BaseSettings):
     def embedded(self) -> bool:
         return self.database_url is None
 
+    def source(self, name: str) -> SourceSettings:
+        """Settings of a source; the defaults where it has none."""
+        return self.sources.get(name, SourceSettings())
+
     @property
     def cluster_folder(self) -> Path:
         return self.home / "postgres"
@@ -76,6 +84,13 @@ def load_settings() -> Settings:
         raise ForecastError(f"Settings are not right: {faults}. See .env.example.") from None
 
 
+def export_settings() -> None:
+    """Put the settings into the environment, with whole paths: for processes that start in another folder."""
+    settings = load_settings()
+    os.environ |= {name: value for name, value in dotenv_values(".env").items() if value and name not in os.environ}
+    os.environ |= {"ICU_HOME": str(settings.home.resolve()), "ICU_ARTIFACTS": str(settings.artifact_folder.resolve())}
+
+
 def quiet_environment(settings: Settings) -> None:
     """Defaults of the libraries we run, to be set before they are imported: no calls home, state under our folder."""
     defaults = {
@@ -85,6 +100,8 @@ def quiet_environment(settings: Settings) -> None:
         "PREFECT_HOME": str(settings.home / "prefect"),
         # A first ephemeral server migrates its database, which takes a slow machine longer than the default allows.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        # A run that dies together with its worker is known by its missing heartbeat (prefect.yaml).
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
     for name, value in defaults.items():

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from flows.log import log
+from flows.naming import step_name
 from rnn_core.errors import ForecastError
 from sql import results
 from sql.engine import advisory_lock
@@ -53,7 +54,8 @@ def step(name: str, retries: int = 0) -> Callable[[Callable[P, R]], Callable[P, 
                 raise StepFailed(safe_sentence(error), transient=_is_broken_connection(error)) from None
 
         as_task = task(
-            name=name, retries=retries, retry_delay_seconds=10, cache_policy=NO_CACHE, persist_result=False,
+            name=name, task_run_name=partial(step_name, name), retries=retries, retry_delay_seconds=10,
+            cache_policy=NO_CACHE, persist_result=False,
             cache_result_in_memory=False,
             retry_condition_fn=_is_transient if retries else None,
         )(guarded)  # fmt: skip

@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 from flows import clock
 from flows.databases import open_source, open_store
 from flows.log import import_tensorflow, log
+from flows.naming import run_name
 from flows.reports import report_run
 from flows.settings import load_settings
 from flows.tasks import Recorded, recorded, step
@@ -52,7 +53,7 @@ class UnitCandidate:
     verdict: "Verdict"
 
 
-@flow(name="train", flow_run_name="train-{source}")
+@flow(name="train", flow_run_name=run_name)
 def train(
     source: str, as_of: datetime | None = None, warm: bool = True, seed: int = 0, epochs: int | None = None,
     cell: str = "lstm",

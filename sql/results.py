@@ -103,6 +103,13 @@ def finish_run(engine: Engine, run_id: int, **counts: Any) -> None:
         connection.execute(_published(run_id, counts))
 
 
+def last_slot(engine: Engine, source: str, kind: str) -> datetime | None:
+    """The latest slot of a finished run of this kind; None where there is none."""
+    query = "select max(as_of) from forecast.run where source = :source and kind = :kind and status = 'published'"
+    with engine.connect() as connection:
+        return connection.execute(text(query), {"source": source, "kind": kind}).scalar()
+
+
 def published_slots(
     engine: Engine, source: str, kinds: str | Sequence[str] = ("forecast", "backfill"), *, role: str = "champion",
     model_id: str | None = None,

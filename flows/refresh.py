@@ -1,0 +1,78 @@
+"""The refresh flow: decides whether a source has enough to learn from again, and has the GPU pool train."""
+
+from datetime import datetime
+
+from prefect import flow
+from sqlalchemy import Engine
+
+from flows import clock
+from flows.databases import open_store
+from flows.deploy import TAG, source_tag
+from flows.log import log
+from flows.naming import run_name
+from flows.tasks import step
+from rnn_core.errors import ForecastError
+from sql import canonical, results
+
+# Fewer newly finished stays than this teach a model nothing that its next refresh would not.
+MIN_NEW_STAYS = 20
+
+
+@flow(name="refresh", flow_run_name=run_name)
+def refresh(source: str, as_of: datetime | None = None, min_new_stays: int = MIN_NEW_STAYS) -> dict:
+    """Start the training of `source` in its own pool, without waiting for it; returns counts.
+
+    min_new_stays: stays that ended since the last training; with fewer, no training is started. A source that was never
+    trained on always is.
+    """
+    store = open_store()
+    as_of = clock.slot(as_of, clock.scheduled_time())
+    new = count_new_stays(store, source, as_of)
+    counts = {"finished stays since the last training": new, "training run": None}
+    if new is not None and new < min_new_stays:
+        log.info("%s: %d stays ended since the last training, %d are needed; no training", source, new, min_new_stays)
+        return counts
+    return counts | {"training run": start_training(source, as_of)}
+
+
+@step("count newly finished stays", retries=2)
+def count_new_stays(store: Engine, source: str, as_of: datetime) -> int | None:
+    """Stays that ended since the last training, None where there was none."""
+    last = results.last_slot(store, source, "train")
+    if last is None:
+        return None
+    stays = canonical.read_stays(store, source, as_of, only_sound=True)
+    return int((stays["outtime"] > last.replace(tzinfo=None)).sum())
+
+
+@step("start the training")
+def start_training(source: str, as_of: datetime) -> str:
+    """Name of the flow run that trains; asked again for the same slot, it is the same run."""
+    from prefect.deployments import run_deployment
+
+    deployment = _training_deployment(source)
+    run = run_deployment(
+        deployment, parameters={"source": source, "as_of": as_of}, timeout=0, as_subflow=False,
+        idempotency_key=f"train {source} {as_of.isoformat()}",
+    )  # fmt: skip
+    log.info("training of %s started as %s in its own pool", source, run.name)
+    return str(run.name)
+
+
+def _training_deployment(source: str) -> "str":
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import (
+        DeploymentFilter,
+        DeploymentFilterTags,
+        FlowFilter,
+        FlowFilterName,
+    )
+
+    with get_client(sync_client=True) as client:
+        found = client.read_deployments(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=["train"])),
+            deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG, source_tag(source)])),
+        )
+    if not found:
+        raise ForecastError(f"No training of {source} is deployed; run `icu-forecast deploy`.")
+    return f"train/{found[0].name}"
