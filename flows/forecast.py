@@ -12,7 +12,7 @@ from flows import clock
 from flows.databases import open_store
 from flows.log import import_tensorflow, log
 from flows.naming import run_name
-from flows.reports import report_run
+from flows.reports import AGE, hours_old, report_run
 from flows.settings import load_settings
 from flows.tasks import Recorded, recorded, step
 from rnn_core.errors import ForecastError
@@ -125,5 +125,4 @@ def publish(
         unit_forecasts=unit_forecasts, unit_model_id=unit_model_id, watermark=watermark, newest_observation_at=newest,
         kind=kind,
     )  # fmt: skip
-    age = (run.as_of - newest).total_seconds() / 3600 if newest else None
-    return {**counts, "age of the data in hours": None if age is None else round(age, 1)}
+    return {**counts, AGE: hours_old(run.as_of, newest)}

@@ -10,6 +10,7 @@ from flows.databases import open_store
 from flows.deploy import TAG, source_tag
 from flows.log import log
 from flows.naming import run_name
+from flows.reports import report
 from flows.tasks import step
 from rnn_core.errors import ForecastError
 from sql import canonical, results
@@ -31,8 +32,10 @@ def refresh(source: str, as_of: datetime | None = None, min_new_stays: int = MIN
     counts = {"finished stays since the last training": new, "training run": None}
     if new is not None and new < min_new_stays:
         log.info("%s: %d stays ended since the last training, %d are needed; no training", source, new, min_new_stays)
-        return counts
-    return counts | {"training run": start_training(source, as_of)}
+    else:
+        counts |= {"training run": start_training(source, as_of)}
+    report(store, "refresh", source, as_of, counts)
+    return counts
 
 
 @step("count newly finished stays", retries=2)

@@ -81,6 +81,7 @@ def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
 class Recorded:
     """A run in forecast.run; `counts` is what its one report shows."""
 
+    engine: Engine
     run_id: int
     source: str
     as_of: datetime
@@ -111,7 +112,7 @@ def recorded(
         )
         log.info("%s of %s as of %s: run %d", kind, source, f"{as_of:%Y-%m-%dT%H:%MZ}", run_id)
         try:
-            yield Recorded(run_id, source, as_of)
+            yield Recorded(engine, run_id, source, as_of)
         except BaseException as error:
             sentence = safe_sentence(error)
             results.fail_run(engine, run_id, sentence)

@@ -35,7 +35,7 @@ with get_client(sync_client=True) as client:
     artifacts = client.read_artifacts()
 counts["runs"] = {run.name: run.state_name for run in runs}
 counts["parameters"] = [run.parameters for run in runs]
-counts["tasks"] = {task.name.rsplit("-", 1)[0]: task.state_name for task in tasks}
+counts["tasks"] = {task.name.split(" clif ")[0]: task.state_name for task in tasks}
 counts["artifacts"] = {artifact.key: artifact.data for artifact in artifacts if artifact.type == "table"}
 counts["other artifacts"] = [str(artifact.data) for artifact in artifacts if artifact.type != "table"]
 print("RESULT" + json.dumps(counts, default=str))
@@ -64,8 +64,9 @@ def result(request, make_database, clif_source, tmp_path_factory):
 
 def test_ingest_train_and_forecast_complete_as_flow_runs(result):
     assert result["runs"] == {
-        "ingest-clif": "Completed", "train-clif": "Completed", "forecast-clif": "Completed",
-        "evaluate-clif": "Completed", "forecast-physionet_2012": "Failed",
+        "ingest clif 2026-01-19T00Z": "Completed", "train clif 2026-01-19T00Z": "Completed",
+        "forecast clif 2026-01-19T00Z": "Completed", "evaluate clif 2026-01-19T00Z": "Completed",
+        "forecast physionet_2012 2026-01-19T00Z": "Failed",
     }  # fmt: skip
     assert result["forecast"]["stays_scored"] > 10
 

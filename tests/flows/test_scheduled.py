@@ -1,0 +1,271 @@
+"""The job as it is operated: a Prefect server on PostgreSQL, two process workers, deployments, runs by hand and queued."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from flows.clock import floor_hour
+from sql.engine import open_engine
+
+pytestmark = pytest.mark.slow
+
+AT = datetime(2026, 1, 19, tzinfo=UTC)
+SLOT = f"{AT:%Y-%m-%dT%HZ}"
+PASSWORD = "icu:not-a-secret"
+# By hand only, so that no schedule falls due during the test; but one, to see its time zone.
+SCHEDULES = {
+    "INGEST_HOURLY": "", "INGEST_NIGHTLY": "", "FORECAST_HOURLY": "", "REFRESH_WEEKLY": "",
+    "EVALUATE_DAILY": "30 6 1 1 *",
+}  # fmt: skip
+
+
+class Prefect:
+    """The server's API, asked as any program would."""
+
+    def __init__(self, url: str) -> None:
+        self.client = httpx.Client(base_url=url, auth=tuple(PASSWORD.split(":")), timeout=30)
+
+    def get(self, path: str):
+        return self.client.get(path).raise_for_status().json()
+
+    def post(self, path: str, body: dict | None = None):
+        return self.client.post(path, json=body or {}).raise_for_status().json()
+
+    def start(self, deployment: str, scheduled: datetime | None = None, **parameters) -> str:
+        """Id of a new run of `flow/name`, scheduled for a time or for now."""
+        flow, name = deployment.split("/")
+        found = self.get(f"/deployments/name/{flow}/{name}")
+        state = {"type": "SCHEDULED", "state_details": {"scheduled_time": (scheduled or datetime.now(UTC)).isoformat()}}
+        return self.post(f"/deployments/{found['id']}/create_flow_run", {"parameters": parameters, "state": state})[
+            "id"
+        ]
+
+    def wait(self, run_id: str, seconds: float = 240) -> dict:
+        """The run once it has ended."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            run = self.get(f"/flow_runs/{run_id}")
+            if run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+                return run
+            time.sleep(0.5)
+        raise AssertionError(f"{run['name']} is still {run['state_name']} after {seconds} s")
+
+    def runs_of(self, flow: str) -> list[dict]:
+        return self.post("/flow_runs/filter", {"flows": {"name": {"any_": [flow]}}})
+
+
+@contextmanager
+def process(command: list[str], environment: dict, log: Path):
+    """A process of its own group, ended with all its children."""
+    with log.open("w") as file:
+        started = subprocess.Popen(
+            command, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, cwd=log.parent
+        )
+    try:
+        yield started
+    finally:
+        os.killpg(started.pid, signal.SIGTERM)
+        try:
+            started.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(started.pid, signal.SIGKILL)
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def cli(*words: str) -> list[str]:
+    return [sys.executable, "-m", "flows.cli", *words]
+
+
+def deploy(environment: dict, *options: str) -> list[dict]:
+    done = subprocess.run(
+        cli("deploy", *options, "--json"), env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def environment(make_database, clif_source, tmp_path_factory):
+    """The settings of server, workers and command line alike, as the containers have them."""
+    home, url = tmp_path_factory.mktemp("scheduled"), f"http://127.0.0.1:{free_port()}/api"
+    server = make_database("server").set(drivername="postgresql+asyncpg")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("ICU_", "PREFECT_"))}
+    return clean | {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_HOME": str(home / "prefect"),
+        "PREFECT_API_URL": url,
+        "PREFECT_API_AUTH_STRING": PASSWORD,
+        "PREFECT_SERVER_API_AUTH_STRING": PASSWORD,
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": server.render_as_string(hide_password=False),
+        "ICU_HOME": str(home),
+        "ICU_DATABASE_URL": make_database("store").render_as_string(hide_password=False),
+        "ICU_SOURCES__CLIF__URL": clif_source.render_as_string(hide_password=False),
+        "ICU_SOURCES__CLIF__TIMEZONE": "Europe/Berlin",
+        **{f"ICU_SOURCES__CLIF__SCHEDULES__{name}": cron for name, cron in SCHEDULES.items()},
+    }
+
+
+@pytest.fixture(scope="module")
+def prefect(environment):
+    """A server with both workers at work and everything deployed."""
+    url, home = environment["PREFECT_API_URL"], Path(environment["ICU_HOME"])
+    with ExitStack() as stack:
+        serve = [
+            sys.executable,
+            "-m",
+            "prefect",
+            "server",
+            "start",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(httpx.URL(url).port),
+        ]
+        server = stack.enter_context(process(serve, environment, home / "server.log"))
+        for _ in range(240):
+            assert server.poll() is None, (home / "server.log").read_text()[-2000:]
+            try:
+                if httpx.get(f"{url}/health").is_success:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.5)
+        deploy(environment)
+        for pool in ("cpu", "gpu"):
+            stack.enter_context(process(cli("worker", pool, "--name", f"{pool}-1"), environment, home / f"{pool}.log"))
+        yield Prefect(url)
+
+
+@pytest.fixture(scope="module")
+def triggered(prefect):
+    """The main job by hand: ingest, a refresh that has the GPU pool train, then a forecast; the ended runs."""
+    at = AT.isoformat()
+    ended = {"ingest": prefect.wait(prefect.start("ingest/hourly", as_of=at))}
+    ended["refresh"] = prefect.wait(prefect.start("refresh/weekly", as_of=at))
+    (training,) = prefect.runs_of("train")
+    ended["train"] = prefect.wait(training["id"])
+    ended["forecast"] = prefect.wait(prefect.start("forecast/hourly", as_of=at))
+    return ended
+
+
+@pytest.fixture(scope="module")
+def store(environment):
+    engine = open_engine(environment["ICU_DATABASE_URL"])
+    yield engine
+    engine.dispose()
+
+
+def rows(engine, query: str, **bound) -> list:
+    with engine.connect() as connection:
+        return connection.execute(text(query), bound).all()
+
+
+def test_every_triggered_run_ends_well_and_its_predictions_are_there_in_sql(triggered, store):
+    assert {flow: run["state_type"] for flow, run in triggered.items()} == dict.fromkeys(triggered, "COMPLETED")
+    published = rows(store, "select kind, as_of, status, flow_run_id from forecast.run order by run_id")
+    assert [(kind, as_of, status) for kind, as_of, status, _ in published] == [
+        ("ingest", AT, "published"), ("train", AT, "published"), ("forecast", AT, "published")
+    ]  # fmt: skip
+    assert str(published[-1].flow_run_id) == triggered["forecast"]["id"]
+    ((at_risk, without_reason),) = rows(
+        store,
+        "select count(*), count(*) filter (where mortality_risk is null and status_reason is null) from forecast.current_risk",
+    )
+    assert at_risk > 10
+    assert without_reason == 0
+
+
+def test_training_runs_in_the_gpu_pool_and_nobody_waits_for_it(triggered):
+    assert {flow: run["work_pool_name"] for flow, run in triggered.items()} == {
+        "ingest": "cpu", "refresh": "cpu", "train": "gpu", "forecast": "cpu"
+    }  # fmt: skip
+    assert triggered["refresh"]["end_time"] < triggered["train"]["end_time"]
+
+
+def test_run_and_step_names_tell_source_and_slot(prefect, triggered):
+    assert {run["name"] for run in triggered.values()} == {f"{flow} clif {SLOT}" for flow in triggered}
+    steps = prefect.post("/task_runs/filter", {"flow_runs": {"id": {"any_": [triggered["forecast"]["id"]]}}})
+    assert len(steps) >= 5
+    assert all(step["name"].endswith(f" clif {SLOT}") for step in steps)
+
+
+def test_each_run_leaves_one_table_of_counts_and_no_patient(prefect, triggered, store):
+    tables = prefect.post("/artifacts/filter", {"artifacts": {"type": {"any_": ["table"]}}})
+    reports = {t["flow_run_id"]: t["data"] for t in tables}
+    assert {run["id"] for run in triggered.values()} <= set(reports)
+    assert len(reports) == len(tables)
+    told = {flow: {line["what"] for line in json.loads(reports[run["id"]])} for flow, run in triggered.items()}
+    assert all({"as of", "age of the data in hours"} <= told[flow] for flow in told)
+    assert {"run", "stays_scored", "stays_abstained", "model"} <= told["forecast"]
+    stays = rows(store, "select stay_id from icu.stay_version union select patient_id from icu.stay_version")
+    assert not [stay for (stay,) in stays if stay in " ".join(reports.values())]
+
+
+def test_a_run_that_is_late_or_queued_speaks_for_the_hour_it_was_scheduled_for(prefect, triggered, store):
+    """Both are due at once, one waits for the other: neither takes the hour at which it happened to run."""
+    hours_ago = [datetime.now(UTC) - timedelta(hours=n) for n in (3, 2)]
+    runs = [prefect.start("forecast/hourly", scheduled=time) for time in hours_ago]
+    ended = [prefect.wait(run) for run in runs]
+    assert [run["state_type"] for run in ended] == ["COMPLETED", "COMPLETED"]
+    first, second = sorted(ended, key=lambda run: run["start_time"])
+    assert second["start_time"] >= first["end_time"]
+    slots = {
+        str(flow_run_id): as_of
+        for flow_run_id, as_of in rows(store, "select flow_run_id, as_of from forecast.run where kind = 'forecast'")
+    }
+    assert [slots[run] for run in runs] == [floor_hour(time) for time in hours_ago]
+
+
+def test_a_refresh_without_enough_new_stays_starts_no_training(prefect, triggered):
+    ended = prefect.wait(prefect.start("refresh/weekly", as_of=AT.isoformat()))
+    assert ended["state_type"] == "COMPLETED"
+    assert len(prefect.runs_of("train")) == 1
+
+
+def test_deploying_again_changes_nothing_and_removes_what_the_plan_does_not_know(prefect, environment):
+    before = prefect.post("/deployments/filter")
+    done = deploy(environment)
+    assert {row["done"] for row in done} == {"updated"}
+    after = prefect.post("/deployments/filter")
+    assert {d["id"] for d in after} == {d["id"] for d in before}
+    assert len(prefect.post("/automations/filter")) == 1
+    several = environment | {"ICU_SOURCES__WARD__ADAPTER": "clif"}
+    assert {row["name"] for row in deploy(several) if row["done"] == "removed"} == {
+        "ingest/hourly", "ingest/nightly", "forecast/hourly", "evaluate/daily", "refresh/weekly", "train/weekly"
+    }  # fmt: skip
+    assert "forecast/hourly-ward" in {row["name"] for row in deploy(several, "ward")}
+    names = {d["name"] for d in prefect.post("/deployments/filter")}
+    assert {"hourly-clif", "hourly-ward"} <= names
+    deploy(environment)
+    assert len(prefect.post("/deployments/filter")) == len(before)
+
+
+def test_schedules_follow_the_sources_own_time_zone(prefect, environment):
+    deployment = prefect.get("/deployments/name/evaluate/daily")
+    (schedule,) = deployment["schedules"]
+    assert schedule["schedule"]["cron"] == "30 6 1 1 *"
+    assert schedule["schedule"]["timezone"] == "Europe/Berlin"
+    assert prefect.get("/deployments/name/ingest/hourly")["schedules"] == []
+
+
+def test_the_server_refuses_whoever_has_no_password(environment, prefect):
+    without = {name: value for name, value in environment.items() if name != "PREFECT_API_AUTH_STRING"}
+    done = subprocess.run(cli("deploy"), env=without, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "set PREFECT_API_AUTH_STRING as on the server" in done.stderr
