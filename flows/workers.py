@@ -7,14 +7,17 @@ from flows.deploy import require_server
 from flows.settings import export_settings
 
 
-def start_worker(pool: str, name: str | None = None, limit: int | None = None) -> None:
+def start_worker(pool: str, name: str | None = None, limit: int | None = None, health_port: int | None = None) -> None:
     """Become a worker of the work pool `pool` until it is stopped; does not return.
 
-    Raises ForecastError where no Prefect server is configured.
+    health_port: answer GET /health on this port of the loopback address, for a container's health check. Raises ForecastError where no Prefect server is configured.
     """
     require_server()
     export_settings()
     options = ["--name", name] if name else []
     options += ["--limit", str(limit)] if limit else []
+    if health_port:
+        options.append("--with-healthcheck")
+        os.environ |= {"PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1", "PREFECT_WORKER_WEBSERVER_PORT": str(health_port)}
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", *options]
     os.execv(sys.executable, command)

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Runs once, on an empty volume: a role and a database for icu-forecast, and the same for Prefect.
+set -euo pipefail
+
+make_database() {
+  psql --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --set name="$1" --set password="$2" <<'SQL'
+create role :"name" login password :'password';
+create database :"name" owner :"name" encoding 'UTF8' template template0;
+SQL
+}
+
+make_database icu_forecast "$FORECAST_DB_PASSWORD"
+make_database prefect "$PREFECT_DB_PASSWORD"
+# Prefect's own migrations need it.
+psql --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname prefect --command 'create extension pg_trgm'

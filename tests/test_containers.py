@@ -1,0 +1,170 @@
+"""The container files, judged by the tools that read them and by what an installation needs; no engine is at hand."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+import yaml
+
+from flows.cli import app
+from flows.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+PASSWORDS = {
+    "POSTGRES_PASSWORD": "one",
+    "FORECAST_DB_PASSWORD": "two",
+    "PREFECT_DB_PASSWORD": "three",
+    "PREFECT_AUTH": "a:b",
+}
+ONE_SHOT = {"migrate", "deploy"}
+EXACT_TAG = re.compile(r"[\w./-]+:\d+\.\d+(\.\d+)?[\w.-]*")
+
+
+def tool(name: str) -> str:
+    """The program that came with the environment of these tests."""
+    found = shutil.which(name, path=Path(sys.executable).parent)
+    assert found, f"{name} is not in the environment; run `make setup`"
+    return found
+
+
+def run(*command: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, **options)
+
+
+def compose(*words: str, **passwords: str) -> subprocess.CompletedProcess:
+    environment = {"COMPOSE_PROFILES": "gpu,no-gpu", "PATH": "/usr/bin:/bin", **passwords}
+    return run(tool("docker-compose"), "--env-file", "/dev/null", *words, env=environment)
+
+
+@pytest.fixture(scope="module")
+def services() -> dict:
+    """The services as compose reads them: anchors, variables and defaults resolved."""
+    done = compose("config", "--format", "json", **PASSWORDS)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["services"]
+
+
+def test_compose_file_is_valid_by_specification_and_by_compose_itself():
+    done = run(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", "docker-compose.yml")
+    assert done.returncode == 0, done.stdout
+    done = compose("config", "--quiet", **PASSWORDS)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("missing", PASSWORDS)
+def test_compose_refuses_to_start_without_a_password_and_says_which(missing):
+    done = compose("config", "--quiet", **{k: v for k, v in PASSWORDS.items() if k != missing})
+    assert f"required variable {missing} is missing a value: set {missing} in .env" in done.stderr
+
+
+def test_dockerfile_has_no_finding():
+    done = run(tool("hadolint"), "Dockerfile")
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_dockerfile_has_a_cpu_and_a_gpu_target_that_take_the_locks():
+    text = (ROOT / "Dockerfile").read_text()
+    for target in ("cpu", "gpu"):
+        stage = text.split(f" AS {target}\n")[1].split("\nFROM ")[0]
+        assert f"--require-hashes --requirement requirements-{target}.txt" in stage
+        assert "USER 10001:10001" in stage
+
+
+def test_every_image_has_an_exact_tag(services):
+    images = {name: service["image"] for name, service in services.items()}
+    assert {name for name, image in images.items() if not EXACT_TAG.fullmatch(image)} == set()
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.M)[1]
+    ours = {image for image in images.values() if image.startswith("icu-forecast:")}
+    assert ours == {f"icu-forecast:{version}-cpu", f"icu-forecast:{version}-gpu"}
+    (base,) = re.findall(r"^FROM (\S+) AS base$", (ROOT / "Dockerfile").read_text(), re.M)
+    assert EXACT_TAG.fullmatch(base)
+
+
+def test_ports_are_open_to_this_machine_only(services):
+    ports = [port for service in services.values() for port in service.get("ports", [])]
+    assert len(ports) == 2
+    assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
+
+
+def test_no_service_has_more_rights_than_it_needs(services):
+    for name, service in services.items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert "no-new-privileges:true" in service["security_opt"], name
+        assert service.get("user", "10001") not in ("root", "0"), name
+        assert service.get("read_only") or name == "postgres", name
+
+
+def test_what_runs_long_has_a_health_check_and_comes_back(services):
+    lasting = {name: service for name, service in services.items() if name not in ONE_SHOT}
+    assert all("healthcheck" in service and service["restart"] == "unless-stopped" for service in lasting.values())
+    assert len(lasting) == 5
+
+
+def test_nobody_starts_before_what_it_needs(services):
+    needs = {
+        name: {other: need["condition"] for other, need in service.get("depends_on", {}).items()}
+        for name, service in services.items()
+    }
+    assert needs["migrate"] == {"postgres": "service_healthy"}
+    assert needs["deploy"] == {"migrate": "service_completed_successfully", "prefect-server": "service_healthy"}
+    for worker in ("worker-cpu", "worker-gpu", "worker-gpu-without-gpu"):
+        assert needs[worker] == {"deploy": "service_completed_successfully"}
+
+
+def test_workers_share_the_artifacts_and_only_one_asks_for_a_gpu(services):
+    workers = {name: service for name, service in services.items() if name.startswith("worker-")}
+    assert {(v["source"], v["target"]) for w in workers.values() for v in w["volumes"]} == {
+        ("state", "/var/lib/icu-forecast")
+    }
+    assert {w["environment"]["ICU_ARTIFACTS"] for w in workers.values()} == {"/var/lib/icu-forecast/artifacts"}
+    assert [name for name, worker in workers.items() if "deploy" in worker] == ["worker-gpu"]
+    (device,) = services["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+    assert services["worker-gpu"]["profiles"] != services["worker-gpu-without-gpu"]["profiles"]
+
+
+def test_nothing_calls_home_and_the_server_asks_for_a_password(services):
+    for name, service in services.items():
+        assert service["environment"]["DO_NOT_TRACK"] == "1", name
+        assert service["environment"]["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false", name
+    assert services["prefect-server"]["environment"]["PREFECT_SERVER_API_AUTH_STRING"] == "a:b"
+    assert services["worker-cpu"]["environment"]["PREFECT_API_AUTH_STRING"] == "a:b"
+
+
+def test_no_password_stands_in_the_file():
+    data = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    for name, service in data["services"].items():
+        for variable, value in service.get("environment", {}).items():
+            if variable.endswith(("PASSWORD", "AUTH_STRING")):
+                assert value.startswith("${"), f"{name}: {variable}"
+            assert not re.search(r"://\w+:(?!\$\{)[^@]+@", str(value)), f"{name}: {variable}"
+
+
+def test_services_run_commands_and_settings_that_exist(services):
+    commands = typer.main.get_command(app)
+    for name, service in services.items():
+        if service.get("entrypoint") or name == "postgres":
+            continue
+        command = commands
+        for word in service["command"]:
+            if word.startswith("-") or not hasattr(command, "commands"):
+                break
+            command = command.commands[word]
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in service["command"] if word.startswith("--")} <= options, name
+        known = {f"ICU_{field.upper()}" for field in Settings.model_fields}
+        assert {v for v in service["environment"] if v.startswith("ICU_")} <= known, name
+
+
+def test_the_image_holds_what_the_command_reads_and_no_secrets():
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert ignored[ignored.index("*")] == "*"
+    kept = {line[1:] for line in ignored if line.startswith("!")}
+    copied = set(re.findall(r"^COPY (?!--)(.+?) \S+$", (ROOT / "Dockerfile").read_text(), re.M))
+    assert {word for line in copied for word in line.split()} == kept
+    assert all((ROOT / name).exists() for name in kept)
