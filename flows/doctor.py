@@ -11,6 +11,7 @@ from sqlalchemy import Engine, column, false, select, table, text
 from sqlalchemy.exc import DBAPIError
 
 from flows.databases import open_source, store_url
+from flows.log import import_tensorflow
 from flows.settings import Settings
 from rnn_core.errors import ForecastError
 from sql import registry, views
@@ -51,7 +52,7 @@ def examine(settings: Settings) -> list[Finding]:
         findings += [*_grants(store), _indices(store)]
         for source in _sources(store, settings):
             findings += [_source(source, settings), _watermark(store, source), *_models(store, source, settings)]
-    return [*findings, _prefect()]
+    return [*findings, _training_device(), _prefect()]
 
 
 def _disk(settings: Settings) -> Finding:
@@ -181,6 +182,14 @@ def _models(store: Engine, source: str, settings: Settings) -> Iterator[Finding]
             yield Finding(what, "ok", f"{serving['model_id']}, {serving['stage']}, checksums right")
         except ForecastError as error:
             yield Finding(what, "fault", str(error))
+
+
+def _training_device() -> Finding:
+    import_tensorflow()
+    from rnn_core.devices import choose_devices
+
+    devices = choose_devices()
+    return Finding("training device", "ok", f"training here would use {devices.reason}")
 
 
 def _prefect() -> Finding:

@@ -142,7 +142,10 @@ def fit(
     source: str, then: Known, now: Known, config: ModelConfig, sampling: Sampling, warm: "StayForecaster | None"
 ) -> "tuple[StayForecaster, FitReport, bool]":
     """Forecaster, report, and whether it really started from `warm`."""
+    from rnn_core.devices import choose_devices
     from rnn_core.fitting import fit_stay_forecaster
+
+    log.info("training uses %s", choose_devices().reason)
 
     def start(warm: "StayForecaster | None", config: ModelConfig) -> "tuple[StayForecaster, FitReport]":
         return fit_stay_forecaster(

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from rnn_core.config import ModelConfig, NetworkConfig, TrainConfig
+from rnn_core.devices import Devices, choose_devices, share_of_replica
 from rnn_core.errors import ContractError, DataTooSmallError
 from rnn_core.frames import Labels, Windows
 from rnn_core.heads import logits_of
@@ -58,6 +59,7 @@ def fit_stay_model(
     checkpoint_dir: Path | None = None,
     warm_from: keras.Model | None = None,
     progress: Callable[[EpochRecord], None] | None = None,
+    devices: Devices | None = None,
 ) -> FittedModel:
     """Fits a competing-risk network on `train_stays`, bool [stays]; `valid_stays` choose its best epoch.
 
@@ -69,7 +71,8 @@ def fit_stay_model(
     The same seed gives the same weights on the same kind of CPU. With `checkpoint_dir` every finished epoch is kept in
     one file there, and the same call on the same data goes on where it was cut off, to the same weights; a checkpoint
     of other data or another config is not used. `warm_from` starts from the weights of a network of the same shape.
-    `progress` is called after each epoch.
+    `progress` is called after each epoch. `devices`: those of `devices.choose_devices` by default; several give the
+    weights of one to rounding, but for dropout, whose masks each draws for itself.
 
     Changes the global seeds of Python, numpy and TensorFlow. Raises DataTooSmallError with fewer than `MIN_WINDOWS`
     windows to train on or none to validate, ContractError when labels, stays or `warm_from` do not fit the windows.
@@ -84,12 +87,15 @@ def fit_stay_model(
     sizes = {"n_channels": windows.channels.shape[1], "n_static": windows.static.shape[1]}
     config = replace(config, network=replace(config.network, head="competing_risk", **sizes))
     keras.utils.set_random_seed(config.train.seed)
-    model = build_network(config.network, mixed_precision=config.train.mixed_precision)
-    if warm_from is None:
-        model.get_layer("head").bias.assign(logits_of(_marginal_masses(windows, labels, train, config.train.seed)))
-    else:
-        _take_weights(model, warm_from)
-    run = _Run(model, config, windows, labels, train, valid)
+    devices = devices or choose_devices()
+    strategy = devices.strategy()
+    with strategy.scope():
+        model = build_network(config.network, mixed_precision=config.train.mixed_precision and devices.bfloat16)
+        if warm_from is None:
+            model.get_layer("head").bias.assign(logits_of(_marginal_masses(windows, labels, train, config.train.seed)))
+        else:
+            _take_weights(model, warm_from)
+        run = _Run(model, config, windows, labels, train, valid, strategy)
     checkpoint = None
     if checkpoint_dir is not None:
         checkpoint = Path(checkpoint_dir) / "last_epoch.npz"
@@ -198,7 +204,7 @@ def _make_optimizer(config: TrainConfig, steps: int) -> keras.optimizers.Optimiz
         warmup_target=config.learning_rate if warmup else None,
         warmup_steps=warmup,
     )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm)
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["bias"])
     return optimizer
 
@@ -214,6 +220,7 @@ class _Run:
         labels: Labels,
         train: _Examples,
         valid: _Examples,
+        strategy: tf.distribute.Strategy,
     ) -> None:
         self.model, self.config, self.windows, self.labels = model, config, windows, labels
         self.train, self.valid = train, valid
@@ -226,7 +233,7 @@ class _Run:
         self.optimizer.build(model.trainable_variables)
         # A batch is a sample of the training rows: its sum estimates the whole sum, whatever its lengths.
         self.normaliser = train.total / len(batches)
-        self._train_step, self._valid_step = _compile_steps(model, self.optimizer, config, self.normaliser)
+        self._train_step, self._valid_step = _compile_steps(model, self.optimizer, config, self.normaliser, strategy)
 
     @property
     def finished(self) -> bool:
@@ -297,9 +304,18 @@ class _Run:
 
 
 def _compile_steps(
-    model: keras.Model, optimizer: keras.optimizers.Optimizer, config: ModelConfig, normaliser: float
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    config: ModelConfig,
+    normaliser: float,
+    strategy: tf.distribute.Strategy,
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The compiled steps; both give the sum of row losses. One graph each serves all lengths."""
+    """The compiled steps; both give the sum of row losses. One graph each serves all lengths.
+
+    Gradients are clipped by their global norm after those of all devices were added. The optimizer adds once more what
+    each of them holds, so each gives it an equal part of the clipped sum.
+    """
+    replicas = strategy.num_replicas_in_sync
     network: NetworkConfig = config.network
     cells = (None, None, len(network.horizon_edges), 2)
     shapes = [(None, None, network.n_channels), (None, network.n_static), cells, cells, (None, None), (None, None)]
@@ -309,19 +325,32 @@ def _compile_steps(
         logits = model([x, static][: len(model.inputs)], training=training)
         return stay_loss(logits, *labels, config.train.death_weight)
 
-    @tf.function(input_signature=signature)
-    def train_step(*batch: Any) -> Any:
+    def learn(*share: Any) -> Any:
         with tf.GradientTape() as tape:
-            loss = row_losses(*batch, training=True)
-            objective = loss / normaliser + sum(model.losses)
-        optimizer.apply(tape.gradient(objective, model.trainable_variables), model.trainable_variables)
+            loss = row_losses(*share, training=True)
+            objective = loss / normaliser + sum(model.losses) / replicas
+        gradients = tape.gradient(objective, model.trainable_variables)
+        if replicas > 1:
+            gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        gradients, _ = tf.clip_by_global_norm(gradients, config.train.clip_norm)
+        optimizer.apply([gradient / replicas for gradient in gradients], model.trainable_variables)
         return loss
 
-    @tf.function(input_signature=signature)
-    def valid_step(*batch: Any) -> Any:
-        return row_losses(*batch, training=False)
+    def look(*share: Any) -> Any:
+        return row_losses(*share, training=False)
 
-    return train_step, valid_step
+    def compiled(step: Callable[..., Any]) -> Callable[..., Any]:
+        @tf.function(input_signature=signature)
+        def on_all(*batch: Any) -> Any:
+            def on_one() -> Any:
+                number = tf.distribute.get_replica_context().replica_id_in_sync_group
+                return step(*share_of_replica(batch, number, replicas))
+
+            return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(on_one), axis=None)
+
+        return on_all
+
+    return compiled(learn), compiled(look)
 
 
 def _fingerprint(

@@ -125,6 +125,7 @@ def test_why_speaks_for_the_hour_as_runs_do(trained):
 
 def test_doctor_finds_a_sound_installation_sound(trained):
     findings = {f["what"]: f["state"] for f in json.loads(run("doctor", "--json"))}
+    assert findings["training device"] == "ok"
     assert "fault" not in findings.values()
     assert {"database", "migrations", "grants", "indices", "source clif", "watermark clif", "model clif"} <= set(
         findings
