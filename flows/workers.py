@@ -10,7 +10,8 @@ from flows.settings import export_settings
 def start_worker(pool: str, name: str | None = None, limit: int | None = None, health_port: int | None = None) -> None:
     """Become a worker of the work pool `pool` until it is stopped; does not return.
 
-    health_port: answer GET /health on this port of the loopback address, for a container's health check. Raises ForecastError where no Prefect server is configured.
+    health_port: answer GET /health on this port of the loopback address, for a container's health check.
+    Raises ForecastError where no Prefect server is configured.
     """
     require_server()
     export_settings()

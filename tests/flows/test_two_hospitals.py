@@ -1,0 +1,141 @@
+"""Several sources in one installation: each with its own watermark and fate, even when they are read at once."""
+
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import pytest
+from sqlalchemy import text
+
+from flows.databases import open_store
+from flows.forecast import forecast
+from flows.ingest import ingest
+from flows.settings import load_settings
+from rnn_core.errors import ForecastError, SourceError
+from sql import registry
+
+AT = datetime(2026, 1, 19, tzinfo=UTC)
+LATER = datetime(2026, 1, 19, 6, tzinfo=UTC)
+HOSPITALS = ("north", "south")
+
+
+def rows(store, query: str, **bound) -> list:
+    with store.connect() as connection:
+        return connection.execute(text(query), bound).all()
+
+
+def content(store, source: str) -> dict:
+    """All that was taken over of a source, without the numbers of batches."""
+    return {
+        "stays": rows(
+            store,
+            "select stay_id, available_at, patient_id, unit, intime, outtime, outcome from icu.stay_version"
+            " where source = :source order by 1, 2",
+            source=source,
+        ),
+        "observations": rows(
+            store,
+            "select stay_id, concept, observed_at, available_at, value from icu.observation where source = :source"
+            " order by 1, 2, 3, 4",
+            source=source,
+        ),
+        "quarantine": rows(
+            store,
+            "select row_hash, check_name from quality.quarantine where source = :source order by 1, 2",
+            source=source,
+        ),
+        "watermark": rows(
+            store, "select max(watermark) from icu.batch where source = :source and status = 'done'", source=source
+        ),
+    }
+
+
+@pytest.fixture
+def hospitals(installation, clif_source, monkeypatch):
+    """Two sources with the same adapter: the same patients in both, so that anything mixed up would show."""
+    for name in HOSPITALS:
+        monkeypatch.setenv(f"ICU_SOURCES__{name.upper()}__ADAPTER", "clif")
+        monkeypatch.setenv(f"ICU_SOURCES__{name.upper()}__URL", clif_source.render_as_string(hide_password=False))
+    load_settings.cache_clear()
+    return installation
+
+
+def ingest_both_at_once(as_of: datetime) -> list[subprocess.CompletedProcess]:
+    command = [sys.executable, "-m", "flows.cli", "ingest", "--direct", "--as-of", as_of.isoformat()]
+    at_work = [
+        subprocess.Popen([*command, name], env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for name in HOSPITALS
+    ]
+    return [
+        subprocess.CompletedProcess(process.args, process.wait(), *process.communicate(timeout=200))
+        for process in at_work
+    ]
+
+
+@pytest.mark.slow
+def test_two_sources_read_at_once_give_what_each_gives_alone(hospitals, make_database, monkeypatch):
+    """Both begin on empty tables, where the first load builds the key of the observations anew."""
+    for as_of in (AT, LATER):
+        done = ingest_both_at_once(as_of)
+        assert [process.returncode for process in done] == [0, 0], [process.stderr[-800:] for process in done]
+    together = {name: content(hospitals, name) for name in HOSPITALS}
+
+    monkeypatch.setenv("ICU_DATABASE_URL", make_database("alone").render_as_string(hide_password=False))
+    load_settings.cache_clear()
+    alone = open_store()
+    for name in HOSPITALS:
+        for as_of in (AT, LATER):
+            ingest.fn(name, as_of)
+    assert together == {name: content(alone, name) for name in HOSPITALS}
+    assert together["north"] == together["south"]
+    assert len(together["north"]["observations"]) > 50_000
+    keys = rows(hospitals, "select count(*) from pg_constraint where conname = 'pk_observation' and convalidated")
+    assert keys == [(1,)]
+    alone.dispose()
+
+
+def test_a_source_that_is_down_touches_no_other(hospitals, monkeypatch):
+    ingest.fn("north", AT)
+    before = content(hospitals, "north")
+    monkeypatch.setenv("ICU_SOURCES__SOUTH__URL", "postgresql://nobody@127.0.0.1:1/hospital")
+    load_settings.cache_clear()
+    with pytest.raises(SourceError, match="does not answer"):
+        ingest.fn("south", AT)
+    assert content(hospitals, "north") == before
+    ingest.fn("north", LATER)
+    assert content(hospitals, "north")["watermark"] > before["watermark"]
+    assert content(hospitals, "south")["stays"] == []
+    runs = rows(hospitals, "select source, as_of, status from forecast.run order by run_id")
+    assert runs == [("north", AT, "published"), ("south", AT, "failed"), ("north", LATER, "published")]
+    health = dict(rows(hospitals, "select source, last_run_error from forecast.run_health where kind = 'ingest'"))
+    assert health["north"] is None
+    assert "does not answer" in health["south"]
+
+
+def test_the_same_stay_ids_in_two_hospitals_do_not_mix(trained, clif_source, monkeypatch):
+    """The clif model serves a second hospital whose patients bear the same ids, at another hour."""
+    monkeypatch.setenv("ICU_SOURCES__SOUTH__ADAPTER", "clif")
+    monkeypatch.setenv("ICU_SOURCES__SOUTH__URL", clif_source.render_as_string(hide_password=False))
+    load_settings.cache_clear()
+    ingest.fn("south", LATER)
+    with pytest.raises(ForecastError, match="No model serves south"):
+        forecast.fn("south", LATER)
+    serving = registry.serving_model(trained, "clif", "stay")
+    copied = {
+        name: value for name, value in serving.items() if name in (*registry._REQUIRED, "ends_at", "concept_hash")
+    }
+    with trained.begin() as connection:
+        registry.register(connection, copied | {"model_id": "south-stay", "source": "south"})
+    registry.promote(trained, "south-stay", "the same model, for this test")
+    counts = {"clif": forecast.fn("clif", AT), "south": forecast.fn("south", LATER)}
+    at_risk = rows(trained, "select source, stay_id, prediction_time, model_id from forecast.current_risk")
+    by_source = {name: {row for row in at_risk if row.source == name} for name in counts}
+    assert {row.prediction_time for row in by_source["clif"]} == {AT}
+    assert {(row.prediction_time, row.model_id) for row in by_source["south"]} == {(LATER, "south-stay")}
+    both = {row.stay_id for row in by_source["clif"]} & {row.stay_id for row in by_source["south"]}
+    assert len(both) > 5
+    for name, found in counts.items():
+        assert len(by_source[name]) <= found["stays_scored"] + found["stays_abstained"]
+    census = rows(trained, "select source, sum(n_patients) from forecast.unit_census group by 1 order by 1")
+    assert [name for name, _ in census] == ["clif", "south"]
