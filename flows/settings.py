@@ -84,11 +84,12 @@ def load_settings() -> Settings:
         raise ForecastError(f"Settings are not right: {faults}. See .env.example.") from None
 
 
-def export_settings() -> None:
-    """Put the settings into the environment, with whole paths: for processes that start in another folder."""
+def export_settings(more: dict[str, str]) -> None:
+    """Put the settings and `more` into the environment, with whole paths: for processes that start in another folder."""
     settings = load_settings()
     os.environ |= {name: value for name, value in dotenv_values(".env").items() if value and name not in os.environ}
     os.environ |= {"ICU_HOME": str(settings.home.resolve()), "ICU_ARTIFACTS": str(settings.artifact_folder.resolve())}
+    os.environ |= more
 
 
 def quiet_environment(settings: Settings) -> None:

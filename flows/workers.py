@@ -14,11 +14,14 @@ def start_worker(pool: str, name: str | None = None, limit: int | None = None, h
     Raises ForecastError where no Prefect server is configured.
     """
     require_server()
-    export_settings()
-    options = ["--name", name] if name else []
-    options += ["--limit", str(limit)] if limit else []
+    options, health = [], {}
+    if name:
+        options += ["--name", name]
+    if limit:
+        options += ["--limit", str(limit)]
     if health_port:
         options.append("--with-healthcheck")
-        os.environ |= {"PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1", "PREFECT_WORKER_WEBSERVER_PORT": str(health_port)}
+        health = {"PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1", "PREFECT_WORKER_WEBSERVER_PORT": str(health_port)}
+    export_settings(health)
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", *options]
     os.execv(sys.executable, command)
