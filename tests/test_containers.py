@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -38,14 +40,21 @@ def run(*command: str, **options) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def compose():
-    """A function that runs compose 2 with nothing set but the passwords it is given."""
+    """A function that runs compose 2 or newer with nothing set but the passwords it is given."""
     environment = {"COMPOSE_PROFILES": "gpu,no-gpu", "PATH": os.environ["PATH"]}
-    for command in (["docker-compose"], ["docker", "compose"]):
-        if shutil.which(command[0]) and "v2." in run(*command, "version").stdout:
+    for command in _compose_programs():
+        if re.search(r"version v?([2-9]|\d\d)\.", run(*command, "version").stdout):
             return lambda *words, **passwords: run(
                 *command, "--env-file", "/dev/null", *words, env=environment | passwords
             )
-    pytest.skip("no docker compose 2 on this machine; it is on no registry that the locks draw from")
+    pytest.skip("no docker compose 2 or newer here; requirements-compose.txt has it for Linux on x86-64")
+
+
+def _compose_programs() -> Iterator[list[str]]:
+    # The package's own command forgets the exit code of the program it starts.
+    if package := find_spec("compose"):
+        yield [str(Path(package.origin).with_name("docker-compose"))]
+    yield from (command for command in (["docker-compose"], ["docker", "compose"]) if shutil.which(command[0]))
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +102,16 @@ def test_every_image_has_an_exact_tag(services):
     assert ours == {f"icu-forecast:{version}-cpu", f"icu-forecast:{version}-gpu"}
     (base,) = re.findall(r"^FROM (\S+) AS base$", (ROOT / "Dockerfile").read_text(), re.M)
     assert EXACT_TAG.fullmatch(base)
+
+
+def test_each_image_of_ours_is_built_by_one_service(services):
+    """Two builds under one name run side by side, and on a clean machine the second fails: it exists already."""
+    built = {
+        name: (service["image"], service["build"]["target"]) for name, service in services.items() if "build" in service
+    }
+    assert all(image.endswith(f"-{target}") for image, target in built.values())
+    ours = {service["image"] for service in services.values() if service["image"].startswith("icu-forecast:")}
+    assert sorted(image for image, _ in built.values()) == sorted(ours)
 
 
 def test_ports_are_open_to_this_machine_only(services):
