@@ -141,6 +141,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Same data and seed, same weights.")] = 0,
     epochs: Annotated[int | None, typer.Option(help="At most so many epochs.")] = None,
     cell: Annotated[Cell, typer.Option(help="Kind of recurrent cell.")] = "lstm",
+    mixed_precision: Annotated[bool, typer.Option(help="Compute in bfloat16, where all GPUs are fast in it.")] = False,
     direct: Direct = False,
     as_json: Json = False,
 ) -> None:
@@ -150,7 +151,10 @@ def train(
     """
     from flows.train import train as flow
 
-    _run(flow, direct, as_json, source=source, as_of=_slot(as_of), warm=not cold, seed=seed, epochs=epochs, cell=cell)
+    _run(
+        flow, direct, as_json, source=source, as_of=_slot(as_of), warm=not cold, seed=seed, epochs=epochs, cell=cell,
+        mixed_precision=mixed_precision,
+    )  # fmt: skip
 
 
 @app.command()

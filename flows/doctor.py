@@ -185,9 +185,12 @@ def _models(store: Engine, source: str, settings: Settings) -> Iterator[Finding]
 
 
 def _training_device() -> Finding:
-    import_tensorflow()
-    from rnn_core.devices import choose_devices
-
+    try:
+        import_tensorflow()
+        from rnn_core.devices import choose_devices
+    except ImportError as error:
+        found = f"TensorFlow cannot be imported ({error}); run `make setup`, or `make setup-gpu` on a GPU worker."
+        return Finding("training device", "fault", found)
     devices = choose_devices()
     return Finding("training device", "ok", f"training here would use {devices.reason}")
 

@@ -104,6 +104,8 @@ def quiet_environment(settings: Settings) -> None:
         # A run that dies together with its worker is known by its missing heartbeat (prefect.yaml).
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "TF_CPP_MIN_LOG_LEVEL": "3",
+        # A forecast can run beside a training on the same GPU only if neither takes all of its memory at once.
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

@@ -56,15 +56,16 @@ class UnitCandidate:
 @flow(name="train", flow_run_name=run_name)
 def train(
     source: str, as_of: datetime | None = None, warm: bool = True, seed: int = 0, epochs: int | None = None,
-    cell: str = "lstm",
+    cell: str = "lstm", mixed_precision: bool = False,
 ) -> dict:  # fmt: skip
     """Train the stay forecaster and the unit forecaster of `source` on what was known at `as_of`; returns counts.
 
     warm: start from the serving model where it has the same shape. An interrupted training goes on where it stopped.
+    mixed_precision: compute in bfloat16 where all GPUs are fast in it; float32 elsewhere.
     """
     store = open_store()
     as_of = clock.slot(as_of, clock.scheduled_time())
-    config = _configure(seed, epochs, cell)
+    config = _configure(seed, epochs, cell, mixed_precision)
     with recorded(store, source, "train", as_of) as run:
         then, now, sampling = read_training_set(store, source, as_of)
         incumbent = registry.serving_model(store, source, "stay")
@@ -83,9 +84,9 @@ def train(
     return run.counts
 
 
-def _configure(seed: int, epochs: int | None, cell: str) -> ModelConfig:
+def _configure(seed: int, epochs: int | None, cell: str, mixed_precision: bool) -> ModelConfig:
     config = ModelConfig()
-    training = replace(config.train, seed=seed, epochs=epochs or config.train.epochs)
+    training = replace(config.train, seed=seed, epochs=epochs or config.train.epochs, mixed_precision=mixed_precision)
     return replace(config, train=training, network=replace(config.network, cell=cell))
 
 

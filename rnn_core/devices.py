@@ -1,6 +1,7 @@
 """Which devices a training uses, and why: one GPU, all of several, or the CPU."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import tensorflow as tf
@@ -20,36 +21,33 @@ class Devices:
 
     def strategy(self) -> tf.distribute.Strategy:
         """Several devices each hold the network and a share of every batch; one needs no strategy."""
-        return tf.distribute.MirroredStrategy(self.names) if len(self.names) > 1 else tf.distribute.get_strategy()
+        return _mirrored(self.names) if len(self.names) > 1 else tf.distribute.get_strategy()
+
+
+@cache
+def _mirrored(names: tuple[str, ...]) -> tf.distribute.Strategy:
+    # One for the whole process: each counts its reductions from the start, and TensorFlow knows them by these numbers,
+    # so the second network of a process would be taken for the first and be refused for its shapes.
+    return tf.distribute.MirroredStrategy(names)
 
 
 def choose_devices() -> Devices:
-    """All GPUs that TensorFlow sees, else the CPU.
-
-    Lets TensorFlow take GPU memory as it needs it, so that a forecast can run beside a training.
-    """
+    """All GPUs that TensorFlow sees, else the CPU."""
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         built = "TensorFlow sees no GPU" if tf.test.is_built_with_cuda() else "this TensorFlow is built without CUDA"
         return Devices("cpu", ("CPU:0",), False, f"the CPU: {built}")
-    _grow_as_needed(gpus)
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    return _describe_gpus([tf.config.experimental.get_device_details(gpu) for gpu in gpus])
+
+
+def _describe_gpus(details: list[dict[str, Any]]) -> Devices:
     fast = all(tuple(d.get("compute_capability", (0, 0))) >= _BFLOAT16_FROM for d in details)
     models = ", ".join(sorted({str(d.get("device_name", "of unknown make")) for d in details}))
-    how = "each with a share of every batch" if len(gpus) > 1 else "with the whole batch"
-    precision = "mixed precision where it is asked for" if fast else "float32, since it has no fast bfloat16"
-    return Devices(
-        "gpu", tuple(f"GPU:{i}" for i in range(len(gpus))), fast, f"{len(gpus)} GPU ({models}), {how}; {precision}"
-    )
-
-
-def _grow_as_needed(gpus: list[Any]) -> None:
-    for gpu in gpus:
-        try:
-            tf.config.experimental.set_memory_growth(gpu, True)
-        except RuntimeError:
-            # The device is in use by this process already, which was told so when it began.
-            return
+    count = len(details)
+    how = "each with a share of every batch" if count > 1 else "with the whole batch"
+    precision = "mixed precision where it is asked for" if fast else "float32, for want of fast bfloat16"
+    reason = f"{count} GPU{'s' if count > 1 else ''} ({models}), {how}; {precision}"
+    return Devices("gpu", tuple(f"GPU:{i}" for i in range(count)), fast, reason)
 
 
 def share_of_replica(batch: tuple[tf.Tensor, ...], number: int, count: int) -> tuple[tf.Tensor, ...]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -130,6 +131,19 @@ def test_doctor_finds_a_sound_installation_sound(trained):
     assert {"database", "migrations", "grants", "indices", "source clif", "watermark clif", "model clif"} <= set(
         findings
     )
+
+
+def test_doctor_names_the_training_device_and_why(trained):
+    found = doctor()["training device"]["found"]
+    assert re.fullmatch(r"training here would use (the CPU: .+|\d+ GPUs? \(.+\), .+; .+)", found)
+
+
+def test_doctor_says_where_tensorflow_cannot_be_imported(trained, monkeypatch):
+    monkeypatch.delitem(sys.modules, "rnn_core.devices", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    finding = doctor()["training device"]
+    assert finding["state"] == "fault"
+    assert finding["found"].startswith("TensorFlow cannot be imported")
 
 
 def test_doctor_ends_with_1_where_the_champions_artifact_is_damaged(trained, tmp_path):

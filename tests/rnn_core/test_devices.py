@@ -11,57 +11,106 @@ import tensorflow as tf
 from keras.src.backend.tensorflow.rnn import _do_gru_arguments_support_cudnn, _do_lstm_arguments_support_cudnn
 
 from rnn_core.cells import build_recurrent
-from rnn_core.devices import choose_devices, share_of_replica
+from rnn_core.devices import _describe_gpus, choose_devices, share_of_replica
 
 # Two logical CPUs stand in for two GPUs; they must be made before TensorFlow is used, so in a process of their own.
 SCRIPT = """
 import json, sys
 from dataclasses import replace
+from pathlib import Path
 import numpy as np
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from rnn_core.devices import Devices
-from test_training import TINY, fit, make_data
+from rnn_core.windows import bucket_lengths
+from test_training import TINY, fit, make_data, split
 
-# Batches of 16 out of 33 windows leave one window over, for two devices; l1 and clipping are at work.
-windows, labels = make_data(n=44)
-network = replace(TINY.network, cell=sys.argv[1], dropout=0.0, l1=1e-3)
-config = replace(TINY, network=network, train=replace(TINY.train, clip_norm=0.05, epochs=3))
+windows, labels = make_data(n=44, longest=20)
+lengths = (windows.stop - windows.start)[split(windows)[0]]
+network = replace(TINY.network, cell="lstm", dropout=0.0, l1=1e-3)
+config = replace(TINY, network=network, train=replace(TINY.train, clip_norm=0.05))
 both = Devices("cpu", ("CPU:0", "CPU:1"), False, "")
-assert both.strategy().num_replicas_in_sync == 2
-found = {}
-for name, devices in {"one": replace(both, names=("CPU:0",)), "two": both}.items():
-    fitted = fit(windows, labels, config, devices=devices)
-    found[name] = [[w.tolist() for w in fitted.model.get_weights()], [h["train_loss"] for h in fitted.history]]
-resumed = fit(windows, labels, replace(config, train=replace(config.train, epochs=3)), devices=both, checkpoint_dir=sys.argv[2])
-again = fit(windows, labels, replace(config, train=replace(config.train, epochs=3)), devices=both, checkpoint_dir=sys.argv[2])
-found["read back"] = [[w.tolist() for w in again.model.get_weights()], [h["train_loss"] for h in again.history]]
-found["shortest batch"] = min(len(b) for b in [list(range(33))[i : i + 16] for i in range(0, 33, 16)])
-print("RESULT" + json.dumps(found))
+one = replace(both, names=("CPU:0",))
+trainings = {}
+
+def keep(name, fitted):
+    weights = [w.tolist() for w in fitted.model.get_weights()]
+    trainings[name] = [weights, [h["train_loss"] for h in fitted.history], [h["valid_loss"] for h in fitted.history]]
+
+epochs = []
+def interrupt(record):
+    epochs.append(record["epoch"])
+    if record["epoch"] == 2 and len(epochs) == 2:
+        raise KeyboardInterrupt
+
+keep("one", fit(windows, labels, config, devices=one))
+checkpoint = {"checkpoint_dir": Path(sys.argv[1]), "progress": interrupt, "devices": both}
+try:
+    fit(windows, labels, config, **checkpoint)
+except KeyboardInterrupt:
+    keep("two", fit(windows, labels, config, **checkpoint))
+other = replace(config, network=replace(network, cell="jordan", units=(6,), dropout=0.3))
+keep("another network", fit(windows, labels, other, devices=both))
+found = {"replicas": both.strategy().num_replicas_in_sync, "buckets": np.unique(bucket_lengths(lengths)).tolist()}
+print("RESULT" + json.dumps(found | {"windows": len(lengths), "epochs": epochs, "trainings": trainings}))
 """
 
 
-@pytest.mark.parametrize("cell", ["lstm", "jordan"])
-def test_two_devices_give_the_weights_and_losses_of_one(cell, tmp_path):
+def train_on_two(checkpoints: Path) -> dict:
     root = Path(__file__).resolve().parents[2]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(Path(__file__).parent)])}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, cell, str(tmp_path)],
+        [sys.executable, "-c", SCRIPT, str(checkpoints)],
         env=environment,
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.split("RESULT")[1])
-    assert found["shortest batch"] == 1
-    for name in ("two", "read back"):
-        weights, losses = found[name]
-        np.testing.assert_allclose(losses, found["one"][1], rtol=1e-5)
-        for ours, theirs in zip(weights, found["one"][0], strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
-    assert found["two"][1][-1] < found["two"][1][0]
+    return json.loads(done.stdout.split("RESULT")[1])
+
+
+def test_two_devices_give_the_weights_and_losses_of_one_even_when_cut_off_and_resumed(tmp_path):
+    """An odd last batch, l1 and clipping are at work; dropout is not, since each device draws its own masks."""
+    found = train_on_two(tmp_path)
+    # Batches of 16, all of one bucket: the last holds a single window, which leaves one of the devices without any.
+    assert (found["replicas"], len(found["buckets"]), found["windows"] % 16) == (2, 1, 1)
+    trainings = found["trainings"]
+    expected, *expected_losses = trainings["one"]
+    weights, *losses = trainings["two"]
+    assert found["epochs"] == [1, 2, 3]
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    for ours, theirs in zip(weights, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert losses[0][-1] < losses[0][0]
+    # The same process trains a network of another shape after it, and with dropout.
+    _, losses, _ = trainings["another network"]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "bfloat16", "words"),
+    [
+        ([(8, 0)], True, "1 GPU (A), with the whole batch; mixed precision where it is asked for"),
+        ([(7, 5)], False, "1 GPU (A), with the whole batch; float32, for want of fast bfloat16"),
+        (
+            [(9, 0), (7, 5)],
+            False,
+            "2 GPUs (A, B), each with a share of every batch; float32, for want of fast bfloat16",
+        ),
+    ],
+)
+def test_all_gpus_are_used_and_bfloat16_only_where_all_are_fast_in_it(capabilities, bfloat16, words):
+    details = [{"device_name": name, "compute_capability": c} for name, c in zip("AB", capabilities, strict=False)]
+    devices = _describe_gpus(details)
+    assert (devices.kind, devices.bfloat16, devices.reason) == ("gpu", bfloat16, words)
+    assert devices.names == ("GPU:0", "GPU:1")[: len(capabilities)]
+
+
+def test_gpus_of_unknown_make_are_used_in_float32():
+    devices = _describe_gpus([{}])
+    assert (devices.names, devices.bfloat16) == (("GPU:0",), False)
 
 
 def test_without_a_gpu_the_cpu_is_chosen_and_the_reason_is_told():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from rnn_core.config import ModelConfig, NetworkConfig, TrainConfig
+from rnn_core.devices import Devices
 from rnn_core.errors import ContractError, DataTooSmallError
 from rnn_core.frames import DIED, Labels, Windows
 from rnn_core.heads import masses
@@ -213,12 +214,26 @@ def test_rows_that_are_not_usable_have_no_influence():
     assert_equal_weights(fit(windows, clean), fit(windows, dirty))
 
 
-def test_mixed_precision_gives_a_network_in_single_precision():
+# A CPU computes in bfloat16 as well, only slower.
+IN_BFLOAT16 = Devices("cpu", ("CPU:0",), True, "")
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_mixed_precision_gives_a_network_in_single_precision_that_is_about_as_good(cell):
     windows, labels = make_data()
-    config = replace(with_train(mixed_precision=True), network=replace(TINY.network, cell="lstm"))
-    fitted = fit(windows, labels, config)
+    config = replace(with_train(mixed_precision=True), network=replace(TINY.network, cell=cell))
+    fitted = fit(windows, labels, config, devices=IN_BFLOAT16)
+    exact = fit(windows, labels, config, devices=replace(IN_BFLOAT16, bfloat16=False))
     assert fitted.model.get_layer("recurrent_0").compute_dtype == "float32"
-    assert all(np.isfinite(w).all() for w in fitted.model.get_weights())
+    assert {w.dtype for w in fitted.model.get_weights()} == {np.dtype("float32")}
+    ours, theirs = (training.history[-1]["valid_loss"] for training in (fitted, exact))
+    assert ours != theirs
+    assert ours == pytest.approx(theirs, rel=0.02)
+
+
+def test_a_device_without_fast_bfloat16_computes_in_single_precision_even_where_mixed_is_asked_for():
+    data, slow = make_data(), replace(IN_BFLOAT16, bfloat16=False)
+    assert_equal_weights(fit(*data, with_train(mixed_precision=True), devices=slow), fit(*data, devices=slow))
 
 
 def test_too_few_windows_are_refused_with_both_numbers():
