@@ -257,12 +257,35 @@ def take_over(
 @contextmanager
 def _key_built_at_once(connection: Connection) -> Iterator[None]:
     """Build the key of icu.observation after a first load: in half the time, and nobody waits for an empty table."""
-    is_first = connection.execute(text("select not exists (select from icu.observation)")).scalar_one()
+    is_first = _claim_empty_table(connection)
     if is_first:
         connection.execute(DropConstraint(observation.primary_key, isolate_from_table=False))
     yield
     if is_first:
         connection.execute(AddConstraint(observation.primary_key, isolate_from_table=False))
+
+
+def _claim_empty_table(connection: Connection) -> bool:
+    """Whether icu.observation has no row; if so, nobody else reads or writes it until this transaction ends.
+
+    The lock that a look takes is let go before the whole table is asked for, since two first loads that both kept it
+    would wait for each other. Whoever had to wait looks again: the other has filled the table meanwhile.
+    """
+    return _looks_empty(connection, "access share", keep=False) and _looks_empty(
+        connection, "access exclusive", keep=True
+    )
+
+
+def _looks_empty(connection: Connection, lock: str, *, keep: bool) -> bool:
+    """Whether icu.observation has no row, under a lock that is kept only where it has none and `keep` says so."""
+    look = connection.begin_nested()
+    connection.exec_driver_sql(f"lock table icu.observation in {lock} mode")
+    empty = connection.execute(text("select not exists (select from icu.observation)")).scalar_one()
+    if empty and keep:
+        look.commit()
+    else:
+        look.rollback()
+    return empty
 
 
 def _append(connection: Connection, batch: Batch, relation: str) -> int:

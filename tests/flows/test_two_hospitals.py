@@ -3,21 +3,25 @@
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import text
 
-from flows.databases import open_store
+from flows.databases import open_source, open_store
 from flows.forecast import forecast
 from flows.ingest import ingest
 from flows.settings import load_settings
 from rnn_core.errors import ForecastError, SourceError
-from sql import registry
+from sql import landing, registry
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
 LATER = datetime(2026, 1, 19, 6, tzinfo=UTC)
+EARLY = datetime(2026, 1, 12, tzinfo=UTC)
 HOSPITALS = ("north", "south")
+KEY = "select count(*) from pg_constraint where conname = 'pk_observation' and convalidated"
 
 
 def rows(store, query: str, **bound) -> list:
@@ -61,38 +65,68 @@ def hospitals(installation, clif_source, monkeypatch):
     return installation
 
 
-def ingest_both_at_once(as_of: datetime) -> list[subprocess.CompletedProcess]:
+def ingest_both_at_once(as_of: datetime) -> None:
     command = [sys.executable, "-m", "flows.cli", "ingest", "--direct", "--as-of", as_of.isoformat()]
     at_work = [
-        subprocess.Popen([*command, name], env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([*command, name], env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         for name in HOSPITALS
     ]
-    return [
-        subprocess.CompletedProcess(process.args, process.wait(), *process.communicate(timeout=200))
-        for process in at_work
-    ]
+    told = [process.communicate(timeout=200)[1] for process in at_work]
+    assert [process.returncode for process in at_work] == [0, 0], [text[-800:] for text in told]
+
+
+def enter(store, monkeypatch) -> None:
+    monkeypatch.setenv("ICU_DATABASE_URL", store.render_as_string(hide_password=False))
+    load_settings.cache_clear()
 
 
 @pytest.mark.slow
 def test_two_sources_read_at_once_give_what_each_gives_alone(hospitals, make_database, monkeypatch):
-    """Both begin on empty tables, where the first load builds the key of the observations anew."""
-    for as_of in (AT, LATER):
-        done = ingest_both_at_once(as_of)
-        assert [process.returncode for process in done] == [0, 0], [process.stderr[-800:] for process in done]
-    together = {name: content(hospitals, name) for name in HOSPITALS}
+    """Both begin on a database without a table; the second time each goes on from its own watermark."""
+    enter(make_database("together"), monkeypatch)
+    for as_of in (EARLY, AT):
+        ingest_both_at_once(as_of)
+    store = open_store()
+    together = {name: content(store, name) for name in HOSPITALS}
+    assert rows(store, KEY) == [(1,)]
+    store.dispose()
 
-    monkeypatch.setenv("ICU_DATABASE_URL", make_database("alone").render_as_string(hide_password=False))
-    load_settings.cache_clear()
-    alone = open_store()
-    for name in HOSPITALS:
-        for as_of in (AT, LATER):
-            ingest.fn(name, as_of)
-    assert together == {name: content(alone, name) for name in HOSPITALS}
-    assert together["north"] == together["south"]
+    enter(make_database("alone"), monkeypatch)
+    for as_of in (EARLY, AT):
+        ingest.fn("north", as_of)
+    store = open_store()
+    assert together["north"] == content(store, "north") == together["south"]
     assert len(together["north"]["observations"]) > 50_000
-    keys = rows(hospitals, "select count(*) from pg_constraint where conname = 'pk_observation' and convalidated")
-    assert keys == [(1,)]
-    alone.dispose()
+    store.dispose()
+
+
+def wait_until(condition, what: str) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, f"waited 30 s for {what}"
+        time.sleep(0.02)
+
+
+def test_first_loads_that_meet_at_the_empty_table_take_turns(hospitals):
+    """Both come to the empty table of observations in the same instant: a lock holds them back until both are there."""
+    ready = []
+    for name in HOSPITALS:
+        adapter, database, schema = open_source(name)
+        batch = landing.begin_batch(hospitals, name, EARLY)
+        landing.land(hospitals, batch, adapter, database, schema, lambda _: None)
+        landing.cast_and_map(hospitals, batch, adapter)
+        ready.append((hospitals, batch, landing.check(hospitals, batch), adapter.units))
+    with ThreadPoolExecutor(2) as pool:
+        with hospitals.begin() as gate:
+            gate.exec_driver_sql("lock table icu.observation in access exclusive mode")
+            loads = [pool.submit(landing.take_over, *load) for load in ready]
+            waiting = "select count(*) from pg_locks where relation = 'icu.observation'::regclass and not granted"
+            wait_until(lambda: rows(hospitals, waiting) == [(2,)], "both loads to stand at the gate")
+        added = {load.result(timeout=60).observations_added for load in loads}
+    found = {name: content(hospitals, name) for name in HOSPITALS}
+    assert found["north"] == found["south"]
+    assert added == {len(found["north"]["observations"])} and added != {0}
+    assert rows(hospitals, KEY) == [(1,)]
 
 
 def test_a_source_that_is_down_touches_no_other(hospitals, monkeypatch):
