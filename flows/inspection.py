@@ -54,14 +54,19 @@ with kept_out as (
         row ->> 'available_at' as available, row ->> 'value' as value,
         case disposition when 'rejected' then 'quarantined' else disposition end as fate, check_name || ': ' || reason as reason
     from quality.quarantine where source = :source and row ->> 'stay_id' = :stay
+), readable as (
+    select variable, value, fate, reason,
+        case when pg_input_is_valid(observed, 'timestamptz') then observed::timestamptz end as observed_at,
+        case when pg_input_is_valid(available, 'timestamptz') then available::timestamptz end as available_at
+    from kept_out
 )
 select concept as variable, observed_at, available_at, value::text as value,
     case when available_at <= :as_of then 'used' else 'not yet known' end as fate, null as reason
 from icu.observation where source = :source and stay_id = :stay
 union all
-select variable, case when pg_input_is_valid(observed, 'timestamptz') then observed::timestamptz end,
-    case when pg_input_is_valid(available, 'timestamptz') then available::timestamptz end, value, fate, reason
-from kept_out
+select variable, case when observed_at >= '0001-01-01' and observed_at < '10000-01-01' then observed_at end,
+    case when available_at >= '0001-01-01' and available_at < '10000-01-01' then available_at end, value, fate, reason
+from readable
 union all
 select 'stay version', intime, available_at, concat_ws(', ', unit, outcome, outtime::text),
     case when available_at <= :as_of then 'used' else 'not yet known' end, null
@@ -77,6 +82,8 @@ order by source
 
 def explain_rows(stay: str, as_of: datetime, source: str | None) -> list[dict[str, Any]]:
     """Each row of a stay with its fate at the hour `as_of`; a time that cannot be read is null.
+
+    So is one outside the years 1 to 9999, which Python cannot hold.
 
     Raises ForecastError where neither the tables nor the quarantine know the stay, or several sources do.
     """

@@ -13,7 +13,7 @@ from rnn_core.calibration import Calibration
 from rnn_core.config import ModelConfig, Sampling
 from rnn_core.errors import ArtifactError, DataTooSmallError
 from rnn_core.frames import HOUR
-from rnn_core.material import Known, elapsed_hours, last_heard, make_served_grid
+from rnn_core.material import Known, elapsed_hours, make_served_grid
 from rnn_core.scaling import Scaler
 from rnn_core.scoring import score_rows
 from rnn_core.survival import FORECAST_COLUMNS, read_forecast, risk_band
@@ -69,7 +69,7 @@ def _abstentions(forecaster: StayForecaster, known: Known) -> pd.DataFrame:
     seen = known.observations.known_at(known.as_of)
     count = np.bincount(seen.stay, minlength=len(known.stays))
     hours = elapsed_hours(known)
-    silent = np.where(count > 0, (known.as_of - last_heard(known)) / HOUR, np.inf)
+    silent = np.where(count > 0, (known.as_of - known.last_heard) / HOUR, np.inf)
     reasons = {
         "too_early": hours < rules.first_hour,
         "no_observations": count == 0,

@@ -1,6 +1,7 @@
 """What a fit or a judgement works on: stays as known at one time, their windows, and the labels of the hours that are served."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,14 @@ class Known:
     @property
     def sound(self) -> np.ndarray:
         return self.stays["sound"].to_numpy(bool) if "sound" in self.stays else np.ones(len(self.stays), bool)
+
+    @cached_property
+    def last_heard(self) -> np.ndarray:
+        """When the last observation of each stay became available, its intime where none did, datetime64[us] [stays]."""
+        last = _intime(self).copy()
+        seen = self.observations.known_at(self.as_of)
+        np.maximum.at(last, seen.stay, seen.available_at.astype("datetime64[us]"))
+        return last
 
     def take(self, chosen: np.ndarray) -> "Known":
         """Only the stays marked in `chosen`, bool [stays]."""
@@ -72,26 +81,17 @@ def make_material(known: Known, grid: Grid, scaler: Scaler, config: ModelConfig,
 
 def make_served_grid(known: Known, window: WindowConfig, sampling: Sampling) -> Grid:
     """The grid up to the hour in which a forecast would be refused as stale, or in which the data end by design."""
-    until = last_heard(known) + _hours(window.stale_hours)
+    until = known.last_heard + _hours(window.stale_hours)
     if np.isfinite(sampling.data_hours):
         until = np.minimum(until, _intime(known) + _hours(sampling.data_hours))
     return make_grid(known.stays, known.observations, known.as_of, until=until)
 
 
-def last_heard(known: Known) -> np.ndarray:
-    """When the last observation of each stay became available, its intime where none did, datetime64[us] [stays]."""
-    last = _intime(known).copy()
-    seen = known.observations.known_at(known.as_of)
-    np.maximum.at(last, seen.stay, seen.available_at.astype("datetime64[us]"))
-    return last
-
-
 def known_until(known: Known, window: WindowConfig) -> np.ndarray:
     """Until when an open stay is known to have gone on, datetime64[us] [stays]: its last observation, or `as_of` where
     that is fresh. Silence is no proof of presence: a feed that broke off would otherwise teach endless stays."""
-    last = last_heard(known)
-    fresh = known.as_of - last <= _hours(window.stale_hours)
-    return np.where(fresh, np.datetime64(known.as_of, "us"), last)
+    fresh = known.as_of - known.last_heard <= _hours(window.stale_hours)
+    return np.where(fresh, np.datetime64(known.as_of, "us"), known.last_heard)
 
 
 def _where_served(labels: Labels, windows: Windows, window: WindowConfig) -> Labels:

@@ -55,6 +55,24 @@ def content(store, source: str) -> dict:
     }
 
 
+def published(store, source: str) -> dict:
+    """What readers see of a source, and its runs; no ages, which go on."""
+    return {
+        "stays": rows(
+            store,
+            "select stay_id, prediction_time, mortality_risk, status, run_id from forecast.current_risk"
+            " where source = :source order by 1",
+            source=source,
+        ),
+        "runs": rows(
+            store,
+            "select run_id, kind, as_of, status, finished_at, watermark from forecast.run where source = :source"
+            " order by 1",
+            source=source,
+        ),
+    }
+
+
 @pytest.fixture
 def hospitals(installation, clif_source, monkeypatch):
     """Two sources with the same adapter: the same patients in both, so that anything mixed up would show."""
@@ -129,22 +147,36 @@ def test_first_loads_that_meet_at_the_empty_table_take_turns(hospitals):
     assert rows(hospitals, KEY) == [(1,)]
 
 
-def test_a_source_that_is_down_touches_no_other(hospitals, monkeypatch):
-    ingest.fn("north", AT)
-    before = content(hospitals, "north")
-    monkeypatch.setenv("ICU_SOURCES__SOUTH__URL", "postgresql://nobody@127.0.0.1:1/hospital")
+@pytest.mark.parametrize(
+    ("setting", "value", "sentence"),
+    [
+        ("URL", "postgresql://nobody@127.0.0.1:1/hospital", "does not answer"),
+        ("DB_SCHEMA", "nowhere", "needs the table nowhere"),
+    ],
+)
+def test_a_source_that_is_down_touches_no_other(trained, clif_source, monkeypatch, setting, value, sentence):
+    forecast.fn("clif", AT)
+    monkeypatch.setenv("ICU_SOURCES__SOUTH__ADAPTER", "clif")
+    monkeypatch.setenv("ICU_SOURCES__SOUTH__URL", clif_source.render_as_string(hide_password=False))
+    monkeypatch.setenv(f"ICU_SOURCES__SOUTH__{setting}", value)
     load_settings.cache_clear()
-    with pytest.raises(SourceError, match="does not answer"):
-        ingest.fn("south", AT)
-    assert content(hospitals, "north") == before
-    ingest.fn("north", LATER)
-    assert content(hospitals, "north")["watermark"] > before["watermark"]
-    assert content(hospitals, "south")["stays"] == []
-    runs = rows(hospitals, "select source, as_of, status from forecast.run order by run_id")
-    assert runs == [("north", AT, "published"), ("south", AT, "failed"), ("north", LATER, "published")]
-    health = dict(rows(hospitals, "select source, last_run_error from forecast.run_health where kind = 'ingest'"))
-    assert health["north"] is None
-    assert "does not answer" in health["south"]
+    before = {"tables": content(trained, "clif"), "shown": published(trained, "clif")}
+    for _ in range(2):
+        with pytest.raises(SourceError, match=sentence):
+            ingest.fn("south", AT)
+    assert {"tables": content(trained, "clif"), "shown": published(trained, "clif")} == before
+    assert before["shown"]["stays"] and before["shown"]["runs"]
+    south = content(trained, "south")
+    assert (south["stays"], south["observations"], south["watermark"]) == ([], [], [(None,)])
+
+    ingest.fn("clif", LATER)
+    assert content(trained, "clif")["watermark"] > before["tables"]["watermark"]
+    health = {row.source: row for row in rows(trained, "select * from forecast.run_health where kind = 'ingest'")}
+    assert (health["clif"].last_run_status, health["clif"].last_run_error) == ("published", None)
+    assert (health["clif"].last_good_as_of, health["clif"].consecutive_failures) == (LATER, 0)
+    assert (health["south"].last_run_status, health["south"].last_good_as_of) == ("failed", None)
+    assert (health["south"].stale, health["south"].consecutive_failures) == (True, 2)
+    assert sentence in health["south"].last_run_error
 
 
 def test_the_same_stay_ids_in_two_hospitals_do_not_mix(trained, clif_source, monkeypatch):
@@ -152,6 +184,9 @@ def test_the_same_stay_ids_in_two_hospitals_do_not_mix(trained, clif_source, mon
     monkeypatch.setenv("ICU_SOURCES__SOUTH__ADAPTER", "clif")
     monkeypatch.setenv("ICU_SOURCES__SOUTH__URL", clif_source.render_as_string(hide_password=False))
     load_settings.cache_clear()
+    forecast.fn("clif", AT)
+    numbers = "select stay_id, status, n_observations, mortality_risk from forecast.stay_forecast where source = 'clif'"
+    before = set(rows(trained, numbers))
     ingest.fn("south", LATER)
     with pytest.raises(ForecastError, match="No model serves south"):
         forecast.fn("south", LATER)
@@ -163,6 +198,7 @@ def test_the_same_stay_ids_in_two_hospitals_do_not_mix(trained, clif_source, mon
         registry.register(connection, copied | {"model_id": "south-stay", "source": "south"})
     registry.promote(trained, "south-stay", "the same model, for this test")
     counts = {"clif": forecast.fn("clif", AT), "south": forecast.fn("south", LATER)}
+    assert set(rows(trained, numbers)) == before
     at_risk = rows(trained, "select source, stay_id, prediction_time, model_id from forecast.current_risk")
     by_source = {name: {row for row in at_risk if row.source == name} for name in counts}
     assert {row.prediction_time for row in by_source["clif"]} == {AT}

@@ -1,10 +1,24 @@
-"""Hand-made files in the form of the PhysioNet Challenge 2012, for what the published ones do not show."""
+"""A migrated database that each test finds empty, and hand-made files in the form of the PhysioNet Challenge 2012."""
 
 import io
 import tarfile
 from pathlib import Path
 
+import builders_sql as b
 import pytest
+
+
+@pytest.fixture(scope="module")
+def database(make_database):
+    with b.migrated(make_database()) as engine:
+        yield engine
+
+
+@pytest.fixture
+def engine(database):
+    """The module's database without a row."""
+    b.empty(database)
+    return database
 
 
 @pytest.fixture

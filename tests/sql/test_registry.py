@@ -11,18 +11,6 @@ from rnn_core.errors import ContractError, ForecastError
 from sql import registry
 
 
-@pytest.fixture(scope="module")
-def database(make_database):
-    with b.migrated(make_database()) as engine:
-        yield engine
-
-
-@pytest.fixture
-def engine(database):
-    b.empty(database)
-    return database
-
-
 def stages(engine):
     return {m["model_id"]: m["stage"] for m in registry.list_models(engine)}
 

@@ -15,21 +15,14 @@ from sql import results
 BEFORE = b.NOW - b.hours(1)
 
 
-@pytest.fixture(scope="module")
-def database(make_database):
-    with b.migrated(make_database()) as engine:
-        yield engine
-
-
 @pytest.fixture
-def engine(database):
+def engine(engine):
     """Two open stays, a champion, and a good run one hour ago."""
-    b.empty(database)
     for stay_id in ("s1", "s2"):
-        b.add_stay(database, stay_id)
-    b.add_model(database, "m1")
-    b.add_forecasts(database, {"s1": 0.1, "s2": 0.2}, model_id="m1", as_of=BEFORE)
-    return database
+        b.add_stay(engine, stay_id)
+    b.add_model(engine, "m1")
+    b.add_forecasts(engine, {"s1": 0.1, "s2": 0.2}, model_id="m1", as_of=BEFORE)
+    return engine
 
 
 def publish(engine, run_id, frame, **changes):

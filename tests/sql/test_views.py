@@ -11,18 +11,6 @@ from sql import canonical, results
 from sql.schema import observation, quarantine, stay_version
 
 
-@pytest.fixture(scope="module")
-def database(make_database):
-    with b.migrated(make_database()) as engine:
-        yield engine
-
-
-@pytest.fixture
-def engine(database):
-    b.empty(database)
-    return database
-
-
 @pytest.fixture
 def champion(engine):
     return b.add_model(engine, "m1")

@@ -1,0 +1,10 @@
+    -- What a row f of forecast.stay_forecast says beside the mortality risk and its band, and what it rests on.
+    f.prolonged_stay_risk,
+    f.remaining_los_p10_hours,
+    f.remaining_los_p50_hours,
+    f.remaining_los_p90_hours,
+    f.discharge_24h_prob,
+    f.discharge_48h_prob,
+    f.discharge_72h_prob,
+    f.n_observations,
+    f.hours_since_last_observation,
