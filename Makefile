@@ -51,7 +51,7 @@ demo: $(READY)  ## the whole job once on real data: load, ingest, train, forecas
 	@$(BIN)/icu-forecast demo
 
 test: $(READY) lint  ## everything CI runs
-	@$(BIN)/python -m pytest -n 2 --dist loadscope --durations 10
+	@$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --durations 10
 
 lint: $(READY)  ## style, and the floors of the architecture
 	@$(BIN)/ruff check .

@@ -1,5 +1,7 @@
 """Opens the two kinds of database by name: our own, and the sources we read from."""
 
+from dataclasses import replace
+
 from sqlalchemy import URL, Engine
 
 from flows.settings import Settings, load_settings
@@ -32,7 +34,8 @@ def open_source(name: str, settings: Settings | None = None, *, writable: bool =
     """
     settings = settings or load_settings()
     source = settings.source(name)
-    adapter = load_adapter(adapter_name(name, settings))
+    # Errors and reports name the source that people know, which may share its adapter with others.
+    adapter = replace(load_adapter(adapter_name(name, settings)), name=name)
     if source.url is not None:
         url: str | URL = source.url.get_secret_value()
     elif settings.embedded:

@@ -150,7 +150,7 @@ def test_first_loads_that_meet_at_the_empty_table_take_turns(hospitals):
 @pytest.mark.parametrize(
     ("setting", "value", "sentence"),
     [
-        ("URL", "postgresql://nobody@127.0.0.1:1/hospital", "does not answer"),
+        ("URL", "postgresql://nobody@127.0.0.1:1/hospital", "The source south does not answer"),
         ("DB_SCHEMA", "nowhere", "needs the table nowhere"),
     ],
 )
