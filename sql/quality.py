@@ -158,9 +158,12 @@ def quarantine(
             rows[disposition] += _take_out(connection, outcome.check, checked, disposition)
     # Counted before they are joined: of a table just written the planner knows nothing.
     connection.exec_driver_sql("analyze faulty")
+    # The rows are fetched by their place; any other join would read the whole batch for a few of its rows.
+    connection.exec_driver_sql("set local enable_hashjoin = off; set local enable_mergejoin = off")
     connection.execute(
         text(_KEEP.format(landed=landed)), {"source": source, "relation": relation, "batch_id": batch_id}
     )
+    connection.exec_driver_sql("set local enable_hashjoin = default; set local enable_mergejoin = default")
     connection.exec_driver_sql("drop table faulty")
     return rows["rejected"]
 
