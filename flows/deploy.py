@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +62,10 @@ def _of_source(source: str, settings: Settings, several: bool) -> Iterator[Deplo
     adapter_name(source, settings)
     own = settings.source(source)
     unused = dict(own.schedules)
+    known = []
     for entry in _read_plan()["deployments"]:
         flow = entry["entrypoint"].rsplit(".", 1)[1]
+        known.append(f"{flow}_{entry['name']}")
         default = next((schedule["cron"] for schedule in entry.get("schedules", [])), None)
         yield Deployment(
             flow=flow,
@@ -70,18 +73,18 @@ def _of_source(source: str, settings: Settings, several: bool) -> Iterator[Deplo
             source=source,
             entrypoint=entry["entrypoint"],
             pool=entry["work_pool"]["name"],
-            schedule=unused.pop(f"{flow}_{entry['name']}", default) or None,
+            schedule=unused.pop(known[-1], default) or None,
             timezone=own.timezone,
             limit=entry["concurrency_limit"],
             parameters={**entry.get("parameters", {}), "source": source},
         )
     if unused:
-        known = ", ".join(f"{e['entrypoint'].rsplit('.', 1)[1]}_{e['name']}" for e in _read_plan()["deployments"])
         raise ForecastError(
-            f"ICU_SOURCES__{source.upper()}__SCHEDULES names {', '.join(sorted(unused))}; known are {known}."
+            f"ICU_SOURCES__{source.upper()}__SCHEDULES names {', '.join(sorted(unused))}; known are {', '.join(known)}."
         )
 
 
+@cache
 def _read_plan() -> dict[str, Any]:
     return yaml.safe_load(PLAN.read_text())
 

@@ -45,22 +45,25 @@ class CheckOutcome:
 @cache
 def load_suite(name: str) -> tuple[Check, ...]:
     """The checks of `expectations/<name>.yaml`, in the order in which rows are quarantined for them."""
-    data = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text())
+    suite = _read_suite(name)
     checks = []
-    for entry in data["checks"]:
-        if "where" in entry and "only" in data:
-            entry["where"] = f"{data['only']} and ({entry['where']})"
-        query = (
-            entry.pop("query", None) or f"select row_id from (select * from {{batch}}) as rows where {entry['where']}"
-        )
-        checks.append(Check(query=query, **entry))
+    for entry in suite["checks"]:
+        where = entry.get("where")
+        if where and "only" in suite:
+            where = f"{suite['only']} and ({where})"
+        query = f"select row_id from (select * from {{batch}}) as rows where {where}"
+        checks.append(Check(**{"query": query} | entry | {"where": where}))
     return tuple(checks)
 
 
 def any_fault(name: str) -> str:
     """The SQL condition that a row fails some check of `expectations/<name>.yaml`."""
-    data = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text())
-    return " or ".join(f"({entry['where']})" for entry in data["checks"] if "where" in entry)
+    return " or ".join(f"({entry['where']})" for entry in _read_suite(name)["checks"] if "where" in entry)
+
+
+@cache
+def _read_suite(name: str) -> dict[str, Any]:
+    return yaml.safe_load((_FOLDER / f"{name}.yaml").read_text())
 
 
 def validate(engine: Engine, suite: str, relation: str) -> list[CheckOutcome]:
