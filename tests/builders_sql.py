@@ -40,6 +40,12 @@ def rows(engine: Engine, sql: str, **bound) -> list[dict]:
         return [dict(row) for row in connection.execute(text(sql), bound).mappings()]
 
 
+def tuples(engine: Engine, sql: str, **bound) -> list:
+    """What a query gives, as rows to unpack and to compare with tuples."""
+    with engine.connect() as connection:
+        return connection.execute(text(sql), bound).all()
+
+
 def one(engine: Engine, sql: str, **bound) -> dict:
     (row,) = rows(engine, sql, **bound)
     return row

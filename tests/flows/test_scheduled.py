@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from sqlalchemy import text
+from builders_sql import tuples
 
 from flows.clock import floor_hour
 from sql.engine import open_engine
@@ -171,19 +171,14 @@ def store(environment):
     engine.dispose()
 
 
-def rows(engine, query: str, **bound) -> list:
-    with engine.connect() as connection:
-        return connection.execute(text(query), bound).all()
-
-
 def test_every_triggered_run_ends_well_and_its_predictions_are_there_in_sql(triggered, store):
     assert {flow: run["state_type"] for flow, run in triggered.items()} == dict.fromkeys(triggered, "COMPLETED")
-    published = rows(store, "select kind, as_of, status, flow_run_id from forecast.run order by run_id")
+    published = tuples(store, "select kind, as_of, status, flow_run_id from forecast.run order by run_id")
     assert [(kind, as_of, status) for kind, as_of, status, _ in published] == [
         ("ingest", AT, "published"), ("train", AT, "published"), ("forecast", AT, "published")
     ]  # fmt: skip
     assert str(published[-1].flow_run_id) == triggered["forecast"]["id"]
-    ((at_risk, without_reason),) = rows(
+    ((at_risk, without_reason),) = tuples(
         store,
         "select count(*), count(*) filter (where mortality_risk is null and status_reason is null) from forecast.current_risk",
     )
@@ -213,7 +208,7 @@ def test_each_run_leaves_one_table_of_counts_and_no_patient(prefect, triggered, 
     told = {flow: {line["what"] for line in json.loads(reports[run["id"]])} for flow, run in triggered.items()}
     assert all({"as of", "age of the data in hours"} <= told[flow] for flow in told)
     assert {"run", "stays_scored", "stays_abstained", "model"} <= told["forecast"]
-    stays = rows(store, "select stay_id from icu.stay_version union select patient_id from icu.stay_version")
+    stays = tuples(store, "select stay_id from icu.stay_version union select patient_id from icu.stay_version")
     assert not [stay for (stay,) in stays if stay in " ".join(reports.values())]
 
 
@@ -227,7 +222,7 @@ def test_a_run_that_is_late_or_queued_speaks_for_the_hour_it_was_scheduled_for(p
     assert second["start_time"] >= first["end_time"]
     slots = {
         str(flow_run_id): as_of
-        for flow_run_id, as_of in rows(store, "select flow_run_id, as_of from forecast.run where kind = 'forecast'")
+        for flow_run_id, as_of in tuples(store, "select flow_run_id, as_of from forecast.run where kind = 'forecast'")
     }
     assert [slots[run] for run in runs] == [floor_hour(time) for time in hours_ago]
 

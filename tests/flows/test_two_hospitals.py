@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import text
+from builders_sql import tuples
 
 from flows.databases import open_source, open_store
 from flows.forecast import forecast
@@ -24,32 +24,27 @@ HOSPITALS = ("north", "south")
 KEY = "select count(*) from pg_constraint where conname = 'pk_observation' and convalidated"
 
 
-def rows(store, query: str, **bound) -> list:
-    with store.connect() as connection:
-        return connection.execute(text(query), bound).all()
-
-
 def content(store, source: str) -> dict:
     """All that was taken over of a source, without the numbers of batches."""
     return {
-        "stays": rows(
+        "stays": tuples(
             store,
             "select stay_id, available_at, patient_id, unit, intime, outtime, outcome from icu.stay_version"
             " where source = :source order by 1, 2",
             source=source,
         ),
-        "observations": rows(
+        "observations": tuples(
             store,
             "select stay_id, concept, observed_at, available_at, value from icu.observation where source = :source"
             " order by 1, 2, 3, 4",
             source=source,
         ),
-        "quarantine": rows(
+        "quarantine": tuples(
             store,
             "select row_hash, check_name from quality.quarantine where source = :source order by 1, 2",
             source=source,
         ),
-        "watermark": rows(
+        "watermark": tuples(
             store, "select max(watermark) from icu.batch where source = :source and status = 'done'", source=source
         ),
     }
@@ -58,13 +53,13 @@ def content(store, source: str) -> dict:
 def published(store, source: str) -> dict:
     """What readers see of a source, and its runs; no ages, which go on."""
     return {
-        "stays": rows(
+        "stays": tuples(
             store,
             "select stay_id, prediction_time, mortality_risk, status, run_id from forecast.current_risk"
             " where source = :source order by 1",
             source=source,
         ),
-        "runs": rows(
+        "runs": tuples(
             store,
             "select run_id, kind, as_of, status, finished_at, watermark from forecast.run where source = :source"
             " order by 1",
@@ -106,7 +101,7 @@ def test_two_sources_read_at_once_give_what_each_gives_alone(hospitals, make_dat
         ingest_both_at_once(as_of)
     store = open_store()
     together = {name: content(store, name) for name in HOSPITALS}
-    assert rows(store, KEY) == [(1,)]
+    assert tuples(store, KEY) == [(1,)]
     store.dispose()
 
     enter(make_database("alone"), monkeypatch)
@@ -139,12 +134,12 @@ def test_first_loads_that_meet_at_the_empty_table_take_turns(hospitals):
             gate.exec_driver_sql("lock table icu.observation in access exclusive mode")
             loads = [pool.submit(landing.take_over, *load) for load in ready]
             waiting = "select count(*) from pg_locks where relation = 'icu.observation'::regclass and not granted"
-            wait_until(lambda: rows(hospitals, waiting) == [(2,)], "both loads to stand at the gate")
+            wait_until(lambda: tuples(hospitals, waiting) == [(2,)], "both loads to stand at the gate")
         added = {load.result(timeout=60).observations_added for load in loads}
     found = {name: content(hospitals, name) for name in HOSPITALS}
     assert found["north"] == found["south"]
     assert added == {len(found["north"]["observations"])} and added != {0}
-    assert rows(hospitals, KEY) == [(1,)]
+    assert tuples(hospitals, KEY) == [(1,)]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +166,7 @@ def test_a_source_that_is_down_touches_no_other(trained, clif_source, monkeypatc
 
     ingest.fn("clif", LATER)
     assert content(trained, "clif")["watermark"] > before["tables"]["watermark"]
-    health = {row.source: row for row in rows(trained, "select * from forecast.run_health where kind = 'ingest'")}
+    health = {row.source: row for row in tuples(trained, "select * from forecast.run_health where kind = 'ingest'")}
     assert (health["clif"].last_run_status, health["clif"].last_run_error) == ("published", None)
     assert (health["clif"].last_good_as_of, health["clif"].consecutive_failures) == (LATER, 0)
     assert (health["south"].last_run_status, health["south"].last_good_as_of) == ("failed", None)
@@ -186,7 +181,7 @@ def test_the_same_stay_ids_in_two_hospitals_do_not_mix(trained, clif_source, mon
     load_settings.cache_clear()
     forecast.fn("clif", AT)
     numbers = "select stay_id, status, n_observations, mortality_risk from forecast.stay_forecast where source = 'clif'"
-    before = set(rows(trained, numbers))
+    before = set(tuples(trained, numbers))
     ingest.fn("south", LATER)
     with pytest.raises(ForecastError, match="No model serves south"):
         forecast.fn("south", LATER)
@@ -198,8 +193,8 @@ def test_the_same_stay_ids_in_two_hospitals_do_not_mix(trained, clif_source, mon
         registry.register(connection, copied | {"model_id": "south-stay", "source": "south"})
     registry.promote(trained, "south-stay", "the same model, for this test")
     counts = {"clif": forecast.fn("clif", AT), "south": forecast.fn("south", LATER)}
-    assert set(rows(trained, numbers)) == before
-    at_risk = rows(trained, "select source, stay_id, prediction_time, model_id from forecast.current_risk")
+    assert set(tuples(trained, numbers)) == before
+    at_risk = tuples(trained, "select source, stay_id, prediction_time, model_id from forecast.current_risk")
     by_source = {name: {row for row in at_risk if row.source == name} for name in counts}
     assert {row.prediction_time for row in by_source["clif"]} == {AT}
     assert {(row.prediction_time, row.model_id) for row in by_source["south"]} == {(LATER, "south-stay")}
@@ -207,5 +202,5 @@ def test_the_same_stay_ids_in_two_hospitals_do_not_mix(trained, clif_source, mon
     assert len(both) > 5
     for name, found in counts.items():
         assert len(by_source[name]) <= found["stays_scored"] + found["stays_abstained"]
-    census = rows(trained, "select source, sum(n_patients) from forecast.unit_census group by 1 order by 1")
+    census = tuples(trained, "select source, sum(n_patients) from forecast.unit_census group by 1 order by 1")
     assert [name for name, _ in census] == ["clif", "south"]
