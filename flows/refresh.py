@@ -1,6 +1,7 @@
 """The refresh flow: decides whether a source has enough to learn from again, and has the GPU pool train."""
 
 from datetime import datetime
+from uuid import UUID
 
 from prefect import flow
 from sqlalchemy import Engine
@@ -53,16 +54,15 @@ def start_training(source: str, as_of: datetime) -> str:
     """Name of the flow run that trains; asked again for the same slot, it is the same run."""
     from prefect.deployments import run_deployment
 
-    deployment = _training_deployment(source)
     run = run_deployment(
-        deployment, parameters={"source": source, "as_of": as_of}, timeout=0, as_subflow=False,
+        _training_deployment(source), parameters={"source": source, "as_of": as_of}, timeout=0, as_subflow=False,
         idempotency_key=f"train {source} {as_of.isoformat()}",
     )  # fmt: skip
     log.info("training of %s started as %s in its own pool", source, run.name)
     return str(run.name)
 
 
-def _training_deployment(source: str) -> "str":
+def _training_deployment(source: str) -> UUID:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
         DeploymentFilter,
@@ -78,4 +78,4 @@ def _training_deployment(source: str) -> "str":
         )
     if not found:
         raise ForecastError(f"No training of {source} is deployed; run `icu-forecast deploy`.")
-    return f"train/{found[0].name}"
+    return found[0].id
