@@ -3,21 +3,24 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from rnn_core.errors import ForecastError
 
 
 def open_engine(url: str | URL, application: str = "icu-forecast") -> Engine:
-    """An engine on `url`; PostgreSQL sessions run in UTC and name the application."""
+    """An engine on `url`; PostgreSQL sessions run in UTC and name the application.
+
+    A connection is closed after its use: a job that computes for minutes holds no idle session at a hospital's server.
+    """
     url = make_url(url)
     if url.drivername in ("postgresql", "postgres"):
         url = url.set(drivername="postgresql+psycopg")
     if not url.drivername.startswith("postgresql"):
-        return create_engine(url, pool_pre_ping=True)
+        return create_engine(url, poolclass=NullPool)
     options = {"application_name": application, "options": "-c timezone=UTC", "connect_timeout": 10}
-    return create_engine(url, pool_pre_ping=True, connect_args=options)
+    return create_engine(url, poolclass=NullPool, connect_args=options)
 
 
 def libpq_uri(engine: Engine) -> str:
