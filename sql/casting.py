@@ -69,10 +69,10 @@ def cast_observations(
 
 def _rank_duplicates(connection: Connection, checked: str) -> None:
     connection.exec_driver_sql("set local enable_hashagg = off")
-    connection.exec_driver_sql(_SHARED_KEYS.format(checked=checked))
+    connection.exec_driver_sql(_REPEATED.format(checked=checked))
     connection.exec_driver_sql("set local enable_hashagg = on")
-    connection.exec_driver_sql("analyze shared_key")
-    connection.exec_driver_sql(_RANK_DUPLICATES.format(checked=checked))
+    connection.exec_driver_sql("analyze repeated")
+    connection.exec_driver_sql(_PLACE_REPEATED.format(checked=checked))
 
 
 def _typed_columns(connection: Connection, landed: str) -> set[str]:
@@ -153,22 +153,21 @@ select *, coalesce({suspect}, false) as suspect from cast_row
 
 # Rank the rows that share a key, smallest value first. Only rows that are sound otherwise take part, so that a wrong
 # row never pushes out a right one. Equal hashes, found by a sort, which is faster here than a hash table of all keys,
-# name the few keys that are ranked.
+# name the few rows that are ranked; an update by itself could not use several processors for that.
 _KEY_HASH = "hash_record_extended((stay_id, concept, observed_at, available_at), 0)"
-_SHARED_KEYS = f"""
-create temporary table shared_key on commit drop as
-select key_hash from (select {_KEY_HASH} as key_hash from {{checked}} where not suspect) keys
-group by key_hash having count(*) > 1
+_REPEATED = f"""
+create temporary table repeated on commit drop as
+select ctid as checked_row, row_number() over (
+    partition by stay_id, concept, observed_at, available_at order by number, row_id
+) as place
+from {{checked}} where not suspect and {_KEY_HASH} in (
+    select key_hash from (select {_KEY_HASH} as key_hash from {{checked}} where not suspect) keys
+    group by key_hash having count(*) > 1
+)
 """
-_RANK_DUPLICATES = f"""
-update {{checked}} as c set place = ranked.place, suspect = true
-from (
-    select ctid, row_number() over (
-        partition by stay_id, concept, observed_at, available_at order by number, row_id
-    ) as place
-    from {{checked}} where not suspect and {_KEY_HASH} in (select key_hash from shared_key)
-) ranked
-where ranked.ctid = c.ctid and ranked.place > 1
+_PLACE_REPEATED = """
+update {checked} as c set place = repeated.place, suspect = true
+from repeated where c.ctid = repeated.checked_row and repeated.place > 1
 """
 
 # A statement of its own, over analysed tables, and not a condition of the append: a statement that looks for each row in

@@ -46,10 +46,17 @@ def start(folder: Path) -> URL:
 
 
 def _tune(server: URL) -> None:
-    """Settings for a laptop that loads millions of rows at once; the defaults are meant for 128 MB of memory."""
+    """Settings for a laptop that loads millions of rows at once; the defaults are meant for 128 MB and for replicas."""
+    settings = {
+        "shared_buffers": "512MB",
+        "max_wal_size": "4GB",
+        "checkpoint_timeout": "15min",
+        "wal_level": "minimal",
+        "max_wal_senders": "0",
+    }
     engine = create_engine(server, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        for name, value in {"shared_buffers": "512MB", "max_wal_size": "4GB", "checkpoint_timeout": "15min"}.items():
+        for name, value in settings.items():
             connection.exec_driver_sql(f"alter system set {name} = '{value}'")
     engine.dispose()
 

@@ -259,9 +259,13 @@ def take_over(
 
 @contextmanager
 def _key_built_at_once(connection: Connection) -> Iterator[None]:
-    """Build the key of icu.observation after a first load: in half the time, and nobody waits for an empty table."""
+    """Build the key of icu.observation after a first load: in half the time, and nobody waits for an empty table.
+
+    The empty table is begun anew, so that a server without replicas (wal_level minimal) need not log what is put there.
+    """
     is_first = _claim_empty_table(connection)
     if is_first:
+        connection.exec_driver_sql("truncate icu.observation")
         connection.execute(DropConstraint(observation.primary_key, isolate_from_table=False))
     yield
     if is_first:
