@@ -15,10 +15,10 @@ from rnn_core.frames import Windows
 from rnn_core.heads import masses
 from rnn_core.windows import batch_rows, bucket_lengths, gather_batch
 
-# Hours in one batch, padding included: 512 windows of two days, 25 MB of input.
-_BATCH_HOURS = 24_576
-# While one batch is in the many small steps of a recurrent layer, the other is gathered or fills the second core.
-_THREADS = 2
+# Hours in one batch, padding included: 256 windows of two days, 6 MB of input.
+_BATCH_HOURS = 12_288
+# While one batch is in the many small steps of a recurrent layer, the others are gathered or fill the second core.
+_THREADS = 3
 
 
 def score_rows(model: keras.Model, windows: Windows, window: np.ndarray, row: np.ndarray) -> np.ndarray:
