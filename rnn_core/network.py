@@ -1,5 +1,6 @@
 """Builds the network that a NetworkConfig describes: causal, for any sequence length, to train and to serve."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -26,6 +27,24 @@ def build_network(config: NetworkConfig, *, mixed_precision: bool = False) -> ke
     if config.head == "regression":
         return _build_series_network(config, dtype)
     return _build_stay_network(config, dtype)
+
+
+def build_ensemble(members: Sequence[keras.Model]) -> keras.Model:
+    """One model of several networks of the same inputs, which becomes their owner; a single one stays what it is.
+
+    Its outputs are the members' own, one after another; `members_of` gives the networks back, also of a loaded model.
+    """
+    if len(members) == 1:
+        return members[0]
+    for number, member in enumerate(members):
+        member.name = f"member_{number}"
+    inputs = [keras.Input(tensor.shape[1:], name=tensor.name) for tensor in members[0].inputs]
+    return keras.Model(inputs, [member(inputs) for member in members], name="ensemble")
+
+
+def members_of(model: keras.Model) -> tuple[keras.Model, ...]:
+    """The networks of an ensemble, in order; of any other network, itself alone."""
+    return tuple(layer for layer in model.layers if isinstance(layer, keras.Model)) or (model,)
 
 
 def _check_network_config(config: NetworkConfig) -> None:

@@ -1,4 +1,7 @@
-"""Runs a fitted network over windows: the last hour of open stays when serving, every scored hour when judging."""
+"""Runs a fitted network over windows: the last hour of open stays when serving, every scored hour when judging.
+
+An ensemble forecasts the mean of its members' masses.
+"""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +16,7 @@ import tensorflow as tf
 from rnn_core.errors import ContractError
 from rnn_core.frames import Windows
 from rnn_core.heads import masses
+from rnn_core.network import members_of
 from rnn_core.windows import batch_rows, bucket_lengths, gather_batch
 
 # Hours in one batch, padding included: 256 windows of two days, 6 MB of input.
@@ -63,7 +67,7 @@ def score_windows(
 
 
 def _mass_shape(model: keras.Model) -> tuple[int, int]:
-    return model.output_shape[-2:]
+    return members_of(model)[0].output_shape[-2:]
 
 
 def _score_batches(compiled: Callable[..., Any], windows: Windows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -99,13 +103,14 @@ def _signature(model: keras.Model) -> list[tf.TensorSpec]:
 
 @lru_cache(maxsize=2)
 def _compile_last(model: keras.Model) -> Callable[..., Any]:
-    head = model.get_layer("head")
-    read = keras.Model(model.inputs, head.input)
+    heads = [member.get_layer("head") for member in members_of(model)]
+    reads = [keras.Model(member.inputs, head.input) for member, head in zip(members_of(model), heads, strict=True)]
 
     @tf.function(input_signature=_signature(model))
     def last(x: Any, static: Any, row: Any) -> Any:
-        hours = read([x, static][: len(model.inputs)], training=False)
-        return masses(head(tf.gather(hours, row, batch_dims=1)))
+        inputs = [x, static][: len(model.inputs)]
+        hours = [tf.gather(read(inputs, training=False), row, batch_dims=1) for read in reads]
+        return _mean([masses(head(hour)) for head, hour in zip(heads, hours, strict=True)])
 
     return last
 
@@ -114,6 +119,11 @@ def _compile_last(model: keras.Model) -> Callable[..., Any]:
 def _compile_every(model: keras.Model) -> Callable[..., Any]:
     @tf.function(input_signature=_signature(model))
     def every(x: Any, static: Any, row: Any) -> Any:
-        return masses(model([x, static][: len(model.inputs)], training=False))
+        inputs = [x, static][: len(model.inputs)]
+        return _mean([masses(member(inputs, training=False)) for member in members_of(model)])
 
     return every
+
+
+def _mean(forecasts: list[Any]) -> Any:
+    return tf.add_n(forecasts) / len(forecasts)

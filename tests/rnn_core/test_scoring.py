@@ -9,7 +9,7 @@ from rnn_core import scoring
 from rnn_core.config import NetworkConfig, WindowConfig
 from rnn_core.errors import ContractError
 from rnn_core.heads import masses
-from rnn_core.network import build_network
+from rnn_core.network import build_ensemble, build_network, members_of
 from rnn_core.scoring import score_rows, score_windows
 from rnn_core.windows import gather_batch, last_predictions
 
@@ -111,3 +111,24 @@ def test_a_row_outside_its_window_is_refused(model, windows):
     window = np.array([0, 1])
     with pytest.raises(ContractError, match="1 of 2"):
         score_rows(model, windows, window, np.array([windows.stop[0] - 1, windows.stop[1]]))
+
+
+def test_an_ensemble_forecasts_the_mean_of_its_members_also_when_loaded_again(model, windows, tmp_path):
+    others = [keras.models.clone_model(model) for _ in range(2)]
+    for seed, other in enumerate(others):
+        random = np.random.default_rng(seed)
+        other.set_weights([random.standard_normal(w.shape) / 3 for w in model.get_weights()])
+    rows, alone = zip(*(score_windows(m, windows) for m in others), strict=True)
+    ensemble = build_ensemble(others)
+    found, together = score_windows(ensemble, windows)
+    np.testing.assert_array_equal(found, rows[0])
+    np.testing.assert_allclose(together, (alone[0] + alone[1]) / 2, atol=1e-6)
+    window, row = last_predictions(windows)
+    np.testing.assert_allclose(
+        score_rows(ensemble, windows, window, row), together[np.searchsorted(found, row)], atol=1e-5
+    )
+    ensemble.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    assert [member.name for member in members_of(loaded)] == ["member_0", "member_1"]
+    np.testing.assert_array_equal(score_windows(loaded, windows)[1], together)
+    assert members_of(build_ensemble([model])) == (model,)
