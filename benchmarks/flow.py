@@ -11,11 +11,11 @@ import pandas as pd
 
 from benchmarks.stage import AS_OF, SOURCE, Row, Stage
 from rnn_core.calibration import Calibration
-from rnn_core.concepts import concept_hash
+from rnn_core.concepts import NAMES, concept_hash
 from rnn_core.config import ModelConfig, NetworkConfig
 from rnn_core.forecaster import StayForecaster, save_stay_forecaster
 from rnn_core.grid import make_grid
-from rnn_core.network import build_network
+from rnn_core.network import build_ensemble, build_network
 from rnn_core.scaling import fit_scaler, static_features
 from rnn_core.windows import make_windows
 from sql import canonical, registry
@@ -53,15 +53,18 @@ def run(stage: Stage) -> Iterator[Row]:
 
 
 def _register_untrained(stage: Stage) -> None:
-    """Weights do not matter for the time: a network of the default size serves untrained."""
+    """Weights do not matter for the time: an ensemble of the default size serves untrained."""
     stays = canonical.read_stays(stage.store, SOURCE, AS_OF, only_open=True)
     observations = canonical.read_observations(stage.store, SOURCE, stays, AS_OF)
     grid = make_grid(stays, observations, np.datetime64(AS_OF.replace(tzinfo=None), "us"))
     scaler = fit_scaler(grid, static_features(stays), np.arange(len(stays)))
     windows = make_windows(grid, stays, scaler, ModelConfig().window)
-    network = NetworkConfig(n_channels=windows.channels.shape[1], n_static=windows.static.shape[1])
+    network = NetworkConfig(
+        n_channels=windows.channels.shape[1], n_concepts=len(NAMES), n_static=windows.static.shape[1]
+    )
     config = ModelConfig(network=network)
-    forecaster = StayForecaster(build_network(network), scaler, config, Calibration(), "hospital")
+    model = build_ensemble([build_network(network) for _ in range(config.train.folds)])
+    forecaster = StayForecaster(model, scaler, config, Calibration(), "hospital")
     folder = save_stay_forecaster(stage.home / "artifacts", "untrained", forecaster, {})
     row = {
         "model_id": "untrained", "name": "stay", "source": SOURCE, "artifact": folder.name, "config": config.to_json(),

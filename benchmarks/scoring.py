@@ -6,9 +6,10 @@ from time import perf_counter
 import numpy as np
 
 from benchmarks.stage import AS_OF, SOURCE, Row, Stage
+from rnn_core.concepts import NAMES
 from rnn_core.config import ModelConfig, NetworkConfig
 from rnn_core.grid import make_grid
-from rnn_core.network import build_network
+from rnn_core.network import build_ensemble, build_network
 from rnn_core.scaling import fit_scaler, static_features
 from rnn_core.scoring import score_rows
 from rnn_core.windows import gather_batch, last_predictions, make_windows
@@ -21,7 +22,8 @@ def run(stage: Stage) -> Iterator[Row]:
     grid = make_grid(stays, observations, np.datetime64(AS_OF.replace(tzinfo=None), "us"))
     scaler = fit_scaler(grid, static_features(stays), np.arange(len(stays)))
     windows = make_windows(grid, stays, scaler, ModelConfig().window)
-    model = build_network(NetworkConfig(n_channels=windows.channels.shape[1], n_static=windows.static.shape[1]))
+    sizes = {"n_channels": windows.channels.shape[1], "n_concepts": len(NAMES), "n_static": windows.static.shape[1]}
+    model = build_ensemble([build_network(NetworkConfig(**sizes)) for _ in range(ModelConfig().train.folds)])
     window, row = last_predictions(windows)
 
     first = _timed(lambda: score_rows(model, windows, window, row))

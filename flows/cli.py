@@ -139,7 +139,8 @@ def train(
     as_of: AsOf = None,
     cold: Annotated[bool, typer.Option("--cold", help="Do not start from the serving model.")] = False,
     seed: Annotated[int, typer.Option(help="Same data and seed, same weights.")] = 0,
-    epochs: Annotated[int | None, typer.Option(help="At most so many epochs.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="At most so many epochs.", min=1)] = None,
+    members: Annotated[int | None, typer.Option(help="Networks in the ensemble; default 5.", min=2)] = None,
     cell: Annotated[Cell, typer.Option(help="Kind of recurrent cell.")] = "lstm",
     mixed_precision: Annotated[bool, typer.Option(help="Compute in bfloat16, where all GPUs are fast in it.")] = False,
     direct: Direct = False,
@@ -152,8 +153,8 @@ def train(
     from flows.train import train as flow
 
     _run(
-        flow, direct, as_json, source=source, as_of=_slot(as_of), warm=not cold, seed=seed, epochs=epochs, cell=cell,
-        mixed_precision=mixed_precision,
+        flow, direct, as_json, source=source, as_of=_slot(as_of), warm=not cold, seed=seed, epochs=epochs, members=members,
+        cell=cell, mixed_precision=mixed_precision,
     )  # fmt: skip
 
 

@@ -56,7 +56,7 @@ class UnitCandidate:
 @flow(name="train", flow_run_name=run_name)
 def train(
     source: str, as_of: datetime | None = None, warm: bool = True, seed: int = 0, epochs: int | None = None,
-    cell: str = "lstm", mixed_precision: bool = False,
+    members: int | None = None, cell: str = "lstm", mixed_precision: bool = False,
 ) -> dict:  # fmt: skip
     """Train the stay forecaster and the unit forecaster of `source` on what was known at `as_of`; returns counts.
 
@@ -65,7 +65,7 @@ def train(
     """
     store = open_store()
     as_of = clock.slot(as_of, clock.scheduled_time())
-    config = _configure(seed, epochs, cell, mixed_precision)
+    config = _configure(seed, epochs, members, cell, mixed_precision)
     with recorded(store, source, "train", as_of) as run:
         then, now, sampling = read_training_set(store, source, as_of)
         incumbent = registry.serving_model(store, source, "stay")
@@ -84,9 +84,12 @@ def train(
     return run.counts
 
 
-def _configure(seed: int, epochs: int | None, cell: str, mixed_precision: bool) -> ModelConfig:
+def _configure(seed: int, epochs: int | None, members: int | None, cell: str, mixed_precision: bool) -> ModelConfig:
     config = ModelConfig()
-    training = replace(config.train, seed=seed, epochs=epochs or config.train.epochs, mixed_precision=mixed_precision)
+    training = replace(
+        config.train, seed=seed, epochs=epochs or config.train.epochs, folds=members or config.train.folds,
+        mixed_precision=mixed_precision,
+    )  # fmt: skip
     return replace(config, train=training, network=replace(config.network, cell=cell))
 
 
@@ -131,11 +134,9 @@ def load_serving(incumbent: dict | None) -> "StayForecaster | None":
 
 def _same_shape(serving: "StayForecaster", config: ModelConfig) -> bool:
     theirs, ours = serving.config, config
-    return (theirs.network.cell, theirs.network.units, theirs.window) == (
-        ours.network.cell,
-        ours.network.units,
-        ours.window,
-    )
+    sizes = {name: getattr(theirs.network, name) for name in ("n_channels", "n_concepts", "n_static")}
+    same_network = theirs.network == replace(ours.network, **sizes)
+    return same_network and (theirs.window, theirs.train.folds) == (ours.window, ours.train.folds)
 
 
 @step("fit the stay forecaster")
@@ -166,8 +167,8 @@ def fit(
 
 def _tell_epoch(record: dict[str, float]) -> None:
     log.info(
-        "epoch %d of %d: loss %.4f, validation %.4f (%.1f s)", record["epoch"], record["epochs"], record["train_loss"],
-        record["valid_loss"], record["seconds"],
+        "member %d of %d, epoch %d of %d: loss %.4f, validation %.4f (%.1f s)", record["member"], record["members"],
+        record["epoch"], record["epochs"], record["train_loss"], record["valid_loss"], record["seconds"],
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from rnn_core.artifact import load_artifact, save_artifact
 from rnn_core.config import ClassicConfig, NetworkConfig
 from rnn_core.errors import ArtifactError, ContractError, DataTooSmallError
 from rnn_core.network import build_network
+from rnn_core.training import EpochRecord
 
 # Share of a unit's windows, oldest first, that is trained on, and up to which the next ones choose the epoch.
 _TRAIN_SHARE, _VALID_SHARE = 0.70, 0.85
@@ -114,7 +115,7 @@ def fit_classic(series: Mapping[str, np.ndarray], config: ClassicConfig) -> Clas
         cell="lstm", units=config.units, head="regression", n_channels=1, dropout=config.dropout, l1=config.l1
     )
     model = build_network(network)
-    epochs = _fit_two_phases(model, train, valid, config)
+    epochs = fit_two_phases(model, train.x[..., None], train.y[:, None], (valid.x[..., None], valid.y[:, None]), config)
 
     def error(forecast: np.ndarray | float) -> float:
         return float(np.mean(np.square(forecast - test.y)) * std**2)
@@ -124,7 +125,7 @@ def fit_classic(series: Mapping[str, np.ndarray], config: ClassicConfig) -> Clas
         n_train=len(train),
         n_valid=len(valid),
         n_test=len(test),
-        epochs=epochs,
+        epochs=len(epochs),
         test_mse=error(_predict(model, test.x)),
         linear_mse=error(LinearRegression().fit(train.x, train.y).predict(test.x)),
         last_value_mse=error(test.x[:, -1]),
@@ -216,26 +217,31 @@ def _check_counts(pairs: tuple[_Pairs, _Pairs, _Pairs], window: int) -> None:
         )
 
 
-def _fit_two_phases(model: keras.Model, train: _Pairs, valid: _Pairs, config: ClassicConfig) -> int:
+def fit_two_phases(
+    model: keras.Model, x: np.ndarray, y: np.ndarray, valid: tuple[np.ndarray, np.ndarray], config: ClassicConfig
+) -> tuple[EpochRecord, ...]:
+    """Adam on squared error: a few epochs under a falling rate, then until `valid` (x, y) no longer gets better.
+
+    Keeps the weights of the best epoch of the second phase. Returns every epoch's `train_loss` and, of the second
+    phase, `valid_loss`.
+    """
+
     def falling(epoch: int, _: float) -> float:
         return config.learning_rate * 10 ** (-epoch / 20)
 
     optimizer = keras.optimizers.Adam(config.learning_rate, clipnorm=config.clip_norm)
     model.compile(optimizer=optimizer, loss="mse", jit_compile=False)
     common: dict[str, Any] = {"batch_size": config.batch_size, "verbose": 0}
-    x, y = train.x[..., None], train.y[:, None]
     schedule = keras.callbacks.LearningRateScheduler(falling)
     first = model.fit(x, y, epochs=config.first_epochs, callbacks=[schedule], **common)
     stopping = keras.callbacks.EarlyStopping(patience=config.patience, restore_best_weights=True)
-    second = model.fit(
-        x,
-        y,
-        validation_data=(valid.x[..., None], valid.y[:, None]),
-        epochs=config.second_epochs,
-        callbacks=[stopping],
-        **common,
+    second = model.fit(x, y, validation_data=valid, epochs=config.second_epochs, callbacks=[stopping], **common)
+    losses = [(loss, np.nan) for loss in first.history["loss"]]
+    losses += zip(second.history["loss"], second.history["val_loss"], strict=True)
+    return tuple(
+        {"epoch": epoch, "train_loss": train, "valid_loss": valid}
+        for epoch, (train, valid) in enumerate(losses, start=1)
     )
-    return len(first.epoch) + len(second.epoch)
 
 
 def _predict(model: keras.Model, x: np.ndarray) -> np.ndarray:

@@ -72,14 +72,24 @@ class Sampling:
 
 @dataclass(frozen=True)
 class NetworkConfig(_Saved):
-    """Shape of a network: cell, layer sizes, head; `n_channels` per hour and `n_static` per stay are set by the data."""
+    """Shape of a network: cell, layer sizes, head.
+
+    n_channels per hour, n_concepts among them and n_static per stay are set by the data.
+    wide: the head also reads the hour's channels, summaries of the stay so far and the static features themselves, all
+        values broken at `knots` (in deviations from the mean); False leaves it the recurrent part alone.
+    dropout: after each recurrent layer. embed_dropout: before the first.
+    """
 
     cell: Cell = "lstm"
     units: tuple[int, ...] = (64,)
     head: Head = "competing_risk"
     n_channels: int = 0
+    n_concepts: int = 0
     n_static: int = 0
+    wide: bool = True
+    knots: tuple[float, ...] = (0.0, 1.0, 2.0)
     dropout: float = 0.3
+    embed_dropout: float = 0.3
     input_dropout: float = 0.0
     l1: float = 0.0
     horizon_edges: tuple[float, ...] = HORIZON_EDGES
@@ -87,17 +97,23 @@ class NetworkConfig(_Saved):
 
 @dataclass(frozen=True)
 class TrainConfig(_Saved):
-    """How a network is fitted; the defaults are those of the stay forecaster."""
+    """How networks are fitted; the defaults are those of the stay forecaster.
+
+    folds: members of the ensemble; each is stopped, and the whole calibrated, on the fold that it did not learn from.
+    alert_budget: shares of the forecasts that may be in the band medium or above, high or above, very high.
+    """
 
     seed: int = 0
-    epochs: int = 20
-    patience: int = 4
+    folds: int = 5
+    epochs: int = 8
+    patience: int = 3
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 1e-3
     clip_norm: float = 1.0
     warmup_share: float = 0.1
-    death_weight: float = 0.5
+    death_weight: float = 2.0
+    alert_budget: tuple[float, float, float] = (0.40, 0.15, 0.05)
     mixed_precision: bool = False
 
 

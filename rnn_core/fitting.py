@@ -1,7 +1,8 @@
 """Fits a stay forecaster on what was known at its cut-off, judges it on stays it never saw, and compares two of them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +13,58 @@ from rnn_core.baselines import conditional_masses, fit_population
 from rnn_core.bootstrap import Estimate, paired_difference
 from rnn_core.calibration import Calibration, fit_calibration
 from rnn_core.config import ModelConfig, Sampling
+from rnn_core.errors import ContractError
 from rnn_core.forecaster import StayForecaster, one_end
 from rnn_core.frames import HOUR
 from rnn_core.material import Known, Material, known_until, make_material, make_served_grid
 from rnn_core.metrics import Outcomes, auroc, mean_absolute_error_days, score_forecasts
+from rnn_core.network import build_ensemble, members_of
 from rnn_core.scaling import fit_scaler, static_features
 from rnn_core.scoring import score_windows
-from rnn_core.splits import split_stays
-from rnn_core.survival import read_forecast
+from rnn_core.splits import patient_folds, split_stays
+from rnn_core.survival import RISK_THRESHOLDS, mortality_risk, read_forecast
 from rnn_core.training import EpochRecord, fit_stay_model
 
 # Enough for the second digit of an interval; the concordance of ten thousand rows takes long per resample.
 _RESAMPLES = 200
 # Metrics are taken every so many hours of a stay: neighbouring hours say nearly the same.
 JUDGE_EVERY_HOURS = 6
+# The share of 5 % of fewer stays is a handful, and their least risk a matter of chance.
+MIN_STAYS_FOR_BANDS = 200
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Networks that each learned from all folds but one, and what each of them says of the fold that it never saw.
+
+    model: all members as one (`network.build_ensemble`). config: with the sizes that the data gave.
+    row, masses: out-of-fold forecasts, absolute rows int64 [n], rising, and float32 [n, bins, 2].
+    """
+
+    model: keras.Model
+    config: ModelConfig
+    row: np.ndarray
+    masses: np.ndarray
+    histories: tuple[tuple[EpochRecord, ...], ...]
+    best_epochs: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class FitReport:
-    """What is kept of a training: sizes, the loss per epoch, and metrics on stays that had no part in it."""
+    """What is kept of a training: sizes, the loss per member and epoch, and metrics on stays that had no part in it."""
 
     n_stays: dict[str, int]
     n_deaths: dict[str, int]
-    history: tuple[EpochRecord, ...]
-    best_epoch: int
+    histories: tuple[tuple[EpochRecord, ...], ...]
+    best_epochs: tuple[int, ...]
     metrics: dict[str, Estimate]
 
     def to_json(self) -> dict[str, Any]:
         return {
             "n_stays": self.n_stays,
             "n_deaths": self.n_deaths,
-            "history": list(self.history),
-            "best_epoch": self.best_epoch,
+            "histories": [list(history) for history in self.histories],
+            "best_epochs": list(self.best_epochs),
             "metrics": {name: estimate.to_json() for name, estimate in self.metrics.items()},
         }
 
@@ -63,35 +84,108 @@ def fit_stay_forecaster(
     A warm start takes over the scaler with the weights, since they belong together. Raises DataTooSmallError where too
     few stays have finished, ContractError where `warm_from` has another shape.
     """
-    split = split_stays(then.stays, then.as_of)
-    train, valid = split.train & then.sound, split.valid & then.sound
-    grid = make_served_grid(then, config.window, sampling)
-    scaler = warm_from.scaler if warm_from else fit_scaler(grid, static_features(then.stays), np.flatnonzero(train))
-    learned = make_material(then, grid, scaler, config, sampling)
-    fitted = fit_stay_model(
-        learned.windows, learned.labels, train, valid, config, checkpoint_dir=checkpoint_dir,
-        warm_from=warm_from.model if warm_from else None, progress=progress,
-    )  # fmt: skip
-    calibration = _fit_calibration(fitted.model, learned, valid)
-    forecaster = StayForecaster(fitted.model, scaler, fitted.config, calibration, one_end(then.stays), sampling)
+    learned = split_stays(then.stays, then.as_of).learned & then.sound
+    forecaster, ensemble = fit_forecaster(
+        then, learned, config, sampling=sampling, checkpoint_dir=checkpoint_dir, warm_from=warm_from, progress=progress
+    )
     judged, newer = unseen(now, then)
     report = FitReport(
-        *_sizes(then, now, {"train": train, "valid": valid}, {"judged": judged, "newer": newer}),
-        fitted.history,
-        fitted.best_epoch,
-        judge(forecaster, now.take(judged), then.take(train | valid)),
+        *_sizes(then, now, {"learned": learned}, {"judged": judged, "newer": newer}),
+        ensemble.histories,
+        ensemble.best_epochs,
+        judge(forecaster, now.take(judged), then.take(learned)),
     )
     return forecaster, report
+
+
+def fit_forecaster(
+    known: Known,
+    learned: np.ndarray,
+    config: ModelConfig,
+    *,
+    sampling: Sampling = Sampling(),
+    folds: Sequence[int] | None = None,
+    checkpoint_dir: Path | None = None,
+    warm_from: StayForecaster | None = None,
+    progress: Callable[[EpochRecord], None] | None = None,
+) -> tuple[StayForecaster, Ensemble]:
+    """A forecaster that learned from the stays `learned`, bool [stays of known], and judged itself on nothing else.
+
+    Calibration and risk bands come from the out-of-fold forecasts. folds: the members to fit, by the fold that each
+    leaves out; all by default.
+    """
+    grid = make_served_grid(known, config.window, sampling)
+    scaler = warm_from.scaler if warm_from else fit_scaler(grid, static_features(known.stays), np.flatnonzero(learned))
+    material = make_material(known, grid, scaler, config, sampling)
+    ensemble = fit_ensemble(
+        material, learned, config, folds=folds, checkpoint_dir=checkpoint_dir,
+        warm_from=warm_from.model if warm_from else None, progress=progress,
+    )  # fmt: skip
+    row, masses = _judged_rows(material, ensemble.row, ensemble.masses)
+    calibration = _fit_calibration(material, row, masses)
+    thresholds = _fit_thresholds(material, row, calibration.apply(masses), config.train.alert_budget)
+    forecaster = StayForecaster(
+        ensemble.model, scaler, ensemble.config, calibration, one_end(known.stays), sampling, thresholds
+    )
+    return forecaster, ensemble
+
+
+def fit_ensemble(
+    material: Material,
+    learned: np.ndarray,
+    config: ModelConfig,
+    *,
+    folds: Sequence[int] | None = None,
+    checkpoint_dir: Path | None = None,
+    warm_from: keras.Model | None = None,
+    progress: Callable[[EpochRecord], None] | None = None,
+) -> Ensemble:
+    """One network per fold of the patients, each fitted without its fold and stopped by it; `folds`: only of these."""
+    windows, n_folds = material.windows, config.train.folds
+    fold = patient_folds(material.known.stays["patient_id"], n_folds)
+    left_out = range(n_folds) if folds is None else folds
+    starts = members_of(warm_from) if warm_from is not None else (None,) * len(left_out)
+    if len(starts) != len(left_out):
+        raise ContractError(
+            f"A warm start needs {len(left_out)} members; the model has {len(starts)}. Train from scratch instead."
+        )
+    fitted, rows, masses = [], [], []
+    for k, start in zip(left_out, starts, strict=True):
+        member = replace(config, train=replace(config.train, seed=config.train.seed * n_folds + k))
+        held_out = learned & (fold == k)
+        fitted.append(
+            fit_stay_model(
+                windows, material.labels, learned & (fold != k), held_out, member, warm_from=start,
+                checkpoint_dir=checkpoint_dir and checkpoint_dir / f"member_{k}",
+                progress=progress and partial(_tell_member, progress, k + 1, n_folds),
+            )
+        )  # fmt: skip
+        row, p = score_windows(fitted[-1].model, windows, np.flatnonzero(held_out[windows.stay]))
+        rows.append(row)
+        masses.append(p)
+    order = np.argsort(np.concatenate(rows))
+    return Ensemble(
+        model=build_ensemble([one.model for one in fitted]),
+        config=replace(fitted[0].config, train=config.train),
+        row=np.concatenate(rows)[order],
+        masses=np.concatenate(masses)[order],
+        histories=tuple(one.history for one in fitted),
+        best_epochs=tuple(one.best_epoch for one in fitted),
+    )
+
+
+def _tell_member(progress: Callable[[EpochRecord], None], member: int, members: int, record: EpochRecord) -> None:
+    progress(record | {"member": member, "members": members})
 
 
 def unseen(now: Known, then: Known) -> tuple[np.ndarray, np.ndarray]:
     """Sound stays of `now` of patients whom a fit on `then` never saw, and those of them that began after the cut-off;
     two bool [stays of now].
 
-    A patient counts as seen by any stay in train or valid, sound or not: the audit may change its mind, the split not.
+    A patient counts as seen by any stay in learned, sound or not: the audit may change its mind, the split not.
     """
     fitted = split_stays(then.stays, then.as_of)
-    seen = then.stays["patient_id"][fitted.train | fitted.valid]
+    seen = then.stays["patient_id"][fitted.learned]
     later = split_stays(now.stays, then.as_of)
     judged = later.judged & now.sound & ~now.stays["patient_id"].isin(seen).to_numpy()
     return judged, judged & later.newer
@@ -165,12 +259,22 @@ def _outcomes(material: Material, row: np.ndarray) -> Outcomes:
     )
 
 
-def _fit_calibration(model: keras.Model, material: Material, valid: np.ndarray) -> Calibration:
-    window = np.flatnonzero(valid[material.windows.stay])
-    row, masses = _judged_rows(material, *score_windows(model, material.windows, window))
+def _fit_calibration(material: Material, row: np.ndarray, masses: np.ndarray) -> Calibration:
     patients = material.known.stays["patient_id"].to_numpy()[material.stay_of_row[row]]
     labels = material.labels
     return fit_calibration(masses, labels.death[row], labels.weights[row], labels.entry[row], groups=patients)
+
+
+def _fit_thresholds(
+    material: Material, row: np.ndarray, masses: np.ndarray, budget: tuple[float, ...]
+) -> tuple[float, ...]:
+    """Risks that the given shares of the forecasts reach, each stay counting once; the fixed ones where stays are few."""
+    risk, stay = mortality_risk(masses), material.stay_of_row[row]
+    if len(np.unique(stay)) < MIN_STAYS_FOR_BANDS:
+        return RISK_THRESHOLDS
+    weight = 1 / np.bincount(stay)[stay]
+    thresholds = np.quantile(risk, 1 - np.array(budget), weights=weight, method="inverted_cdf")
+    return tuple(float(t) for t in thresholds) if (np.diff(thresholds) > 0).all() else RISK_THRESHOLDS
 
 
 def _judged_rows(material: Material, row: np.ndarray, masses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

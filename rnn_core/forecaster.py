@@ -16,7 +16,7 @@ from rnn_core.frames import HOUR
 from rnn_core.material import Known, elapsed_hours, make_served_grid
 from rnn_core.scaling import Scaler
 from rnn_core.scoring import score_rows
-from rnn_core.survival import FORECAST_COLUMNS, read_forecast, risk_band
+from rnn_core.survival import FORECAST_COLUMNS, RISK_THRESHOLDS, read_forecast, risk_band
 from rnn_core.windows import last_predictions, make_windows
 
 
@@ -25,7 +25,7 @@ class StayForecaster:
     """A fitted network with all that is needed to use it.
 
     ends_at: where the stays it learned from end. sampling: how they came into the sample; beyond its `data_hours` the
-    network has seen nothing and says nothing.
+    network has seen nothing and says nothing. risk_thresholds: where the risk bands begin.
     """
 
     model: keras.Model
@@ -34,6 +34,7 @@ class StayForecaster:
     calibration: Calibration
     ends_at: str
     sampling: Sampling = field(default_factory=Sampling)
+    risk_thresholds: tuple[float, ...] = RISK_THRESHOLDS
 
 
 def forecast_stays(forecaster: StayForecaster, known: Known) -> pd.DataFrame:
@@ -58,7 +59,7 @@ def forecast_stays(forecaster: StayForecaster, known: Known) -> pd.DataFrame:
     scored = windows.stay[window]
     for column in FORECAST_COLUMNS:
         frame.loc[scored, column] = numbers[column].to_numpy()
-    frame.loc[scored, "risk_band"] = risk_band(numbers["mortality_risk"].to_numpy())
+    frame.loc[scored, "risk_band"] = risk_band(numbers["mortality_risk"].to_numpy(), forecaster.risk_thresholds)
     frame["status"] = np.where(frame["status_reason"].isna(), "scored", "abstained")
     return frame
 
@@ -94,6 +95,7 @@ def save_stay_forecaster(root: Path, model_id: str, forecaster: StayForecaster, 
         "ends_at": forecaster.ends_at,
         "calibration": forecaster.calibration.to_json(),
         "sampling": forecaster.sampling.to_json(),
+        "risk_thresholds": list(forecaster.risk_thresholds),
     }
     return save_artifact(root, model_id, forecaster.model, forecaster.config, forecaster.scaler.to_json(), meta)
 
@@ -106,7 +108,7 @@ def load_stay_forecaster(path: Path) -> StayForecaster:
     meta = artifact.meta
     return StayForecaster(
         artifact.model, Scaler.from_json(artifact.scaler), artifact.config, Calibration.from_json(meta["calibration"]),
-        meta["ends_at"], Sampling.from_json(meta["sampling"]),
+        meta["ends_at"], Sampling.from_json(meta["sampling"]), tuple(meta.get("risk_thresholds", RISK_THRESHOLDS)),
     )  # fmt: skip
 
 

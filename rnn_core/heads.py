@@ -1,10 +1,13 @@
 """What a network says at the end: one number (`regression`), or a distribution over when and how a stay ends."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+
+from rnn_core.encoding import hinges
 
 N_CAUSES = 2  # alive, dies: the order of frames.ALIVE and frames.DIED
 
@@ -18,29 +21,34 @@ def build_regression_head(dtype: Any = None, name: str = "head") -> keras.layers
 class CompetingRiskHead(keras.layers.Layer):
     """[..., features] -> logits [..., bins, 2] of the cause-specific hazards of every horizon bin (see `log_masses`).
 
-    The kernel starts near zero, so that an untrained head says what its bias says, whatever it reads.
+    Linear in its features and in the `encoding.hinges` of the last `n_values` of them at `knots`. The kernel starts near
+    zero, so that an untrained head says what its bias says, whatever it reads.
     """
 
-    def __init__(self, bins: int, **kwargs: Any) -> None:
+    def __init__(self, bins: int, n_values: int = 0, knots: Sequence[float] = (), **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.bins = bins
+        self.bins, self.n_values, self.knots = bins, n_values, tuple(knots)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         near_zero = keras.initializers.VarianceScaling(0.01)
-        self.kernel = self.add_weight(
-            shape=(input_shape[-1], self.bins * N_CAUSES), initializer=near_zero, name="kernel"
-        )
+        features = input_shape[-1] + self.n_values * 2 * len(self.knots)
+        self.kernel = self.add_weight(shape=(features, self.bins * N_CAUSES), initializer=near_zero, name="kernel")
         self.bias = self.add_weight(shape=(self.bins, N_CAUSES), initializer="zeros", name="bias")
 
     def call(self, inputs: Any) -> Any:
-        flat = ops.matmul(inputs, self.kernel)
+        features = inputs
+        if self.n_values and self.knots:
+            values = inputs[..., inputs.shape[-1] - self.n_values :]
+            features = ops.concatenate([inputs, hinges(values, self.knots)], axis=-1)
+        flat = ops.matmul(features, self.kernel)
         return ops.reshape(flat, (*ops.shape(inputs)[:-1], self.bins, N_CAUSES)) + self.bias
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return (*input_shape[:-1], self.bins, N_CAUSES)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "bins": self.bins}
+        own = {"bins": self.bins, "n_values": self.n_values, "knots": list(self.knots)}
+        return {**super().get_config(), **own}
 
 
 def log_masses(logits: Any) -> Any:

@@ -7,6 +7,7 @@ import keras
 
 from rnn_core.cells import build_recurrent
 from rnn_core.config import NetworkConfig
+from rnn_core.encoding import EveryHour, RunningSummaries
 from rnn_core.errors import ContractError
 from rnn_core.heads import CompetingRiskHead, build_regression_head
 
@@ -55,6 +56,11 @@ def _check_network_config(config: NetworkConfig) -> None:
             "A network needs at least one channel and one recurrent layer of at least one unit; found "
             f"n_channels={config.n_channels}, units={config.units}. Take n_channels from the windows."
         )
+    if config.head == "competing_risk" and config.wide and not 0 < 3 * config.n_concepts <= config.n_channels:
+        raise ContractError(
+            f"A wide head reads three channels of each concept; found n_concepts={config.n_concepts} and "
+            f"n_channels={config.n_channels}. Take both from the windows, or set wide to False."
+        )
     if config.head == "regression" and config.n_static:
         raise ContractError(f"A regression network reads a series alone; set n_static to 0, not {config.n_static}.")
 
@@ -77,11 +83,19 @@ def _build_stay_network(config: NetworkConfig, dtype: Any) -> keras.Model:
         projected = keras.layers.Dense(config.units[0], use_bias=False, dtype=dtype, name="embed_static")(static)
         hour = keras.layers.Add(dtype=dtype)([hour, keras.layers.Reshape((1, config.units[0]), dtype=dtype)(projected)])
     hour = keras.layers.Activation("tanh", dtype=dtype)(hour)
-    hidden = _recurrent_layers(hour, config, dtype, every_step=True)
+    passed = keras.layers.Dropout(config.embed_dropout, dtype=dtype)(hour) if config.embed_dropout else hour
+    hidden = _recurrent_layers(passed, config, dtype, every_step=True)
     # The head also sees the hour itself: what was just measured need not pass through the state.
-    read = keras.layers.Concatenate(dtype=dtype)([hidden, hour])
-    bins = len(config.horizon_edges)
-    return keras.Model(inputs, CompetingRiskHead(bins, dtype="float32", name="head")(read), name="stay_network")
+    parts = [hidden, hour]
+    broken: dict[str, Any] = {}
+    if config.wide:
+        summaries = RunningSummaries(config.n_concepts, dtype="float32", name="summaries")
+        broken = {"n_values": summaries.n_values, "knots": config.knots}
+        parts += [EveryHour(dtype="float32", name="static_hours")([static, x])] if config.n_static else []
+        parts.append(summaries(x))
+    read = keras.layers.Concatenate(dtype="float32" if config.wide else dtype)(parts)
+    head = CompetingRiskHead(len(config.horizon_edges), **broken, dtype="float32", name="head")
+    return keras.Model(inputs, head(read), name="stay_network")
 
 
 def _recurrent_layers(sequence: Any, config: NetworkConfig, dtype: Any, *, every_step: bool) -> Any:

@@ -1,4 +1,4 @@
-"""Which stays train, tune and judge a model: disjoint in patients, ordered in time, and the same in every run."""
+"""Which stays a model learns from, in which fold, and which judge it: disjoint in patients, the same in every run."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,31 +10,31 @@ import pandas as pd
 from rnn_core.errors import ContractError
 from rnn_core.grid import stay_times
 
-PARTS: tuple[str, ...] = ("train", "valid", "test")
-SHARES: tuple[float, float, float] = (0.7, 0.15, 0.15)
+# Share of the patients whose stays a model learns from; the others judge it.
+LEARNED_SHARE = 0.85
 SALT = "icu-forecast"
 
 
-def patient_split(
-    patient_ids: Sequence[str] | pd.Series | np.ndarray,
-    shares: tuple[float, float, float] = SHARES,
-    salt: str = SALT,
-) -> np.ndarray:
-    """Part of each stay by a hash of its patient: str [stays], one of `PARTS`.
+def is_learned_from(patient_ids: Sequence[str] | pd.Series | np.ndarray, salt: str = SALT) -> np.ndarray:
+    """Whether a model may learn from a stay, by a hash of its patient: bool [stays].
 
-    All stays of a patient share a part, whatever other patients there are, and keep it for ever: a model that starts
-    from an older one never meets its training patients among those that judge it. Changing `shares` or `salt` breaks
-    that.
-    Raises ContractError on shares that do not add up to 1 and on a missing patient id.
+    All stays of a patient share the answer, whatever other patients there are, and keep it for ever: a model that starts
+    from an older one never meets its own patients among those that judge it. Changing the share or `salt` breaks that.
+    Raises ContractError on a missing patient id.
     """
-    if len(shares) != len(PARTS) or min(shares) < 0 or not np.isclose(sum(shares), 1):
-        raise ContractError(f"The shares of {PARTS} are not negative and add up to 1; found {shares}.")
+    return _positions(patient_ids, salt) < LEARNED_SHARE
+
+
+def patient_folds(patient_ids: Sequence[str] | pd.Series | np.ndarray, folds: int, salt: str = SALT) -> np.ndarray:
+    """Fold of each stay by a hash of its patient: int64 [stays], 0 to folds - 1; as permanent as `is_learned_from`."""
+    return (_positions(patient_ids, f"{salt}|fold") * folds).astype(np.int64)
+
+
+def _positions(patient_ids: Sequence[str] | pd.Series | np.ndarray, salt: str) -> np.ndarray:
     code, patients = pd.factorize(np.asarray(patient_ids, dtype=object))
     if missing := int((code < 0).sum()):
         raise ContractError(f"A split needs the patient of every stay; {missing} stays have no patient_id.")
-    position = np.array([_hash_share(str(patient), salt) for patient in patients], dtype=np.float64)
-    part = np.searchsorted(np.cumsum(shares)[:-1], position, side="right")
-    return np.array(PARTS)[part][code]
+    return np.array([_hash_share(str(patient), salt) for patient in patients], dtype=np.float64)[code]
 
 
 def _hash_share(patient: str, salt: str) -> float:
@@ -47,32 +47,25 @@ def _hash_share(patient: str, salt: str) -> float:
 class Split:
     """Parts of a split in patients and time, each bool [stays].
 
-    train, valid: stays that began before the cut-off; use them as they were known then.
-    judged: stays of patients who have no part in train or valid.
+    learned: stays that began before the cut-off; use them as they were known then.
+    judged: stays of patients who have no part in learned.
     newer: those of them that began at or after the cut-off.
     """
 
-    train: np.ndarray
-    valid: np.ndarray
+    learned: np.ndarray
     judged: np.ndarray
     newer: np.ndarray
 
 
-def split_stays(
-    stays: pd.DataFrame,
-    cutoff: np.datetime64,
-    shares: tuple[float, float, float] = SHARES,
-    salt: str = SALT,
-) -> Split:
+def split_stays(stays: pd.DataFrame, cutoff: np.datetime64, salt: str = SALT) -> Split:
     """Split for a model that is fitted at `cutoff` and judged on patients it never saw.
 
     Stays that were open at the cut-off take part in the fit, censored there: without them it would see too many short
-    stays. Who had a stay before the cut-off keeps the part of the permanent `patient_split`; a patient who comes later
-    is judged whatever the hash says. As the cut-off moves on, a stay in train or valid stays there, so a warm start
-    leaks nothing: whoever was fitted on once has an older stay, and is thus never judged on.
+    stays. Who had a stay before the cut-off keeps the part that `is_learned_from` gives; a patient who comes later is
+    judged whatever the hash says. As the cut-off moves on, a stay in learned stays there, so a warm start leaks nothing:
+    whoever was fitted on once has an older stay, and is thus never judged on.
     """
-    part = patient_split(stays["patient_id"], shares, salt)
     begun = stay_times(stays, "intime") < np.datetime64(cutoff, "us")
-    train, valid = begun & (part == "train"), begun & (part == "valid")
-    judged = ~stays["patient_id"].isin(stays["patient_id"][train | valid]).to_numpy()
-    return Split(train, valid, judged, judged & ~begun)
+    learned = begun & is_learned_from(stays["patient_id"], salt)
+    judged = ~stays["patient_id"].isin(stays["patient_id"][learned]).to_numpy()
+    return Split(learned, judged, judged & ~begun)

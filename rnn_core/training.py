@@ -84,7 +84,11 @@ def fit_stay_model(
             f"Training needs at least {MIN_WINDOWS} windows with a known end and validation at least 1; found "
             f"{len(train.window)} and {len(valid.window)}. Load more finished stays."
         )
-    sizes = {"n_channels": windows.channels.shape[1], "n_static": windows.static.shape[1]}
+    sizes = {
+        "n_channels": windows.channels.shape[1],
+        "n_concepts": len(config.window.concepts),
+        "n_static": windows.static.shape[1],
+    }
     config = replace(config, network=replace(config.network, head="competing_risk", **sizes))
     keras.utils.set_random_seed(config.train.seed)
     devices = devices or choose_devices()

@@ -97,7 +97,7 @@ def trained_template(make_database, clif_source, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         _enter(patch, folder, store, clif_source)
         ingest.fn("clif", TRAINED_AT)
-        train.fn("clif", TRAINED_AT, epochs=3)
+        train.fn("clif", TRAINED_AT, epochs=3, members=2)
         open_store().dispose()
     load_settings.cache_clear()
     return store, folder

@@ -23,7 +23,7 @@ from flows.train import train
 from rnn_core.errors import ForecastError
 
 at = datetime(2026, 1, 19, tzinfo=UTC)
-counts = {"ingest": ingest("clif", at), "train": train("clif", at, epochs=2), "forecast": forecast("clif", at)}
+counts = {"ingest": ingest("clif", at), "train": train("clif", at, epochs=2, members=2), "forecast": forecast("clif", at)}
 evaluate("clif", at)
 try:
     forecast("physionet_2012", at)

@@ -32,20 +32,20 @@ def test_a_model_of_few_outcomes_is_provisional_and_keeps_its_metrics_beside_the
 def test_the_cut_off_lies_before_the_stays_that_judge(trained):
     (model,) = models(trained)
     sizes = model["metrics"]["n_stays"]
-    assert sizes["train"] > sizes["valid"] > 0 and sizes["judged"] >= sizes["newer"] > 0
+    assert sizes["learned"] > sizes["judged"] and sizes["judged"] >= sizes["newer"] > 0
 
 
 def test_a_second_training_starts_from_the_serving_model_and_a_cold_one_says_it_did_not(trained):
     first = models(trained)[0]["model_id"]
-    train.fn("clif", AT, epochs=1)
-    train.fn("clif", AT, epochs=1, warm=False)
+    train.fn("clif", AT, epochs=1, members=2)
+    train.fn("clif", AT, epochs=1, members=2, warm=False)
     by_version = sorted(models(trained), key=lambda model: model["version"])
     assert [model["warm_from"] for model in by_version] == [None, first, None]
     assert sum(model["stage"] in ("champion", "provisional") for model in by_version) == 1
 
 
 def test_another_cell_trains_and_serves(trained):
-    counts = train.fn("clif", AT, epochs=1, cell="gru")
+    counts = train.fn("clif", AT, epochs=1, members=2, cell="gru")
     assert counts["stage"] in ("provisional", "challenger")
     newest = max(models(trained), key=lambda model: model["version"])
     assert newest["config"]["network"]["cell"] == "gru" and newest["warm_from"] is None
@@ -56,7 +56,7 @@ def test_another_cell_trains_and_serves(trained):
 def test_a_damaged_serving_artifact_does_not_block_the_next_training(trained):
     (model,) = models(trained)
     (load_settings().artifact_folder / model["artifact"] / "scaler.json").write_text("{}")
-    train.fn("clif", AT, epochs=1)
+    train.fn("clif", AT, epochs=1, members=2)
     assert len(models(trained)) == 2
 
 
@@ -64,7 +64,7 @@ def test_a_training_that_breaks_leaves_the_serving_model_and_says_so(trained, mo
     before = registry.serving_model(trained, "clif", "stay")
     monkeypatch.setattr(train_module, "fit_units", lambda *_: 1 / 0)
     with pytest.raises(Exception, match="ZeroDivisionError"):
-        train.fn("clif", AT, epochs=1)
+        train.fn("clif", AT, epochs=1, members=2)
     assert registry.serving_model(trained, "clif", "stay") == before
     with trained.connect() as connection:
         run = connection.execute(text("select status, error from forecast.run order by run_id desc limit 1")).one()
@@ -72,7 +72,7 @@ def test_a_training_that_breaks_leaves_the_serving_model_and_says_so(trained, mo
 
 
 def test_a_training_cut_off_after_an_epoch_goes_on_to_the_same_weights(trained, monkeypatch):
-    train.fn("clif", AT, epochs=2, warm=False)
+    train.fn("clif", AT, epochs=2, members=2, warm=False)
     told = train_module._tell_epoch
 
     def cut_off(record):
@@ -81,11 +81,11 @@ def test_a_training_cut_off_after_an_epoch_goes_on_to_the_same_weights(trained, 
 
     monkeypatch.setattr(train_module, "_tell_epoch", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        train.fn("clif", AT, epochs=2, warm=False)
+        train.fn("clif", AT, epochs=2, members=2, warm=False)
     epochs = []
-    monkeypatch.setattr(train_module, "_tell_epoch", lambda record: epochs.append(record["epoch"]))
-    train.fn("clif", AT, epochs=2, warm=False)
-    assert epochs == [2], "the first epoch was not trained again"
+    monkeypatch.setattr(train_module, "_tell_epoch", lambda r: epochs.append((r["member"], r["epoch"])))
+    train.fn("clif", AT, epochs=2, members=2, warm=False)
+    assert epochs == [(1, 2), (2, 1), (2, 2)], "the first epoch was not trained again"
     undisturbed, resumed = sorted(models(trained), key=lambda model: model["version"])[-2:]
     assert json.dumps(resumed["metrics"]["metrics"]) == json.dumps(undisturbed["metrics"]["metrics"])
 

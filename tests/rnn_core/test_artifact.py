@@ -15,7 +15,7 @@ from rnn_core.network import build_network
 
 CONFIG = ModelConfig(
     window=WindowConfig(chunk_hours=96),
-    network=NetworkConfig(cell="jordan", units=(4,), n_channels=3, n_static=2, horizon_edges=(0, 6, 12)),
+    network=NetworkConfig(cell="jordan", units=(4,), n_channels=3, n_concepts=1, n_static=2, horizon_edges=(0, 6, 12)),
 )
 INPUTS = [np.ones((1, 5, 3), np.float32), np.ones((1, 2), np.float32)]
 

@@ -125,7 +125,7 @@ def test_a_saved_forecaster_comes_back_with_the_same_forecasts_and_report(fitted
 
 
 def test_an_artifact_of_the_other_forecaster_is_refused(tmp_path):
-    config = ModelConfig(network=NetworkConfig(units=(2,), n_channels=1, horizon_edges=(0, 6)))
+    config = ModelConfig(network=NetworkConfig(units=(2,), n_channels=1, wide=False, horizon_edges=(0, 6)))
     path = save_artifact(tmp_path, "stay-1", build_network(config.network), config, {}, {})
     with pytest.raises(ArtifactError, match="stay forecaster"):
         load_classic(path)

@@ -9,7 +9,7 @@ from rnn_core.config import HORIZON_EDGES, NetworkConfig
 from rnn_core.errors import ContractError
 from rnn_core.network import build_network
 
-STAY = NetworkConfig(units=(8, 6), n_channels=5, n_static=3)
+STAY = NetworkConfig(units=(8, 6), n_channels=5, n_concepts=1, n_static=3)
 SERIES = NetworkConfig(units=(8, 4), head="regression", n_channels=1)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rnn_core import scoring
+from rnn_core.concepts import NAMES
 from rnn_core.config import NetworkConfig, WindowConfig
 from rnn_core.errors import ContractError
 from rnn_core.heads import masses
@@ -27,10 +28,10 @@ def windows():
 def model(windows):
     """An untrained network whose head is loud enough for every hour to show in its masses."""
     keras.utils.set_random_seed(0)
-    sizes = {"n_channels": windows.channels.shape[1], "n_static": windows.static.shape[1]}
+    sizes = {"n_channels": windows.channels.shape[1], "n_concepts": len(NAMES), "n_static": windows.static.shape[1]}
     network = build_network(NetworkConfig(units=(6,), horizon_edges=(0, 6, 12, 24), **sizes))
     kernel = network.get_layer("head").kernel
-    kernel.assign(np.random.default_rng(1).standard_normal(kernel.shape))
+    kernel.assign(np.random.default_rng(1).standard_normal(kernel.shape) * 0.03 / kernel.shape[0] ** 0.5)
     return network
 
 
@@ -101,7 +102,9 @@ def test_nothing_to_score_gives_nothing(model, windows):
 
 def test_a_network_without_static_features_scores_too(windows):
     bare = replace(windows, static=windows.static[:, :0])
-    network = build_network(NetworkConfig(units=(4,), horizon_edges=(0, 6), n_channels=windows.channels.shape[1]))
+    network = build_network(
+        NetworkConfig(units=(4,), horizon_edges=(0, 6), n_channels=windows.channels.shape[1], wide=False)
+    )
     window, row = last_predictions(bare)
     rows, p = score_windows(network, bare)
     np.testing.assert_allclose(score_rows(network, bare, window, row), p[np.searchsorted(rows, row)], atol=1e-5)

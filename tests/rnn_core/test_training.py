@@ -14,7 +14,7 @@ from rnn_core.training import MIN_WINDOWS, fit_stay_model
 
 EDGES = (0.0, 6.0, 12.0, 24.0)
 TINY = ModelConfig(
-    network=NetworkConfig(cell="elman", units=(4,), dropout=0.2, horizon_edges=EDGES),
+    network=NetworkConfig(cell="elman", units=(4,), wide=False, dropout=0.2, embed_dropout=0.0, horizon_edges=EDGES),
     train=TrainConfig(epochs=3, patience=3, batch_size=16, learning_rate=0.01),
 )
 
