@@ -1,6 +1,5 @@
 """The stage of a benchmark: an embedded PostgreSQL of its own with set a as a source, and what a row of the table holds."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from flows.settings import load_settings, quiet_environment
+from flows.settings import load_settings, use_own_home
 
 SOURCE = "physionet_2012"
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -42,11 +41,7 @@ def open_stage(folder: Path, data: Path) -> Iterator[Stage]:
     from sql import embedded
     from sql.loaders import physionet_2012
 
-    for name in [name for name in os.environ if name.startswith("ICU_")]:
-        del os.environ[name]
-    os.environ["ICU_HOME"] = str(folder)
-    load_settings.cache_clear()
-    quiet_environment(load_settings())
+    use_own_home(folder)
     _, source, schema = open_source(SOURCE, writable=True)
     physionet_2012.load(source, data, sets=["a"], schema=schema, layout="together", withhold_outcomes=True)
     # Tables at rest, as a hospital's are: otherwise whoever reads them first pays for the load.

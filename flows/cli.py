@@ -24,6 +24,8 @@ source_app = typer.Typer(no_args_is_help=True, help="Look at a source before rel
 app.add_typer(db, name="db")
 app.add_typer(models, name="models")
 app.add_typer(source_app, name="source")
+benchmark_app = typer.Typer(no_args_is_help=True, help="Measure the forecaster against others on published data.")
+app.add_typer(benchmark_app, name="benchmark")
 
 
 def _known_source(name: str) -> str:
@@ -324,6 +326,54 @@ def source_check(source: Source, as_of: AsOf = None, as_json: Json = False) -> N
     report.print(as_json)
     if report.faults:
         raise typer.Exit(1)
+
+
+# ---------------------------------------------------------------------------------------------- benchmarks
+
+
+@benchmark_app.command("physionet-2012")
+def benchmark_physionet_2012(
+    train: Annotated[
+        str, typer.Option(help="Folders of the sets to learn from, comma between; or set-a.tar.gz itself.")
+    ],
+    test: Annotated[str, typer.Option(help="Folders of the sets to judge on.", show_default=False)] = "",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures to this file.", show_default=False)
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write a page with tables and plots.", show_default=False)] = None,
+    cross_validate: Annotated[
+        bool, typer.Option("--cross-validate", help="Judge each fold of the train sets by a fit on the others.")
+    ] = False,
+    folds: Annotated[int, typer.Option(help="Folds of the cross-validation.", min=2)] = 5,
+    models: Annotated[str, typer.Option(help="Only these models, comma between.", show_default=False)] = "",
+    seed: Annotated[int, typer.Option(help="Same data and seed, same figures.")] = 0,
+    epochs: Annotated[int | None, typer.Option(help="At most so many epochs, for a quick look.", min=1)] = None,
+    members: Annotated[int | None, typer.Option(help="Networks in an ensemble; default 5.", min=2)] = None,
+    dry_run: Annotated[bool, typer.Option(help="Find the sets, say what would run, run nothing.")] = False,
+) -> None:
+    """Mortality and length of stay after 48 hours on the PhysioNet Challenge 2012, for every model, with intervals.
+
+    Works in a database of its own that goes with the run. The outcomes of the test sets stay closed until all
+    forecasts are made.
+
+    Example: icu-forecast benchmark physionet-2012 --train data/a,data/b --test data/c --json out.json --report out.html
+    """
+    from flows import benchmark
+
+    train_sets = benchmark.find_sets([Path(place) for place in _names(train)])
+    test_sets = benchmark.find_sets([Path(place) for place in _names(test)])
+    if cross_validate == bool(test_sets):
+        raise ForecastError("Either name the sets to judge on with --test, or ask for --cross-validate.")
+    chosen = _names(models) or list(benchmark.MODELS)
+    benchmark.check(train_sets, test_sets, chosen)
+    if dry_run:
+        judged = f"set {', '.join(sorted(test_sets))}" if test_sets else f"{folds} folds of them"
+        typer.echo(f"Learns from set {', '.join(sorted(train_sets))}, judges on {judged}: {', '.join(chosen)}.")
+        return
+    outcome = benchmark.run_benchmark(
+        train_sets, test_sets, models=chosen, folds=folds, seed=seed, epochs=epochs, members=members
+    )
+    benchmark.publish(outcome, json_file, report)
 
 
 # ---------------------------------------------------------------------------------------------- models

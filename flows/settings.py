@@ -92,6 +92,16 @@ def export_settings(more: dict[str, str]) -> None:
     os.environ |= more
 
 
+def use_own_home(folder: Path) -> None:
+    """From here on this process works in `folder` alone: no setting of the installation applies to it any more."""
+    for name in [name for name in os.environ if name.startswith(_PREFIX)]:
+        del os.environ[name]
+    Settings.model_config["env_file"] = None
+    os.environ["ICU_HOME"] = str(folder)
+    load_settings.cache_clear()
+    quiet_environment(load_settings())
+
+
 def quiet_environment(settings: Settings) -> None:
     """Defaults of the libraries we run, to be set before they are imported: no calls home, state under our folder."""
     defaults = {

@@ -97,13 +97,13 @@ def _configure(seed: int, epochs: int | None, members: int | None, cell: str, mi
 def read_training_set(store: Engine, source: str, as_of: datetime) -> tuple[Known, Known, Sampling]:
     """What was known at the cut-off, to learn from, and at `as_of`, to judge with; and how the source samples stays."""
     adapter, _, _ = open_source(source)
-    now = _read(store, source, as_of)
+    now = read_known(store, source, as_of)
     if len(now.stays) == 0:
         raise DataTooSmallError(
             f"There is no stay of {source} as of {as_of.isoformat()}; run `icu-forecast ingest {source}`."
         )
     cutoff = now.stays["intime"].quantile(1 - HOLD_OUT_SHARE).floor("h")
-    then = _read(store, source, cutoff.tz_localize("UTC").to_pydatetime())
+    then = read_known(store, source, cutoff.tz_localize("UTC").to_pydatetime())
     log.info(
         "%d stays, %s observations; learning from the %d stays known at %s", len(now.stays),
         f"{len(now.observations):,}", len(then.stays), cutoff,
@@ -111,7 +111,8 @@ def read_training_set(store: Engine, source: str, as_of: datetime) -> tuple[Know
     return then, now, adapter.sampling
 
 
-def _read(store: Engine, source: str, as_of: datetime) -> Known:
+def read_known(store: Engine, source: str, as_of: datetime) -> Known:
+    """All stays of `source` and their observations as they were known at `as_of`."""
     stays = canonical.read_stays(store, source, as_of)
     observations = canonical.read_observations(store, source, stays, as_of)
     return Known(stays, observations, np.datetime64(as_of.replace(tzinfo=None), "us"))

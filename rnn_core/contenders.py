@@ -215,7 +215,7 @@ def _fit_line(x: np.ndarray, hours: np.ndarray) -> Callable[[np.ndarray], np.nda
 
 def _fit_bins(edges: tuple[float, ...], x: np.ndarray, hours: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     bins = np.searchsorted(edges, hours, side="right") - 1
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.001, max_iter=500)).fit(x, bins)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500)).fit(x, bins)
 
     def predict(x: np.ndarray) -> np.ndarray:
         masses = np.zeros((len(x), len(edges), 2))

@@ -10,7 +10,7 @@ import pandas as pd
 
 from rnn_core.artifact import load_artifact, save_artifact
 from rnn_core.calibration import Calibration
-from rnn_core.config import ModelConfig, Sampling
+from rnn_core.config import ModelConfig, Sampling, WindowConfig
 from rnn_core.errors import ArtifactError, DataTooSmallError
 from rnn_core.frames import HOUR
 from rnn_core.material import Known, elapsed_hours, make_served_grid
@@ -64,22 +64,31 @@ def forecast_stays(forecaster: StayForecaster, known: Known) -> pd.DataFrame:
     return frame
 
 
-def _abstentions(forecaster: StayForecaster, known: Known) -> pd.DataFrame:
-    """The frame to fill: data available per stay, and why no forecast is made where there is too little."""
-    rules = forecaster.config.window
-    seen = known.observations.known_at(known.as_of)
-    count = np.bincount(seen.stay, minlength=len(known.stays))
-    hours = elapsed_hours(known)
-    silent = np.where(count > 0, (known.as_of - known.last_heard) / HOUR, np.inf)
+def abstention_reasons(known: Known, rules: WindowConfig, sampling: Sampling) -> np.ndarray:
+    """Why no forecast is made of an open stay, None where one is, object [stays]."""
+    count, hours, silent = _data_of(known)
     reasons = {
         "too_early": hours < rules.first_hour,
         "no_observations": count == 0,
         "stale": silent > rules.stale_hours,
         "too_few_observations": count < rules.min_observations,
-        "later_than_learned": hours > forecaster.sampling.data_hours,
+        "later_than_learned": hours > sampling.data_hours,
     }
+    return np.select(list(reasons.values()), list(reasons), None)
+
+
+def _data_of(known: Known) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Observations known, elapsed hours and hours since anything was heard (inf if never), each [stays]."""
+    seen = known.observations.known_at(known.as_of)
+    count = np.bincount(seen.stay, minlength=len(known.stays))
+    return count, elapsed_hours(known), np.where(count > 0, (known.as_of - known.last_heard) / HOUR, np.inf)
+
+
+def _abstentions(forecaster: StayForecaster, known: Known) -> pd.DataFrame:
+    """The frame to fill: data available per stay, and why no forecast is made where there is too little."""
+    count, _, silent = _data_of(known)
     frame = pd.DataFrame({"stay_id": known.stays["stay_id"].to_numpy(), "status": "abstained"})
-    frame["status_reason"] = np.select(list(reasons.values()), list(reasons), None)
+    frame["status_reason"] = abstention_reasons(known, forecaster.config.window, forecaster.sampling)
     for column in FORECAST_COLUMNS:
         frame[column] = np.nan
     frame["risk_band"] = pd.Series([None] * len(frame), dtype=object)

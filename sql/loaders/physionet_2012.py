@@ -12,7 +12,7 @@ from pyarrow import csv
 from sqlalchemy import Engine
 
 from rnn_core.errors import ContractError, ForecastError
-from sql.loaders import LoadReport, Progress, make_schema, replace_table, silent
+from sql.loaders import LoadReport, Progress, make_schema, quoted, replace_table, silent
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 _DAYS = 365
@@ -86,6 +86,15 @@ def load(
             rows[table] = replace_table(connection, schema, table, pa.concat_tables(parts), _INDICES[table])
             progress(f"{table}: {rows[table]:,} rows")
     return LoadReport(rows, tuple(_notes(layout, seed, start, withheld, malformed)))
+
+
+def read_saps_i(engine: Engine, schema: str = "public") -> dict[str, int]:
+    """SAPS-I as published with the outcomes that are loaded, by stay_id of the adapter; missing scores left out."""
+    with engine.connect() as connection:
+        rows = connection.exec_driver_sql(
+            f"select set_name || '-' || record_id, saps_i from {quoted(connection, schema, 'outcome')} where saps_i >= 0"
+        )
+        return {stay_id: score for stay_id, score in rows}
 
 
 def _find_sets(folders: list[Path], sets: Collection[str] | None) -> dict[str, Path]:

@@ -1,0 +1,340 @@
+"""The published benchmark as a command: load, ingest, learn, forecast, and only then look at what happened."""
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from sqlalchemy import Engine
+
+from flows.databases import open_source, open_store
+from flows.log import import_tensorflow, log
+from flows.settings import load_settings, use_own_home
+from flows.train import read_known
+from rnn_core.config import ModelConfig
+from rnn_core.errors import ForecastError
+from rnn_core.material import Known
+from rnn_core.splits import patient_folds
+
+if TYPE_CHECKING:
+    from rnn_core.benchmark import Contest, Truth
+    from rnn_core.bootstrap import Estimate
+    from rnn_core.contenders import Arena, Entry
+
+SOURCE = "physionet_2012"
+# The files carry no dates: all stays begin here, and every end is known long before the last read.
+START = datetime(2020, 1, 1, tzinfo=UTC)
+HOUR = 48
+AT = START + timedelta(hours=HOUR)
+LATE = START + timedelta(days=900)
+
+# What the scoring flow would use.
+SHIPPED = "forecaster"
+BASELINES = ("prevalence", "saps", "linear", "logistic", "trees", "classic")
+MODELS = (*BASELINES, "elman", "jordan", "lstm", "gru", "forecaster_single", "forecaster", "blend")
+_BLENDED = ("forecaster", "trees")
+
+# Metrics of a subgroup, where the many others would only be noise.
+_IN_SUBGROUPS = ("auroc", "auprc", "brier", "calibration_slope", "calibration_intercept", "los_mae_days")
+_SUBGROUP_RESAMPLES = 200
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that is reported of a run: what each contender said of the judged stays, and how it scored."""
+
+    protocol: dict[str, Any]
+    contests: "dict[str, Contest]"
+    truth: "Truth"
+    scores: "dict[str, dict[str, Estimate]]"
+    strongest: str
+    differences: "dict[str, dict[str, Estimate]]"
+    subgroups: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "protocol": self.protocol,
+            "shipped": SHIPPED if SHIPPED in self.scores else None,
+            "strongest_baseline": self.strongest,
+            "models": {
+                name: _json(scores) | {"seconds": round(self.contests[name].seconds, 1)}
+                for name, scores in self.scores.items()
+            },
+            "differences": {name: _json(found) for name, found in self.differences.items()},
+            "subgroups": {
+                kind: {
+                    group: {**found, "models": {name: _json(scores) for name, scores in found["models"].items()}}
+                    for group, found in groups.items()
+                }
+                for kind, groups in self.subgroups.items()
+            },
+        }
+
+
+def _json(scores: "dict[str, Estimate]") -> dict[str, Any]:
+    return {name: estimate.to_json() for name, estimate in scores.items()}
+
+
+# ------------------------------------------------------------------------------------------------ the sets
+
+
+def find_sets(places: Sequence[Path]) -> dict[str, Path]:
+    """Letter of each set in `places` → its folder. A place holds set-x.tar.gz or set-x, or is one of these itself.
+
+    Raises ForecastError where a place holds none or a set is found twice.
+    """
+    found: dict[str, Path] = {}
+    for place in places:
+        inside = _sets_in(place)
+        if not inside:
+            raise ForecastError(
+                f"{place} holds no set of the PhysioNet Challenge 2012; expected set-a.tar.gz with Outcomes-a.txt beside "
+                "it as published at physionet.org/content/challenge-2012, or the same of set b or c."
+            )
+        if twice := sorted(set(inside) & set(found)):
+            raise ForecastError(f"Set {', '.join(twice)} is named twice; name each set once.")
+        found |= inside
+    return found
+
+
+def _sets_in(place: Path) -> dict[str, Path]:
+    forms = {form: letter for letter in "abc" for form in (f"set-{letter}", f"set-{letter}.tar.gz")}
+    if place.name in forms and place.exists():
+        return {forms[place.name]: place.parent}
+    return {letter: place for form, letter in forms.items() if (place / form).exists()}
+
+
+# ------------------------------------------------------------------------------------------------ the run
+
+
+def run_benchmark(
+    train: dict[str, Path], test: dict[str, Path], *, models: Sequence[str] = MODELS, folds: int = 5, seed: int = 0,
+    epochs: int | None = None, members: int | None = None,
+) -> Outcome:  # fmt: skip
+    """Learn from the sets `train` and judge on `test`; without any, on each fold of `train` by a fit on the others.
+
+    Raises ForecastError for a set on both sides and for a model that does not exist.
+    """
+    check(train, test, models)
+    config = ModelConfig()
+    fit = replace(config.train, seed=seed, epochs=epochs or config.train.epochs, folds=members or config.train.folds)
+    config = replace(config, train=fit)
+    began = perf_counter()
+    with _installation() as (source, schema, store):
+        _fill(source, schema, train | test, withheld=test)
+        learned = _of_sets(read_known(store, SOURCE, LATE), train)
+        import_tensorflow()
+        if test:
+            judged = _of_sets(read_known(store, SOURCE, AT), test)
+            arena = _arena(config, learned, judged, _scores(source, schema, learned))
+            entries = _fit_all(arena, [name for name in models if name != "saps"])
+            _fill(source, schema, train | test, withheld={})
+            truth = _truth(_of_sets(read_known(store, SOURCE, LATE), test), judged)
+            if "saps" in models:
+                # The score stands in the file of the outcomes, which must stay closed until here.
+                arena = replace(arena, judged_score=_scores(source, schema, judged))
+                entries |= _fit_all(arena, ["saps"])
+            contests, abstained = _enter(arena, entries)
+        else:
+            contests, truth, abstained = _across_folds(config, learned, _scores(source, schema, learned), models, folds)
+    outcome = _judge({name: contests[name] for name in models}, truth)
+    protocol = {
+        "train": sorted(train), "test": sorted(test) or f"out of fold, {folds} folds of the patients",
+        "hour": HOUR, "learned_stays": len(learned.stays), "learned_deaths": int(learned.stays["outcome"].eq("died").sum()),
+        "judged_stays": len(truth.stays), "judged_deaths": int(np.nansum(truth.death)),
+        "abstained": int(abstained.sum()), "seed": seed, "config": config.to_json(),
+        "seconds": round(perf_counter() - began),
+    }  # fmt: skip
+    return replace(outcome, protocol=protocol)
+
+
+def check(train: dict[str, Path], test: dict[str, Path], models: Sequence[str]) -> None:
+    if both := sorted(set(train) & set(test)):
+        raise ForecastError(f"Set {', '.join(both)} is to train and to test; a set can judge only what never saw it.")
+    if unknown := sorted(set(models) - set(MODELS)):
+        raise ForecastError(f"There is no model {', '.join(unknown)}; there are {', '.join(MODELS)}.")
+    if "prevalence" not in models or ("blend" in models and not set(_BLENDED) <= set(models)):
+        raise ForecastError("Every run needs the model prevalence, and blend needs forecaster and trees beside it.")
+
+
+@contextmanager
+def _installation() -> Iterator[tuple[Engine, str, Engine]]:
+    """Source, its schema and store of an installation that lives as long as the run."""
+    from sql import embedded
+
+    with tempfile.TemporaryDirectory(prefix="icu-benchmark-") as folder:
+        use_own_home(Path(folder))
+        _, source, schema = open_source(SOURCE, writable=True)
+        try:
+            yield source, schema, open_store()
+        finally:
+            embedded.stop(load_settings().cluster_folder)
+
+
+def _fill(source: Engine, schema: str, sets: dict[str, Path], withheld: dict[str, Path]) -> None:
+    """Load the sets as the hospital's database and ingest them; rows known from before are met by their key."""
+    from flows.ingest import ingest
+    from sql.loaders import physionet_2012
+
+    physionet_2012.load(
+        source, [folder for _, folder in sorted(sets.items())], sets=sorted(sets), schema=schema, layout="together",
+        start=START, withhold_outcomes=sorted(withheld), progress=log.info,
+    )  # fmt: skip
+    ingest.fn(SOURCE, LATE, reconcile=True)
+
+
+def _of_sets(known: Known, sets: dict[str, Path]) -> Known:
+    return known.take(known.stays["stay_id"].str[0].isin(list(sets)).to_numpy())
+
+
+def _scores(source: Engine, schema: str, known: Known) -> np.ndarray:
+    """SAPS-I of each stay as published, NaN where it is missing or its set's outcomes are withheld."""
+    from sql.loaders import physionet_2012
+
+    return known.stays["stay_id"].map(physionet_2012.read_saps_i(source, schema)).to_numpy(np.float64)
+
+
+def _arena(config: ModelConfig, learned: Known, judged: Known, scores: np.ndarray) -> "Arena":
+    from rnn_core.contenders import Arena
+
+    adapter, _, _ = open_source(SOURCE)
+    nothing = np.full(len(judged.stays), np.nan)
+    return Arena(learned, judged, config, adapter.sampling, float(HOUR), scores, nothing)
+
+
+def _fit_all(arena: "Arena", models: Sequence[str]) -> "dict[str, tuple[Entry, float]]":
+    """Entry and wall time of each model, in order; blend comes after what it is made of."""
+    from rnn_core import contenders
+
+    entries: dict[str, tuple[Entry, float]] = {}
+    for name in sorted(models, key=MODELS.index):
+        began = perf_counter()
+        if name == "blend":
+            entry = contenders.blend(arena, *(entries[part][0] for part in _BLENDED))
+        elif name in ("elman", "jordan", "lstm", "gru"):
+            entry = contenders.plain_cell(name, arena)
+        else:
+            entry = getattr(contenders, name)(arena)
+        entries[name] = entry, perf_counter() - began
+        log.info("%s fitted in %.0f s", name, entries[name][1])
+    return entries
+
+
+def _enter(arena: "Arena", entries: "dict[str, tuple[Entry, float]]") -> "tuple[dict[str, Contest], np.ndarray]":
+    from rnn_core.benchmark import enter
+    from rnn_core.forecaster import abstention_reasons
+
+    abstained = pd.notna(abstention_reasons(arena.judged, arena.config.window, arena.sampling))
+    trivial, _ = entries["prevalence"]
+    return {
+        name: enter(entry, arena.death, trivial, abstained, seconds) for name, (entry, seconds) in entries.items()
+    }, abstained
+
+
+def _across_folds(
+    config: ModelConfig, known: Known, scores: np.ndarray, models: Sequence[str], folds: int
+) -> "tuple[dict[str, Contest], Truth, np.ndarray]":
+    """Every fold judged by a whole fit, inner folds included, on the other folds."""
+    from rnn_core.benchmark import pool
+
+    fold = patient_folds(known.stays["patient_id"], folds, salt="benchmark")
+    then = _arena(config, known, Known(known.stays, known.observations, _time(AT)), scores).then
+    parts, abstained = [], np.zeros(len(fold), bool)
+    for k in range(folds):
+        log.info("fold %d of %d", k + 1, folds)
+        out = fold == k
+        arena = _arena(config, known.take(~out), then.take(out), scores[~out])
+        arena = replace(arena, judged_score=scores[out])
+        contests, abstained[out] = _enter(arena, _fit_all(arena, models))
+        parts.append((np.flatnonzero(out), contests))
+    pooled = {name: pool([(position, contests[name]) for position, contests in parts]) for name in models}
+    return pooled, _truth(known, then), abstained
+
+
+def _time(time: datetime) -> np.datetime64:
+    return np.datetime64(time.replace(tzinfo=None), "us")
+
+
+def _truth(late: Known, judged: Known) -> "Truth":
+    """What became of the judged stays, in their order."""
+    from rnn_core.benchmark import Truth
+
+    ends = late.stays.set_index("stay_id").loc[judged.stays["stay_id"]]
+    return Truth(
+        death=ends["outcome"].map({"died": 1.0, "alive": 0.0}).to_numpy(np.float64),
+        los_hours=((ends["outtime"] - ends["intime"]) / pd.Timedelta(hours=1)).to_numpy(np.float64),
+        hour=float(HOUR),
+        precision_hours=ends["end_precision_hours"].fillna(0).to_numpy(np.float64),
+        stays=judged.stays,
+    )
+
+
+def _judge(contests: "dict[str, Contest]", truth: "Truth") -> Outcome:
+    from rnn_core import benchmark
+
+    scores = {}
+    for name, contest in contests.items():
+        scores[name] = benchmark.judge(contest, truth)
+        log.info("%s: AUROC %.4f, AUPRC %.4f", name, scores[name]["auroc"].value, scores[name]["auprc"].value)
+    strongest = benchmark.strongest(scores, BASELINES)
+    differences = {
+        name: benchmark.compare(contest, contests[strongest], truth)
+        for name, contest in contests.items()
+        if name != strongest
+    }
+    groups = {
+        kind: {group: _judge_group(contests, truth, chosen) for group, chosen in found.items()}
+        for kind, found in benchmark.subgroups(truth).items()
+    }
+    return Outcome({}, contests, truth, scores, strongest, differences, groups)
+
+
+def _judge_group(contests: "dict[str, Contest]", truth: "Truth", chosen: np.ndarray) -> dict[str, Any]:
+    from rnn_core import benchmark
+
+    part = truth.take(chosen)
+    return {
+        "n": int(chosen.sum()),
+        "deaths": int(np.nansum(part.death)),
+        "models": {
+            name: benchmark.judge(contest.take(chosen), part, _SUBGROUP_RESAMPLES, _IN_SUBGROUPS)
+            for name, contest in contests.items()
+        },
+    }
+
+
+# ------------------------------------------------------------------------------------------------ the report
+
+
+def publish(outcome: Outcome, json_file: Path | None, report: Path | None) -> None:
+    """Print the table, and write the figures and the page where they are asked for."""
+    for line in table_lines(outcome):
+        print(line)
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(outcome.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        log.info("figures written to %s", json_file)
+
+
+_TABLE = ("auroc", "auprc", "event1", "event2", "calibration_slope", "los_mae_days", "los_kappa", "interval80_coverage")
+
+
+def table_lines(outcome: Outcome) -> Iterator[str]:
+    """The main figures as a Markdown table, one model per line."""
+    yield "| model | " + " | ".join(_TABLE) + " |"
+    yield "|---" * (len(_TABLE) + 1) + "|"
+    for name, scores in outcome.scores.items():
+        yield f"| {name} | " + " | ".join(_told(scores[metric]) for metric in _TABLE) + " |"
+
+
+def _told(estimate: "Estimate") -> str:
+    if np.isnan(estimate.value):
+        return ""
+    return f"{estimate.value:.3f} ({estimate.low:.3f}-{estimate.high:.3f})"

@@ -1,0 +1,195 @@
+"""Measures forecasts of one hour of many stays against each other: every metric with its interval, paired differences."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rnn_core.bootstrap import Estimate, Metric, bootstrap_interval, paired_difference
+from rnn_core.challenge import bucket_kappa, event1, event2, fit_threshold, mean_squared_log_error
+from rnn_core.contenders import Entry, Forecast
+from rnn_core.metrics import (
+    auprc,
+    auroc,
+    brier,
+    calibration_intercept,
+    calibration_slope,
+    concordance,
+    interval_coverage,
+    mean,
+    mean_absolute_error_days,
+    median_absolute_error_days,
+)
+from rnn_core.survival import remaining_quantile
+
+_RESAMPLES = 1000
+# Below so many deaths or survivors a subgroup's discrimination is noise.
+_MIN_SUBGROUP = 100
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What became of the judged stays; read only once all forecasts are made.
+
+    death: 1 died, 0 left alive, NaN not known, [stays]. los_hours: whole length of stay, NaN not known, [stays].
+    hour: elapsed hours at the forecast. precision_hours: width of the interval in which an end lies, [stays].
+    stays: descriptors by which subgroups are formed, one row per stay.
+    """
+
+    death: np.ndarray
+    los_hours: np.ndarray
+    hour: float
+    precision_hours: np.ndarray
+    stays: pd.DataFrame
+
+    def take(self, chosen: np.ndarray) -> "Truth":
+        return replace(
+            self, death=self.death[chosen], los_hours=self.los_hours[chosen],
+            precision_hours=self.precision_hours[chosen], stays=self.stays[chosen],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Forecasts of the judged stays by one contender. threshold: for flagging, fixed on the learned stays, [stays]."""
+
+    forecast: Forecast
+    threshold: np.ndarray
+    seconds: float
+    histories: tuple = ()
+
+    def take(self, chosen: np.ndarray) -> "Contest":
+        f = self.forecast
+        masses = None if f.masses is None else f.masses[chosen]
+        return replace(
+            self, forecast=Forecast(f.risk[chosen], f.remaining[chosen], masses), threshold=self.threshold[chosen]
+        )
+
+
+def enter(entry: Entry, learned_death: np.ndarray, trivial: Entry, abstained: np.ndarray, seconds: float) -> Contest:
+    """An entry ready to be judged: the threshold from its out-of-fold risks; where the forecaster would say nothing,
+    every contender says what the trivial one says."""
+    known = ~np.isnan(entry.out_of_fold) & ~np.isnan(learned_death)
+    threshold = fit_threshold(learned_death[known], entry.out_of_fold[known])
+    told, fallback = entry.forecast, trivial.forecast
+    masses = told.masses
+    if masses is not None and fallback.masses is not None:
+        masses = np.where(abstained[:, None, None], fallback.masses, masses)
+    forecast = Forecast(
+        np.where(abstained, fallback.risk, told.risk),
+        # A contender without intervals gets none here either.
+        np.where(abstained[:, None] & ~np.isnan(told.remaining).all(axis=0), fallback.remaining, told.remaining),
+        masses,
+    )
+    return Contest(forecast, np.full(len(abstained), threshold), seconds, entry.histories)
+
+
+def pool(parts: list[tuple[np.ndarray, Contest]]) -> Contest:
+    """One contest of several with disjoint stays: (positions in the whole, contest of these)."""
+    order = np.argsort(np.concatenate([position for position, _ in parts]))
+
+    def joined(values: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate(values)[order]
+
+    contests = [contest for _, contest in parts]
+    masses = [c.forecast.masses for c in contests]
+    forecast = Forecast(
+        joined([c.forecast.risk for c in contests]),
+        joined([c.forecast.remaining for c in contests]),
+        None if any(m is None for m in masses) else joined(masses),
+    )
+    threshold = joined([c.threshold for c in contests])
+    return Contest(forecast, threshold, sum(c.seconds for c in contests), contests[0].histories)
+
+
+def _columns(
+    contest: Contest, truth: Truth
+) -> dict[str, tuple[Metric, tuple[np.ndarray, ...], tuple[np.ndarray, ...]]]:
+    """Name → metric, what happened, what was forecast."""
+    risk, death = contest.forecast.risk, truth.death
+    low, middle, high = contest.forecast.remaining.T
+    remaining = truth.los_hours - truth.hour
+    ended = np.where(np.isnan(remaining), np.nan, 1.0)
+    days, told_days = truth.los_hours / 24, (truth.hour + middle) / 24
+    return {
+        "auroc": (auroc, (death,), (risk,)),
+        "auprc": (auprc, (death,), (risk,)),
+        "event1": (event1, (death,), (risk, contest.threshold)),
+        "event2": (event2, (death,), (risk,)),
+        "brier": (brier, (death,), (risk,)),
+        "calibration_slope": (calibration_slope, (death,), (risk,)),
+        "calibration_intercept": (calibration_intercept, (death,), (risk,)),
+        "los_mae_days": (mean_absolute_error_days, (remaining,), (middle,)),
+        "los_medae_days": (median_absolute_error_days, (remaining,), (middle,)),
+        "los_msle": (mean_squared_log_error, (days,), (told_days,)),
+        "los_kappa": (bucket_kappa, (days,), (told_days,)),
+        "los_concordance": (concordance, (remaining, ended), (middle,)),
+        "interval80_coverage": (interval_coverage, (remaining,), (low, high, truth.precision_hours)),
+        "interval80_width_days": (mean, (), ((high - low) / 24,)),
+    }
+
+
+# Paired differences are taken of these; which baseline is the strongest is told by the first of each kind.
+COMPARED: tuple[str, ...] = ("auroc", "auprc", "brier", "los_mae_days", "los_kappa")
+
+
+def judge(
+    contest: Contest, truth: Truth, resamples: int = _RESAMPLES, metrics: Collection[str] | None = None
+) -> dict[str, Estimate]:
+    """Metrics of one contender, all by default, with their 95 % intervals over stays."""
+    return {
+        # A concordance takes as long as a dozen of the others.
+        name: bootstrap_interval(metric, [*happened, *told], n=resamples // 5 if metric is concordance else resamples)
+        for name, (metric, happened, told) in _columns(contest, truth).items()
+        if metrics is None or name in metrics
+    }
+
+
+def compare(contest: Contest, other: Contest, truth: Truth, resamples: int = _RESAMPLES) -> dict[str, Estimate]:
+    """Paired differences of `COMPARED`, contest less other, on the same resamples of stays."""
+    ours, theirs = _columns(contest, truth), _columns(other, truth)
+    return {
+        name: paired_difference(ours[name][0], ours[name][1], ours[name][2][0], theirs[name][2][0], n=resamples)
+        for name in COMPARED
+    }
+
+
+def strongest(scores: Mapping[str, Mapping[str, Estimate]], baselines: tuple[str, ...]) -> str:
+    """The baseline with the greatest AUROC."""
+    return max((name for name in baselines if name in scores), key=lambda name: scores[name]["auroc"].value)
+
+
+def subgroups(truth: Truth) -> dict[str, dict[str, np.ndarray]]:
+    """Kind → group → bool [stays]: by age, sex and unit type; groups too small to say anything are left out."""
+    age = pd.cut(truth.stays["age_years"].astype(float), [0, 50, 65, 80, 200], right=False)
+    names = age.cat.rename_categories(["under 50", "50 to 64", "65 to 79", "80 and over"])
+    kinds = {"age": names, "sex": truth.stays["sex"], "unit_type": truth.stays["unit_type"]}
+    return {
+        kind: {str(group): chosen for group in pd.unique(column.dropna()) if _enough(chosen := _is(column, group))}
+        for kind, column in kinds.items()
+    }
+
+
+def _is(column: pd.Series, group: Any) -> np.ndarray:
+    return column.eq(group).fillna(False).to_numpy(bool)
+
+
+def _enough(chosen: np.ndarray) -> bool:
+    return int(chosen.sum()) >= _MIN_SUBGROUP
+
+
+def coverage(contest: Contest, truth: Truth, edges: tuple[float, ...], levels: np.ndarray) -> np.ndarray:
+    """Share of ends within the central interval of each level, [levels]; needs the whole distribution."""
+    remaining = truth.los_hours - truth.hour
+    known = ~np.isnan(remaining)
+    masses, precision = contest.forecast.masses[known], truth.precision_hours[known]
+    return np.array(
+        [
+            interval_coverage(
+                remaining[known], *(remaining_quantile(masses, edges, q) for q in ((1 - x) / 2, (1 + x) / 2)), precision
+            )
+            for x in levels
+        ]
+    )
