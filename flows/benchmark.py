@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 
 from flows.databases import open_source, open_store
 from flows.log import import_tensorflow, log
+from flows.pages import write_text
 from flows.settings import load_settings, use_own_home
 from flows.train import read_known
 from rnn_core.config import ModelConfig
@@ -318,9 +319,13 @@ def publish(outcome: Outcome, json_file: Path | None, report: Path | None) -> No
     for line in table_lines(outcome):
         print(line)
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(outcome.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_text(json_file, json.dumps(outcome.to_json(), indent=1, allow_nan=False) + "\n")
         log.info("figures written to %s", json_file)
+    if report is not None:
+        from flows.benchmark_page import build_page
+
+        write_text(report, build_page(outcome))
+        log.info("page written to %s", report)
 
 
 _TABLE = ("auroc", "auprc", "event1", "event2", "calibration_slope", "los_mae_days", "los_kappa", "interval80_coverage")

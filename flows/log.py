@@ -46,6 +46,9 @@ def import_tensorflow() -> None:
     os.dup2(nowhere, 2)
     try:
         import tensorflow  # noqa: F401
+
+        # It warns of functions compiled again and again, which every member of an ensemble is on purpose.
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
     finally:
         os.dup2(kept, 2)
         os.close(kept)
