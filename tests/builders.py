@@ -1,10 +1,12 @@
 """Small stays frames, observations and windows for tests; times are given in hours after `T0`."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
 from rnn_core.concepts import BY_NAME, INDEX, NAMES
-from rnn_core.config import WindowConfig
+from rnn_core.config import ModelConfig, WindowConfig
 from rnn_core.frames import STAY_COLUMNS, Observations, Windows
 from rnn_core.grid import make_grid
 from rnn_core.scaling import STATIC_NAMES, Scaler
@@ -109,3 +111,14 @@ def windows_of(
     """Windows straight from stays and observations."""
     grid = make_grid(stays, observations if observations is not None else observed(), as_of)
     return make_windows(grid, stays, scaler or plain_scaler(), config or WindowConfig())
+
+
+def small_config(**training) -> ModelConfig:
+    """The recipe of a forecaster that fits in seconds."""
+    config = ModelConfig()
+    return replace(
+        config,
+        network=replace(config.network, units=(8,)),
+        train=replace(config.train, **({"folds": 2, "epochs": 2, "batch_size": 16} | training)),
+        window=replace(config.window, min_observations=3),
+    )

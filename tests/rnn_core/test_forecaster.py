@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from builders import at, observed, random_observations, random_stays, stays_frame
+from builders import at, observed, random_observations, random_stays, small_config, stays_frame
 
 from rnn_core.config import ModelConfig, Sampling
 from rnn_core.errors import ArtifactError, DataTooSmallError
@@ -16,16 +16,6 @@ from rnn_core.material import Known
 
 AS_OF, CUTOFF = at(70), at(25)
 HOUR = np.timedelta64(1, "h")
-
-
-def small_config(**training) -> ModelConfig:
-    config = ModelConfig()
-    return replace(
-        config,
-        network=replace(config.network, units=(8,)),
-        train=replace(config.train, **({"folds": 2, "epochs": 2, "batch_size": 16} | training)),
-        window=replace(config.window, min_observations=3),
-    )
 
 
 @pytest.fixture(scope="module")
