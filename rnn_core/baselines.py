@@ -11,7 +11,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from rnn_core.config import HORIZON_EDGES
-from rnn_core.errors import ContractError, DataTooSmallError
+from rnn_core.errors import DataTooSmallError
 from rnn_core.frames import ALIVE, DIED, HOUR, Windows
 from rnn_core.survival import CENSORED, PopulationCurve, fit_population_curve
 from rnn_core.windows import TIME_CHANNELS
@@ -57,10 +57,7 @@ def summary_features(windows: Windows, rows: np.ndarray) -> np.ndarray:
     Features: the last, mean, least and greatest carried value, the share of hours without an observation and the age of
     the last one, each per concept; the time channels of the row; the static features of the stay.
     """
-    order = np.argsort(windows.score_from)
-    window = order[np.searchsorted(windows.score_from[order], rows, side="right") - 1] if len(windows) else order
-    if len(rows) and (len(windows) == 0 or not _is_scored(windows, window, rows).all()):
-        raise ContractError("Features are summed up at rows that a window scores; other rows were asked for.")
+    window = windows.window_of(rows)
     start = windows.start[window]
     n = (windows.channels.shape[1] - len(TIME_CHANNELS)) // 3
     value, observed = windows.channels[:, :n], windows.channels[:, n : 2 * n]
@@ -108,10 +105,6 @@ def fit_remaining_regression(features: np.ndarray, remaining_hours: np.ndarray) 
 def _hours(log_hours: np.ndarray) -> np.ndarray:
     # A line through logarithms has no bound; nothing in a forecast lies beyond its last edge.
     return np.expm1(np.clip(log_hours, 0.0, np.log1p(HORIZON_EDGES[-1])))
-
-
-def _is_scored(windows: Windows, window: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    return (rows >= windows.score_from[window]) & (rows < windows.stop[window])
 
 
 def _range_mean(values: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:

@@ -21,6 +21,12 @@ from rnn_core.survival import check_masses, mortality_risk, rescale_deaths
 # Standard deviations of the normal priors around the identity (slope 1, intercept 0; logarithms of both time powers 0).
 # About twenty deaths weigh as much as they do; with a handful most of the forecast stays as it was.
 SLOPE_SD, INTERCEPT_SD, POWER_SD = 0.25, 0.5, 0.25
+# The same for the change of slope and intercept with each doubling of the elapsed stay.
+SLOPE_CHANGE_SD, INTERCEPT_CHANGE_SD = 0.1, 0.2
+
+# Elapsed hours at which slope and intercept are what they say, and between which they change.
+REFERENCE_HOURS = 24.0
+_HOURS_BOUNDS = (4.0, 168.0)
 
 # A falling map would turn the order of the patients around; powers beyond these bounds empty whole bins.
 SLOPE_BOUNDS = (0.05, 20.0)
@@ -32,19 +38,40 @@ MAX_TIME_ROWS = 20_000
 
 @dataclass(frozen=True)
 class PlattCalibration:
-    """logit(calibrated risk of death) = intercept + slope * logit(risk); slope above 0 keeps the order (Platt 1999)."""
+    """logit(calibrated risk of death) = intercept + slope * logit(risk) (Platt 1999), both changing with the elapsed stay.
+
+    slope, intercept: after `REFERENCE_HOURS` in the unit. slope_per_doubling, intercept_per_doubling: added with each
+    doubling of the elapsed hours: early forecasts, made on little, are the more overconfident. The slope stays above 0,
+    so that patients seen at one hour keep their order.
+    """
 
     slope: float = 1.0
     intercept: float = 0.0
+    slope_per_doubling: float = 0.0
+    intercept_per_doubling: float = 0.0
 
-    def calibrate(self, risk: ArrayLike) -> np.ndarray:
+    def calibrate(self, risk: ArrayLike, elapsed_hours: ArrayLike = REFERENCE_HOURS) -> np.ndarray:
         """Calibrated risks of the same shape; 0 and 1 stay what they are."""
-        return expit(self.intercept + self.slope * logit(np.asarray(risk, dtype=np.float64)))
+        doublings = _doublings(elapsed_hours)
+        slope = np.maximum(self.slope + self.slope_per_doubling * doublings, SLOPE_BOUNDS[0])
+        intercept = self.intercept + self.intercept_per_doubling * doublings
+        return expit(intercept + slope * logit(np.asarray(risk, dtype=np.float64)))
 
-    def apply(self, masses: ArrayLike) -> np.ndarray:
+    def apply(self, masses: ArrayLike, elapsed_hours: ArrayLike = REFERENCE_HOURS) -> np.ndarray:
         """The forecasts with their calibrated risk of death, [rows, bins, 2]; each cause keeps its times."""
         masses = check_masses(masses)
-        return rescale_deaths(masses, self.calibrate(mortality_risk(masses)))
+        return rescale_deaths(masses, self.calibrate(mortality_risk(masses), elapsed_hours))
+
+    def stretched(self, factor: float, centre: float) -> "PlattCalibration":
+        """The same with calibrated log-odds `factor` times as far from `centre`."""
+        return PlattCalibration(
+            self.slope * factor, self.intercept * factor + (1 - factor) * centre, self.slope_per_doubling * factor,
+            self.intercept_per_doubling * factor,
+        )  # fmt: skip
+
+
+def _doublings(elapsed_hours: ArrayLike) -> np.ndarray:
+    return np.log2(np.clip(np.asarray(elapsed_hours, dtype=np.float64), *_HOURS_BOUNDS) / REFERENCE_HOURS)
 
 
 @dataclass(frozen=True)
@@ -80,9 +107,9 @@ class Calibration:
     def identity(cls) -> Self:
         return cls()
 
-    def apply(self, masses: ArrayLike) -> np.ndarray:
-        """Calibrated forecasts, [rows, bins, 2]."""
-        return self.time.apply(self.mortality.apply(masses))
+    def apply(self, masses: ArrayLike, elapsed_hours: ArrayLike = REFERENCE_HOURS) -> np.ndarray:
+        """Calibrated forecasts, [rows, bins, 2], of stays that have lasted so many hours, [rows] or one number."""
+        return self.time.apply(self.mortality.apply(masses, elapsed_hours))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -98,41 +125,50 @@ def fit_calibration(
     weights: ArrayLike,
     entry: ArrayLike | None = None,
     groups: ArrayLike | None = None,
+    elapsed_hours: ArrayLike = REFERENCE_HOURS,
 ) -> Calibration:
     """Both steps, fitted on held-out forecasts.
 
     Arguments as in `fit_mortality_calibration` and `fit_time_calibration`.
     """
     masses = check_masses(masses)
-    mortality = fit_mortality_calibration(mortality_risk(masses), death, groups)
-    return Calibration(mortality, fit_time_calibration(mortality.apply(masses), weights, entry, groups))
+    mortality = fit_mortality_calibration(mortality_risk(masses), death, groups, elapsed_hours)
+    calibrated = mortality.apply(masses, elapsed_hours)
+    return Calibration(mortality, fit_time_calibration(calibrated, weights, entry, groups))
 
 
 def fit_mortality_calibration(
-    mortality_risk: ArrayLike, death: ArrayLike, groups: ArrayLike | None = None
+    mortality_risk: ArrayLike,
+    death: ArrayLike,
+    groups: ArrayLike | None = None,
+    elapsed_hours: ArrayLike = REFERENCE_HOURS,
 ) -> PlattCalibration:
-    """Slope and intercept of the log-odds of death by penalised maximum likelihood.
+    """Slope and intercept of the log-odds of death, and their change with time, by penalised maximum likelihood.
 
     mortality_risk: forecast, [rows]. death: 1, 0 or NaN where not known (left out), [rows].
     groups: patient ids, [rows]; all rows of a patient together count as one, by default every row does.
+    elapsed_hours: length of the stay at each forecast, [rows] or one number.
 
-    The penalty is a normal prior, slope ~ N(1, SLOPE_SD²) and intercept ~ N(0, INTERCEPT_SD²): without any row the
-    result is the identity, and it leaves it as patients of both outcomes come in.
+    The penalty is a normal prior, slope ~ N(1, SLOPE_SD²), intercept ~ N(0, INTERCEPT_SD²), changes ~ N(0,
+    SLOPE_CHANGE_SD²) and N(0, INTERCEPT_CHANGE_SD²): without any row the result is the identity, and it leaves it as
+    patients of both outcomes come in.
     """
     risk, death = np.asarray(mortality_risk, dtype=np.float64), np.asarray(death, dtype=np.float64)
     known = ~(np.isnan(risk) | np.isnan(death))
     share = _shares(groups, known)
     x, y = logit(np.clip(risk[known], RISK_FLOOR, 1 - RISK_FLOOR)), death[known]
+    doublings = np.broadcast_to(_doublings(elapsed_hours), risk.shape)[known]
+    design = np.stack([x, np.ones(len(x)), x * doublings, doublings])
+    centre = np.array([1.0, 0.0, 0.0, 0.0])
+    precision = np.array([SLOPE_SD, INTERCEPT_SD, SLOPE_CHANGE_SD, INTERCEPT_CHANGE_SD]) ** -2.0
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        slope, intercept = parameters
-        eta = intercept + slope * x
-        excess = share * (expit(eta) - y)
-        value = share @ (np.logaddexp(0, eta) - y * eta) + ((slope - 1) / SLOPE_SD) ** 2 / 2
-        gradient = [excess @ x + (slope - 1) / SLOPE_SD**2, excess.sum() + intercept / INTERCEPT_SD**2]
-        return value + (intercept / INTERCEPT_SD) ** 2 / 2, np.array(gradient)
+        eta, away = parameters @ design, parameters - centre
+        value = share @ (np.logaddexp(0, eta) - y * eta) + precision @ away**2 / 2
+        return value, design @ (share * (expit(eta) - y)) + precision * away
 
-    fit = minimize(loss, [1.0, 0.0], method="L-BFGS-B", jac=True, bounds=[SLOPE_BOUNDS, (None, None)])
+    bounds = [SLOPE_BOUNDS, (None, None), (None, None), (None, None)]
+    fit = minimize(loss, centre, method="L-BFGS-B", jac=True, bounds=bounds)
     return PlattCalibration(*fit.x.tolist())
 
 

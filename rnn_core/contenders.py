@@ -15,10 +15,10 @@ from sklearn.preprocessing import StandardScaler
 from rnn_core.baselines import fit_death_regression, fit_population, fit_remaining_regression, summary_features
 from rnn_core.classic import fit_two_phases
 from rnn_core.config import ClassicConfig, ModelConfig, NetworkConfig, Sampling
-from rnn_core.fitting import fit_forecaster
+from rnn_core.fitting import Ensemble, fit_ensemble, make_forecaster
 from rnn_core.forecaster import StayForecaster
 from rnn_core.frames import HOUR, Windows
-from rnn_core.material import Known, make_material, make_served_grid
+from rnn_core.material import Known, Material, make_material, make_served_grid
 from rnn_core.network import build_network, members_of
 from rnn_core.scaling import Scaler, fit_scaler, static_features
 from rnn_core.scoring import score_rows
@@ -115,6 +115,11 @@ class Arena:
     def scaler(self) -> Scaler:
         grid = make_served_grid(self.learned, self.config.window, self.sampling)
         return fit_scaler(grid, static_features(self.learned.stays), np.arange(len(self.learned.stays)))
+
+    @cached_property
+    def ensemble(self) -> tuple[Material, Ensemble]:
+        """The forecaster's networks, and what they learned from."""
+        return _fit(self, self.config)
 
     @cached_property
     def then(self) -> Known:
@@ -251,7 +256,7 @@ def classic(arena: Arena) -> Entry:
     """The tutorial's LSTM(64) → LSTM(32) → Dense(1) with squared error, in two phases, on the same hours of a stay: once
     on death (0 or 1), once on the remaining days. It gives no interval."""
     learned, judged = (_sequences(s) for s in arena.snapshots)
-    config = ClassicConfig(seed=arena.config.train.seed)
+    config = ClassicConfig(batch_size=64, seed=arena.config.train.seed)
     held_out = arena.fold == 0
 
     def fit(target: np.ndarray) -> tuple[keras.Model, tuple[EpochRecord, ...]]:
@@ -294,33 +299,44 @@ def _sequences(snapshot: Snapshot) -> np.ndarray:
 def plain_cell(cell: str, arena: Arena) -> Entry:
     """One recurrent network of the forecaster's size and training without what its head reads beside the state."""
     network = replace(arena.config.network, cell=cell, wide=False)
-    return _network(arena, replace(arena.config, network=network), folds=(0,))
+    return _serve(arena, *_fit(arena, replace(arena.config, network=network), folds=(0,)))
 
 
 def forecaster_single(arena: Arena) -> Entry:
-    """One member of the forecaster, calibrated on the fold that it left out."""
-    return _network(arena, arena.config, folds=(0,))
+    """The forecaster's first member alone, calibrated on the fold that it left out."""
+    material, ensemble = arena.ensemble
+    mine = arena.fold[material.stay_of_row[ensemble.row]] == 0
+    single = replace(
+        ensemble, model=members_of(ensemble.model)[0], row=ensemble.row[mine], masses=ensemble.masses[mine],
+        histories=ensemble.histories[:1], best_epochs=ensemble.best_epochs[:1],
+    )  # fmt: skip
+    return _serve(arena, material, single)
 
 
 def forecaster(arena: Arena) -> Entry:
     """The forecaster as it is trained to serve: one member per fold."""
-    return _network(arena, arena.config, folds=tuple(range(arena.config.train.folds)))
+    return _serve(arena, *arena.ensemble)
 
 
-def _network(arena: Arena, config: ModelConfig, folds: tuple[int, ...]) -> Entry:
-    everyone = np.ones(len(arena.learned.stays), bool) & arena.learned.sound
-    fitted, ensemble = fit_forecaster(arena.learned, everyone, config, sampling=arena.sampling, folds=folds)
-    learned, judged = (snapshot(arena, known, fitted.scaler) for known in (arena.then, arena.judged))
+def _fit(arena: Arena, config: ModelConfig, folds: tuple[int, ...] | None = None) -> tuple[Material, Ensemble]:
+    grid = make_served_grid(arena.learned, config.window, arena.sampling)
+    material = make_material(arena.learned, grid, arena.scaler, config, arena.sampling)
+    return material, fit_ensemble(material, arena.learned.sound, config, folds=folds)
+
+
+def _serve(arena: Arena, material: Material, ensemble: Ensemble) -> Entry:
+    fitted = make_forecaster(material, ensemble, arena.scaler, arena.sampling)
+    learned, judged = arena.snapshots
     out_of_fold = np.full(len(arena.death), np.nan)
-    for k, member in zip(folds, members_of(fitted.model), strict=True):
+    for k, member in enumerate(members_of(fitted.model)):
         held_out = arena.fold[learned.stay] == k
         masses = score_rows(member, learned.windows, learned.window[held_out], learned.row[held_out])
-        out_of_fold[learned.stay[held_out]] = mortality_risk(fitted.calibration.apply(masses))
+        out_of_fold[learned.stay[held_out]] = mortality_risk(fitted.calibration.apply(masses, arena.hour))
     return Entry(_speak(arena, fitted, judged), out_of_fold, ensemble.histories)
 
 
 def _speak(arena: Arena, fitted: StayForecaster, judged: Snapshot) -> Forecast:
-    told = fitted.calibration.apply(score_rows(fitted.model, judged.windows, judged.window, judged.row))
+    told = fitted.calibration.apply(score_rows(fitted.model, judged.windows, judged.window, judged.row), arena.hour)
     masses = spread(told, judged.stay, len(arena.judged.stays))
     quantiles = _quantiles_of(arena, told)
     n = len(arena.judged.stays)

@@ -54,8 +54,9 @@ def forecast_stays(forecaster: StayForecaster, known: Known) -> pd.DataFrame:
     window, row = last_predictions(windows)
     ready = frame["status_reason"].isna().to_numpy()[windows.stay[window]]
     window, row = window[ready], row[ready]
-    masses = forecaster.calibration.apply(score_rows(forecaster.model, windows, window, row))
-    numbers = read_forecast(masses, edges, windows.prediction_hour[row])
+    elapsed = windows.prediction_hour[row]
+    masses = forecaster.calibration.apply(score_rows(forecaster.model, windows, window, row), elapsed)
+    numbers = read_forecast(masses, edges, elapsed)
     scored = windows.stay[window]
     for column in FORECAST_COLUMNS:
         frame.loc[scored, column] = numbers[column].to_numpy()

@@ -128,6 +128,18 @@ class Windows:
     def __len__(self) -> int:
         return len(self.stay)
 
+    def window_of(self, rows: np.ndarray) -> np.ndarray:
+        """The window that makes the prediction at the end of each of `rows` (absolute, int64 [n]), int64 [n].
+
+        Raises ContractError for a row at which no window predicts.
+        """
+        order = np.argsort(self.score_from)
+        window = order[np.searchsorted(self.score_from[order], rows, side="right") - 1] if len(self) else order
+        scored = len(self) and ((rows >= self.score_from[window]) & (rows < self.stop[window])).all()
+        if len(rows) and not scored:
+            raise ContractError("A prediction is asked for at rows that a window scores; other rows were asked for.")
+        return window
+
 
 @dataclass(frozen=True)
 class Labels:

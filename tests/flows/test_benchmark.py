@@ -61,8 +61,8 @@ def ran(physionet_folder, tmp_path_factory):
         outcomes = (physionet_folder / f"Outcomes-{letter}.txt").read_text()
         (folder / letter / f"Outcomes-{letter}.txt").write_text(outcomes)
     command = [
-        Path(sys.executable).with_name("icu-forecast"), "benchmark", "physionet-2012", "--train", folder / "a", "--test", folder / "b",
-        "--json", folder / "out" / "out.json", "--report", folder / "out" / "out.html", "--models", ",".join(RUN),
+        Path(sys.executable).with_name("icu-forecast"), "benchmark", "physionet-2012", "--train", folder / "a",
+        "--test", folder / "b", "--json", folder / "out" / "out.json", "--report", folder / "out" / "out.html", "--models", ",".join(RUN),
         "--epochs", "1", "--members", "2",
     ]  # fmt: skip
     # A home that must not be touched: the benchmark works in one of its own.
