@@ -60,11 +60,12 @@ def ran(physionet_folder, tmp_path_factory):
                 (place / Path(member.name).name).write_bytes(archive.extractfile(member).read())
         outcomes = (physionet_folder / f"Outcomes-{letter}.txt").read_text()
         (folder / letter / f"Outcomes-{letter}.txt").write_text(outcomes)
-    command = [
-        Path(sys.executable).with_name("icu-forecast"), "benchmark", "physionet-2012", "--train", folder / "a",
-        "--test", folder / "b", "--json", folder / "out" / "out.json", "--report", folder / "out" / "out.html", "--models", ",".join(RUN),
-        "--epochs", "1", "--members", "2",
-    ]  # fmt: skip
+    options = {
+        "--train": folder / "a", "--test": folder / "b", "--json": folder / "out" / "out.json",
+        "--report": folder / "out" / "out.html", "--models": ",".join(RUN), "--epochs": "1", "--members": "2",
+    }  # fmt: skip
+    given = [str(part) for option in options.items() for part in option]
+    command = [Path(sys.executable).with_name("icu-forecast"), "benchmark", "physionet-2012", *given]
     # A home that must not be touched: the benchmark works in one of its own.
     environment = os.environ | {"ICU_HOME": str(folder / "home")}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)

@@ -15,7 +15,7 @@ from rnn_core.calibration import (
 )
 from rnn_core.config import HORIZON_EDGES
 from rnn_core.errors import ContractError
-from rnn_core.metrics import crps_hours
+from rnn_core.metrics import calibration_intercept, calibration_slope, crps_hours
 from rnn_core.survival import mortality_risk, remaining_quantile
 
 EDGES = np.array(HORIZON_EDGES, dtype=float)
@@ -255,3 +255,28 @@ def test_the_fitted_risk_is_the_penalised_optimum():
     for step in (-0.02, 0.02):
         assert loss(fitted.slope + step, fitted.intercept) > best
         assert loss(fitted.slope, fitted.intercept + step) > best
+
+
+def test_calibration_follows_the_hour_of_the_stay():
+    """Early forecasts are made twice too extreme and late ones right: both come right, and the order of an hour stays."""
+    rng = np.random.default_rng(4)
+    odds = rng.normal(-1.5, 1.2, 20_000)
+    death = (rng.random(20_000) < expit(odds)).astype(float)
+    hours = np.where(np.arange(20_000) % 2, 6.0, 96.0)
+    said = expit(np.where(hours == 6, 2 * odds, odds))
+    fitted = fit_mortality_calibration(said, death, elapsed_hours=hours)
+    calibrated = fitted.calibrate(said, hours)
+    for hour in (6, 96):
+        of_hour = hours == hour
+        assert calibration_slope(death[of_hour], calibrated[of_hour]) == pytest.approx(1, abs=0.06)
+        assert calibration_intercept(death[of_hour], calibrated[of_hour]) == pytest.approx(0, abs=0.06)
+        assert np.array_equal(np.argsort(calibrated[of_hour]), np.argsort(said[of_hour]))
+    assert fit_mortality_calibration(said, death).slope_per_doubling == 0
+    # Far beyond what was seen the order still holds.
+    assert (np.diff(PlattCalibration(0.5, 0, 0.5).calibrate([0.1, 0.2, 0.9], 1.0)) > 0).all()
+
+
+def test_stretching_moves_log_odds_away_from_the_centre_at_every_hour():
+    calibration, hours = PlattCalibration(0.9, -0.1, 0.05, 0.02), np.array([6.0, 24.0, 96.0])
+    before, after = (logit(c.calibrate(0.3, hours)) for c in (calibration, calibration.stretched(1.2, -2.0)))
+    np.testing.assert_allclose(after + 2, 1.2 * (before + 2))

@@ -6,13 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from builders import at, observed, random_observations, random_stays, small_config, stays_frame
+from scipy.special import logit
 
 from rnn_core.config import ModelConfig, Sampling
 from rnn_core.errors import ArtifactError, DataTooSmallError
-from rnn_core.fitting import compare, fit_stay_forecaster, unseen
+from rnn_core.fitting import _ensemble_stretch, compare, fit_ensemble, fit_forecaster, fit_stay_forecaster, unseen
 from rnn_core.forecaster import forecast_stays, load_stay_forecaster, save_stay_forecaster
 from rnn_core.frames import Observations
-from rnn_core.material import Known
+from rnn_core.material import Known, make_material, make_served_grid
+from rnn_core.network import members_of
+from rnn_core.scaling import fit_scaler, static_features
+from rnn_core.survival import RISK_THRESHOLDS, mortality_risk
 
 AS_OF, CUTOFF = at(70), at(25)
 HOUR = np.timedelta64(1, "h")
@@ -176,3 +180,33 @@ def test_too_few_stays_are_refused_with_a_sentence():
     stays = stays_frame({"outtime": 20.0, "outcome": "alive", "ends_at": "unit", "intime": 0.0})
     with pytest.raises(DataTooSmallError):
         fit(stays, observed((0, "heart_rate", 1, 1, 80)), small_config())
+
+
+def test_members_that_lie_apart_stretch_the_ensemble_and_equal_ones_do_not(made):
+    """Log-odds of single members with noise of a known size: their mean is as far from the centre again as the truth."""
+    then = at_cutoff(*made)
+    config = small_config(folds=3, epochs=1)
+    grid = make_served_grid(then, config.window, Sampling())
+    material = make_material(
+        then, grid, fit_scaler(grid, static_features(then.stays), np.arange(40)), config, Sampling()
+    )
+    ensemble = fit_ensemble(material, np.ones(len(then.stays), bool), config)
+    risk = mortality_risk(ensemble.masses)
+    factor, centre = _ensemble_stretch(material, ensemble, ensemble.row, risk)
+    assert factor > 1 and centre == pytest.approx(logit(risk).mean(), abs=1e-6)
+    first, *others = members_of(ensemble.model)
+    for other in others:
+        other.set_weights(first.get_weights())
+    same, _ = _ensemble_stretch(material, ensemble, ensemble.row, risk)
+    assert same == pytest.approx(1, abs=1e-6)
+
+
+def test_risk_bands_keep_to_the_alert_budget():
+    rng = np.random.default_rng(0)
+    stays = random_stays(rng, 300).assign(ends_at="unit", intime=at(0.0), outtime=at(40 + rng.random(300)))
+    known = Known(stays, random_observations(rng, stays, 9000), at(100))
+    forecaster, _ = fit_forecaster(known, np.ones(300, bool), small_config(epochs=1))
+    medium, high, very_high = forecaster.risk_thresholds
+    assert forecaster.risk_thresholds != RISK_THRESHOLDS and medium < high < very_high
+    few, _ = fit_forecaster(known.take(np.arange(300) < 100), np.ones(100, bool), small_config(epochs=1))
+    assert few.risk_thresholds == RISK_THRESHOLDS
