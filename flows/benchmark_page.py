@@ -120,11 +120,10 @@ def _death_plots(outcome: Outcome) -> Iterator[Plot]:
 def _stay_plots(outcome: Outcome) -> Iterator[Plot]:
     from rnn_core.benchmark import coverage
 
-    edges = tuple(outcome.protocol["config"]["network"]["horizon_edges"])
     whole = {
         n: c for n, c in outcome.contests.items() if c.forecast.masses is not None and n in (*_PLOTTED, "prevalence")
     }
-    shares = {name: coverage(contest, outcome.truth, edges, _LEVELS) for name, contest in whole.items()}
+    shares = {name: coverage(contest, outcome.truth, _LEVELS) for name, contest in whole.items()}
     yield Plot("Intervals of the remaining stay, told and kept", _plots().coverage_plot(_LEVELS, shares))
     errors = {name: found["los_mae_days"] for name, found in outcome.scores.items()}
     yield Plot("Mean absolute error of the length of stay", _plots().interval_plot(errors, "days"))

@@ -301,6 +301,24 @@ def why(
 
 
 @app.command()
+def explain(
+    stay: Annotated[str, typer.Argument(help="stay_id.", show_default=False)],
+    as_of: Annotated[
+        str | None, typer.Option("--as-of", help="Prediction time; the newest by default.", show_default=False)
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="Needed where several sources know the stay.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a published risk rests on: the five strongest drivers, with their last values.
+
+    Example: icu-forecast explain 20044587-1
+    """
+    from flows.inspection import explain_forecast
+
+    print_rows(explain_forecast(stay, clock.slot(clock.parse_time(as_of)) if as_of else None, source), as_json)
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Check databases and grants, migrations, indices, watermarks, models, Prefect and disk; exit code 1 on a fault.
 

@@ -45,9 +45,11 @@ def publish_slot(
         stays, observations = read_open_stays(store, source, as_of)
         forecasts = score(forecaster, stays, observations, as_of)
         check_forecasts(store, run, forecasts)
+        # A back-fill is read by the hundred, not by the patient.
+        drivers = explain(forecaster, stays, observations, as_of, forecasts) if kind == "forecast" else None
         units = forecast_units(store, source, as_of)
         newest = clock.newest(observations.available_at)
-        run.counts |= publish(store, run, forecasts, units, newest, serving["model_id"], kind)
+        run.counts |= publish(store, run, forecasts, drivers, units, newest, serving["model_id"], kind)
         run.counts |= {"model": serving["model_id"], "stage": serving["stage"]}
         report_run(run, kind)
     return run.counts
@@ -90,6 +92,18 @@ def score(
     return forecast_stays(forecaster, known)
 
 
+@step("explain")
+def explain(
+    forecaster: "StayForecaster", stays: pd.DataFrame, observations: Observations, as_of: datetime,
+    forecasts: pd.DataFrame,
+) -> pd.DataFrame:  # fmt: skip
+    """What the risks rest on, of the stays most at risk."""
+    from rnn_core.drivers import explain_stays
+
+    known = Known(stays, observations, np.datetime64(as_of.replace(tzinfo=None), "us"))
+    return explain_stays(forecaster, known, forecasts["mortality_risk"].to_numpy())
+
+
 @step("check the forecasts")
 def check_forecasts(store: Engine, run: Recorded, forecasts: pd.DataFrame) -> None:
     quality.check_forecasts(store, run.run_id, run.source, forecasts)
@@ -111,8 +125,8 @@ def forecast_units(store: Engine, source: str, as_of: datetime) -> tuple[pd.Data
 
 @step("publish")
 def publish(
-    store: Engine, run: Recorded, forecasts: pd.DataFrame, units: tuple[pd.DataFrame | None, str | None],
-    newest: datetime | None, model_id: str, kind: str,
+    store: Engine, run: Recorded, forecasts: pd.DataFrame, drivers: pd.DataFrame | None,
+    units: tuple[pd.DataFrame | None, str | None], newest: datetime | None, model_id: str, kind: str,
 ) -> dict:  # fmt: skip
     """Stays and units in one transaction: a run that lacks one of them is not published at all."""
     from sql.landing import read_watermark
@@ -122,7 +136,7 @@ def publish(
     unit_forecasts, unit_model_id = units
     counts = results.publish(
         store, run.run_id, forecasts, model_id=model_id, source=run.source, prediction_time=run.as_of,
-        unit_forecasts=unit_forecasts, unit_model_id=unit_model_id, watermark=watermark, newest_observation_at=newest,
-        kind=kind,
+        drivers=drivers, unit_forecasts=unit_forecasts, unit_model_id=unit_model_id, watermark=watermark,
+        newest_observation_at=newest, kind=kind,
     )  # fmt: skip
     return {**counts, AGE: hours_old(run.as_of, newest)}

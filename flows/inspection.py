@@ -5,7 +5,7 @@ from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from flows.databases import open_store
 from rnn_core.errors import ForecastError
@@ -80,6 +80,18 @@ order by source
 """
 
 
+def _source_of(connection: Connection, stay: str, source: str | None) -> str:
+    found = list(connection.execute(text(_SOURCES_OF_STAY), {"stay": stay}).scalars())
+    if source is None and len(found) == 1:
+        source = found[0]
+    if source not in found:
+        raise ForecastError(
+            f"The stay is known to {', '.join(found)}; say which with --source." if found
+            else "No source knows a stay of this id; stay ids stand in forecast.current_risk and icu.stay."
+        )  # fmt: skip
+    return source
+
+
 def explain_rows(stay: str, as_of: datetime, source: str | None) -> list[dict[str, Any]]:
     """Each row of a stay with its fate at the hour `as_of`; a time that cannot be read is null.
 
@@ -88,13 +100,40 @@ def explain_rows(stay: str, as_of: datetime, source: str | None) -> list[dict[st
     Raises ForecastError where neither the tables nor the quarantine know the stay, or several sources do.
     """
     with open_store().connect() as connection:
-        found = list(connection.execute(text(_SOURCES_OF_STAY), {"stay": stay}).scalars())
-        if source is None and len(found) == 1:
-            source = found[0]
-        if source not in found:
-            raise ForecastError(
-                f"The stay is known to {', '.join(found)}; say which with --source." if found
-                else "No source knows a stay of this id; stay ids stand in forecast.current_risk and icu.stay."
-            )  # fmt: skip
+        source = _source_of(connection, stay, source)
         bound = {"source": source, "stay": stay, "as_of": as_of}
         return [dict(row) for row in connection.execute(text(_WHY), bound).mappings()]
+
+
+_EXPLANATION = """
+select f.prediction_time, f.mortality_risk, f.risk_band, d.rank, d.driver, d.direction, d.contribution, d.last_value,
+    d.value_unit, d.last_observed_at, f.model_id
+from forecast.stay_forecast f
+join forecast.run r on r.run_id = f.run_id and r.status = 'published' and r.role = 'champion'
+join forecast.stay_forecast_driver d
+    on d.model_id = f.model_id and d.source = f.source
+    and d.prediction_time = f.prediction_time and d.stay_id = f.stay_id
+where f.source = :source and f.stay_id = :stay
+    and f.prediction_time = coalesce(
+        :as_of,
+        (select max(e.prediction_time) from forecast.stay_forecast_driver e where e.source = :source and e.stay_id = :stay)
+    )
+order by r.run_id desc, d.rank
+"""
+
+
+def explain_forecast(stay: str, as_of: datetime | None, source: str | None) -> list[dict[str, Any]]:
+    """The published drivers of a stay at the hour `as_of`, by default the newest it has, strongest first.
+
+    Raises ForecastError where none are published, no source knows the stay, or several do.
+    """
+    with open_store().connect() as connection:
+        source = _source_of(connection, stay, source)
+        bound = {"source": source, "stay": stay, "as_of": as_of}
+        rows = [dict(row) for row in connection.execute(text(_EXPLANATION), bound).mappings()]
+    if not rows:
+        raise ForecastError(
+            f"No drivers of this stay are published{f' for {as_of:%Y-%m-%dT%H:%MZ}' if as_of else ''}. Runs of `forecast` "
+            "explain scored stays, of many those most at risk; back-fills explain none."
+        )
+    return [row for row in rows if row["model_id"] == rows[0]["model_id"]]

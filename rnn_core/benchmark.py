@@ -8,7 +8,17 @@ import numpy as np
 import pandas as pd
 
 from rnn_core.bootstrap import Estimate, Metric, bootstrap_interval, paired_difference
-from rnn_core.challenge import bucket_kappa, event1, event2, fit_threshold, mean_squared_log_error
+from rnn_core.challenge import (
+    LOS_BUCKET_EDGES_DAYS,
+    bucket_kappa,
+    choose_buckets,
+    event1,
+    event2,
+    fit_threshold,
+    los_bucket,
+    mean_squared_log_error,
+)
+from rnn_core.config import HORIZON_EDGES
 from rnn_core.contenders import Entry, Forecast
 from rnn_core.metrics import (
     auprc,
@@ -22,7 +32,7 @@ from rnn_core.metrics import (
     mean_absolute_error_days,
     median_absolute_error_days,
 )
-from rnn_core.survival import remaining_quantile
+from rnn_core.survival import remaining_quantile, survival_at
 
 _RESAMPLES = 1000
 # Below so many deaths or survivors a subgroup's discrimination is noise.
@@ -53,11 +63,15 @@ class Truth:
 
 @dataclass(frozen=True)
 class Contest:
-    """Forecasts of the judged stays by one contender. threshold: for flagging, fixed on the learned stays, [stays]."""
+    """Forecasts of the judged stays by one contender.
+
+    threshold: for flagging, fixed on the learned stays, [stays]. edges: horizon edges of its masses.
+    """
 
     forecast: Forecast
     threshold: np.ndarray
     seconds: float
+    edges: tuple[float, ...] = HORIZON_EDGES
     histories: tuple = ()
 
     def take(self, chosen: np.ndarray) -> "Contest":
@@ -83,7 +97,7 @@ def enter(entry: Entry, learned_death: np.ndarray, trivial: Entry, abstained: np
         np.where(abstained[:, None] & ~np.isnan(told.remaining).all(axis=0), fallback.remaining, told.remaining),
         masses,
     )
-    return Contest(forecast, np.full(len(abstained), threshold), seconds, entry.histories)
+    return Contest(forecast, np.full(len(abstained), threshold), seconds, histories=entry.histories)
 
 
 def pool(parts: list[tuple[np.ndarray, Contest]]) -> Contest:
@@ -101,7 +115,8 @@ def pool(parts: list[tuple[np.ndarray, Contest]]) -> Contest:
         None if any(m is None for m in masses) else joined(masses),
     )
     threshold = joined([c.threshold for c in contests])
-    return Contest(forecast, threshold, sum(c.seconds for c in contests), contests[0].histories)
+    seconds = sum(c.seconds for c in contests)
+    return Contest(forecast, threshold, seconds, histories=contests[0].histories)
 
 
 def _columns(
@@ -113,6 +128,7 @@ def _columns(
     remaining = truth.los_hours - truth.hour
     ended = np.where(np.isnan(remaining), np.nan, 1.0)
     days, told_days = truth.los_hours / 24, (truth.hour + middle) / 24
+    bucket, told_bucket = los_bucket(days), _named_buckets(contest, truth.hour, los_bucket(told_days))
     return {
         "auroc": (auroc, (death,), (risk,)),
         "auprc": (auprc, (death,), (risk,)),
@@ -124,11 +140,20 @@ def _columns(
         "los_mae_days": (mean_absolute_error_days, (remaining,), (middle,)),
         "los_medae_days": (median_absolute_error_days, (remaining,), (middle,)),
         "los_msle": (mean_squared_log_error, (days,), (told_days,)),
-        "los_kappa": (bucket_kappa, (days,), (told_days,)),
+        "los_kappa": (bucket_kappa, (bucket,), (told_bucket,)),
         "los_concordance": (concordance, (remaining, ended), (middle,)),
         "interval80_coverage": (interval_coverage, (remaining,), (low, high, truth.precision_hours)),
         "interval80_width_days": (mean, (), ((high - low) / 24,)),
     }
+
+
+def _named_buckets(contest: Contest, hour: float, of_median: np.ndarray) -> np.ndarray:
+    """Bucket of the length of stay that each forecast names: the best for the whole distribution, or its median's."""
+    if contest.forecast.masses is None:
+        return of_median
+    bounds = np.clip(np.array(LOS_BUCKET_EDGES_DAYS) * 24 - hour, 0, contest.edges[-1])
+    left = np.stack([1 - survival_at(contest.forecast.masses, contest.edges, bound) for bound in bounds], axis=1)
+    return choose_buckets(np.diff(left, axis=1, prepend=0, append=1)).astype(np.float64)
 
 
 # Paired differences are taken of these; which baseline is the strongest is told by the first of each kind.
@@ -180,7 +205,7 @@ def _enough(chosen: np.ndarray) -> bool:
     return int(chosen.sum()) >= _MIN_SUBGROUP
 
 
-def coverage(contest: Contest, truth: Truth, edges: tuple[float, ...], levels: np.ndarray) -> np.ndarray:
+def coverage(contest: Contest, truth: Truth, levels: np.ndarray) -> np.ndarray:
     """Share of ends within the central interval of each level, [levels]; needs the whole distribution."""
     remaining = truth.los_hours - truth.hour
     known = ~np.isnan(remaining)
@@ -188,7 +213,9 @@ def coverage(contest: Contest, truth: Truth, edges: tuple[float, ...], levels: n
     return np.array(
         [
             interval_coverage(
-                remaining[known], *(remaining_quantile(masses, edges, q) for q in ((1 - x) / 2, (1 + x) / 2)), precision
+                remaining[known],
+                *(remaining_quantile(masses, contest.edges, q) for q in ((1 - x) / 2, (1 + x) / 2)),
+                precision,
             )
             for x in levels
         ]

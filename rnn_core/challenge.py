@@ -11,6 +11,8 @@ from rnn_core.bootstrap import Metric, Weighted
 # (Harutyunyan et al., "Multitask learning and benchmarking with clinical time series data", Sci Data 6:96, 2019).
 LOS_BUCKET_EDGES_DAYS: tuple[float, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 14)
 
+_BUCKETS = len(LOS_BUCKET_EDGES_DAYS) + 1
+_DISTANCE = np.abs(np.subtract.outer(np.arange(_BUCKETS), np.arange(_BUCKETS)))
 _DECILES = 10
 _of_events = partial(Metric, sides=lambda y, risk, *_: (y == 1, y == 0))
 
@@ -93,20 +95,39 @@ def mean_squared_log_error(actual_days: np.ndarray, predicted_days: np.ndarray) 
 
 
 def los_bucket(days: ArrayLike) -> np.ndarray:
-    """Number of the bucket of `LOS_BUCKET_EDGES_DAYS` that holds each length of stay, int64, 0 to 9."""
-    return np.searchsorted(LOS_BUCKET_EDGES_DAYS, np.asarray(days, dtype=np.float64), side="right")
+    """Number of the bucket of `LOS_BUCKET_EDGES_DAYS` that holds each length of stay, float64, 0 to 9; NaN of NaN."""
+    days = np.asarray(days, dtype=np.float64)
+    return np.where(np.isnan(days), np.nan, np.searchsorted(LOS_BUCKET_EDGES_DAYS, days, side="right"))
+
+
+def choose_buckets(probability: np.ndarray) -> np.ndarray:
+    """The bucket to name for each stay so that `bucket_kappa` is greatest as the forecasts themselves expect it.
+
+    probability: of each bucket, [stays, 10]. Kappa is 1 - O/E, the expected distance of the named bucket over that of
+    one named by chance. Its best decision names, stay by stay, the bucket of least O - (O/E) E, with O/E as these
+    decisions make it (Dinkelbach, Management Science 13, 1967, 492-498: a ratio of sums by a sequence of differences).
+    No outcome is needed. The median of a stay's distribution makes O alone least, and names the middle too often.
+    """
+    cost, by_chance = probability @ _DISTANCE, probability.mean(axis=0) @ _DISTANCE
+    ratio = 0.0
+    for _ in range(50):
+        named = np.argmin(cost - ratio * by_chance, axis=1)
+        expected = by_chance[named].mean()
+        reached = float(cost[np.arange(len(named)), named].mean() / expected) if expected > 0 else 0.0
+        if abs(reached - ratio) < 1e-9:
+            break
+        ratio = reached
+    return named
 
 
 @Metric
-def bucket_kappa(actual_days: np.ndarray, predicted_days: np.ndarray) -> Weighted:
-    """Cohen's kappa with linear weights between the buckets of the actual and the predicted length of stay."""
-    actual, predicted = los_bucket(actual_days), los_bucket(predicted_days)
-    buckets = len(LOS_BUCKET_EDGES_DAYS) + 1
-    distance = np.abs(np.subtract.outer(np.arange(buckets), np.arange(buckets)))
+def bucket_kappa(actual: np.ndarray, predicted: np.ndarray) -> Weighted:
+    """Cohen's kappa with linear weights between actual and predicted `los_bucket`."""
+    actual, predicted = actual.astype(np.int64), predicted.astype(np.int64)
 
     def at(weights: np.ndarray) -> float:
-        rows, columns = (np.bincount(part, weights=weights, minlength=buckets) for part in (actual, predicted))
-        by_chance = rows @ distance @ columns
+        rows, columns = (np.bincount(part, weights=weights, minlength=_BUCKETS) for part in (actual, predicted))
+        by_chance = rows @ _DISTANCE @ columns
         if by_chance <= 0:
             return float("nan")
         return float(1 - (weights @ np.abs(actual - predicted)) * weights.sum() / by_chance)

@@ -47,22 +47,26 @@ def forecast_stays(forecaster: StayForecaster, known: Known) -> pd.DataFrame:
             f"The model learned stays that end at the {forecaster.ends_at}, these end at the {found}: its "
             "length-of-stay columns would mean something else. Train a model on this source."
         )
-    window_config, edges = forecaster.config.window, forecaster.config.network.horizon_edges
-    grid = make_served_grid(known, window_config, Sampling())
-    windows = make_windows(grid, known.stays, forecaster.scaler, window_config)
     frame = _abstentions(forecaster, known)
-    window, row = last_predictions(windows)
-    ready = frame["status_reason"].isna().to_numpy()[windows.stay[window]]
-    window, row = window[ready], row[ready]
-    elapsed = windows.prediction_hour[row]
-    masses = forecaster.calibration.apply(score_rows(forecaster.model, windows, window, row), elapsed)
-    numbers = read_forecast(masses, edges, elapsed)
-    scored = windows.stay[window]
+    stay, masses = predict_masses(forecaster, known)
+    ready = frame["status_reason"].isna().to_numpy()[stay]
+    scored, masses = stay[ready], masses[ready]
+    numbers = read_forecast(masses, forecaster.config.network.horizon_edges, elapsed_hours(known)[scored])
     for column in FORECAST_COLUMNS:
         frame.loc[scored, column] = numbers[column].to_numpy()
     frame.loc[scored, "risk_band"] = risk_band(numbers["mortality_risk"].to_numpy(), forecaster.risk_thresholds)
     frame["status"] = np.where(frame["status_reason"].isna(), "scored", "abstained")
     return frame
+
+
+def predict_masses(forecaster: StayForecaster, known: Known) -> tuple[np.ndarray, np.ndarray]:
+    """Calibrated forecasts at `known.as_of` whether they are fit to be published or not: stay int64 [n] and masses
+    [n, bins, 2]; a stay without any hour to predict at has none."""
+    rules = forecaster.config.window
+    windows = make_windows(make_served_grid(known, rules, Sampling()), known.stays, forecaster.scaler, rules)
+    window, row = last_predictions(windows)
+    masses = score_rows(forecaster.model, windows, window, row)
+    return windows.stay[window], forecaster.calibration.apply(masses, windows.prediction_hour[row])
 
 
 def abstention_reasons(known: Known, rules: WindowConfig, sampling: Sampling) -> np.ndarray:

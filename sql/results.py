@@ -30,10 +30,11 @@ from sqlalchemy.exc import DBAPIError
 
 from rnn_core.errors import ContractError, ForecastError
 from sql.copy import copy_arrow
-from sql.schema import model, run, score, stay_forecast, unit_los_forecast
+from sql.schema import model, run, score, stay_forecast, stay_forecast_driver, unit_los_forecast
 
 _PINNED = ("model_id", "source", "prediction_time", "run_id")
 STAY_FORECAST_COLUMNS: tuple[str, ...] = tuple(c.name for c in stay_forecast.c if c.name not in _PINNED)
+DRIVER_COLUMNS: tuple[str, ...] = tuple(c.name for c in stay_forecast_driver.c if c.name not in _PINNED)
 UNIT_LOS_COLUMNS: tuple[str, ...] = tuple(c.name for c in unit_los_forecast.c if c.name not in _PINNED)
 _FINISHED_WITH = ("stays_scored", "stays_abstained", "watermark", "newest_observation_at", "model_id")
 
@@ -163,23 +164,26 @@ class _Part:
 
 def publish(
     engine: Engine, run_id: int, stay_forecasts: pd.DataFrame, *, model_id: str, source: str, prediction_time: datetime,
-    unit_forecasts: pd.DataFrame | None = None, unit_model_id: str | None = None, watermark: datetime | None = None,
-    newest_observation_at: datetime | None = None, kind: str = "forecast",
+    drivers: pd.DataFrame | None = None, unit_forecasts: pd.DataFrame | None = None, unit_model_id: str | None = None,
+    watermark: datetime | None = None, newest_observation_at: datetime | None = None,
+    kind: str = "forecast",
 ) -> dict[str, int]:  # fmt: skip
-    """Replace the slot (model, source, prediction time) of the stays, and that of the units where `unit_model_id` names
-    the model of `unit_forecasts`, and mark the run published: all of it or nothing.
+    """Replace the slot (model, source, prediction time) of the stays with their drivers, and that of the units where
+    `unit_model_id` names the model of `unit_forecasts`, and mark the run published: all of it or nothing.
 
-    `stay_forecasts` has the columns STAY_FORECAST_COLUMNS, one row per stay; `unit_forecasts` UNIT_LOS_COLUMNS, one row
-    per unit and step. Publishing the same again leaves the same rows. Of two runs that publish one slot at once, one
-    waits and then replaces the rows of the other. Readers take per slot the newest published champion run (greatest
-    run_id); the rows of an older champion stay in the table. A watermark later than the slot, as a back-fill finds it,
-    is stored as the slot: no later row was used.
+    `stay_forecasts` has the columns STAY_FORECAST_COLUMNS, one row per stay; `drivers` DRIVER_COLUMNS, one row per stay
+    and rank, none by default; `unit_forecasts` UNIT_LOS_COLUMNS, one row per unit and step. Publishing the same again
+    leaves the same rows. Of two runs that publish one slot at once, one waits and then replaces the rows of the other.
+    Readers take per slot the newest published champion run (greatest run_id); the rows of an older champion stay in the
+    table. A watermark later than the slot, as a back-fill finds it, is stored as the slot: no later row was used.
 
     Returns `stays_scored` and `stays_abstained`. Raises ContractError where a frame or the run does not fit,
     ForecastError where the database refuses; the run is then still `running`, and the caller fails it.
     """
     time = _utc(prediction_time)
     parts = [_part(stay_forecast, STAY_FORECAST_COLUMNS, stay_forecasts, _Slot(model_id, source, time), run_id)]
+    explained = pd.DataFrame(columns=list(DRIVER_COLUMNS)) if drivers is None else drivers
+    parts.append(_part(stay_forecast_driver, DRIVER_COLUMNS, explained, _Slot(model_id, source, time), run_id))
     if unit_model_id is not None:
         slot = _Slot(unit_model_id, source, time)
         parts.append(_part(unit_los_forecast, UNIT_LOS_COLUMNS, unit_forecasts, slot, run_id))

@@ -302,6 +302,29 @@ stay_forecast = Table(
     schema="forecast",
 )
 
+# What a mortality risk rests on, strongest first; of runs of kind `forecast`, and of many stays those most at risk.
+stay_forecast_driver = Table(
+    "stay_forecast_driver",
+    metadata,
+    Column("model_id", Text, ForeignKey(model.c.model_id), primary_key=True),
+    Column("source", Text, primary_key=True),
+    _time("prediction_time", primary_key=True),
+    Column("stay_id", Text, primary_key=True),
+    Column("rank", Integer, primary_key=True, comment="1 is the strongest"),
+    Column("run_id", BigInteger, ForeignKey(run.c.run_id), nullable=False),
+    Column("driver", Text, nullable=False, comment="a concept or a descriptor of the stay"),
+    Column("direction", Text, nullable=False),
+    Column("contribution", Double, nullable=False, comment="log-odds of the mortality risk, with less without it"),
+    Column("last_value", Double),
+    Column("value_unit", Text),
+    _time("last_observed_at"),
+    CheckConstraint("direction in ('raises', 'lowers')", name="direction"),
+    CheckConstraint("(direction = 'raises') = (contribution > 0)", name="sign"),
+    Index(None, "run_id"),
+    Index(None, "source", "stay_id", "prediction_time"),
+    schema="forecast",
+)
+
 unit_los_forecast = Table(
     "unit_los_forecast",
     metadata,

@@ -22,6 +22,7 @@ RELATIONS: tuple[str, ...] = (
     "quality.stay_audit_at",
     "quality.stay_audit",
     "forecast.current_risk",
+    "forecast.current_driver",
     "forecast.risk_history",
     "forecast.unit_census",
     "forecast.forecast_outcome",

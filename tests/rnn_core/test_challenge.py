@@ -1,5 +1,7 @@
 """Benchmark metrics: against literal re-implementations, scikit-learn and cases worked out by hand."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score, precision_score, recall_score
@@ -8,6 +10,7 @@ from sklearn.metrics import mean_squared_log_error as sklearn_msle
 from rnn_core.bootstrap import bootstrap_interval
 from rnn_core.challenge import (
     bucket_kappa,
+    choose_buckets,
     event1,
     event2,
     fit_threshold,
@@ -65,7 +68,7 @@ def test_weights_count_rows_as_often_as_they_say(forecasts):
     rows = np.repeat(np.arange(200), weights)
     threshold = np.full(200, 0.2)
     assert event1(y, risk, threshold, weights=weights) == pytest.approx(event1(y[rows], risk[rows], threshold[rows]))
-    days, told = 20 * risk, 18 * risk[::-1] + 1
+    days, told = los_bucket(20 * risk), los_bucket(18 * risk[::-1] + 1)
     for metric in (bucket_kappa, mean_squared_log_error):
         assert metric(days, told, weights=weights) == pytest.approx(metric(days[rows], told[rows]))
     # A row that stands on the border of two deciles goes whole to one of them.
@@ -77,13 +80,33 @@ def test_kappa_and_log_error_are_those_of_scikit_learn():
     days = rng.exponential(6, 400)
     told = days * rng.uniform(0.5, 1.6, 400)
     kappa = cohen_kappa_score(los_bucket(days), los_bucket(told), weights="linear")
-    assert bucket_kappa(days, told) == pytest.approx(kappa)
+    assert bucket_kappa(los_bucket(days), los_bucket(told)) == pytest.approx(kappa)
     assert mean_squared_log_error(days, told) == pytest.approx(sklearn_msle(days, told))
 
 
 def test_buckets_are_days_up_to_a_week_and_a_second_week():
     days = [0, 0.99, 1, 6.5, 7.99, 8, 13.9, 14, 40]
     assert los_bucket(days).tolist() == [0, 0, 1, 6, 7, 8, 8, 9, 9]
+    assert np.isnan(los_bucket([np.nan, 1.0])).tolist() == [True, False]
+
+
+def test_the_named_buckets_have_the_greatest_expected_kappa():
+    """Against every other naming of a few stays, and against the median on many."""
+    rng = np.random.default_rng(5)
+
+    def expected_kappa(probability, named):
+        rows = np.arange(10)
+        observed = (probability * np.abs(rows - named[:, None])).sum()
+        chance = (probability.mean(axis=0)[:, None] * np.abs(rows[:, None] - named)).sum()
+        return 1 - observed / chance
+
+    few = rng.dirichlet(np.full(10, 0.3), 3)
+    best = max(expected_kappa(few, np.array(named)) for named in product(range(10), repeat=3))
+    assert expected_kappa(few, choose_buckets(few)) == pytest.approx(best)
+    many = rng.dirichlet(np.linspace(0.2, 2, 10), 2000)
+    actual = np.array([rng.choice(10, p=p) for p in many])
+    median = (np.cumsum(many, axis=1) < 0.5).sum(axis=1)
+    assert bucket_kappa(actual, choose_buckets(many)) > bucket_kappa(actual, median)
 
 
 def test_net_benefit_weighs_false_alarms_by_the_odds_of_the_threshold():
