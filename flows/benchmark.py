@@ -21,6 +21,7 @@ from flows.settings import load_settings, use_own_home
 from flows.train import read_known
 from rnn_core.config import ModelConfig
 from rnn_core.errors import ForecastError
+from rnn_core.groups import patient_groups
 from rnn_core.material import Known
 from rnn_core.splits import patient_folds
 
@@ -45,6 +46,8 @@ _BLENDED = ("forecaster", "trees")
 # Metrics of a subgroup, where the many others would only be noise.
 _IN_SUBGROUPS = ("auroc", "auprc", "brier", "calibration_slope", "calibration_intercept", "los_mae_days")
 _SUBGROUP_RESAMPLES = 200
+# Fewer stays hold too few deaths to say anything.
+_MIN_SUBGROUP = 100
 
 
 @dataclass(frozen=True)
@@ -292,7 +295,7 @@ def _judge(contests: "dict[str, Contest]", truth: "Truth") -> Outcome:
     }
     groups = {
         kind: {group: _judge_group(contests, truth, chosen) for group, chosen in found.items()}
-        for kind, found in benchmark.subgroups(truth).items()
+        for kind, found in patient_groups(truth.stays, _MIN_SUBGROUP).items()
     }
     return Outcome({}, contests, truth, scores, strongest, differences, groups)
 

@@ -394,6 +394,24 @@ def benchmark_physionet_2012(
     benchmark.publish(outcome, json_file, report)
 
 
+@benchmark_app.command("ages")
+def benchmark_ages(
+    source: Source,
+    as_of: AsOf = None,
+    folds: Annotated[int, typer.Option(help="Folds of patients, each judged by a fit on the others.", min=2)] = 5,
+    as_json: Json = False,
+) -> None:
+    """Forecasts every 6 hours over whole stays, by age of the stay, beside the curve of the population.
+
+    Publishes nothing. Small data give wide intervals: read them first.
+
+    Example: icu-forecast benchmark ages clif --as-of 2026-01-29
+    """
+    from flows.benchmark_ages import measure_ages
+
+    print_rows(measure_ages(source, _slot(as_of) or clock.slot(None), folds), as_json)
+
+
 # ---------------------------------------------------------------------------------------------- models
 
 
@@ -408,6 +426,25 @@ def models_list(
     from flows.inspection import list_models
 
     print_rows(list_models(source), as_json)
+
+
+@models.command("card")
+def models_card(
+    model_id: Annotated[str, typer.Argument(show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Write it to this file.", show_default=False)] = None,
+) -> None:
+    """Write the model card: the items of TRIPOD+AI, from what is stored with the model.
+
+    Example: icu-forecast models card clif-stay-20260120T14-2 --out card.md
+    """
+    from flows.inspection import model_card
+    from flows.pages import write_text
+
+    card = model_card(model_id)
+    if out is None:
+        typer.echo(card, nl=False)
+    else:
+        write_text(out, card)
 
 
 @models.command("promote")

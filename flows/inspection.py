@@ -8,6 +8,7 @@ from psycopg.rows import dict_row
 from sqlalchemy import Connection, text
 
 from flows.databases import open_store
+from flows.settings import load_settings
 from rnn_core.errors import ForecastError
 from sql import registry
 
@@ -37,6 +38,17 @@ def list_models(source: str | None) -> list[dict[str, Any]]:
         }
         for row in registry.list_models(open_store(), source)
     ]  # fmt: skip
+
+
+def model_card(model_id: str) -> str:
+    """The card of a model as Markdown. Raises ForecastError where there is no such model or its artifact is damaged."""
+    from rnn_core.artifact import read_meta
+    from rnn_core.model_card import write_card
+
+    rows = [row for row in registry.list_models(open_store(), None) if row["model_id"] == model_id]
+    if not rows:
+        raise ForecastError(f"There is no model {model_id}; see `icu-forecast models list`.")
+    return write_card(read_meta(load_settings().artifact_folder / rows[0]["artifact"]), rows[0])
 
 
 def _main_metrics(metrics: dict[str, Any]) -> dict[str, Any]:

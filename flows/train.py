@@ -183,8 +183,8 @@ def give_verdict(
     then: Known, now: Known,
 ) -> "Verdict":  # fmt: skip
     """Against the serving model on stays that began after both cut-offs; against the trivial baseline without one."""
-    from rnn_core.fitting import compare, count_deaths, unseen
     from rnn_core.gate import judge_challenger, judge_first
+    from rnn_core.judging import compare, count_deaths, unseen
 
     if incumbent is None or serving is None:
         return judge_first(report.metrics, report.n_deaths["judged"])
@@ -237,7 +237,8 @@ def register(store: Engine, run: Recorded, stay: Candidate, unit: UnitCandidate 
     rows = {
         stay.model_id: {
             "name": "stay", "ends_at": stay.forecaster.ends_at, "config": stay.forecaster.config.to_json(),
-            "metrics": stay.report.to_json(), "warm_from": stay.warm_from, "data_cutoff": _utc(then.as_of),
+            "metrics": stay.report.to_json() | {"risk_thresholds": list(stay.forecaster.risk_thresholds)},
+            "warm_from": stay.warm_from, "data_cutoff": _utc(then.as_of),
         }
     }  # fmt: skip
     verdicts = {stay.model_id: stay.verdict}

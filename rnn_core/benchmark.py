@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,8 +34,6 @@ from rnn_core.metrics import (
 from rnn_core.survival import remaining_quantile, survival_at
 
 _RESAMPLES = 1000
-# Below so many deaths or survivors a subgroup's discrimination is noise.
-_MIN_SUBGROUP = 100
 
 
 @dataclass(frozen=True)
@@ -184,25 +181,6 @@ def compare(contest: Contest, other: Contest, truth: Truth, resamples: int = _RE
 def strongest(scores: Mapping[str, Mapping[str, Estimate]], baselines: tuple[str, ...]) -> str:
     """The baseline with the greatest AUROC."""
     return max((name for name in baselines if name in scores), key=lambda name: scores[name]["auroc"].value)
-
-
-def subgroups(truth: Truth) -> dict[str, dict[str, np.ndarray]]:
-    """Kind → group → bool [stays]: by age, sex and unit type; groups too small to say anything are left out."""
-    age = pd.cut(truth.stays["age_years"].astype(float), [0, 50, 65, 80, 200], right=False)
-    names = age.cat.rename_categories(["under 50", "50 to 64", "65 to 79", "80 and over"])
-    kinds = {"age": names, "sex": truth.stays["sex"], "unit_type": truth.stays["unit_type"]}
-    return {
-        kind: {str(group): chosen for group in pd.unique(column.dropna()) if _enough(chosen := _is(column, group))}
-        for kind, column in kinds.items()
-    }
-
-
-def _is(column: pd.Series, group: Any) -> np.ndarray:
-    return column.eq(group).fillna(False).to_numpy(bool)
-
-
-def _enough(chosen: np.ndarray) -> bool:
-    return int(chosen.sum()) >= _MIN_SUBGROUP
 
 
 def coverage(contest: Contest, truth: Truth, levels: np.ndarray) -> np.ndarray:

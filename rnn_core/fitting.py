@@ -1,4 +1,4 @@
-"""Fits a stay forecaster on what was known at its cut-off, judges it on stays it never saw, and compares two of them."""
+"""Fits a stay forecaster on what was known at its cut-off: an ensemble over folds of patients, calibrated out of fold."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,26 +10,23 @@ import keras
 import numpy as np
 from scipy.special import logit
 
-from rnn_core.baselines import conditional_masses, fit_population
-from rnn_core.bootstrap import Estimate, paired_difference
+from rnn_core.bootstrap import Estimate
 from rnn_core.calibration import Calibration, fit_calibration
 from rnn_core.config import ModelConfig, Sampling
 from rnn_core.errors import ContractError
 from rnn_core.forecaster import StayForecaster, one_end
-from rnn_core.frames import HOUR
-from rnn_core.material import Known, Material, known_until, make_material, make_served_grid
-from rnn_core.metrics import RISK_FLOOR, Outcomes, auroc, mean_absolute_error_days, score_forecasts
+from rnn_core.judging import count_deaths, describe, judge, judge_groups, judged_rows, unseen
+from rnn_core.material import Known, Material, make_material, make_served_grid
+from rnn_core.metrics import (
+    RISK_FLOOR,
+)
 from rnn_core.network import build_ensemble, members_of
 from rnn_core.scaling import Scaler, fit_scaler, static_features
 from rnn_core.scoring import score_rows, score_windows
 from rnn_core.splits import patient_folds, split_stays
-from rnn_core.survival import RISK_THRESHOLDS, mortality_risk, read_forecast
+from rnn_core.survival import RISK_THRESHOLDS, mortality_risk
 from rnn_core.training import EpochRecord, fit_stay_model
 
-# Enough for the second digit of an interval; the concordance of ten thousand rows takes long per resample.
-_RESAMPLES = 200
-# Metrics are taken every so many hours of a stay: neighbouring hours say nearly the same.
-JUDGE_EVERY_HOURS = 6
 # The share of 5 % of fewer stays is a handful, and their least risk a matter of chance.
 MIN_STAYS_FOR_BANDS = 200
 # Forecasts enough to see how far the members of an ensemble lie apart.
@@ -54,13 +51,18 @@ class Ensemble:
 
 @dataclass(frozen=True)
 class FitReport:
-    """What is kept of a training: sizes, the loss per member and epoch, and metrics on stays that had no part in it."""
+    """What is kept of a training: sizes, the loss per member and epoch, and metrics on stays that had no part in it.
+
+    participants: who was learned from, in counts and quantiles. groups: kind → group → a few of the metrics.
+    """
 
     n_stays: dict[str, int]
     n_deaths: dict[str, int]
     histories: tuple[tuple[EpochRecord, ...], ...]
     best_epochs: tuple[int, ...]
     metrics: dict[str, Estimate]
+    participants: dict[str, Any]
+    groups: dict[str, dict[str, dict[str, Estimate]]]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -68,7 +70,12 @@ class FitReport:
             "n_deaths": self.n_deaths,
             "histories": [list(history) for history in self.histories],
             "best_epochs": list(self.best_epochs),
-            "metrics": {name: estimate.to_json() for name, estimate in self.metrics.items()},
+            "metrics": _to_json(self.metrics),
+            "participants": self.participants,
+            "groups": {
+                kind: {name: _to_json(metrics) for name, metrics in found.items()}
+                for kind, found in self.groups.items()
+            },
         }
 
 
@@ -97,6 +104,8 @@ def fit_stay_forecaster(
         ensemble.histories,
         ensemble.best_epochs,
         judge(forecaster, now.take(judged), then.take(learned)),
+        describe(then.take(learned)),
+        judge_groups(forecaster, now.take(judged)),
     )
     return forecaster, report
 
@@ -129,7 +138,7 @@ def fit_forecaster(
 
 def make_forecaster(material: Material, ensemble: Ensemble, scaler: Scaler, sampling: Sampling) -> StayForecaster:
     """The ensemble made ready to serve: calibrated, and with risk bands, by what it said out of fold."""
-    row, masses = _judged_rows(material, ensemble.row, ensemble.masses)
+    row, masses = judged_rows(material, ensemble.row, ensemble.masses)
     elapsed = material.windows.prediction_hour[row]
     calibration = _fit_calibration(material, row, masses, elapsed)
     stretch = _ensemble_stretch(
@@ -189,88 +198,6 @@ def _tell_member(progress: Callable[[EpochRecord], None], member: int, members: 
     progress(record | {"member": member, "members": members})
 
 
-def unseen(now: Known, then: Known) -> tuple[np.ndarray, np.ndarray]:
-    """Sound stays of `now` of patients whom a fit on `then` never saw, and those of them that began after the cut-off;
-    two bool [stays of now].
-
-    A patient counts as seen by any stay in learned, sound or not: the audit may change its mind, the split not.
-    """
-    fitted = split_stays(then.stays, then.as_of)
-    seen = then.stays["patient_id"][fitted.learned]
-    later = split_stays(now.stays, then.as_of)
-    judged = later.judged & now.sound & ~now.stays["patient_id"].isin(seen).to_numpy()
-    return judged, judged & later.newer
-
-
-def judge(forecaster: StayForecaster, judged: Known, population: Known) -> dict[str, Estimate]:
-    """Metrics on the stays of `judged`, every `JUDGE_EVERY_HOURS` hours of them, beside the trivial baseline that is
-    fitted on `population`."""
-    scored = _score(forecaster, judged)
-    edges = forecaster.config.network.horizon_edges
-    until = known_until(population, forecaster.config.window)
-    curve = fit_population(population.stays, population.as_of, forecaster.sampling.delayed_entry_hours, until)
-    baseline = conditional_masses(curve, scored.outcomes.elapsed_hours, edges)
-    return score_forecasts(scored.masses, scored.outcomes, edges, baseline_masses=baseline, n=_RESAMPLES)
-
-
-def compare(challenger: StayForecaster, champion: StayForecaster, judged: Known) -> dict[str, Estimate]:
-    """Paired differences, challenger less champion, over the hours of `judged` that both of them forecast."""
-    ours, theirs = _score(challenger, judged), _score(champion, judged)
-    _, a, b = np.intersect1d(ours.hour, theirs.hour, assume_unique=True, return_indices=True)
-    known = ours.outcomes
-    first, second = (
-        read_forecast(s.masses[rows], f.config.network.horizon_edges, s.outcomes.elapsed_hours[rows])
-        for s, f, rows in ((ours, challenger, a), (theirs, champion, b))
-    )
-    p50 = "remaining_los_p50_hours"
-
-    def difference(metric: Any, happened: np.ndarray, column: str) -> Estimate:
-        return paired_difference(metric, happened[a], first[column], second[column], known.groups[a], n=_RESAMPLES)
-
-    return {
-        "auroc": difference(auroc, known.death, "mortality_risk"),
-        "los_mae_days": difference(mean_absolute_error_days, known.remaining_hours, p50),
-    }
-
-
-def count_deaths(known: Known) -> int:
-    return int(known.stays["outcome"].eq("died").sum())
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """Calibrated masses, what became of them, and a number per (stay, hour) that is the same for every forecaster."""
-
-    masses: np.ndarray
-    outcomes: Outcomes
-    hour: np.ndarray
-
-
-def _score(forecaster: StayForecaster, judged: Known) -> _Scored:
-    grid = make_served_grid(judged, forecaster.config.window, forecaster.sampling)
-    material = make_material(judged, grid, forecaster.scaler, forecaster.config, forecaster.sampling)
-    row, masses = _judged_rows(material, *score_windows(forecaster.model, material.windows))
-    stay = material.stay_of_row[row]
-    hour = stay.astype(np.int64) * 1_000_000 + material.hour_of_row(row)
-    calibrated = forecaster.calibration.apply(masses, material.windows.prediction_hour[row])
-    return _Scored(calibrated, _outcomes(material, row), hour)
-
-
-def _outcomes(material: Material, row: np.ndarray) -> Outcomes:
-    stays, stay = material.known.stays, material.stay_of_row[row]
-    elapsed = material.windows.prediction_hour[row].astype(np.float64)
-    intime = stays["intime"].to_numpy("datetime64[us]")[stay]
-    followed = (material.known_until[stay] - intime) / HOUR - elapsed
-    return Outcomes(
-        elapsed_hours=elapsed,
-        death=material.labels.death[row].astype(np.float64),
-        remaining_hours=material.labels.remaining_hours[row].astype(np.float64),
-        followed_hours=np.where(stays["outcome"].isna().to_numpy()[stay], np.maximum(followed, 0), np.nan),
-        precision_hours=stays["end_precision_hours"].fillna(0).to_numpy(np.float64)[stay],
-        groups=stays["patient_id"].to_numpy()[stay],
-    )
-
-
 def _fit_calibration(material: Material, row: np.ndarray, masses: np.ndarray, elapsed: np.ndarray) -> Calibration:
     patients = material.known.stays["patient_id"].to_numpy()[material.stay_of_row[row]]
     labels = material.labels
@@ -314,14 +241,13 @@ def _fit_thresholds(
     return tuple(float(t) for t in thresholds) if (np.diff(thresholds) > 0).all() else RISK_THRESHOLDS
 
 
-def _judged_rows(material: Material, row: np.ndarray, masses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    keep = material.labels.usable[row] & (material.hour_of_row(row) % JUDGE_EVERY_HOURS == 0)
-    return row[keep], masses[keep]
-
-
 def _sizes(
     then: Known, now: Known, fitted: dict[str, np.ndarray], judged: dict[str, np.ndarray]
 ) -> tuple[dict[str, int], dict[str, int]]:
     parts = {name: then.take(part) for name, part in fitted.items()}
     parts |= {name: now.take(part) for name, part in judged.items()}
     return {name: len(part.stays) for name, part in parts.items()}, {n: count_deaths(p) for n, p in parts.items()}
+
+
+def _to_json(metrics: dict[str, Estimate]) -> dict[str, Any]:
+    return {name: estimate.to_json() for name, estimate in metrics.items()}

@@ -8,9 +8,10 @@ import pytest
 from builders import at, random_observations, random_stays, small_config
 
 from rnn_core import contenders
-from rnn_core.benchmark import Contest, Truth, compare, enter, judge, pool, strongest, subgroups
+from rnn_core.benchmark import Contest, Truth, compare, enter, judge, pool, strongest
 from rnn_core.config import Sampling
 from rnn_core.contenders import Arena, Entry, Forecast
+from rnn_core.groups import patient_groups
 from rnn_core.material import Known
 from rnn_core.metrics import auroc
 
@@ -153,6 +154,6 @@ def test_pooled_folds_stand_in_the_order_of_the_whole(judged):
 
 
 def test_small_groups_are_not_judged(judged):
-    found = subgroups(judged[0])
+    found = patient_groups(judged[0].stays, 100)
     assert set(found["unit_type"]) == {"medical"} and set(found["sex"]) == {"male", "female"}
     assert sum(chosen.sum() for chosen in found["sex"].values()) == 400

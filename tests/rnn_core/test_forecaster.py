@@ -10,9 +10,10 @@ from scipy.special import logit
 
 from rnn_core.config import ModelConfig, Sampling
 from rnn_core.errors import ArtifactError, DataTooSmallError
-from rnn_core.fitting import _ensemble_stretch, compare, fit_ensemble, fit_forecaster, fit_stay_forecaster, unseen
+from rnn_core.fitting import _ensemble_stretch, fit_ensemble, fit_forecaster, fit_stay_forecaster
 from rnn_core.forecaster import forecast_stays, load_stay_forecaster, save_stay_forecaster
 from rnn_core.frames import Observations
+from rnn_core.judging import compare, unseen
 from rnn_core.material import Known, make_material, make_served_grid
 from rnn_core.network import members_of
 from rnn_core.scaling import fit_scaler, static_features

@@ -1,0 +1,18 @@
+"""Groups of patients in whom a model is looked at on its own: by age, sex and type of unit."""
+
+import numpy as np
+import pandas as pd
+
+AGE_EDGES = (0, 50, 65, 80, 200)
+AGE_NAMES = ("under 50", "50 to 64", "65 to 79", "80 and over")
+
+
+def patient_groups(stays: pd.DataFrame, least: int) -> dict[str, dict[str, np.ndarray]]:
+    """Kind → group → bool [stays]; groups of fewer than `least` stays are left out, since they could say nothing."""
+    age = pd.cut(pd.to_numeric(stays["age_years"]).astype(float), AGE_EDGES, right=False, labels=AGE_NAMES)
+    kinds = {"age": age.astype(object), "sex": stays["sex"], "unit_type": stays["unit_type"]}
+    groups = {
+        kind: {str(name): column.eq(name).fillna(False).to_numpy(bool) for name in sorted(column.dropna().unique())}
+        for kind, column in kinds.items()
+    }
+    return {kind: {name: rows for name, rows in found.items() if rows.sum() >= least} for kind, found in groups.items()}

@@ -1,0 +1,181 @@
+"""Judges a stay forecaster on stays it never saw, beside the trivial baseline, and compares two of them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rnn_core.baselines import conditional_masses, fit_population
+from rnn_core.bootstrap import Estimate, bootstrap_interval, paired_difference
+from rnn_core.concepts import NAMES
+from rnn_core.forecaster import StayForecaster
+from rnn_core.frames import HOUR
+from rnn_core.groups import patient_groups
+from rnn_core.material import Known, Material, known_until, make_material, make_served_grid
+from rnn_core.metrics import (
+    Outcomes,
+    auroc,
+    brier,
+    calibration_slope,
+    mean_absolute_error_days,
+    observed_expected,
+    score_forecasts,
+)
+from rnn_core.scoring import score_windows
+from rnn_core.splits import split_stays
+from rnn_core.survival import read_forecast
+
+# Enough for the second digit of an interval; the concordance of ten thousand rows takes long per resample.
+_RESAMPLES = 200
+# Metrics are taken every so many hours of a stay: neighbouring hours say nearly the same.
+JUDGE_EVERY_HOURS = 6
+# Fewer stays of a group of patients hold too few deaths to say anything.
+MIN_GROUP_STAYS = 50
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Calibrated masses, what became of them, a number per (stay, hour) that is the same for every forecaster, and the
+    position of the stay, [rows] each."""
+
+    masses: np.ndarray
+    outcomes: Outcomes
+    hour: np.ndarray
+    stay: np.ndarray
+
+
+def unseen(now: Known, then: Known) -> tuple[np.ndarray, np.ndarray]:
+    """Sound stays of `now` of patients whom a fit on `then` never saw, and those of them that began after the cut-off;
+    two bool [stays of now].
+
+    A patient counts as seen by any stay in learned, sound or not: the audit may change its mind, the split not.
+    """
+    fitted = split_stays(then.stays, then.as_of)
+    seen = then.stays["patient_id"][fitted.learned]
+    later = split_stays(now.stays, then.as_of)
+    judged = later.judged & now.sound & ~now.stays["patient_id"].isin(seen).to_numpy()
+    return judged, judged & later.newer
+
+
+def judge(forecaster: StayForecaster, judged: Known, population: Known) -> dict[str, Estimate]:
+    """Metrics on the stays of `judged`, every `JUDGE_EVERY_HOURS` hours of them, beside the trivial baseline that is
+    fitted on `population`."""
+    scored = score_stays(forecaster, judged)
+    edges = forecaster.config.network.horizon_edges
+    baseline = population_masses(forecaster, population, scored.outcomes.elapsed_hours)
+    return score_forecasts(scored.masses, scored.outcomes, edges, baseline_masses=baseline, n=_RESAMPLES)
+
+
+def judge_groups(forecaster: StayForecaster, judged: Known) -> dict[str, dict[str, dict[str, Estimate]]]:
+    """Kind → group → metrics of its stays, for groups of at least `MIN_GROUP_STAYS`."""
+    groups = patient_groups(judged.stays, MIN_GROUP_STAYS)
+    edges = forecaster.config.network.horizon_edges
+    if not any(groups.values()):
+        return {kind: {} for kind in groups}
+    scored = score_stays(forecaster, judged)
+    return {
+        kind: {name: _score_group(scored, rows[scored.stay], edges) for name, rows in found.items()}
+        for kind, found in groups.items()
+    }
+
+
+def _score_group(scored: Scored, rows: np.ndarray, edges: tuple[float, ...]) -> dict[str, Estimate]:
+    happened, groups = scored.outcomes, scored.outcomes.groups[rows]
+    told = read_forecast(scored.masses[rows], edges, happened.elapsed_hours[rows])
+    risk, middle = told["mortality_risk"].to_numpy(), told["remaining_los_p50_hours"].to_numpy()
+    death, remaining = happened.death[rows], happened.remaining_hours[rows]
+    metrics = {
+        metric.__name__: (metric, death, risk) for metric in (auroc, brier, calibration_slope, observed_expected)
+    }
+    metrics["los_mae_days"] = (mean_absolute_error_days, remaining, middle)
+    return {
+        name: bootstrap_interval(metric, [happened, forecast], groups, n=_RESAMPLES)
+        for name, (metric, happened, forecast) in metrics.items()
+    }
+
+
+def describe(known: Known) -> dict[str, Any]:
+    """Who is in the data, in counts, dates of the first and last admission, and quantiles; no patient."""
+    stays, seen = known.stays, known.observations
+    age = pd.to_numeric(stays["age_years"]).astype(float)
+    with_concept = np.zeros((len(stays), len(NAMES)), bool)
+    with_concept[seen.stay, seen.concept] = True
+    return {
+        "stays": len(stays),
+        "patients": int(stays["patient_id"].nunique()),
+        "observations": len(seen),
+        "first_admission": str(stays["intime"].min()),
+        "last_admission": str(stays["intime"].max()),
+        "age_years_quartiles": [None if np.isnan(q) else float(q) for q in age.quantile([0.25, 0.5, 0.75])],
+        **{
+            column: {str(name): int(n) for name, n in stays[column].value_counts(dropna=False).items()}
+            for column in ("sex", "unit_type", "admission_type", "outcome")
+        },
+        "stays_without": {
+            name: round(float(share), 4) for name, share in zip(NAMES, 1 - with_concept.mean(axis=0), strict=True)
+        },
+    }
+
+
+def population_masses(forecaster: StayForecaster, population: Known, elapsed_hours: np.ndarray) -> np.ndarray:
+    """What one would say without a model: the population's curve after as many hours, [rows, bins, 2]."""
+    until = known_until(population, forecaster.config.window)
+    curve = fit_population(population.stays, population.as_of, forecaster.sampling.delayed_entry_hours, until)
+    return conditional_masses(curve, elapsed_hours, forecaster.config.network.horizon_edges)
+
+
+def compare(challenger: StayForecaster, champion: StayForecaster, judged: Known) -> dict[str, Estimate]:
+    """Paired differences, challenger less champion, over the hours of `judged` that both of them forecast."""
+    ours, theirs = score_stays(challenger, judged), score_stays(champion, judged)
+    _, a, b = np.intersect1d(ours.hour, theirs.hour, assume_unique=True, return_indices=True)
+    known = ours.outcomes
+    first, second = (
+        read_forecast(s.masses[rows], f.config.network.horizon_edges, s.outcomes.elapsed_hours[rows])
+        for s, f, rows in ((ours, challenger, a), (theirs, champion, b))
+    )
+    p50 = "remaining_los_p50_hours"
+
+    def difference(metric: Any, happened: np.ndarray, column: str) -> Estimate:
+        return paired_difference(metric, happened[a], first[column], second[column], known.groups[a], n=_RESAMPLES)
+
+    return {
+        "auroc": difference(auroc, known.death, "mortality_risk"),
+        "los_mae_days": difference(mean_absolute_error_days, known.remaining_hours, p50),
+    }
+
+
+def count_deaths(known: Known) -> int:
+    return int(known.stays["outcome"].eq("died").sum())
+
+
+def score_stays(forecaster: StayForecaster, judged: Known) -> Scored:
+    """Forecasts of the judged stays every `JUDGE_EVERY_HOURS` hours, and what became of them."""
+    grid = make_served_grid(judged, forecaster.config.window, forecaster.sampling)
+    material = make_material(judged, grid, forecaster.scaler, forecaster.config, forecaster.sampling)
+    row, masses = judged_rows(material, *score_windows(forecaster.model, material.windows))
+    stay = material.stay_of_row[row]
+    hour = stay.astype(np.int64) * 1_000_000 + material.hour_of_row(row)
+    calibrated = forecaster.calibration.apply(masses, material.windows.prediction_hour[row])
+    return Scored(calibrated, _outcomes(material, row), hour, stay)
+
+
+def _outcomes(material: Material, row: np.ndarray) -> Outcomes:
+    stays, stay = material.known.stays, material.stay_of_row[row]
+    elapsed = material.windows.prediction_hour[row].astype(np.float64)
+    intime = stays["intime"].to_numpy("datetime64[us]")[stay]
+    followed = (material.known_until[stay] - intime) / HOUR - elapsed
+    return Outcomes(
+        elapsed_hours=elapsed,
+        death=material.labels.death[row].astype(np.float64),
+        remaining_hours=material.labels.remaining_hours[row].astype(np.float64),
+        followed_hours=np.where(stays["outcome"].isna().to_numpy()[stay], np.maximum(followed, 0), np.nan),
+        precision_hours=stays["end_precision_hours"].fillna(0).to_numpy(np.float64)[stay],
+        groups=stays["patient_id"].to_numpy()[stay],
+    )
+
+
+def judged_rows(material: Material, row: np.ndarray, masses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of forecasts at absolute rows, those every `JUDGE_EVERY_HOURS` hours of which an outcome can be known."""
+    keep = material.labels.usable[row] & (material.hour_of_row(row) % JUDGE_EVERY_HOURS == 0)
+    return row[keep], masses[keep]
