@@ -40,7 +40,7 @@ LATE = START + timedelta(days=900)
 # What the scoring flow would use.
 SHIPPED = "forecaster"
 BASELINES = ("prevalence", "saps", "linear", "logistic", "trees", "classic")
-MODELS = (*BASELINES, "elman", "jordan", "lstm", "gru", "forecaster_single", "forecaster", "blend")
+MODELS = (*BASELINES, "elman", "jordan", "lstm", "gru", "forecaster", "forecaster_single", "blend")
 _BLENDED = ("forecaster", "trees")
 
 # Metrics of a subgroup, where the many others would only be noise.

@@ -38,9 +38,15 @@ if not log.handlers:
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow without the lines its C++ parts print before any setting could silence them."""
+    """Import TensorFlow without the lines its C++ parts print before any setting could silence them.
+
+    Keras would import matplotlib where it finds it, which takes seconds and which no job needs.
+    """
     if "tensorflow" in sys.modules:
         return
+    hidden = "matplotlib" not in sys.modules
+    if hidden:
+        sys.modules["matplotlib"] = None  # type: ignore[assignment]
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -50,6 +56,8 @@ def import_tensorflow() -> None:
         # It warns of functions compiled again and again, which every member of an ensemble is on purpose.
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
     finally:
+        if hidden:
+            del sys.modules["matplotlib"]
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)

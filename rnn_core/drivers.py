@@ -1,6 +1,6 @@
 """Which of a patient's data a risk rests on: what it would be had they never been charted."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,13 +10,15 @@ from scipy.special import logit
 from rnn_core.concepts import CONCEPTS
 from rnn_core.forecaster import StayForecaster, predict_masses
 from rnn_core.frames import Observations
-from rnn_core.material import Known
+from rnn_core.material import Known, elapsed_hours, stack
 from rnn_core.metrics import RISK_FLOOR
 from rnn_core.survival import mortality_risk
 
 N_DRIVERS = 5
 # Each concept is one more pass over the stays; of more stays than these, those of the highest risk are explained.
 MAX_EXPLAINED = 100
+# Hours of stays scored at once, which bounds the memory.
+_PASS_HOURS = 50_000
 # Below a hundredth of a unit of log-odds nobody would see a difference in the risk.
 _LEAST = 0.01
 
@@ -48,12 +50,11 @@ def explain_stays(
     part = replace(part, observations=part.observations.known_at(part.as_of))
     if not len(chosen):
         return pd.DataFrame(columns=list(COLUMNS))
-    whole = _log_odds(forecaster, part)
-    names, change = [], []
-    for name, without in _without_each(part):
-        names.append(name)
-        change.append(whole - _log_odds(forecaster, without))
-    return _strongest(part, names, np.nan_to_num(np.stack(change, axis=1)))
+    names, variants = zip(("", part), *_without_each(part), strict=True)
+    whole, *without = np.concatenate([_log_odds(forecaster, stack(some)) for some in _portions(variants)]).reshape(
+        len(variants), -1
+    )
+    return _strongest(part, list(names[1:]), np.nan_to_num(whole - np.stack(without)).T)
 
 
 def _log_odds(forecaster: StayForecaster, known: Known) -> np.ndarray:
@@ -62,6 +63,13 @@ def _log_odds(forecaster: StayForecaster, known: Known) -> np.ndarray:
     out = np.full(len(known.stays), np.nan)
     out[stay] = logit(np.clip(mortality_risk(masses), RISK_FLOOR, 1 - RISK_FLOOR))
     return out
+
+
+def _portions(variants: Sequence[Known]) -> Iterator[Sequence[Known]]:
+    """Runs of variants whose stays are scored in one pass: each pass costs the same again, however small."""
+    size = max(int(_PASS_HOURS / max(elapsed_hours(variants[0]).sum(), 1)), 1)
+    for first in range(0, len(variants), size):
+        yield variants[first : first + size]
 
 
 def _without_each(known: Known) -> Iterator[tuple[str, Known]]:

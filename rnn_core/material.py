@@ -1,5 +1,6 @@
 """What a fit or a judgement works on: stays as known at one time, their windows, and the labels of the hours that are served."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -47,6 +48,20 @@ class Known:
             seen.available_at[keep], seen.value[keep],
         )  # fmt: skip
         return Known(self.stays[chosen].reset_index(drop=True), part, self.as_of)
+
+
+def stack(parts: Sequence[Known]) -> Known:
+    """Stays of several with one `as_of`, one after another."""
+    n_stays = np.cumsum([0] + [len(part.stays) for part in parts[:-1]])
+    seen = [part.observations for part in parts]
+    columns = {
+        name: np.concatenate([getattr(observations, name) for observations in seen])
+        for name in ("concept", "observed_at", "available_at", "value")
+    }
+    stay = np.concatenate([o.stay + first for o, first in zip(seen, n_stays, strict=True)]).astype(np.int32)
+    order = np.lexsort((columns["observed_at"], columns["available_at"]))
+    observations = Observations(stay[order], **{name: values[order] for name, values in columns.items()})
+    return Known(pd.concat([part.stays for part in parts], ignore_index=True), observations, parts[0].as_of)
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def _build_stay_network(config: NetworkConfig, dtype: Any) -> keras.Model:
         broken = {"n_values": summaries.n_values, "knots": config.knots}
         parts += [EveryHour(dtype="float32", name="static_hours")([static, x])] if config.n_static else []
         parts.append(summaries(x))
-    read = keras.layers.Concatenate(dtype="float32" if config.wide else dtype)(parts)
+    read = keras.layers.Concatenate(dtype="float32" if config.wide else dtype, name="read")(parts)
     head = CompetingRiskHead(len(config.horizon_edges), **broken, dtype="float32", name="head")
     return keras.Model(inputs, head(read), name="stay_network")
 

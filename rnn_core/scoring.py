@@ -103,21 +103,40 @@ def _signature(model: keras.Model) -> list[tf.TensorSpec]:
 
 @lru_cache(maxsize=2)
 def _compile_last(model: keras.Model) -> Callable[..., Any]:
-    heads = [member.get_layer("head") for member in members_of(model)]
-    reads = [keras.Model(member.inputs, head.input) for member, head in zip(members_of(model), heads, strict=True)]
+    members = members_of(model)
+    heads = [member.get_layer("head") for member in members]
+    own, common = zip(*(_split_reading(member) for member in members), strict=True)
 
-    @tf.function(input_signature=_signature(model))
+    @tf.function(input_signature=_signature(model), autograph=False)
     def last(x: Any, static: Any, row: Any) -> Any:
         inputs = [x, static][: len(model.inputs)]
-        hours = [tf.gather(read(inputs, training=False), row, batch_dims=1) for read in reads]
-        return _mean([masses(head(hour)) for head, hour in zip(heads, hours, strict=True)])
+
+        def at_last_hour(read: keras.Model | None) -> list[Any]:
+            found = read(inputs, training=False) if read is not None else []
+            return [tf.gather(part, row, batch_dims=1) for part in found]
+
+        shared = at_last_hour(common[0])
+        readings = [tf.concat([*at_last_hour(read), *shared], axis=-1) for read in own]
+        return _mean([masses(head(reading)) for head, reading in zip(heads, readings, strict=True)])
 
     return last
 
 
+def _split_reading(member: keras.Model) -> tuple[keras.Model, keras.Model | None]:
+    """What the head reads, every hour, as two models: the parts that have weights, and those after them that have none
+    and are thus the same for all members of an ensemble (None where there are none)."""
+    read = next((layer for layer in member.layers if layer.name == "read"), None)
+    # Networks of version 0.1.0 have no layer of this name.
+    parts = read.input if read is not None else [member.get_layer("head").input]
+    learned = [keras.Model(member.inputs, part).weights != [] for part in parts]
+    n = learned.index(False) if False in learned else len(parts)
+    common = keras.Model(member.inputs, parts[n:]) if n < len(parts) else None
+    return keras.Model(member.inputs, parts[:n]), common
+
+
 @lru_cache(maxsize=2)
 def _compile_every(model: keras.Model) -> Callable[..., Any]:
-    @tf.function(input_signature=_signature(model))
+    @tf.function(input_signature=_signature(model), autograph=False)
     def every(x: Any, static: Any, row: Any) -> Any:
         inputs = [x, static][: len(model.inputs)]
         return _mean([masses(member(inputs, training=False)) for member in members_of(model)])

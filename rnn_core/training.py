@@ -344,7 +344,7 @@ def _compile_steps(
         return row_losses(*share, training=False)
 
     def compiled(step: Callable[..., Any]) -> Callable[..., Any]:
-        @tf.function(input_signature=signature)
+        @tf.function(input_signature=signature, autograph=False)
         def on_all(*batch: Any) -> Any:
             def on_one() -> Any:
                 number = tf.distribute.get_replica_context().replica_id_in_sync_group

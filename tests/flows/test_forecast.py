@@ -12,6 +12,7 @@ from flows.backfill import backfill
 from flows.evaluate import evaluate
 from flows.forecast import forecast
 from flows.ingest import ingest
+from flows.inspection import explain_forecast
 from flows.settings import load_settings
 from rnn_core.config import ClassicConfig
 from rnn_core.errors import ArtifactError, ForecastError, QualityError, SourceError
@@ -123,6 +124,29 @@ def test_scrambled_outcomes_and_faults_of_later_change_no_forecast(trained, unit
     forecast.fn("clif", past)
     pd.testing.assert_frame_equal(read(trained, NUMBERS, at=past), before, check_exact=True)
     pd.testing.assert_frame_equal(read(trained, UNITS, at=past), units_before, check_exact=True)
+
+
+def test_each_published_risk_has_its_drivers_and_a_backfill_has_none(trained):
+    forecast.fn("clif", AT)
+    scored = read(
+        trained, "select stay_id from forecast.stay_forecast where prediction_time = :at and status = 'scored'", at=AT
+    )
+    drivers = read(trained, "select * from forecast.current_driver")
+    assert set(drivers["stay_id"]) <= set(scored["stay_id"]) and len(drivers) > len(scored)
+    stay = drivers["stay_id"].iloc[0]
+    shown = explain_forecast(stay, None, "clif")
+    assert [row["rank"] for row in shown] == list(range(1, len(shown) + 1)) and len(shown) <= 5
+    assert [row["driver"] for row in shown] == drivers.loc[drivers["stay_id"] == stay, "driver"].to_list()
+    assert all((row["direction"] == "raises") == (row["contribution"] > 0) for row in shown)
+    forecast.fn("clif", AT)
+    assert len(read(trained, "select * from forecast.stay_forecast_driver")) == len(drivers), "a slot is replaced"
+    backfill.fn("clif", AT - timedelta(hours=6), AT - timedelta(hours=6))
+    slots = read(trained, "select distinct prediction_time from forecast.stay_forecast_driver")["prediction_time"]
+    assert slots.to_list() == [AT]
+    with pytest.raises(ForecastError, match="No drivers of this stay are published for 2026-01-18T18:00Z"):
+        explain_forecast(stay, AT - timedelta(hours=6), "clif")
+    with pytest.raises(ForecastError, match="No source knows a stay"):
+        explain_forecast("nobody", None, None)
 
 
 def test_a_backfill_gives_what_each_hour_would_have_given_and_resumes(trained):

@@ -8,8 +8,10 @@ from sqlalchemy import text
 
 from flows import train as train_module
 from flows.forecast import forecast
+from flows.inspection import model_card
 from flows.settings import load_settings
 from flows.train import train
+from rnn_core.errors import ForecastError
 from sql import registry
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
@@ -27,6 +29,19 @@ def test_a_model_of_few_outcomes_is_provisional_and_keeps_its_metrics_beside_the
         assert metrics[name]["n"] > 0 and f"baseline_{name}" in metrics
     assert model["data_cutoff"] < AT and model["concept_hash"] and model["config"]["network"]["cell"] == "lstm"
     assert model["warm_from"] is None
+
+
+def test_the_card_of_a_trained_model_tells_its_figures_and_who_was_learned_from(trained):
+    (model,) = models(trained)
+    card = model_card(model["model_id"])
+    brier = model["metrics"]["metrics"]["mortality_brier"]
+    assert (
+        f"{brier['value']:.3f} ({brier['low']:.3f} to {brier['high']:.3f})" in card and "| lactate | mmol/L |" in card
+    )
+    assert f"learned {model['metrics']['n_stays']['learned']:,} stays" in card and "Stage **provisional**" in card
+    assert "2026-01" in card.split("## Participants")[1].split("##")[0]
+    with pytest.raises(ForecastError, match="There is no model nothing"):
+        model_card("nothing")
 
 
 def test_the_cut_off_lies_before_the_stays_that_judge(trained):

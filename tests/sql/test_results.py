@@ -122,6 +122,35 @@ def test_no_row_of_an_earlier_try_survives_in_its_slot(engine):
     assert risks(engine) == {"s1": 0.5}
 
 
+def drivers_frame(*rows):
+    """Rows of (stay, rank, driver, contribution)."""
+    frame = pd.DataFrame(rows, columns=["stay_id", "rank", "driver", "contribution"])
+    frame["direction"] = ["raises" if c > 0 else "lowers" for c in frame["contribution"]]
+    return frame.assign(last_value=1.5, value_unit="mmol/L", last_observed_at=b.NOW)
+
+
+def drivers(engine):
+    found = b.rows(engine, "select stay_id, rank, driver, contribution from forecast.current_driver")
+    return [(r["stay_id"], r["rank"], r["driver"], r["contribution"]) for r in found]
+
+
+def test_drivers_are_published_with_their_run_and_replaced_with_their_slot(engine):
+    told = [("s2", 1, "lactate", 0.8), ("s2", 2, "sodium", -0.1), ("s1", 1, "lactate", 0.2)]
+    publish(engine, start(engine), b.forecasts({"s1": 0.3, "s2": 0.4}), drivers=drivers_frame(*told))
+    assert drivers(engine) == told
+    publish(engine, start(engine), b.forecasts({"s1": 0.3, "s2": 0.4}), drivers=drivers_frame(("s1", 1, "bun", -0.3)))
+    assert drivers(engine) == [("s1", 1, "bun", -0.3)]
+    publish(engine, start(engine), b.forecasts({"s1": 0.3}))
+    assert drivers(engine) == []
+
+
+def test_a_driver_whose_direction_contradicts_its_contribution_leaves_readers_on_the_previous_run(engine):
+    wrong = drivers_frame(("s1", 1, "bun", -0.3)).assign(direction="raises")
+    with pytest.raises(ForecastError, match="ck_stay_forecast_driver_sign"):
+        publish(engine, start(engine), b.forecasts({"s1": 0.7}), drivers=wrong)
+    assert risks(engine) == {"s1": 0.1, "s2": 0.2}
+
+
 def test_other_slots_and_models_are_left_alone(engine):
     b.add_model(engine, "m2", stage="challenger")
     b.add_forecasts(engine, {"s1": 0.9}, model_id="m2", role="shadow")
