@@ -92,7 +92,7 @@ def _json(scores: "dict[str, Estimate]") -> dict[str, Any]:
 def find_sets(places: Sequence[Path]) -> dict[str, Path]:
     """Letter of each set in `places` → its folder. A place holds set-x.tar.gz or set-x, or is one of these itself.
 
-    Raises ForecastError where a place holds none or a set is found twice.
+    Raises ForecastError where a place holds none, a set is found twice, or its outcomes are not beside it.
     """
     found: dict[str, Path] = {}
     for place in places:
@@ -104,6 +104,10 @@ def find_sets(places: Sequence[Path]) -> dict[str, Path]:
             )
         if twice := sorted(set(inside) & set(found)):
             raise ForecastError(f"Set {', '.join(twice)} is named twice; name each set once.")
+        for letter, folder in inside.items():
+            outcomes = f"Outcomes-{letter}.txt"
+            if not any((near / outcomes).is_file() for near in (folder, folder.parent)):
+                raise ForecastError(f"{outcomes} is not beside set {letter} in {folder}; put it there as published.")
         found |= inside
     return found
 
@@ -111,7 +115,7 @@ def find_sets(places: Sequence[Path]) -> dict[str, Path]:
 def _sets_in(place: Path) -> dict[str, Path]:
     forms = {form: letter for letter in "abc" for form in (f"set-{letter}", f"set-{letter}.tar.gz")}
     if place.name in forms and place.exists():
-        return {forms[place.name]: place.parent}
+        return {forms[place.name]: place if place.is_dir() else place.parent}
     return {letter: place for form, letter in forms.items() if (place / form).exists()}
 
 

@@ -111,7 +111,7 @@ def _death_plots(outcome: Outcome) -> Iterator[Plot]:
     curves = {name: net_benefit(y, risk, thresholds) for name, risk in risks.items()}
     yield Plot(
         "Decision curve",
-        plots.decision_curve_plot(thresholds, {"everybody": net_benefit_of_all(y, thresholds)} | curves),
+        plots.decision_curve_plot(thresholds, curves | {"everybody": net_benefit_of_all(y, thresholds)}),
     )
     yield Plot("AUROC", plots.interval_plot({n: s["auroc"] for n, s in outcome.scores.items()}, "AUROC"))
     yield Plot("AUPRC", plots.interval_plot({n: s["auprc"] for n, s in outcome.scores.items()}, "AUPRC"))

@@ -22,13 +22,17 @@ RUN = ("prevalence", "saps", "logistic", "trees", "forecaster", "blend")
 
 def empty_set(folder: Path, letter: str) -> Path:
     (folder / f"set-{letter}").mkdir(parents=True)
+    (folder / f"Outcomes-{letter}.txt").touch()
     return folder
 
 
 def test_sets_are_found_in_their_folder_and_by_their_own_name(tmp_path):
     folder = empty_set(empty_set(tmp_path / "both", "a"), "b")
     assert find_sets([folder]) == {"a": folder, "b": folder}
-    assert find_sets([folder / "set-b"]) == {"b": folder}
+    assert find_sets([folder / "set-b"]) == {"b": folder / "set-b"}
+    (folder / "set-c.tar.gz").touch()
+    (folder / "Outcomes-c.txt").touch()
+    assert find_sets([folder / "set-c.tar.gz"]) == {"c": folder}
 
 
 def test_a_folder_without_a_set_and_a_set_named_twice_are_refused(tmp_path):
@@ -37,6 +41,13 @@ def test_a_folder_without_a_set_and_a_set_named_twice_are_refused(tmp_path):
         find_sets([tmp_path / "set-a" / "deeper"])
     with pytest.raises(ForecastError, match="Set a is named twice"):
         find_sets([folder, folder / "set-a"])
+
+
+def test_outcomes_that_are_not_there_are_missed_before_anything_runs(tmp_path):
+    folder = empty_set(tmp_path, "a")
+    (folder / "Outcomes-a.txt").unlink()
+    with pytest.raises(ForecastError, match="Outcomes-a.txt is not beside set a"):
+        find_sets([folder])
 
 
 def test_a_set_cannot_judge_what_learned_from_it(tmp_path):
