@@ -46,7 +46,7 @@ def test_a_folder_without_a_set_and_a_set_named_twice_are_refused(tmp_path):
 def test_outcomes_that_are_not_there_are_missed_before_anything_runs(tmp_path):
     folder = empty_set(tmp_path, "a")
     (folder / "Outcomes-a.txt").unlink()
-    with pytest.raises(ForecastError, match="Outcomes-a.txt is not beside set a"):
+    with pytest.raises(ForecastError, match=r"Outcomes-a\.txt is not beside set a"):
         find_sets([folder])
 
 
