@@ -1,6 +1,7 @@
 """Reads for people: any SELECT, the models, and why a forecast saw what it saw."""
 
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -143,9 +144,37 @@ def explain_forecast(stay: str, as_of: datetime | None, source: str | None) -> l
         source = _source_of(connection, stay, source)
         bound = {"source": source, "stay": stay, "as_of": as_of}
         rows = [dict(row) for row in connection.execute(text(_EXPLANATION), bound).mappings()]
-    if not rows:
-        raise ForecastError(
-            f"No drivers of this stay are published{f' for {as_of:%Y-%m-%dT%H:%MZ}' if as_of else ''}. Runs of `forecast` "
-            "explain scored stays, of many those most at risk; back-fills explain none."
-        )
+        if not rows:
+            last = connection.execute(text(_LAST_FORECAST), bound).mappings().one_or_none()
+            raise ForecastError(_why_unexplained(as_of, last))
     return [row for row in rows if row["model_id"] == rows[0]["model_id"]]
+
+
+_LAST_FORECAST = """
+select f.prediction_time, f.status_reason, r.kind
+from forecast.stay_forecast f
+join forecast.run r on r.run_id = f.run_id and r.status = 'published' and r.role = 'champion'
+where f.source = :source and f.stay_id = :stay
+    and (cast(:as_of as timestamptz) is null or f.prediction_time = :as_of)
+order by f.prediction_time desc, r.run_id desc
+limit 1
+"""
+
+
+def _why_unexplained(as_of: datetime | None, last: Mapping[str, Any] | None) -> str:
+    """The sentence for a stay without drivers; `last`: its forecast of that hour, or its newest where no hour is named."""
+    if last is None:
+        when = f" for {as_of:%Y-%m-%dT%H:%MZ}; its hours stand in forecast.risk_history" if as_of else " yet"
+        return f"No forecast of this stay is published{when}."
+    at = f"{last['prediction_time'].astimezone(UTC):%Y-%m-%dT%H:%MZ}"
+    if last["status_reason"]:
+        return f"The stay was not scored at {at} ({last['status_reason']}), so there is nothing to explain."
+    none = f"No drivers of this stay are published for {at}"
+    if last["kind"] == "backfill":
+        return (
+            f"{none}: it was published by a back-fill, which explains none. Run `icu-forecast forecast` for that hour."
+        )
+    return (
+        f"{none}, though it was scored: of many stays a run explains those most at risk, and those of an older version "
+        "explained none. Or no concept changes this risk by enough to be named."
+    )

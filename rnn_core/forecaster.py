@@ -12,7 +12,7 @@ from rnn_core.artifact import load_artifact, save_artifact
 from rnn_core.calibration import Calibration
 from rnn_core.config import ModelConfig, Sampling, WindowConfig
 from rnn_core.errors import ArtifactError, DataTooSmallError
-from rnn_core.frames import HOUR
+from rnn_core.frames import HOUR, Grid
 from rnn_core.material import Known, elapsed_hours, make_served_grid
 from rnn_core.scaling import Scaler
 from rnn_core.scoring import score_rows
@@ -59,11 +59,15 @@ def forecast_stays(forecaster: StayForecaster, known: Known) -> pd.DataFrame:
     return frame
 
 
-def predict_masses(forecaster: StayForecaster, known: Known) -> tuple[np.ndarray, np.ndarray]:
-    """Calibrated forecasts at `known.as_of` whether they are fit to be published or not: stay int64 [n] and masses
-    [n, bins, 2]; a stay without any hour to predict at has none."""
+def predict_masses(forecaster: StayForecaster, known: Known, grid: Grid | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Calibrated forecasts whether they are fit to be published or not: stay int64 [n] and masses [n, bins, 2].
+
+    Each stands at the last hour that the stay has in `grid`, by default that of `make_served_grid`: `known.as_of`, or
+    where the stay had gone stale before. A stay without any hour to predict at has none.
+    """
     rules = forecaster.config.window
-    windows = make_windows(make_served_grid(known, rules, Sampling()), known.stays, forecaster.scaler, rules)
+    grid = make_served_grid(known, rules, Sampling()) if grid is None else grid
+    windows = make_windows(grid, known.stays, forecaster.scaler, rules)
     window, row = last_predictions(windows)
     masses = score_rows(forecaster.model, windows, window, row)
     return windows.stay[window], forecaster.calibration.apply(masses, windows.prediction_hour[row])

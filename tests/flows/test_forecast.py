@@ -1,14 +1,18 @@
 """The forecast flow on the real CLIF demo: published whole, replayable, and defined where data are missing."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
 import pytest
 from sqlalchemy import text
+from typer.testing import CliRunner
 
+from flows import clock
 from flows import forecast as forecast_module
 from flows.backfill import backfill
+from flows.cli import app
 from flows.evaluate import evaluate
 from flows.forecast import forecast
 from flows.ingest import ingest
@@ -143,8 +147,47 @@ def test_each_published_risk_has_its_drivers_and_a_backfill_has_none(trained):
     backfill.fn("clif", AT - timedelta(hours=6), AT - timedelta(hours=6))
     slots = read(trained, "select distinct prediction_time from forecast.stay_forecast_driver")["prediction_time"]
     assert slots.to_list() == [AT]
-    with pytest.raises(ForecastError, match="No drivers of this stay are published for 2026-01-18T18:00Z"):
+    with pytest.raises(ForecastError, match="published for 2026-01-18T18:00Z: it was published by a back-fill"):
         explain_forecast(stay, AT - timedelta(hours=6), "clif")
+
+
+def test_explain_prints_the_drivers_of_a_stay_strongest_first(trained):
+    forecast.fn("clif", AT)
+    stay = read(trained, "select stay_id from forecast.current_driver where rank = 5 limit 1")["stay_id"][0]
+    shown = CliRunner().invoke(app, ["explain", stay, "--json"], catch_exceptions=False)
+    rows = json.loads(shown.stdout)
+    sizes = [abs(row["contribution"]) for row in rows]
+    assert [row["rank"] for row in rows] == [1, 2, 3, 4, 5] and sizes == sorted(sizes, reverse=True)
+    published = read(trained, "select mortality_risk, risk_band from forecast.current_risk where stay_id = :s", s=stay)
+    assert {(row["mortality_risk"], row["risk_band"]) for row in rows} == set(
+        published.itertuples(index=False, name=None)
+    )
+    at_that_hour = CliRunner().invoke(
+        app, ["explain", stay, "--as-of", "2026-01-19T00:00", "--source", "clif", "--json"]
+    )
+    assert at_that_hour.stdout == shown.stdout
+
+
+def test_explain_says_why_a_stay_has_no_drivers(trained):
+    forecast.fn("clif", AT)
+    scored = read(trained, "select stay_id from forecast.current_risk where status = 'scored'")
+    with trained.begin() as connection:
+        gone = "delete from forecast.stay_forecast_driver where stay_id = :stay"
+        assert connection.execute(text(gone), {"stay": scored["stay_id"].iloc[-1]}).rowcount > 0
+    assert len(explain_forecast(scored["stay_id"].iloc[0], None, "clif")) > 0
+    with pytest.raises(ForecastError, match="though it was scored: of many stays a run explains those most at risk"):
+        explain_forecast(scored["stay_id"].iloc[-1], None, "clif")
+    youngest = read(
+        trained,
+        "select stay_id, intime from icu.stay_at(:at) where outtime is null order by intime desc limit 1",
+        at=AT,
+    ).iloc[0]
+    soon = clock.slot(youngest["intime"].to_pydatetime() + timedelta(hours=2))
+    forecast.fn("clif", soon)
+    with pytest.raises(ForecastError, match=rf"was not scored at {soon:%Y-%m-%dT%H:%MZ} \(too_early\)"):
+        explain_forecast(youngest["stay_id"], soon, "clif")
+    with pytest.raises(ForecastError, match="No forecast of this stay is published for 2026-01-01T00:00Z"):
+        explain_forecast(scored["stay_id"].iloc[0], datetime(2026, 1, 1, tzinfo=UTC), "clif")
     with pytest.raises(ForecastError, match="No source knows a stay"):
         explain_forecast("nobody", None, None)
 

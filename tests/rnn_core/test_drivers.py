@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import at, random_observations, random_stays, small_config
+from builders import at, observed, random_observations, random_stays, small_config
 from scipy.special import logit
 
 from rnn_core.concepts import BY_NAME, INDEX
@@ -102,6 +102,21 @@ def test_rows_of_later_change_no_driver(forecaster, known, risk, drivers):
     cut = replace(known, observations=known.observations.known_at(known.as_of))
     assert len(cut.observations) < len(known.observations)
     assert explain_stays(forecaster, cut, risk).equals(drivers)
+
+
+def test_without_its_newest_data_a_stay_is_forecast_at_the_same_hour(forecaster, known):
+    """Laboratory values of the first hours, and heart rate alone since: what is left without it is long stale."""
+    rows = [(0, "heart_rate", float(hour), float(hour), 80.0) for hour in range(60)]
+    rows += [(0, name, float(hour), float(hour), 2.0) for name in ("lactate", "creatinine") for hour in range(8)]
+    part = Known(known.stays[:1].reset_index(drop=True), observed(*rows), at(60))
+    risk = forecast_stays(forecaster, part)["mortality_risk"].to_numpy()
+    found = explain_stays(forecaster, part, risk).set_index("driver")
+    patient = replace(forecaster.config.window, stale_hours=100.0)
+    again = forecast_stays(
+        replace(forecaster, config=replace(forecaster.config, window=patient)), without(part, "heart_rate")
+    )
+    expected = logit(risk[0]) - logit(again["mortality_risk"][0])
+    assert found.loc["heart_rate", "contribution"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_of_many_stays_those_most_at_risk_are_explained(forecaster, known, risk):
