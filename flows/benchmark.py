@@ -14,11 +14,13 @@ import numpy as np
 import pandas as pd
 from sqlalchemy import Engine
 
+from flows import clock
 from flows.databases import open_source, open_store
 from flows.log import import_tensorflow, log
 from flows.pages import write_text
 from flows.settings import load_settings, use_own_home
 from flows.train import read_known
+from rnn_core.bootstrap import estimates_to_json
 from rnn_core.config import ModelConfig
 from rnn_core.errors import ForecastError
 from rnn_core.groups import patient_groups
@@ -68,22 +70,21 @@ class Outcome:
             "shipped": SHIPPED if SHIPPED in self.scores else None,
             "strongest_baseline": self.strongest,
             "models": {
-                name: _json(scores) | {"seconds": round(self.contests[name].seconds, 1)}
+                name: estimates_to_json(scores) | {"seconds": round(self.contests[name].seconds, 1)}
                 for name, scores in self.scores.items()
             },
-            "differences": {name: _json(found) for name, found in self.differences.items()},
+            "differences": {name: estimates_to_json(found) for name, found in self.differences.items()},
             "subgroups": {
                 kind: {
-                    group: {**found, "models": {name: _json(scores) for name, scores in found["models"].items()}}
+                    group: {
+                        **found,
+                        "models": {name: estimates_to_json(scores) for name, scores in found["models"].items()},
+                    }
                     for group, found in groups.items()
                 }
                 for kind, groups in self.subgroups.items()
             },
         }
-
-
-def _json(scores: "dict[str, Estimate]") -> dict[str, Any]:
-    return {name: estimate.to_json() for name, estimate in scores.items()}
 
 
 # ------------------------------------------------------------------------------------------------ the sets
@@ -141,7 +142,7 @@ def run_benchmark(
         import_tensorflow()
         if test:
             judged = _of_sets(read_known(store, SOURCE, AT), test)
-            arena = _arena(config, learned, judged, _scores(source, schema, learned))
+            arena = _arena(config, learned, judged, *(_scores(source, schema, part) for part in (learned, judged)))
             entries = _fit_all(arena, [name for name in models if name != "saps"])
             _fill(source, schema, train | test, withheld={})
             truth = _truth(_of_sets(read_known(store, SOURCE, LATE), test), judged)
@@ -209,12 +210,13 @@ def _scores(source: Engine, schema: str, known: Known) -> np.ndarray:
     return known.stays["stay_id"].map(physionet_2012.read_saps_i(source, schema)).to_numpy(np.float64)
 
 
-def _arena(config: ModelConfig, learned: Known, judged: Known, scores: np.ndarray) -> "Arena":
+def _arena(
+    config: ModelConfig, learned: Known, judged: Known, learned_score: np.ndarray, judged_score: np.ndarray
+) -> "Arena":
     from rnn_core.contenders import Arena
 
     adapter, _, _ = open_source(SOURCE)
-    nothing = np.full(len(judged.stays), np.nan)
-    return Arena(learned, judged, config, adapter.sampling, float(HOUR), scores, nothing)
+    return Arena(learned, judged, config, adapter.sampling, float(HOUR), learned_score, judged_score)
 
 
 def _fit_all(arena: "Arena", models: Sequence[str]) -> "dict[str, tuple[Entry, float]]":
@@ -251,33 +253,31 @@ def _across_folds(
 ) -> "tuple[dict[str, Contest], Truth, np.ndarray]":
     """Every fold judged by a whole fit, inner folds included, on the other folds."""
     from rnn_core.benchmark import pool
+    from rnn_core.contenders import as_open
 
     fold = patient_folds(known.stays["patient_id"], folds, salt="benchmark")
-    then = _arena(config, known, Known(known.stays, known.observations, _time(AT)), scores).then
+    then = as_open(known, clock.to_numpy(AT))
     parts, abstained = [], np.zeros(len(fold), bool)
     for k in range(folds):
         log.info("fold %d of %d", k + 1, folds)
         out = fold == k
-        arena = _arena(config, known.take(~out), then.take(out), scores[~out])
-        arena = replace(arena, judged_score=scores[out])
+        arena = _arena(config, known.take(~out), then.take(out), scores[~out], scores[out])
         contests, abstained[out] = _enter(arena, _fit_all(arena, models))
         parts.append((np.flatnonzero(out), contests))
     pooled = {name: pool([(position, contests[name]) for position, contests in parts]) for name in models}
     return pooled, _truth(known, then), abstained
 
 
-def _time(time: datetime) -> np.datetime64:
-    return np.datetime64(time.replace(tzinfo=None), "us")
-
-
 def _truth(late: Known, judged: Known) -> "Truth":
     """What became of the judged stays, in their order."""
     from rnn_core.benchmark import Truth
+    from rnn_core.contenders import read_ends
 
     ends = late.stays.set_index("stay_id").loc[judged.stays["stay_id"]]
+    death, los_hours = read_ends(ends)
     return Truth(
-        death=ends["outcome"].map({"died": 1.0, "alive": 0.0}).to_numpy(np.float64),
-        los_hours=((ends["outtime"] - ends["intime"]) / pd.Timedelta(hours=1)).to_numpy(np.float64),
+        death=death,
+        los_hours=los_hours,
         hour=float(HOUR),
         precision_hours=ends["end_precision_hours"].fillna(0).to_numpy(np.float64),
         stays=judged.stays,

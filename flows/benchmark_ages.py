@@ -22,20 +22,19 @@ def measure_ages(source: str, as_of: datetime, folds: int) -> list[dict[str, Any
     if not len(known.stays):
         raise DataTooSmallError(f"There is no stay of {source} as of {as_of.isoformat()}; run `icu-forecast ingest`.")
     import_tensorflow()
-    from rnn_core.whole_stays import AGES, judge_whole_stays
+    from rnn_core.whole_stays import judge_whole_stays
 
     groups = judge_whole_stays(
         known, ModelConfig(), adapter.sampling, folds, lambda k: log.info("fold %d of %d", k + 1, folds)
     )
-    stops = [f"{stop:g}" for stop in AGES[1:]] + ["on"]
-    return [row for group, stop in zip(groups, stops, strict=True) for row in _rows(group, stop)]
+    return [row for group in groups for row in _rows(group)]
 
 
-def _rows(group: "AgeGroup", stop: str) -> list[dict[str, Any]]:
+def _rows(group: "AgeGroup") -> list[dict[str, Any]]:
     from rnn_core.whole_stays import SHOWN
 
     about = {
-        "hours": f"{group.start:g} to {stop}" if stop != "on" else f"{group.start:g} on",
+        "hours": f"{group.start:g} to {group.stop:g}" if np.isfinite(group.stop) else f"{group.start:g} on",
         "forecasts": group.n_forecasts, "patients": group.n_patients, "died": group.n_deaths,
     }  # fmt: skip
     found = group.metrics

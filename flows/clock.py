@@ -49,6 +49,11 @@ def slots(start: datetime, end: datetime, every: timedelta) -> list[datetime]:
     return [first + every * step for step in range((last - first) // every + 1)]
 
 
+def to_numpy(time: datetime) -> np.datetime64:
+    """A UTC time as frames and arrays hold it: microseconds, without a zone."""
+    return np.datetime64(time.replace(tzinfo=None), "us")
+
+
 def newest(times: np.ndarray) -> datetime | None:
     """The latest of datetime64 times as a UTC time; None of none."""
     return pd.Timestamp(times.max(), tz="UTC").to_pydatetime() if len(times) else None

@@ -3,7 +3,6 @@
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 from prefect import flow
 from sqlalchemy import Engine
@@ -88,7 +87,7 @@ def score(
 ) -> pd.DataFrame:
     from rnn_core.forecaster import forecast_stays
 
-    known = Known(stays, observations, np.datetime64(as_of.replace(tzinfo=None), "us"))
+    known = Known(stays, observations, clock.to_numpy(as_of))
     return forecast_stays(forecaster, known)
 
 
@@ -100,7 +99,7 @@ def explain(
     """What the risks rest on, of the stays most at risk."""
     from rnn_core.drivers import explain_stays
 
-    known = Known(stays, observations, np.datetime64(as_of.replace(tzinfo=None), "us"))
+    known = Known(stays, observations, clock.to_numpy(as_of))
     return explain_stays(forecaster, known, forecasts["mortality_risk"].to_numpy())
 
 

@@ -115,7 +115,7 @@ def read_known(store: Engine, source: str, as_of: datetime) -> Known:
     """All stays of `source` and their observations as they were known at `as_of`."""
     stays = canonical.read_stays(store, source, as_of)
     observations = canonical.read_observations(store, source, stays, as_of)
-    return Known(stays, observations, np.datetime64(as_of.replace(tzinfo=None), "us"))
+    return Known(stays, observations, clock.to_numpy(as_of))
 
 
 @step("load the serving model")
@@ -189,9 +189,7 @@ def give_verdict(
     if incumbent is None or serving is None:
         return judge_first(report.metrics, report.n_deaths["judged"])
     _, newer = unseen(now, then)
-    newer &= now.stays["intime"].to_numpy("datetime64[us]") >= np.datetime64(
-        incumbent["data_cutoff"].replace(tzinfo=None), "us"
-    )
+    newer &= now.stays["intime"].to_numpy("datetime64[us]") >= clock.to_numpy(incumbent["data_cutoff"])
     hold_out = now.take(newer)
     verdict = judge_challenger(compare(forecaster, serving, hold_out), count_deaths(hold_out), incumbent["stage"])
     if verdict.stage == "champion" and incumbent["stage"] == "provisional":

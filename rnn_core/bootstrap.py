@@ -4,7 +4,7 @@ A metric is computed from arrays [rows] and a weight per row; a resample is noth
 depend on them (sorting, ranking) is done once.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import update_wrapper
 
@@ -32,6 +32,10 @@ class Estimate:
     def to_json(self) -> dict[str, float | int | None]:
         numbers = {"value": self.value, "low": self.low, "high": self.high}
         return {name: None if np.isnan(x) else float(x) for name, x in numbers.items()} | {"n": self.n}
+
+
+def estimates_to_json(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float | int | None]]:
+    return {name: estimate.to_json() for name, estimate in estimates.items()}
 
 
 def _every_row(*columns: np.ndarray) -> tuple[np.ndarray, ...]:

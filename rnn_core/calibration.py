@@ -15,7 +15,7 @@ from scipy.special import expit, logit
 
 from rnn_core.bootstrap import group_codes
 from rnn_core.errors import ContractError
-from rnn_core.metrics import RISK_FLOOR
+from rnn_core.metrics import log_odds
 from rnn_core.survival import check_masses, mortality_risk, rescale_deaths
 
 # Standard deviations of the normal priors around the identity (slope 1, intercept 0; logarithms of both time powers 0).
@@ -156,7 +156,7 @@ def fit_mortality_calibration(
     risk, death = np.asarray(mortality_risk, dtype=np.float64), np.asarray(death, dtype=np.float64)
     known = ~(np.isnan(risk) | np.isnan(death))
     share = _shares(groups, known)
-    x, y = logit(np.clip(risk[known], RISK_FLOOR, 1 - RISK_FLOOR)), death[known]
+    x, y = log_odds(risk[known]), death[known]
     doublings = np.broadcast_to(_doublings(elapsed_hours), risk.shape)[known]
     design = np.stack([x, np.ones(len(x)), x * doublings, doublings])
     centre = np.array([1.0, 0.0, 0.0, 0.0])

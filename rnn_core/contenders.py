@@ -6,6 +6,7 @@ from functools import cached_property, partial
 
 import keras
 import numpy as np
+import pandas as pd
 from scipy.special import expit, logit
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -17,7 +18,7 @@ from rnn_core.classic import fit_two_phases
 from rnn_core.config import ClassicConfig, ModelConfig, NetworkConfig, Sampling
 from rnn_core.fitting import Ensemble, fit_ensemble, make_forecaster
 from rnn_core.forecaster import StayForecaster
-from rnn_core.frames import HOUR, Windows
+from rnn_core.frames import HOUR, Grid, Windows
 from rnn_core.material import Known, Material, make_material, make_served_grid
 from rnn_core.network import build_network, members_of
 from rnn_core.scaling import Scaler, fit_scaler, static_features
@@ -25,14 +26,14 @@ from rnn_core.scoring import score_rows
 from rnn_core.splits import patient_folds
 from rnn_core.survival import mortality_risk, remaining_quantile
 from rnn_core.training import EpochRecord
-from rnn_core.windows import gather_batch, last_predictions
+from rnn_core.windows import gather_batch, last_predictions, make_windows
 
 # Quantiles of the remaining stay that every contender is asked for.
 QUANTILES = (0.1, 0.5, 0.9)
 # A risk of exactly 0 or 1 claims what no model knows.
 _RISK_BOUNDS = (0.001, 0.999)
 
-FitRisk = Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]]
+Fit = Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -99,43 +100,61 @@ class Arena:
     @cached_property
     def death(self) -> np.ndarray:
         """Of the stays to learn from: 1 died, 0 left alive, NaN not known."""
-        return self.learned.stays["outcome"].map({"died": 1.0, "alive": 0.0}).to_numpy(np.float64)
+        return read_ends(self.learned.stays)[0]
 
     @cached_property
     def remaining_hours(self) -> np.ndarray:
         """Of the stays to learn from: from the hour of the forecast to the end, NaN where not known."""
-        intime, outtime = (self.learned.stays[c].to_numpy("datetime64[us]") for c in ("intime", "outtime"))
-        return np.maximum((outtime - intime) / HOUR - self.hour, 0)
+        return np.maximum(read_ends(self.learned.stays)[1] - self.hour, 0)
 
     @cached_property
     def fold(self) -> np.ndarray:
         return patient_folds(self.learned.stays["patient_id"], self.config.train.folds)
 
     @cached_property
-    def scaler(self) -> Scaler:
-        grid = make_served_grid(self.learned, self.config.window, self.sampling)
-        return fit_scaler(grid, static_features(self.learned.stays), np.arange(len(self.learned.stays)))
+    def learned_grid(self) -> Grid:
+        return make_served_grid(self.learned, self.config.window, self.sampling)
 
     @cached_property
-    def ensemble(self) -> tuple[Material, Ensemble]:
-        """The forecaster's networks, and what they learned from."""
-        return _fit(self, self.config)
+    def scaler(self) -> Scaler:
+        return fit_scaler(self.learned_grid, static_features(self.learned.stays), np.arange(len(self.learned.stays)))
+
+    @cached_property
+    def material(self) -> Material:
+        """What all networks learn from: they differ in shape, not in windows and labels."""
+        return make_material(self.learned, self.learned_grid, self.scaler, self.config, self.sampling)
+
+    @cached_property
+    def ensemble(self) -> Ensemble:
+        """The forecaster's networks."""
+        return fit_ensemble(self.material, self.learned.sound, self.config)
 
     @cached_property
     def then(self) -> Known:
-        """The stays to learn from as they were known at the hour of the forecast: all of them open."""
-        never = dict.fromkeys(("outtime", "hospital_outtime", "died_at"), np.datetime64("NaT", "us"))
-        return Known(self.learned.stays.assign(**never, outcome=None), self.learned.observations, self.judged.as_of)
+        """The stays to learn from as they were known at the hour of the forecast."""
+        return as_open(self.learned, self.judged.as_of)
 
     @cached_property
     def snapshots(self) -> tuple[Snapshot, Snapshot]:
         """Of the stays to learn from and of those to judge on, with one scaler."""
-        return snapshot(self, self.then, self.scaler), snapshot(self, self.judged, self.scaler)
+        return _snapshot(self, self.then), _snapshot(self, self.judged)
 
 
-def snapshot(arena: Arena, known: Known, scaler: Scaler) -> Snapshot:
+def as_open(known: Known, as_of: np.datetime64) -> Known:
+    """The same stays as they were known at `as_of`, when all of them were open."""
+    never = dict.fromkeys(("outtime", "hospital_outtime", "died_at"), np.datetime64("NaT", "us"))
+    return Known(known.stays.assign(**never, outcome=None), known.observations, as_of)
+
+
+def read_ends(stays: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Death (1 died, 0 left alive) and length of stay in hours, NaN where not known, float64 [stays] both."""
+    intime, outtime = (stays[column].to_numpy("datetime64[us]") for column in ("intime", "outtime"))
+    return stays["outcome"].map({"died": 1.0, "alive": 0.0}).to_numpy(np.float64), (outtime - intime) / HOUR
+
+
+def _snapshot(arena: Arena, known: Known) -> Snapshot:
     grid = make_served_grid(known, arena.config.window, arena.sampling)
-    windows = make_material(known, grid, scaler, arena.config, arena.sampling).windows
+    windows = make_windows(grid, known.stays, arena.scaler, arena.config.window)
     window, row = last_predictions(windows)
     return Snapshot(windows, windows.stay[window], window, row)
 
@@ -187,9 +206,7 @@ def _features(arena: Arena) -> tuple[np.ndarray, np.ndarray]:
     return learned.features, judged.features
 
 
-def _on_features(
-    arena: Arena, learned: np.ndarray, judged: np.ndarray, fit_risk: FitRisk, fit_remaining: FitRisk
-) -> Entry:
+def _on_features(arena: Arena, learned: np.ndarray, judged: np.ndarray, fit_risk: Fit, fit_remaining: Fit) -> Entry:
     death, remaining = arena.death, arena.remaining_hours
     out_of_fold = np.full(len(death), np.nan)
     for k in range(arena.config.train.folds):
@@ -299,33 +316,28 @@ def _sequences(snapshot: Snapshot) -> np.ndarray:
 def plain_cell(cell: str, arena: Arena) -> Entry:
     """One recurrent network of the forecaster's size and training without what its head reads beside the state."""
     network = replace(arena.config.network, cell=cell, wide=False)
-    return _serve(arena, *_fit(arena, replace(arena.config, network=network), folds=(0,)))
+    config = replace(arena.config, network=network)
+    return _serve(arena, fit_ensemble(arena.material, arena.learned.sound, config, folds=(0,)))
 
 
 def forecaster_single(arena: Arena) -> Entry:
     """The forecaster's first member alone, calibrated on the fold that it left out."""
-    material, ensemble = arena.ensemble
-    mine = arena.fold[material.stay_of_row[ensemble.row]] == 0
+    ensemble = arena.ensemble
+    mine = arena.fold[arena.material.stay_of_row[ensemble.row]] == 0
     single = replace(
         ensemble, model=members_of(ensemble.model)[0], row=ensemble.row[mine], masses=ensemble.masses[mine],
         histories=ensemble.histories[:1], best_epochs=ensemble.best_epochs[:1],
     )  # fmt: skip
-    return _serve(arena, material, single)
+    return _serve(arena, single)
 
 
 def forecaster(arena: Arena) -> Entry:
     """The forecaster as it is trained to serve: one member per fold."""
-    return _serve(arena, *arena.ensemble)
+    return _serve(arena, arena.ensemble)
 
 
-def _fit(arena: Arena, config: ModelConfig, folds: tuple[int, ...] | None = None) -> tuple[Material, Ensemble]:
-    grid = make_served_grid(arena.learned, config.window, arena.sampling)
-    material = make_material(arena.learned, grid, arena.scaler, config, arena.sampling)
-    return material, fit_ensemble(material, arena.learned.sound, config, folds=folds)
-
-
-def _serve(arena: Arena, material: Material, ensemble: Ensemble) -> Entry:
-    fitted = make_forecaster(material, ensemble, arena.scaler, arena.sampling)
+def _serve(arena: Arena, ensemble: Ensemble) -> Entry:
+    fitted = make_forecaster(arena.material, ensemble, arena.scaler, arena.sampling)
     learned, judged = arena.snapshots
     out_of_fold = np.full(len(arena.death), np.nan)
     for k, member in enumerate(members_of(fitted.model)):

@@ -5,14 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from scipy.special import logit
 
 from rnn_core.concepts import CONCEPTS
 from rnn_core.forecaster import StayForecaster, predict_masses
-from rnn_core.frames import Observations
 from rnn_core.grid import make_grid
 from rnn_core.material import Known, elapsed_hours, stack
-from rnn_core.metrics import RISK_FLOOR
+from rnn_core.metrics import log_odds
 from rnn_core.survival import mortality_risk
 
 N_DRIVERS = 5
@@ -68,7 +66,7 @@ def _log_odds(forecaster: StayForecaster, known: Known) -> np.ndarray:
     # Not the served grid: it ends where the data grow stale, and what was left out may have been the newest.
     stay, masses = predict_masses(forecaster, known, make_grid(known.stays, known.observations, known.as_of))
     out = np.full(len(known.stays), np.nan)
-    out[stay] = logit(np.clip(mortality_risk(masses), RISK_FLOOR, 1 - RISK_FLOOR))
+    out[stay] = log_odds(mortality_risk(masses))
     return out
 
 
@@ -83,10 +81,7 @@ def _without_each(known: Known) -> Iterator[tuple[str, Known]]:
     """Name and the same stays without it, for every concept that was observed and every descriptor that is known."""
     seen = known.observations
     for concept in np.unique(seen.concept):
-        keep = seen.concept != concept
-        columns = (seen.stay, seen.concept, seen.observed_at, seen.available_at, seen.value)
-        left = Observations(*(column[keep] for column in columns))
-        yield CONCEPTS[concept].name, replace(known, observations=left)
+        yield CONCEPTS[concept].name, replace(known, observations=seen.take(seen.concept != concept))
     for name in _DESCRIPTORS:
         column = known.stays[name]
         if column.notna().any():

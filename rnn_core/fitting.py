@@ -8,18 +8,15 @@ from typing import Any
 
 import keras
 import numpy as np
-from scipy.special import logit
 
-from rnn_core.bootstrap import Estimate
+from rnn_core.bootstrap import Estimate, estimates_to_json
 from rnn_core.calibration import Calibration, fit_calibration
 from rnn_core.config import ModelConfig, Sampling
 from rnn_core.errors import ContractError
 from rnn_core.forecaster import StayForecaster, one_end
-from rnn_core.judging import count_deaths, describe, judge, judge_groups, judged_rows, unseen
+from rnn_core.judging import count_deaths, describe, judge, judge_groups, judged_rows, score_stays, unseen
 from rnn_core.material import Known, Material, make_material, make_served_grid
-from rnn_core.metrics import (
-    RISK_FLOOR,
-)
+from rnn_core.metrics import log_odds
 from rnn_core.network import build_ensemble, members_of
 from rnn_core.scaling import Scaler, fit_scaler, static_features
 from rnn_core.scoring import score_rows, score_windows
@@ -70,10 +67,10 @@ class FitReport:
             "n_deaths": self.n_deaths,
             "histories": [list(history) for history in self.histories],
             "best_epochs": list(self.best_epochs),
-            "metrics": _to_json(self.metrics),
+            "metrics": estimates_to_json(self.metrics),
             "participants": self.participants,
             "groups": {
-                kind: {name: _to_json(metrics) for name, metrics in found.items()}
+                kind: {name: estimates_to_json(metrics) for name, metrics in found.items()}
                 for kind, found in self.groups.items()
             },
         }
@@ -99,13 +96,16 @@ def fit_stay_forecaster(
         then, learned, config, sampling=sampling, checkpoint_dir=checkpoint_dir, warm_from=warm_from, progress=progress
     )
     judged, newer = unseen(now, then)
+    parts = {"learned": then.take(learned), "judged": now.take(judged), "newer": now.take(newer)}
+    scored = score_stays(forecaster, parts["judged"])
     report = FitReport(
-        *_sizes(then, now, {"learned": learned}, {"judged": judged, "newer": newer}),
+        {name: len(part.stays) for name, part in parts.items()},
+        {name: count_deaths(part) for name, part in parts.items()},
         ensemble.histories,
         ensemble.best_epochs,
-        judge(forecaster, now.take(judged), then.take(learned)),
-        describe(then.take(learned)),
-        judge_groups(forecaster, now.take(judged)),
+        judge(forecaster, scored, parts["learned"]),
+        describe(parts["learned"]),
+        judge_groups(forecaster, scored, parts["judged"].stays),
     )
     return forecaster, report
 
@@ -116,22 +116,20 @@ def fit_forecaster(
     config: ModelConfig,
     *,
     sampling: Sampling = Sampling(),
-    folds: Sequence[int] | None = None,
     checkpoint_dir: Path | None = None,
     warm_from: StayForecaster | None = None,
     progress: Callable[[EpochRecord], None] | None = None,
 ) -> tuple[StayForecaster, Ensemble]:
     """A forecaster that learned from the stays `learned`, bool [stays of known], and judged itself on nothing else.
 
-    Calibration and risk bands come from the out-of-fold forecasts. folds: the members to fit, by the fold that each
-    leaves out; all by default.
+    Calibration and risk bands come from the out-of-fold forecasts.
     """
     grid = make_served_grid(known, config.window, sampling)
     scaler = warm_from.scaler if warm_from else fit_scaler(grid, static_features(known.stays), np.flatnonzero(learned))
     material = make_material(known, grid, scaler, config, sampling)
     ensemble = fit_ensemble(
-        material, learned, config, folds=folds, checkpoint_dir=checkpoint_dir,
-        warm_from=warm_from.model if warm_from else None, progress=progress,
+        material, learned, config, checkpoint_dir=checkpoint_dir, warm_from=warm_from.model if warm_from else None,
+        progress=progress,
     )  # fmt: skip
     return make_forecaster(material, ensemble, scaler, sampling), ensemble
 
@@ -215,7 +213,7 @@ def _ensemble_stretch(material: Material, ensemble: Ensemble, row: np.ndarray, r
     members that learned from a stay; measured on unseen stays it is about the same (0.195 and 0.188).
     """
     members = members_of(ensemble.model)
-    odds = logit(np.clip(risk, RISK_FLOOR, 1 - RISK_FLOOR))
+    odds = log_odds(risk)
     total = float(odds.var())
     if len(members) < 3 or len(members) != ensemble.config.train.folds or total <= 0:
         return 1.0, 0.0
@@ -223,7 +221,7 @@ def _ensemble_stretch(material: Material, ensemble: Ensemble, row: np.ndarray, r
     window = material.windows.window_of(chosen)
     told = np.stack([mortality_risk(score_rows(member, material.windows, window, chosen)) for member in members])
     fold = patient_folds(material.known.stays["patient_id"], len(members))[material.stay_of_row[chosen]]
-    told_odds = logit(np.clip(told, RISK_FLOOR, 1 - RISK_FLOOR))
+    told_odds = log_odds(told)
     told_odds[fold, np.arange(len(chosen))] = np.nan
     between = float(np.nanvar(told_odds, axis=0, ddof=1).mean())
     return total / max(total - (1 - 1 / len(members)) * between, total / 2), float(odds.mean())
@@ -239,15 +237,3 @@ def _fit_thresholds(
     weight = 1 / np.bincount(stay)[stay]
     thresholds = np.quantile(risk, 1 - np.array(budget), weights=weight, method="inverted_cdf")
     return tuple(float(t) for t in thresholds) if (np.diff(thresholds) > 0).all() else RISK_THRESHOLDS
-
-
-def _sizes(
-    then: Known, now: Known, fitted: dict[str, np.ndarray], judged: dict[str, np.ndarray]
-) -> tuple[dict[str, int], dict[str, int]]:
-    parts = {name: then.take(part) for name, part in fitted.items()}
-    parts |= {name: now.take(part) for name, part in judged.items()}
-    return {name: len(part.stays) for name, part in parts.items()}, {n: count_deaths(p) for n, p in parts.items()}
-
-
-def _to_json(metrics: dict[str, Estimate]) -> dict[str, Any]:
-    return {name: estimate.to_json() for name, estimate in metrics.items()}

@@ -62,7 +62,10 @@ class Observations:
 
     def known_at(self, as_of: np.datetime64) -> "Observations":
         """Only what was available at `as_of` (inclusive)."""
-        keep = self.available_at <= as_of
+        return self.take(self.available_at <= as_of)
+
+    def take(self, keep: np.ndarray) -> "Observations":
+        """Only those marked in `keep`, bool [n]."""
         return Observations(
             self.stay[keep], self.concept[keep], self.observed_at[keep], self.available_at[keep], self.value[keep]
         )

@@ -58,25 +58,21 @@ def unseen(now: Known, then: Known) -> tuple[np.ndarray, np.ndarray]:
     return judged, judged & later.newer
 
 
-def judge(forecaster: StayForecaster, judged: Known, population: Known) -> dict[str, Estimate]:
-    """Metrics on the stays of `judged`, every `JUDGE_EVERY_HOURS` hours of them, beside the trivial baseline that is
-    fitted on `population`."""
-    scored = score_stays(forecaster, judged)
+def judge(forecaster: StayForecaster, scored: Scored, population: Known) -> dict[str, Estimate]:
+    """Metrics of what the forecaster said (`score_stays`), beside the trivial baseline fitted on `population`."""
     edges = forecaster.config.network.horizon_edges
     baseline = population_masses(forecaster, population, scored.outcomes.elapsed_hours)
     return score_forecasts(scored.masses, scored.outcomes, edges, baseline_masses=baseline, n=_RESAMPLES)
 
 
-def judge_groups(forecaster: StayForecaster, judged: Known) -> dict[str, dict[str, dict[str, Estimate]]]:
-    """Kind → group → metrics of its stays, for groups of at least `MIN_GROUP_STAYS`."""
-    groups = patient_groups(judged.stays, MIN_GROUP_STAYS)
+def judge_groups(
+    forecaster: StayForecaster, scored: Scored, stays: pd.DataFrame
+) -> dict[str, dict[str, dict[str, Estimate]]]:
+    """Kind → group → metrics of its stays, for groups of at least `MIN_GROUP_STAYS` of the judged `stays`."""
     edges = forecaster.config.network.horizon_edges
-    if not any(groups.values()):
-        return {kind: {} for kind in groups}
-    scored = score_stays(forecaster, judged)
     return {
         kind: {name: _score_group(scored, rows[scored.stay], edges) for name, rows in found.items()}
-        for kind, found in groups.items()
+        for kind, found in patient_groups(stays, MIN_GROUP_STAYS).items()
     }
 
 

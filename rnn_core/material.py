@@ -41,12 +41,8 @@ class Known:
     def take(self, chosen: np.ndarray) -> "Known":
         """Only the stays marked in `chosen`, bool [stays]."""
         number = np.cumsum(chosen) - 1
-        seen = self.observations
-        keep = chosen[seen.stay]
-        part = Observations(
-            number[seen.stay[keep]].astype(np.int32), seen.concept[keep], seen.observed_at[keep],
-            seen.available_at[keep], seen.value[keep],
-        )  # fmt: skip
+        part = self.observations.take(chosen[self.observations.stay])
+        part = replace(part, stay=number[part.stay].astype(np.int32))
         return Known(self.stays[chosen].reset_index(drop=True), part, self.as_of)
 
 

@@ -28,6 +28,12 @@ from rnn_core.survival import (
 # Risks of exactly 0 or 1 have no logit; nothing in the data could tell them from one in a million.
 RISK_FLOOR = 1e-6
 
+
+def log_odds(risk: ArrayLike) -> np.ndarray:
+    """Logit of risks, cut at `RISK_FLOOR` from 0 and 1, of the same shape."""
+    return logit(np.clip(risk, RISK_FLOOR, 1 - RISK_FLOOR))
+
+
 # Decorators of metrics whose interval needs enough patients on both sides, events and non-events, or enough ends.
 _of_events = partial(Metric, sides=lambda y, risk: (y == 1, y == 0))
 _of_ends = partial(Metric, sides=lambda hours, ended, predicted_hours: (ended != 0,))
@@ -208,7 +214,7 @@ def calibration_slope(y: np.ndarray, risk: np.ndarray) -> Weighted:
 
     NaN where its estimate does not exist: one class only, one risk only, or classes that a threshold separates.
     """
-    x = logit(np.clip(risk, RISK_FLOOR, 1 - RISK_FLOOR))
+    x = log_odds(risk)
     design = np.stack([x, np.ones(len(x))])
 
     def at(weights: np.ndarray, start: Sequence[float] = (0.0, 0.0)) -> np.ndarray:
@@ -228,7 +234,7 @@ def calibration_intercept(y: np.ndarray, risk: np.ndarray) -> Weighted:
 
     Above 0: risks too low on average. Calibration in the large on the scale of log-odds; NaN for one class only.
     """
-    x = logit(np.clip(risk, RISK_FLOOR, 1 - RISK_FLOOR))
+    x = log_odds(risk)
 
     def at(weights: np.ndarray) -> float:
         events = weights @ y

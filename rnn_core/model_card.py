@@ -3,7 +3,7 @@
 Collins et al., "TRIPOD+AI statement", BMJ 385, 2024, e078378. What was not stored is said to be missing, never made up.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rnn_core.concepts import BY_NAME
@@ -100,11 +100,13 @@ def _predictors(meta: Mapping[str, Any], row: Mapping[str, Any]) -> Iterator[str
     missing = (_metrics(row).get("participants") or {}).get("stays_without", {})
     yield "Age, sex, height, weight, admission type and unit type; hours in the unit and hour of the day; and the concepts"
     yield ""
-    yield "| concept | unit | stays without any |"
-    yield "|---|---|---|"
-    for name in meta["config"]["window"]["concepts"]:
-        unit = BY_NAME[name].unit if name in BY_NAME else MISSING
-        yield f"| {name} | {unit} | {f'{missing[name]:.0%}' if name in missing else MISSING} |"
+    yield from _table(
+        ("concept", "unit", "stays without any"),
+        (
+            (name, BY_NAME[name].unit if name in BY_NAME else MISSING, _share(missing.get(name)))
+            for name in meta["config"]["window"]["concepts"]
+        ),
+    )
 
 
 def _sample_size(meta: Mapping[str, Any], row: Mapping[str, Any]) -> Iterator[str]:
@@ -147,11 +149,10 @@ def _fairness(meta: Mapping[str, Any], row: Mapping[str, Any]) -> Iterator[str]:
     yield "On stays that had no part in the fit. Ethnicity and language are not read."
     yield ""
     names = list(next(iter(next(iter(groups.values())).values())))
-    yield "| group | " + " | ".join(names) + " |"
-    yield "|---" * (len(names) + 1) + "|"
-    for found in groups.values():
-        for name, metrics in found.items():
-            yield f"| {name} | " + " | ".join(_interval(metrics[m]) for m in names) + " |"
+    rows = (
+        (name, *(_interval(metrics[m]) for m in names)) for found in groups.values() for name, metrics in found.items()
+    )
+    yield from _table(("group", *names), rows)
 
 
 def _output(meta: Mapping[str, Any], row: Mapping[str, Any]) -> Iterator[str]:
@@ -176,12 +177,11 @@ def _performance(meta: Mapping[str, Any], row: Mapping[str, Any]) -> Iterator[st
     found = _metrics(row).get("metrics") or {}
     yield "With 95 % intervals over patients, beside what one would say without a model."
     yield ""
-    yield "| metric | model | without a model | forecasts |"
-    yield "|---|---|---|---|"
+    rows = []
     for name, title in _METRICS.items():
         ours, trivial = found.get(name), found.get(f"baseline_{name}")
-        n = f"{ours['n']:,}" if ours else MISSING
-        yield f"| {title} | {_interval(ours)} | {_interval(trivial)} | {n} |"
+        rows.append((title, _interval(ours), _interval(trivial), f"{ours['n']:,}" if ours else MISSING))
+    yield from _table(("metric", "model", "without a model", "forecasts"), rows)
 
 
 def _updating(meta: Mapping[str, Any], row: Mapping[str, Any]) -> Iterator[str]:
@@ -209,11 +209,9 @@ def _of_units(meta: Mapping[str, Any], row: Mapping[str, Any]) -> Iterator[str]:
         "never of a patient."
     )
     yield ""
-    yield "| on the newest windows | mean squared error, days² |"
-    yield "|---|---|"
-    for name in ("test_mse", "linear_mse", "last_value_mse", "median_mse"):
-        value = report.get(name)
-        yield f"| {name.removesuffix('_mse').replace('_', ' ')} | {MISSING if value is None else f'{value:.2f}'} |"
+    errors = {name: report.get(f"{name}_mse") for name in ("test", "linear", "last_value", "median")}
+    rows = ((name.replace("_", " "), MISSING if mse is None else f"{mse:.2f}") for name, mse in errors.items())
+    yield from _table(("on the newest windows", "mean squared error, days²"), rows)
 
 
 _STAY_ITEMS: dict[str, Say] = {
@@ -240,6 +238,17 @@ _UNIT_ITEMS: dict[str, Say] = {"Performance": _of_units, "Intended use and limit
 
 def _metrics(row: Mapping[str, Any]) -> Mapping[str, Any]:
     return row["metrics"] or {}
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield "| " + " | ".join(columns) + " |"
+    yield "|---" * len(columns) + "|"
+    for cells in rows:
+        yield "| " + " | ".join(cells) + " |"
+
+
+def _share(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.0%}"
 
 
 def _interval(estimate: Mapping[str, Any] | None) -> str:

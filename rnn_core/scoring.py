@@ -105,7 +105,11 @@ def _signature(model: keras.Model) -> list[tf.TensorSpec]:
 def _compile_last(model: keras.Model) -> Callable[..., Any]:
     members = members_of(model)
     heads = [member.get_layer("head") for member in members]
-    own, common = zip(*(_split_reading(member) for member in members), strict=True)
+    parts = [_read_by_head(member) for member in members]
+    # The parts without weights stand last, and are the same for all members.
+    n_own = sum(bool(keras.Model(members[0].inputs, part).weights) for part in parts[0])
+    own = [keras.Model(member.inputs, read[:n_own]) for member, read in zip(members, parts, strict=True)]
+    common = keras.Model(members[0].inputs, parts[0][n_own:]) if n_own < len(parts[0]) else None
 
     @tf.function(input_signature=_signature(model), autograph=False)
     def last(x: Any, static: Any, row: Any) -> Any:
@@ -115,23 +119,18 @@ def _compile_last(model: keras.Model) -> Callable[..., Any]:
             found = read(inputs, training=False) if read is not None else []
             return [tf.gather(part, row, batch_dims=1) for part in found]
 
-        shared = at_last_hour(common[0])
+        shared = at_last_hour(common)
         readings = [tf.concat([*at_last_hour(read), *shared], axis=-1) for read in own]
         return _mean([masses(head(reading)) for head, reading in zip(heads, readings, strict=True)])
 
     return last
 
 
-def _split_reading(member: keras.Model) -> tuple[keras.Model, keras.Model | None]:
-    """What the head reads, every hour, as two models: the parts that have weights, and those after them that have none
-    and are thus the same for all members of an ensemble (None where there are none)."""
+def _read_by_head(member: keras.Model) -> list[Any]:
+    """The parts, hour by hour, that a network joins for its head."""
     read = next((layer for layer in member.layers if layer.name == "read"), None)
     # Networks of version 0.1.0 have no layer of this name.
-    parts = read.input if read is not None else [member.get_layer("head").input]
-    learned = [keras.Model(member.inputs, part).weights != [] for part in parts]
-    n = learned.index(False) if False in learned else len(parts)
-    common = keras.Model(member.inputs, parts[n:]) if n < len(parts) else None
-    return keras.Model(member.inputs, parts[:n]), common
+    return read.input if read is not None else [member.get_layer("head").input]
 
 
 @lru_cache(maxsize=2)

@@ -24,9 +24,10 @@ _RESAMPLES = 200
 
 @dataclass(frozen=True)
 class AgeGroup:
-    """Forecasts made from `start` hours of a stay on; metrics of the forecaster and of the population's curve."""
+    """Forecasts made from `start` to `stop` hours of a stay; metrics of the forecaster and of the population's curve."""
 
     start: float
+    stop: float
     n_forecasts: int
     n_patients: int
     n_deaths: int
@@ -60,7 +61,7 @@ def _by_age(
         metrics = score_forecasts(masses[rows], part, edges, baseline_masses=baseline[rows], n=_RESAMPLES)
         patients = np.unique(part.groups.astype(str))
         died = np.unique(part.groups[part.death == 1].astype(str))
-        yield AgeGroup(start, int(rows.sum()), len(patients), len(died), metrics)
+        yield AgeGroup(start, stop, int(rows.sum()), len(patients), len(died), metrics)
 
 
 def _joined(parts: list[Outcomes]) -> Outcomes:

@@ -11,7 +11,6 @@ from rnn_core.concepts import BY_NAME, INDEX
 from rnn_core.drivers import COLUMNS, N_DRIVERS, explain_stays
 from rnn_core.fitting import fit_forecaster
 from rnn_core.forecaster import StayForecaster, forecast_stays
-from rnn_core.frames import Observations
 from rnn_core.material import Known
 from rnn_core.network import members_of
 
@@ -52,9 +51,7 @@ def drivers(forecaster, known, risk):
 
 def without(known: Known, concept: str) -> Known:
     seen = known.observations
-    keep = seen.concept != INDEX[concept]
-    columns = (seen.stay, seen.concept, seen.observed_at, seen.available_at, seen.value)
-    return replace(known, observations=Observations(*(column[keep] for column in columns)))
+    return replace(known, observations=seen.take(seen.concept != INDEX[concept]))
 
 
 def test_a_contribution_is_what_the_published_risk_loses_without_the_concept(forecaster, known, risk, drivers):
@@ -90,8 +87,7 @@ def test_the_last_value_is_the_newest_known_at_the_prediction_time(known, driver
 def test_a_concept_that_a_stay_does_not_have_is_no_driver_of_it(forecaster, known, risk):
     seen = known.observations
     keep = (seen.stay != 0) | (seen.concept != INDEX["lactate"])
-    columns = (seen.stay, seen.concept, seen.observed_at, seen.available_at, seen.value)
-    part = replace(known, observations=Observations(*(column[keep] for column in columns)))
+    part = replace(known, observations=seen.take(keep))
     found = explain_stays(forecaster, part, forecast_stays(forecaster, part)["mortality_risk"].to_numpy())
     first = known.stays["stay_id"][0]
     assert "lactate" not in set(found.loc[found["stay_id"] == first, "driver"])
