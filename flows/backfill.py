@@ -1,40 +1,88 @@
-"""The back-fill: scores past slots from what was known then, in order, and resumes where it stopped."""
+"""The back-fill: scores past slots from what was known then, and resumes where it stopped."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextvars import copy_context
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from prefect import flow
+from sqlalchemy import Engine
 
 from flows import clock
 from flows.databases import open_store
-from flows.forecast import load_model, publish_slot, require_serving
+from flows.forecast import load_model, publish_slot, require_serving, role_of
 from flows.log import log
 from flows.naming import run_name
+from flows.reports import report
+from flows.tasks import alone
 from sql import results
+
+if TYPE_CHECKING:
+    from rnn_core.forecaster import StayForecaster
 
 
 @flow(name="backfill", flow_run_name=run_name)
 def backfill(
-    source: str, start: datetime, end: datetime, every_hours: int = 1, again: bool = False, dry_run: bool = False
-) -> dict:
+    source: str, start: datetime, end: datetime, every_hours: int = 1, again: bool = False, jobs: int = 1,
+    dry_run: bool = False,
+) -> dict:  # fmt: skip
     """Publish every slot of `source` from `start` to `end` that the serving model has not published yet.
 
-    again: score published slots too. Slots before the model's data cut-off are scored all the same, but evaluate leaves
-    them out: the model has learned from their outcomes.
+    again: score published slots too. jobs: slots at work at the same time. Slots before the model's data cut-off are
+    scored all the same, but evaluate leaves them out: the model has learned from their outcomes.
     """
     store = open_store()
-    serving = require_serving(store, source)
+    serving, role = require_serving(store, source), role_of(store, source)
     wanted = clock.slots(start, end, timedelta(hours=every_hours))
-    done = set() if again else set(results.published_slots(store, source, model_id=serving["model_id"]))
+    done = set() if again else set(results.published_slots(store, source, role=role, model_id=serving["model_id"]))
     todo = [slot for slot in wanted if slot not in done]
-    early = sum(slot <= serving["data_cutoff"] for slot in todo)
+    counts = {"slots asked for": len(wanted), "published before": len(wanted) - len(todo)}
+    tell_early(todo, serving)
+    if dry_run:
+        return counts | {"to publish": len(todo)}
+    if todo:
+        forecaster = load_model(serving["artifact"])
+        with alone(store, source, "backfill"):
+            publish_slots(store, source, todo, forecaster, serving, kind="backfill", role=role, jobs=jobs)
+    counts |= {"published now": len(todo)}
+    report(store, "backfill", source, wanted[-1], counts)
+    return counts
+
+
+def tell_early(slots: list[datetime], serving: dict) -> None:
+    """Warn of slots whose outcomes the model has learned from."""
+    early = sum(slot <= serving["data_cutoff"] for slot in slots)
     if early:
         log.warning(
-            "%d of %d slots lie before the model's data cut-off; the scorecard leaves them out", early, len(todo)
+            "%d of %d slots lie before the model's data cut-off; the scorecard leaves them out", early, len(slots)
         )
-    if dry_run:
-        return {"slots asked for": len(wanted), "to publish": len(todo), "published before": len(wanted) - len(todo)}
-    forecaster = load_model(serving["artifact"]) if todo else None
-    for number, as_of in enumerate(todo, start=1):
-        publish_slot(store, source, as_of, forecaster, serving, kind="backfill")
-        log.info("slot %d of %d published: %s", number, len(todo), f"{as_of:%Y-%m-%dT%H:%MZ}")
-    return {"slots asked for": len(wanted), "published now": len(todo), "published before": len(wanted) - len(todo)}
+
+
+def publish_slots(
+    store: Engine, source: str, slots: list[datetime], forecaster: "StayForecaster", serving: dict, *, kind: str,
+    role: str, jobs: int = 1,
+) -> None:  # fmt: skip
+    """Publish each slot, `jobs` at a time, for whoever is `alone` with the source.
+
+    The first that fails ends it: those at work are finished, the rest is left for the next time.
+    """
+    began = time.monotonic()
+    with ThreadPoolExecutor(jobs) as pool:
+        pending = {
+            pool.submit(
+                copy_context().run, publish_slot, store, source, slot, forecaster, serving, kind=kind, role=role
+            ): slot
+            for slot in slots
+        }
+        try:
+            for number, done in enumerate(as_completed(pending), start=1):
+                done.result()
+                left = (time.monotonic() - began) / number * (len(slots) - number)
+                log.info(
+                    "slot %d of %d published: %s, about %.0f s left", number, len(slots),
+                    f"{pending[done]:%Y-%m-%dT%H:%MZ}", left,
+                )  # fmt: skip
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise

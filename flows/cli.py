@@ -24,6 +24,11 @@ source_app = typer.Typer(no_args_is_help=True, help="Look at a source before rel
 app.add_typer(db, name="db")
 app.add_typer(models, name="models")
 app.add_typer(source_app, name="source")
+trial_app = typer.Typer(
+    no_args_is_help=True,
+    help="A silent trial: forecasts are made and judged on your own patients, and shown to nobody.",
+)
+app.add_typer(trial_app, name="trial")
 benchmark_app = typer.Typer(no_args_is_help=True, help="Measure the forecaster against others on published data.")
 app.add_typer(benchmark_app, name="benchmark")
 
@@ -195,6 +200,7 @@ def backfill(
     end: Annotated[str, typer.Option("--to", help="Last slot.", show_default=False)],
     every: Annotated[int, typer.Option(help="Hours between slots.")] = 6,
     again: Annotated[bool, typer.Option(help="Score published slots again.")] = False,
+    jobs: Annotated[int, typer.Option(help="Slots at work at the same time.", min=1, max=16)] = 1,
     dry_run: Annotated[bool, typer.Option(help="Count the slots, score none.")] = False,
     direct: Direct = False,
     as_json: Json = False,
@@ -208,7 +214,30 @@ def backfill(
     from flows.backfill import backfill as flow
 
     _run(
-        flow, direct, as_json, source=source, start=slots[0], end=slots[-1], every_hours=every, again=again,
+        flow, direct, as_json, source=source, start=slots[0], end=slots[-1], every_hours=every, again=again, jobs=jobs,
+        dry_run=dry_run,
+    )  # fmt: skip
+
+
+@app.command("catch-up")
+def catch_up(
+    source: Source,
+    as_of: AsOf = None,
+    hours: Annotated[int, typer.Option(help="Look back so many hours.", min=1)] = 72,
+    limit: Annotated[int, typer.Option(help="Publish at most so many; the next run goes on.", min=1)] = 24,
+    newest_first: Annotated[bool, typer.Option("--newest-first", help="Begin with the latest missed hour.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Name the missed hours, score none.")] = False,
+    direct: Direct = False,
+    as_json: Json = False,
+) -> None:
+    """Publish the hours that were missed while something was down, each from what was known then.
+
+    Example: icu-forecast catch-up clif --newest-first
+    """
+    from flows.catch_up import catch_up as flow
+
+    _run(
+        flow, direct, as_json, source=source, as_of=_slot(as_of), hours=hours, limit=limit, newest_first=newest_first,
         dry_run=dry_run,
     )  # fmt: skip
 
@@ -483,6 +512,45 @@ def models_rollback(
 
     row = registry.rollback(open_store(), source, name)
     print_done(f"{row['model_id']} serves now", {"model_id": row["model_id"], "stage": row["stage"]}, as_json)
+
+
+# ---------------------------------------------------------------------------------------------- trials
+
+
+@trial_app.command("start")
+def trial_start(
+    source: Source,
+    days: Annotated[int, typer.Option(help="How long it is to last.", min=1)] = 28,
+    as_json: Json = False,
+) -> None:
+    """Keep the forecasts of a source from its readers and judge them, from the next run on.
+
+    Example: icu-forecast trial start clif --days 28
+    """
+    from flows.databases import open_store
+    from sql import trials
+
+    row = trials.start_trial(open_store(), source, days, clock.slot(None))
+    print_done(
+        f"{source} is on trial until {row['ends_at']:%Y-%m-%d}: forecasts are made and judged, and shown to nobody",
+        {"source": source, "started_at": row["started_at"].isoformat(), "ends_at": row["ends_at"].isoformat()}, as_json,
+    )  # fmt: skip
+
+
+@trial_app.command("end")
+def trial_end(source: Source, as_json: Json = False) -> None:
+    """Show the forecasts of a source from the next run on.
+
+    Example: icu-forecast trial end clif
+    """
+    from flows.databases import open_store
+    from sql import trials
+
+    row = trials.end_trial(open_store(), source)
+    print_done(
+        f"the trial of {source} has ended; from the next run on forecast.current_risk shows its forecasts",
+        {"source": source, "ended_at": row["ended_at"].isoformat()}, as_json,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- database

@@ -11,7 +11,7 @@ from flows.databases import open_store
 from flows.log import log
 from flows.naming import run_name
 from flows.reports import report_run
-from flows.tasks import Recorded, recorded, step
+from flows.tasks import Recorded, alone, recorded, step
 from sql import canonical, results
 
 
@@ -20,7 +20,7 @@ def evaluate(source: str, as_of: datetime | None = None) -> dict:
     """Score what was published for `source` against what is known at `as_of`; open stays count as followed so far."""
     store = open_store()
     as_of = clock.slot(as_of, clock.scheduled_time())
-    with recorded(store, source, "evaluate", as_of) as run:
+    with alone(store, source, "evaluate"), recorded(store, source, "evaluate", as_of) as run:
         pairs = pair_outcomes(store, source, as_of)
         rows = make_scorecard(pairs)
         write_scorecard(store, run, rows)

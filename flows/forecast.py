@@ -1,7 +1,7 @@
 """The forecast flow: from the canonical tables to published forecasts of every open stay."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from prefect import flow
@@ -11,21 +11,27 @@ from flows import clock
 from flows.databases import open_store
 from flows.log import import_tensorflow, log
 from flows.naming import run_name
-from flows.reports import AGE, hours_old, report_run
+from flows.reports import AGE, hours_old, report
 from flows.settings import load_settings
-from flows.tasks import Recorded, recorded, step
+from flows.tasks import Recorded, alone, recorded, step
 from rnn_core.errors import ForecastError
 from rnn_core.frames import Observations
 from rnn_core.material import Known
-from sql import canonical, quality, registry, results
+from sql import canonical, quality, registry, results, trials
 
 if TYPE_CHECKING:
     from rnn_core.forecaster import StayForecaster
 
+# Seconds that one run of forecasts waits for another: the hourly run for the catching up of missed hours, and back.
+PATIENCE = 600.0
+
 
 @flow(name="forecast", flow_run_name=run_name)
 def forecast(source: str, as_of: datetime | None = None, dry_run: bool = False) -> dict:
-    """Forecast every stay of `source` that is open at `as_of` and publish the run; returns counts."""
+    """Forecast every stay of `source` that is open at `as_of` and publish the run; returns counts.
+
+    A challenger, where there is one, scores the same slot in its shadow.
+    """
     store = open_store()
     as_of = clock.slot(as_of, clock.scheduled_time())
     serving = require_serving(store, source)
@@ -33,25 +39,60 @@ def forecast(source: str, as_of: datetime | None = None, dry_run: bool = False) 
     if dry_run:
         forecasts = score(forecaster, *read_open_stays(store, source, as_of), as_of)
         return {"open stays": len(forecasts), **forecasts["status"].value_counts().to_dict(), "published": 0}
-    return publish_slot(store, source, as_of, forecaster, serving, kind="forecast")
+    with alone(store, source, "forecast", PATIENCE):
+        role = role_of(store, source)
+        counts = publish_slot(store, source, as_of, forecaster, serving, kind="forecast", role=role)
+        counts |= score_in_shadow(store, source, as_of)
+    report(store, "forecast", source, as_of, counts)
+    return counts
+
+
+def role_of(store: Engine, source: str) -> str:
+    """What the serving model's runs are: shown to readers, or kept from them while the source is on trial."""
+    return "trial" if trials.open_trial(store, source) else "champion"
 
 
 def publish_slot(
-    store: Engine, source: str, as_of: datetime, forecaster: "StayForecaster", serving: dict, *, kind: str
+    store: Engine, source: str, as_of: datetime, forecaster: "StayForecaster", model: dict, *, kind: str, role: str
 ) -> dict:
-    """All steps of one slot; used by the schedule and by the back-fill alike."""
-    with recorded(store, source, kind, as_of, model_id=serving["model_id"]) as run:
+    """All steps of one slot, for whoever is `alone` with the source: the schedule, the back-fill, the shadow."""
+    with recorded(store, source, kind, as_of, role=role, model_id=model["model_id"]) as run:
         stays, observations = read_open_stays(store, source, as_of)
         forecasts = score(forecaster, stays, observations, as_of)
         check_forecasts(store, run, forecasts)
-        # A back-fill is read by the hundred, not by the patient.
-        drivers = explain(forecaster, stays, observations, as_of, forecasts) if kind == "forecast" else None
-        units = forecast_units(store, source, as_of)
+        # A back-fill is read by the hundred, not by the patient, and a shadow by nobody.
+        drivers = None
+        if kind == "forecast" and role != "shadow":
+            drivers = _explained(run, forecaster, stays, observations, as_of, forecasts)
+        units = (None, None) if role == "shadow" else forecast_units(store, source, as_of)
         newest = clock.newest(observations.available_at)
-        run.counts |= publish(store, run, forecasts, drivers, units, newest, serving["model_id"], kind)
-        run.counts |= {"model": serving["model_id"], "stage": serving["stage"]}
-        report_run(run, kind)
-    return run.counts
+        run.counts |= publish(store, run, forecasts, drivers, units, newest, model["model_id"], kind)
+        run.counts |= {"model": model["model_id"], "stage": model["stage"]}
+    return {"run": run.run_id, **run.counts}
+
+
+def _explained(run: Recorded, *given: Any) -> pd.DataFrame | None:
+    """The drivers; a forecast that cannot be explained is published without, and the run says so."""
+    try:
+        return explain(*given)
+    except ForecastError as error:
+        log.error("published without drivers: %s", error)
+        run.counts["drivers"] = f"none: {error}"
+        return None
+
+
+def score_in_shadow(store: Engine, source: str, as_of: datetime) -> dict:
+    """Publish the challenger's forecasts of the slot, marked as shadow; one that fails harms nobody but itself."""
+    challenger = registry.challenger(store, source)
+    if challenger is None:
+        return {}
+    try:
+        forecaster = load_model(challenger["artifact"])
+        publish_slot(store, source, as_of, forecaster, challenger, kind="forecast", role="shadow")
+    except ForecastError as error:
+        log.error("the challenger %s was not scored: %s", challenger["model_id"], error)
+        return {"challenger": f"{challenger['model_id']} failed: {error}"}
+    return {"challenger": challenger["model_id"]}
 
 
 def require_serving(store: Engine, source: str) -> dict:

@@ -29,10 +29,17 @@ def ingest(source: str, as_of: datetime | None = None, reconcile: bool = False, 
     store = open_store()
     as_of = clock.slot(as_of, clock.scheduled_time())
     opened = open_source(source)
-    if dry_run:
-        with alone(store, source, "ingest"), _landed(store, source, as_of, reconcile, opened) as (batch, outcomes):
-            landing.fail_batch(store, batch, "dry run")
-            return _found(outcomes)
+    with alone(store, source, "ingest"):
+        if dry_run:
+            with _landed(store, source, as_of, reconcile, opened) as (batch, outcomes):
+                landing.fail_batch(store, batch, "dry run")
+                return _found(outcomes)
+        return _ingest_recorded(store, source, as_of, reconcile, opened)
+
+
+def _ingest_recorded(
+    store: Engine, source: str, as_of: datetime, reconcile: bool, opened: tuple[Adapter, Engine, str]
+) -> dict:
     with recorded(store, source, "ingest", as_of) as run:
         with _landed(store, source, as_of, reconcile, opened) as (batch, outcomes):
             counts = take_over_rows(store, batch, outcomes, opened[0].units)

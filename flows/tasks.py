@@ -89,11 +89,16 @@ class Recorded:
 
 
 @contextmanager
-def alone(engine: Engine, source: str, kind: str) -> Iterator[None]:
-    """One run of a kind and source works at a time; raises ForecastError where another does."""
-    with engine.connect() as holder, advisory_lock(holder, f"icu-forecast {kind} {source}") as free:
+def alone(engine: Engine, source: str, kind: str, patience: float = 0.0) -> Iterator[None]:
+    """One run of a kind and source works at a time; raises ForecastError where another still does after `patience`
+    seconds.
+
+    Runs that died without a word are closed on the way in: nobody but their successor can know that they are dead.
+    """
+    with engine.connect() as holder, advisory_lock(holder, f"icu-forecast {kind} {source}", patience) as free:
         if not free:
             raise ForecastError(f"Another {kind} of {source} is at work; wait for it, or see forecast.run_health.")
+        results.close_dead_runs(engine, source, kind)
         yield
 
 
@@ -101,24 +106,29 @@ def alone(engine: Engine, source: str, kind: str) -> Iterator[None]:
 def recorded(
     engine: Engine, source: str, kind: str, as_of: datetime, *, role: str = "champion", model_id: str | None = None
 ) -> Iterator[Recorded]:
-    """Record a run: `running` is committed first; a failure is kept as one sentence that is safe to read.
+    """Record a run, for a caller who is `alone`: `running` is committed first; a failure is kept as one sentence that is
+    safe to read.
 
     Any error that is not ours is replaced, since a driver's message may quote a row.
     """
-    with alone(engine, source, kind):
-        results.close_dead_runs(engine, source, kind)
-        run_id = results.start_run(
-            engine, source, kind, as_of, role=role, flow_run_id=_flow_run_id(), model_id=model_id
-        )
-        log.info("%s of %s as of %s: run %d", kind, source, f"{as_of:%Y-%m-%dT%H:%MZ}", run_id)
-        try:
-            yield Recorded(engine, run_id, source, as_of)
-        except BaseException as error:
-            sentence = safe_sentence(error)
-            results.fail_run(engine, run_id, sentence)
-            if isinstance(error, ForecastError) or not isinstance(error, Exception):
-                raise
-            raise StepFailed(sentence, transient=False) from None
+    run_id = results.start_run(engine, source, kind, as_of, role=role, flow_run_id=_flow_run_id(), model_id=model_id)
+    log.info("%s of %s as of %s: run %d", kind, source, f"{as_of:%Y-%m-%dT%H:%MZ}", run_id)
+    try:
+        yield Recorded(engine, run_id, source, as_of)
+    except BaseException as error:
+        sentence = safe_sentence(error)
+        _fail_run(engine, run_id, sentence)
+        if isinstance(error, ForecastError) or not isinstance(error, Exception):
+            raise
+        raise StepFailed(sentence, transient=False) from None
+
+
+def _fail_run(engine: Engine, run_id: int, sentence: str) -> None:
+    """Write down why a run failed; where our database is away, the next run closes it and the log has the reason."""
+    try:
+        results.fail_run(engine, run_id, sentence)
+    except DBAPIError as error:
+        log.error("run %d failed, which could not be written down (%s): %s", run_id, type(error).__name__, sentence)
 
 
 def safe_sentence(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from flows.log import import_tensorflow, log
 from flows.naming import run_name
 from flows.reports import report_run
 from flows.settings import load_settings
-from flows.tasks import Recorded, recorded, step
+from flows.tasks import Recorded, alone, recorded, step
 from rnn_core.config import ClassicConfig, ModelConfig, Sampling
 from rnn_core.errors import ArtifactError, ContractError, DataTooSmallError
 from rnn_core.material import Known
@@ -66,7 +66,7 @@ def train(
     store = open_store()
     as_of = clock.slot(as_of, clock.scheduled_time())
     config = _configure(seed, epochs, members, cell, mixed_precision)
-    with recorded(store, source, "train", as_of) as run:
+    with alone(store, source, "train"), recorded(store, source, "train", as_of) as run:
         then, now, sampling = read_training_set(store, source, as_of)
         incumbent = registry.serving_model(store, source, "stay")
         serving = load_serving(incumbent)

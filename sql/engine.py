@@ -1,5 +1,6 @@
 """Connections: one way to open a database, with errors that never show a password."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -42,19 +43,26 @@ def check_reachable(engine: Engine, what: str) -> None:
 
 
 @contextmanager
-def advisory_lock(connection: Connection, name: str) -> Iterator[bool]:
-    """Hold a session lock called `name`; yields False at once when another session holds it."""
-    got = connection.execute(
-        text("select pg_try_advisory_lock(hashtextextended(:name, 0))"), {"name": name}
-    ).scalar_one()
-    connection.commit()
+def advisory_lock(connection: Connection, name: str, patience: float = 0.0) -> Iterator[bool]:
+    """Hold a session lock called `name`; yields False when another session still holds it after `patience` seconds."""
+    until = time.monotonic() + patience
+    while not (got := _try_lock(connection, name)) and time.monotonic() < until:
+        time.sleep(1.0)
     try:
-        yield bool(got)
+        yield got
     finally:
         if got and not connection.closed and not connection.invalidated:
             connection.rollback()
             connection.execute(text("select pg_advisory_unlock(hashtextextended(:name, 0))"), {"name": name})
             connection.commit()
+
+
+def _try_lock(connection: Connection, name: str) -> bool:
+    got = connection.execute(
+        text("select pg_try_advisory_lock(hashtextextended(:name, 0))"), {"name": name}
+    ).scalar_one()
+    connection.commit()
+    return bool(got)
 
 
 def read_only(engine: Engine) -> Engine:

@@ -48,6 +48,20 @@ def serving_model(engine: Engine, source: str, name: str) -> dict[str, Any] | No
         return _serving(connection, source, name)
 
 
+def challenger(engine: Engine, source: str, name: str = "stay") -> dict[str, Any] | None:
+    """The row of the newest challenger that was trained after the serving model, None without one."""
+    query = (
+        select(model)
+        .where(model.c.source == source, model.c.name == name, model.c.stage == "challenger")
+        .order_by(model.c.version.desc())
+        .limit(1)
+    )
+    with engine.connect() as connection:
+        serving = _serving(connection, source, name)
+        row = connection.execute(query).mappings().one_or_none()
+    return dict(row) if row and serving and row["version"] > serving["version"] else None
+
+
 def list_models(engine: Engine, source: str | None = None, name: str | None = None) -> list[dict[str, Any]]:
     """Rows of forecast.model, newest version first within (source, name)."""
     query = select(model).order_by(model.c.source, model.c.name, model.c.version.desc())

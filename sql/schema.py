@@ -266,7 +266,7 @@ run = Table(
     Column("model_stage", Text),
     Column("error", Text),
     CheckConstraint("kind in ('ingest', 'forecast', 'backfill', 'train', 'evaluate')", name="kind"),
-    CheckConstraint("role in ('champion', 'shadow')", name="role"),
+    CheckConstraint("role in ('champion', 'shadow', 'trial')", name="role"),
     CheckConstraint("status in ('running', 'published', 'failed')", name="status"),
     Index(None, "source", "kind", "status", "as_of"),
     schema="forecast",
@@ -358,5 +358,19 @@ score = Table(
     Column("high", Double),
     Column("baseline", Double, comment="the trivial baseline's value on the same rows"),
     Column("n", Integer, nullable=False),
+    schema="forecast",
+)
+
+# While a trial is open (ended_at is null) the source's runs have the role `trial`, and no reader is shown them.
+trial = Table(
+    "trial",
+    metadata,
+    Column("trial_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("source", Text, nullable=False),
+    _time("started_at", nullable=False),
+    _time("ends_at", nullable=False),
+    _time("ended_at"),
+    CheckConstraint("ends_at > started_at", name="ends_after_it_starts"),
+    Index("ix_trial_one_open", "source", unique=True, postgresql_where=text("ended_at is null")),
     schema="forecast",
 )

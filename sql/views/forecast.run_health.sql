@@ -8,7 +8,7 @@ with run as (
     select r.*
     from forecast.run r
     left join forecast.model m on m.model_id = r.model_id
-    where r.role = 'champion' and m.name is distinct from 'unit'
+    where r.role <> 'shadow' and m.name is distinct from 'unit'
 ),
 good as (
     select distinct on (source, kind) source, kind, run_id, as_of, started_at

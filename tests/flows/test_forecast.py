@@ -1,6 +1,7 @@
 """The forecast flow on the real CLIF demo: published whole, replayable, and defined where data are missing."""
 
 import json
+import shutil
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from flows import clock
 from flows import forecast as forecast_module
 from flows.backfill import backfill
+from flows.catch_up import catch_up
 from flows.cli import app
 from flows.evaluate import evaluate
 from flows.forecast import forecast
@@ -20,7 +22,7 @@ from flows.inspection import explain_forecast
 from flows.settings import load_settings
 from rnn_core.config import ClassicConfig
 from rnn_core.errors import ArtifactError, ForecastError, QualityError, SourceError
-from sql import registry
+from sql import registry, trials
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
 NUMBERS = (
@@ -198,9 +200,91 @@ def test_a_backfill_gives_what_each_hour_would_have_given_and_resumes(trained):
     single = read(trained, NUMBERS, at=hours[1])
     done = backfill.fn("clif", hours[0], hours[2], every_hours=6)
     assert done == {"slots asked for": 3, "published now": 2, "published before": 1}
-    again = backfill.fn("clif", hours[0], hours[2], every_hours=6, again=True)
+    again = backfill.fn("clif", hours[0], hours[2], every_hours=6, again=True, jobs=2)
     assert again["published now"] == 3
     pd.testing.assert_frame_equal(read(trained, NUMBERS, at=hours[1]), single, check_exact=True)
+
+
+def test_catching_up_publishes_each_missed_hour_once_and_waits_for_the_source(trained):
+    first, hours = AT - timedelta(hours=6), [AT - timedelta(hours=h) for h in range(5, 0, -1)]
+    assert catch_up.fn("clif", AT)["hours missed"] == 0, "where nothing was published yet, nothing was missed"
+    forecast.fn("clif", first)
+    named = catch_up.fn("clif", AT, dry_run=True, limit=2, newest_first=True)
+    assert named["hours missed"] == 6 and named["hours"] == f"{AT:%Y-%m-%dT%HZ}, {hours[-1]:%Y-%m-%dT%HZ}"
+    assert len(read(trained, "select run_id from forecast.run where kind = 'forecast'")) == 1
+    done = catch_up.fn("clif", hours[-1], limit=3)
+    assert (done["published now"], done["left for later"]) == (3, 2)
+    assert catch_up.fn("clif", hours[-1])["published now"] == 2
+    assert catch_up.fn("clif", hours[-1])["hours missed"] == 0
+    slots = read(
+        trained, "select as_of from forecast.run where kind = 'forecast' and status = 'published' order by run_id"
+    )
+    assert [time.to_pydatetime() for time in slots["as_of"]] == [first, *hours]
+    later = catch_up.fn("clif", AT + timedelta(hours=5), dry_run=True)
+    assert (later["hours missed"], later["waiting for ingest"]) == (1, 5)
+
+
+def test_a_source_on_trial_is_forecast_and_judged_but_shown_to_nobody(trained):
+    trials.start_trial(trained, "clif", 7, AT - timedelta(days=1))
+    with pytest.raises(ForecastError, match="end that trial first"):
+        trials.start_trial(trained, "clif", 7, AT)
+    assert forecast.fn("clif", AT)["stays_scored"] > 10
+    for view in ("current_risk", "risk_history", "current_driver"):
+        assert len(read(trained, f"select * from forecast.{view}")) == 0
+    ingest.fn("clif", AT + timedelta(days=14))
+    judged = read(trained, "select role from forecast.forecast_outcome")["role"]
+    assert len(judged) > 10 and set(judged) == {"trial"}
+    health = read(trained, "select last_good_as_of from forecast.run_health where kind = 'forecast'")
+    assert health["last_good_as_of"].to_list() == [AT], "a run that is not shown is watched all the same"
+    trials.end_trial(trained, "clif")
+    forecast.fn("clif", AT + timedelta(hours=1))
+    shown = read(trained, "select distinct prediction_time from forecast.risk_history")["prediction_time"]
+    assert shown.to_list() == [AT + timedelta(hours=1)], "what was made during the trial stays hidden"
+    with pytest.raises(ForecastError, match="on no trial"):
+        trials.end_trial(trained, "clif")
+
+
+@pytest.fixture
+def challenger(trained):
+    """A copy of the serving model, registered after it as a challenger; returns its folder."""
+    serving = registry.serving_model(trained, "clif", "stay")
+    model_id = f"{serving['model_id']}-again"
+    folder = load_settings().artifact_folder / model_id
+    shutil.copytree(load_settings().artifact_folder / serving["artifact"], folder)
+    row = {
+        name: serving[name]
+        for name in ("name", "source", "data_cutoff", "ends_at", "concept_hash", "config", "metrics")
+    }
+    with trained.begin() as connection:
+        registry.register(connection, {**row, "model_id": model_id, "artifact": model_id})
+    registry.set_stage(trained, model_id, "challenger", "test")
+    return folder
+
+
+def test_a_challenger_scores_the_same_slot_in_the_shadow_of_the_serving_model(trained, challenger):
+    counts = forecast.fn("clif", AT)
+    assert counts["challenger"] == challenger.name
+    roles = read(trained, "select role, stays_scored from forecast.run where kind = 'forecast' order by run_id")
+    assert roles["role"].to_list() == ["champion", "shadow"] and roles["stays_scored"].nunique() == 1
+    assert set(read(trained, "select model_id from forecast.current_risk")["model_id"]) == {counts["model"]}
+    assert challenger.name not in set(read(trained, "select model_id from forecast.risk_history")["model_id"])
+
+
+def test_a_challenger_that_is_broken_harms_nobody_but_itself(trained, challenger):
+    for file in challenger.iterdir():
+        file.write_bytes(b"broken")
+    counts = forecast.fn("clif", AT)
+    assert "failed" in counts["challenger"] and counts["stays_scored"] > 10
+    assert len(read(trained, "select * from forecast.current_risk")) > 10
+
+
+def test_forecasts_that_cannot_be_explained_are_published_without_drivers(trained, monkeypatch):
+    def broken(*_):
+        raise ForecastError("no drivers today")
+
+    monkeypatch.setattr(forecast_module, "explain", broken)
+    assert forecast.fn("clif", AT)["drivers"] == "none: no drivers today"
+    assert len(read(trained, "select * from forecast.current_risk")) > 10
 
 
 def test_evaluate_pairs_outcomes_once_stays_have_ended_and_fills_the_scorecard(trained):
