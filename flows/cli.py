@@ -299,6 +299,28 @@ def worker(
     start_worker(pool, name, limit, health_port)
 
 
+@app.command()
+def watch(
+    dry_run: Annotated[bool, typer.Option(help="Only look: start and tell nothing.")] = False,
+    test_alert: Annotated[bool, typer.Option("--test-alert", help="Send one message to ICU_NOTIFY and stop.")] = False,
+    direct: Direct = False,
+    as_json: Json = False,
+) -> None:
+    """Start dead runs again, find what is wrong, and tell ICU_NOTIFY once of each incident.
+
+    Example: icu-forecast watch --dry-run --direct
+    """
+    if test_alert:
+        from flows import notify
+
+        notify.send("icu-forecast: a test", "If you read this, alerts reach you.")
+        print_done("sent", {"sent": True}, as_json)
+        return
+    from flows.watch import watch as flow
+
+    _run(flow, direct, as_json, dry_run=dry_run)
+
+
 # ---------------------------------------------------------------------------------------------- looking
 
 

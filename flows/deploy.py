@@ -23,11 +23,12 @@ TAG = "icu-forecast"
 
 @dataclass(frozen=True)
 class Deployment:
-    """One deployment of one source; schedule is a cron line in the source's time zone, None for runs by hand."""
+    """One deployment, of one source or (None) of the installation; schedule is a cron line in the source's time zone,
+    None for runs by hand."""
 
     flow: str
     name: str
-    source: str
+    source: str | None
     entrypoint: str
     pool: str
     schedule: str | None
@@ -38,6 +39,10 @@ class Deployment:
     @property
     def full_name(self) -> str:
         return f"{self.flow}/{self.name}"
+
+    @property
+    def tags(self) -> list[str]:
+        return [TAG, source_tag(self.source)] if self.source else [TAG]
 
 
 def source_tag(source: str) -> str:
@@ -55,7 +60,35 @@ def plan_deployments(sources: Iterable[str], settings: Settings | None = None) -
     settings = settings or load_settings()
     sources = list(sources)
     several = len({*settings.sources, *sources}) > 1
-    return [deployment for source in sources for deployment in _of_source(source, settings, several)]
+    of_sources = [deployment for source in sources for deployment in _of_source(source, settings, several)]
+    return [*of_sources, *_of_installation()]
+
+
+def _of_installation() -> Iterator[Deployment]:
+    for entry in _entries("installation"):
+        yield Deployment(
+            flow=_flow_name(entry),
+            name=entry["name"],
+            source=None,
+            entrypoint=entry["entrypoint"],
+            pool=entry["work_pool"]["name"],
+            schedule=_default_schedule(entry),
+            timezone="UTC",
+            limit=entry["concurrency_limit"],
+            parameters=entry.get("parameters", {}),
+        )
+
+
+def _entries(scope: str) -> list[dict[str, Any]]:
+    return [entry for entry in _read_plan()["deployments"] if entry.get("scope", "source") == scope]
+
+
+def _flow_name(entry: dict[str, Any]) -> str:
+    return entry["entrypoint"].rsplit(".", 1)[1]
+
+
+def _default_schedule(entry: dict[str, Any]) -> str | None:
+    return next((schedule["cron"] for schedule in entry.get("schedules", [])), None)
 
 
 def _of_source(source: str, settings: Settings, several: bool) -> Iterator[Deployment]:
@@ -63,17 +96,16 @@ def _of_source(source: str, settings: Settings, several: bool) -> Iterator[Deplo
     own = settings.source(source)
     unused = dict(own.schedules)
     known = []
-    for entry in _read_plan()["deployments"]:
-        flow = entry["entrypoint"].rsplit(".", 1)[1]
+    for entry in _entries("source"):
+        flow = _flow_name(entry)
         known.append(f"{flow}_{entry['name']}")
-        default = next((schedule["cron"] for schedule in entry.get("schedules", [])), None)
         yield Deployment(
             flow=flow,
             name=f"{entry['name']}-{source}" if several else entry["name"],
             source=source,
             entrypoint=entry["entrypoint"],
             pool=entry["work_pool"]["name"],
-            schedule=unused.pop(known[-1], default) or None,
+            schedule=unused.pop(known[-1], _default_schedule(entry)) or None,
             timezone=own.timezone,
             limit=entry["concurrency_limit"],
             parameters={**entry.get("parameters", {}), "source": source},
@@ -185,7 +217,7 @@ async def _apply_deployment(client: "PrefectClient", wanted: Deployment) -> dict
     try:
         deployment = RunnerDeployment.from_flow(
             import_object(wanted.entrypoint), name=wanted.name, schedules=schedules, parameters=wanted.parameters,
-            tags=[TAG, source_tag(wanted.source)], work_pool_name=wanted.pool,
+            tags=wanted.tags, work_pool_name=wanted.pool,
             concurrency_limit=ConcurrencyLimitConfig(**wanted.limit), entrypoint_type=EntrypointType.MODULE_PATH,
         )  # fmt: skip
     except ValueError as error:
@@ -210,7 +242,7 @@ async def _remove_stale(client: "PrefectClient", wanted: list[Deployment], only_
         deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG])), limit=200
     )
     keep = {deployment.full_name for deployment in wanted}
-    touched = {source_tag(deployment.source) for deployment in wanted}
+    touched = {tag for deployment in wanted for tag in deployment.tags} - {TAG}
     rows = []
     for deployment in ours:
         name = f"{(await client.read_flow(deployment.flow_id)).name}/{deployment.name}"
@@ -223,10 +255,19 @@ async def _remove_stale(client: "PrefectClient", wanted: list[Deployment], only_
 async def _apply_automation(client: "PrefectClient", entry: dict[str, Any]) -> dict[str, str]:
     from prefect.events.schemas.automations import AutomationCore
 
-    automation = AutomationCore.model_validate(entry)
+    actions = [await _resolved(client, action) for action in entry["actions"]]
+    automation = AutomationCore.model_validate({**entry, "actions": actions})
     there = await client.read_automations_by_name(automation.name)
     if there:
         await client.update_automation(there[0].id, automation)
     else:
         await client.create_automation(automation)
     return _row("automation", automation.name, "updated" if there else "created")
+
+
+async def _resolved(client: "PrefectClient", action: dict[str, Any]) -> dict[str, Any]:
+    """The action with the server's id in place of a deployment's name."""
+    if "deployment" not in action:
+        return action
+    there = await client.read_deployment_by_name(action["deployment"])
+    return {name: value for name, value in action.items() if name != "deployment"} | {"deployment_id": there.id}

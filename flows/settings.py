@@ -47,6 +47,9 @@ class Settings(BaseSettings):
         None, description="folder of model artifacts, shared by all workers; default HOME/artifacts"
     )
     sources: dict[str, SourceSettings] = Field(default_factory=dict)
+    notify: SecretStr | None = Field(
+        None, description="whom watch tells: an Apprise URL, or prefect:<kind>/<name> of a block"
+    )
     overlap_hours: Annotated[float, Field(ge=0)] = 48.0
 
     @property

@@ -111,6 +111,12 @@ def last_slot(engine: Engine, source: str, kind: str) -> datetime | None:
         return connection.execute(text(query), {"source": source, "kind": kind}).scalar()
 
 
+def known_sources(engine: Engine) -> list[str]:
+    """All sources that ever had a run."""
+    with engine.connect() as connection:
+        return list(connection.execute(select(run.c.source).distinct().order_by(run.c.source)).scalars())
+
+
 def published_slots(
     engine: Engine, source: str, kinds: str | Sequence[str] = ("forecast", "backfill"), *, role: str = "champion",
     model_id: str | None = None,

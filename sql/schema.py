@@ -374,3 +374,24 @@ trial = Table(
     Index("ix_trial_one_open", "source", unique=True, postgresql_where=text("ended_at is null")),
     schema="forecast",
 )
+
+# What watch has found and told of; one row while it lasts, so that nobody is told twice.
+incident = Table(
+    "incident",
+    metadata,
+    Column("incident_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("subject", Text, nullable=False, comment="the kind of run, the check, the concept or the model it is about"),
+    Column("sentence", Text, nullable=False),
+    _now("opened_at"),
+    _now("seen_at"),
+    _time("notified_at", comment="null while nobody was told: no ICU_NOTIFY, or it did not answer"),
+    _time("closed_at"),
+    CheckConstraint(
+        "kind in ('late_run', 'failed_run', 'critical_check', 'stale_feed', 'drift', 'calibration', 'gave_up')",
+        name="kind",
+    ),
+    Index("ix_incident_one_open", "source", "kind", "subject", unique=True, postgresql_where=text("closed_at is null")),
+    schema="forecast",
+)

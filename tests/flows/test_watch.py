@@ -1,0 +1,215 @@
+"""The watch: every kind of fault is told once, to a real receiver, and nothing is told while all is well."""
+
+import json
+import threading
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from builders_sql import tuples
+from sqlalchemy import text
+from typer.testing import CliRunner
+
+from flows import clock, notify
+from flows import forecast as forecast_module
+from flows.cli import app
+from flows.evaluate import evaluate
+from flows.forecast import forecast
+from flows.ingest import ingest
+from flows.settings import load_settings
+from flows.watch import watch
+from rnn_core.errors import ForecastError, QualityError
+from sql import registry
+
+AT = datetime(2026, 1, 19, tzinfo=UTC)
+
+
+@pytest.fixture
+def inbox(monkeypatch):
+    """The messages that reach a receiver on this machine, as Apprise sends them to json://."""
+    received = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self):
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("ICU_NOTIFY", f"json://127.0.0.1:{server.server_port}")
+    load_settings.cache_clear()
+    yield received
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def healthy(trained):
+    """An installation whose last runs all went well a moment ago, with data of this hour."""
+    forecast.fn("clif", AT)
+    shift = clock.floor_hour(datetime.now(UTC)) - AT
+    with trained.begin() as connection:
+        connection.execute(text("update forecast.run set as_of = as_of + :shift"), {"shift": shift})
+        connection.execute(
+            text("update icu.batch set as_of = as_of + :shift, watermark = watermark + :shift"), {"shift": shift}
+        )
+    return trained
+
+
+def open_incidents(store) -> list[tuple]:
+    return [
+        tuple(row)
+        for row in tuples(
+            store,
+            "select kind, subject, notified_at is not null from forecast.incident where closed_at is null order by 1, 2",
+        )
+    ]
+
+
+def test_nothing_is_told_while_all_is_well(healthy, inbox):
+    assert watch.fn()["incidents"] == "none"
+    assert (inbox, open_incidents(healthy)) == ([], [])
+
+
+def test_a_late_run_is_told_once_and_closed_when_it_is_over(healthy, inbox):
+    late = text("update forecast.run set as_of = as_of - interval '3 hours' where kind = 'forecast'")
+    with healthy.begin() as connection:
+        connection.execute(late)
+    assert watch.fn()["told now"] == 1
+    assert watch.fn()["told now"] == 0
+    assert len(inbox) == 1
+    assert inbox[0]["title"] == "icu-forecast: late run (clif)"
+    assert "No forecast of clif for 3" in inbox[0]["message"]
+    assert open_incidents(healthy) == [("late_run", "forecast", True)]
+    with healthy.begin() as connection:
+        connection.execute(text("update forecast.run set as_of = as_of + interval '3 hours' where kind = 'forecast'"))
+    assert watch.fn()["incidents"] == "none"
+    assert (len(inbox), open_incidents(healthy)) == (1, [])
+    with healthy.begin() as connection:
+        connection.execute(late)
+    watch.fn()
+    assert len(inbox) == 2, "the next time it is another incident"
+
+
+def test_a_failed_run_is_told_with_its_sentence(healthy, inbox):
+    serving = registry.serving_model(healthy, "clif", "stay")
+    (load_settings().artifact_folder / serving["artifact"] / "meta.json").unlink()
+    with healthy.begin() as connection:
+        connection.execute(
+            text(
+                "insert into forecast.run (source, kind, as_of, status, finished_at, error)"
+                " values ('clif', 'train', now(), 'failed', now(), 'No space is left on the disk.')"
+            )
+        )
+    watch.fn()
+    assert "The last train of clif failed (1 in a row): No space is left on the disk." in inbox[0]["message"]
+
+
+def test_a_critical_check_is_told_as_that_and_not_as_a_failed_run_too(healthy, inbox, monkeypatch):
+    score = forecast_module.score
+
+    def broken(*given):
+        frame = score(*given)
+        frame.loc[frame["status"] == "scored", "remaining_los_p90_hours"] = 0.0
+        return frame
+
+    monkeypatch.setattr(forecast_module, "score", broken)
+    with pytest.raises(QualityError):
+        forecast.fn("clif", AT)
+    watch.fn()
+    assert open_incidents(healthy) == [("critical_check", "forecast", True)]
+    assert "quantiles_rise" in inbox[0]["message"]
+
+
+def test_a_feed_that_can_be_read_but_tells_nothing_new_is_told(healthy, inbox):
+    with healthy.begin() as connection:
+        connection.execute(text("update icu.batch set watermark = watermark - interval '8 hours'"))
+    watch.fn()
+    assert open_incidents(healthy) == [("stale_feed", "feed", True)]
+    assert "tells nothing new" in inbox[0]["message"]
+
+
+def test_risks_that_are_off_beyond_their_interval_are_told(healthy, inbox):
+    with healthy.begin() as connection:
+        (run_id, model_id) = connection.execute(
+            text("select run_id, model_id from forecast.run where kind = 'forecast'")
+        ).one()
+        connection.execute(text("update forecast.run set kind = 'evaluate' where run_id = :run"), {"run": run_id})
+        for low, high, metric in ((1.4, 2.2, "mortality_observed_expected"), (0.5, 1.2, "mortality_calibration_slope")):
+            connection.execute(
+                text(
+                    "insert into forecast.score (run_id, model_id, source, unit, month, metric, value, low, high, n)"
+                    " values (:run, :model, 'clif', 'all', 'all', :metric, :low + 0.2, :low, :high, 900)"
+                ),
+                {"run": run_id, "model": model_id, "low": low, "high": high, "metric": metric},
+            )
+    watch.fn()
+    assert open_incidents(healthy) == [("calibration", model_id, True)]
+    assert "observed to expected deaths 1.60 (1.40 to 2.20), where 0.8 to 1.25 is in order" in inbox[0]["message"]
+
+
+def test_a_message_that_is_not_taken_is_sent_again_by_the_next_watch(healthy, inbox, monkeypatch):
+    reachable = load_settings()
+    with healthy.begin() as connection:
+        connection.execute(text("update icu.batch set watermark = watermark - interval '8 hours'"))
+    monkeypatch.setenv("ICU_NOTIFY", "json://127.0.0.1:9")
+    load_settings.cache_clear()
+    with pytest.raises(ForecastError, match=r"The service behind ICU_NOTIFY \(json\) did not take the message"):
+        watch.fn()
+    assert open_incidents(healthy) == [("stale_feed", "feed", False)]
+    monkeypatch.setenv("ICU_NOTIFY", reachable.notify.get_secret_value())
+    load_settings.cache_clear()
+    assert watch.fn()["told now"] == 1
+    assert open_incidents(healthy) == [("stale_feed", "feed", True)]
+
+
+def test_our_database_being_away_is_told_once(trained, inbox, monkeypatch):
+    url = load_settings().database_url.get_secret_value()
+    monkeypatch.setenv("ICU_DATABASE_URL", "postgresql+psycopg://127.0.0.1:9/away")
+    load_settings.cache_clear()
+    for _ in range(2):
+        with pytest.raises(ForecastError, match="does not answer"):
+            watch.fn()
+    assert [message["title"] for message in inbox] == ["icu-forecast: its database is away"]
+    monkeypatch.setenv("ICU_DATABASE_URL", url)
+    load_settings.cache_clear()
+    watch.fn(dry_run=True)
+    monkeypatch.setenv("ICU_DATABASE_URL", "postgresql+psycopg://127.0.0.1:9/away")
+    load_settings.cache_clear()
+    with pytest.raises(ForecastError):
+        watch.fn()
+    assert len(inbox) == 2
+
+
+def test_a_dry_run_tells_nobody_and_keeps_nothing(healthy, inbox):
+    with healthy.begin() as connection:
+        connection.execute(text("update icu.batch set watermark = watermark - interval '8 hours'"))
+    assert "tells nothing new" in watch.fn(dry_run=True)["incidents"]
+    assert (inbox, open_incidents(healthy)) == ([], [])
+
+
+def test_a_test_alert_reaches_the_receiver_and_a_wrong_address_is_refused_without_repeating_it(
+    installation, inbox, monkeypatch
+):
+    assert CliRunner().invoke(app, ["watch", "--test-alert"]).exit_code == 0
+    assert inbox[0]["title"] == "icu-forecast: a test"
+    for address, sentence in (
+        ("nonsense-token-123", "no address that Apprise knows"),
+        ("prefect:slack-webhook/none", "notification block"),
+    ):
+        monkeypatch.setenv("ICU_NOTIFY", address)
+        load_settings.cache_clear()
+        with pytest.raises(ForecastError, match=sentence) as refused:
+            notify.send("a", "b")
+        assert "token-123" not in str(refused.value)
+
+
+def test_an_evaluation_of_real_outcomes_raises_no_alarm_on_small_numbers(healthy, inbox):
+    """Ten deaths give wide intervals, and a watch that cried at them would be switched off."""
+    ingest.fn("clif", AT + timedelta(days=14))
+    evaluate.fn("clif", AT + timedelta(days=14))
+    assert "calibration" not in {kind for kind, _, _ in open_incidents(healthy)}
