@@ -35,7 +35,9 @@ def open_source(name: str, settings: Settings | None = None, *, writable: bool =
     settings = settings or load_settings()
     source = settings.source(name)
     # Errors and reports name the source that people know, which may share its adapter with others.
-    adapter = replace(load_adapter(adapter_name(name, settings)), name=name)
+    adapter = replace(
+        load_adapter(adapter_name(name, settings)), name=name, read_timeout_minutes=source.read_timeout_minutes
+    )
     if source.url is not None:
         url: str | URL = source.url.get_secret_value()
     elif settings.embedded:

@@ -13,7 +13,7 @@ from flows.log import log
 from flows.naming import run_name
 from flows.reports import report_run
 from flows.settings import load_settings
-from flows.tasks import alone, recorded, safe_sentence, step
+from flows.tasks import alone, recorded, safe_sentence, step, write_down
 from sql import landing, results
 from sql.adapter import Adapter, check_source
 from sql.landing import Batch, BatchCounts
@@ -63,7 +63,7 @@ def _landed(
         cast_rows(store, batch, adapter)
         yield batch, check_rows(store, batch)
     except Exception as error:
-        landing.fail_batch(store, batch, safe_sentence(error))
+        write_down(landing.fail_batch, store, batch, safe_sentence(error))
         raise
 
 

@@ -28,6 +28,7 @@ class SourceSettings(BaseModel):
     adapter: str | None = Field(None, description="folder in sql/sources; default: the source's own name")
     url: SecretStr | None = Field(None, description="SQLAlchemy URL of the source database")
     db_schema: str = Field("public", description="schema that holds the source's tables")
+    read_timeout_minutes: Annotated[float, Field(gt=0)] = 60.0
     timezone: str = Field("UTC", description="time zone in which the source's schedules are read")
     schedules: dict[str, str] = Field(
         default_factory=dict, description="cron line per deployment, e.g. forecast_hourly; empty for none"

@@ -117,18 +117,18 @@ def recorded(
         yield Recorded(engine, run_id, source, as_of)
     except BaseException as error:
         sentence = safe_sentence(error)
-        _fail_run(engine, run_id, sentence)
+        write_down(results.fail_run, engine, run_id, sentence)
         if isinstance(error, ForecastError) or not isinstance(error, Exception):
             raise
         raise StepFailed(sentence, transient=False) from None
 
 
-def _fail_run(engine: Engine, run_id: int, sentence: str) -> None:
-    """Write down why a run failed; where our database is away, the next run closes it and the log has the reason."""
+def write_down(write: Callable[..., None], engine: Engine, failed: Any, sentence: str) -> None:
+    """Write down why something failed; where our database is away, the log has the reason and the next run closes it."""
     try:
-        results.fail_run(engine, run_id, sentence)
+        write(engine, failed, sentence)
     except DBAPIError as error:
-        log.error("run %d failed, which could not be written down (%s): %s", run_id, type(error).__name__, sentence)
+        log.error("a failure could not be written down (%s): %s", type(error).__name__, sentence)
 
 
 def safe_sentence(error: BaseException) -> str:

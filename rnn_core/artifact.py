@@ -52,7 +52,8 @@ def save_artifact(
     """Writes the artifact `root/model_id` and gives back its folder; readers see all of it or nothing.
 
     `meta` is what the caller knows, as JSON: the data cut-off, the metrics, the `ends_at` of the labels. Raises
-    ArtifactError when `model_id` is no plain name or already stands there: an artifact is never changed.
+    ArtifactError when `model_id` is no plain name or already stands there (an artifact is never changed), and when it
+    cannot be written.
     """
     if not model_id or model_id != Path(model_id).name or model_id.startswith("."):
         raise ArtifactError(f"An artifact is named by a plain folder name, not {model_id!r}.")
@@ -66,6 +67,12 @@ def save_artifact(
         _write_json(partial / SCALER_FILE, scaler)
         _write_json(partial / META_FILE, {**meta, **_describe(model_id, config, partial)})
         partial.rename(target)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise ArtifactError(
+            f"The artifact {model_id} cannot be written to {root} ({error.strerror or type(error).__name__}); make room, or "
+            "name another folder in ICU_ARTIFACTS. What serves goes on serving, and training again resumes."
+        ) from None
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, NoSuchTableError, OperationalError
 from rnn_core.concepts import BY_NAME
 from rnn_core.config import Sampling
 from rnn_core.errors import ContractError, SourceError
-from sql.engine import libpq_uri
+from sql.engine import KEEPALIVES, libpq_uri
 
 _FOLDER = Path(__file__).parent / "sources"
 _ROWS_AT_ONCE = 100_000
@@ -48,6 +48,7 @@ class Adapter:
     stays_sql: str
     observations_sql: str
     concept_map: tuple[MappedVariable, ...]
+    read_timeout_minutes: float = 60.0
 
 
 def adapter_names() -> list[str]:
@@ -153,13 +154,15 @@ def read_select(
     bound = {"since": since, "until": until}
     try:
         if engine.dialect.name == "postgresql":
-            yield from _read_adbc(engine, sql, bound)
+            yield from _read_adbc(engine, sql, bound, adapter.read_timeout_minutes)
         else:
             yield from _read_rows(engine, sql, bound)
-    except (DBAPIError, _adbc_error()) as error:
+    # Once batches flow, the driver reports a broken stream as an OSError.
+    except (DBAPIError, _adbc_error(), OSError) as error:
         raise SourceError(
-            f"Reading the source {adapter.name} failed ({type(error).__name__}): its database broke the connection or "
-            f"refused the SELECT. Run `icu-forecast source check {adapter.name}`. Published forecasts stay as they are."
+            f"Reading the source {adapter.name} failed ({type(error).__name__}): its database broke the connection, "
+            f"refused the SELECT, or took longer than {adapter.read_timeout_minutes:g} minutes. Run "
+            f"`icu-forecast source check {adapter.name}`. Published forecasts stay as they are."
         ) from None
 
 
@@ -169,15 +172,16 @@ def _adbc_error() -> type[Exception]:
     return adbc_driver_manager.Error
 
 
-def _read_adbc(engine: Engine, sql: str, bound: dict[str, Any]) -> Iterator[pa.RecordBatch]:
+def _read_adbc(engine: Engine, sql: str, bound: dict[str, Any], timeout_minutes: float) -> Iterator[pa.RecordBatch]:
     import adbc_driver_postgresql.dbapi as adbc
 
     # COPY takes no parameters, and without COPY the driver collects the whole result before its first batch. So the two
     # times are bound on this side, by psycopg's own quoting, as its cursor.copy() does too; the planner sees them.
     literals = {name: Literal(value).as_string() for name, value in bound.items()}
     streamed = re.sub(r"(?<!:):(since|until)\b", lambda m: literals[m[1]], sql)
-    with adbc.connect(libpq_uri(engine)) as connection, connection.cursor() as cursor:
+    with adbc.connect(libpq_uri(engine, **KEEPALIVES)) as connection, connection.cursor() as cursor:
         cursor.execute("set transaction read only")
+        cursor.execute(f"set local statement_timeout = {int(timeout_minutes * 60_000)}")
         cursor.execute("set local timezone = 'UTC'")
         cursor.execute(streamed)
         yield from cursor.fetch_record_batch()

@@ -2,12 +2,15 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from rnn_core.errors import ForecastError
+
+# A peer that is gone without a word is noticed within a minute, instead of two hours as systems have it by default.
+KEEPALIVES = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
 
 
 def open_engine(url: str | URL, application: str = "icu-forecast") -> Engine:
@@ -20,14 +23,16 @@ def open_engine(url: str | URL, application: str = "icu-forecast") -> Engine:
         url = url.set(drivername="postgresql+psycopg")
     if not url.drivername.startswith("postgresql"):
         return create_engine(url, poolclass=NullPool)
-    options = {"application_name": application, "options": "-c timezone=UTC", "connect_timeout": 10}
+    options = {"application_name": application, "options": "-c timezone=UTC", "connect_timeout": 10, **KEEPALIVES}
     return create_engine(url, poolclass=NullPool, connect_args=options)
 
 
-def libpq_uri(engine: Engine) -> str:
-    """The engine's address as ADBC and psql take it; holds the password, so it is never logged."""
+def libpq_uri(engine: Engine, **parameters: str) -> str:
+    """The engine's address as ADBC and psql take it, with more parameters of libpq; holds the password, so it is never
+    logged."""
     # SQLAlchemy leaves a blank in a password as it is, libpq refuses it in an address.
-    return engine.url.set(drivername="postgresql").render_as_string(hide_password=False).replace(" ", "%20")
+    url = engine.url.set(drivername="postgresql").update_query_dict(parameters)
+    return url.render_as_string(hide_password=False).replace(" ", "%20")
 
 
 def check_reachable(engine: Engine, what: str) -> None:
@@ -52,9 +57,11 @@ def advisory_lock(connection: Connection, name: str, patience: float = 0.0) -> I
         yield got
     finally:
         if got and not connection.closed and not connection.invalidated:
-            connection.rollback()
-            connection.execute(text("select pg_advisory_unlock(hashtextextended(:name, 0))"), {"name": name})
-            connection.commit()
+            # A session that is gone holds no lock, and its error would hide the one that matters.
+            with suppress(DBAPIError):
+                connection.rollback()
+                connection.execute(text("select pg_advisory_unlock(hashtextextended(:name, 0))"), {"name": name})
+                connection.commit()
 
 
 def _try_lock(connection: Connection, name: str) -> bool:

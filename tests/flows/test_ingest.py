@@ -84,8 +84,9 @@ def test_ingesting_again_and_reconciling_change_nothing(installation, clean_run)
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["land", "cast_and_map", "check", "quarantine", "finish"])
 def test_a_killed_ingest_run_again_leaves_the_same_tables_as_a_clean_one(installation, clean_run, stage):
-    script = Path(__file__).parent / "killed_ingest.py"
-    killed = subprocess.run([sys.executable, str(script), stage, AS_OF.isoformat()], capture_output=True, check=False)
+    script = Path(__file__).parent / "killed.py"
+    command = [sys.executable, str(script), "ingest", stage, AS_OF.isoformat()]
+    killed = subprocess.run(command, capture_output=True, check=False)
     assert killed.returncode == -9, killed.stderr.decode()[-2000:]
     assert contents(installation)["observations"] == []
     ingest.fn("clif", AS_OF)
