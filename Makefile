@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 COMPOSE_AS_SHIPPED := GIT_ALLOW_PROTOCOL=none
 LOCK_OPTIONS := --universal --generate-hashes --no-emit-index-url --python-version 3.11 --quiet --upgrade
 
-.PHONY: help setup setup-gpu demo test lint bench lock clean
+.PHONY: help setup setup-gpu demo test lint bench soak lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ lint: $(READY)  ## style, and the floors of the architecture
 
 bench: $(READY)  ## speed and memory, as ratios against named alternatives (minutes; needs ../shared/data)
 	@$(BIN)/python -m benchmarks
+
+soak: $(READY)  ## faults that take minutes, against a real server and workers
+	@$(BIN)/python -m pytest -m soak --durations 10
 
 lock:  ## resolve the locks anew from pyproject.toml (needs uv)
 	@uv pip compile $(LOCK_OPTIONS) --extra cpu --extra dev pyproject.toml -o requirements.txt

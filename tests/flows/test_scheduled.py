@@ -25,7 +25,7 @@ SLOT = f"{AT:%Y-%m-%dT%HZ}"
 PASSWORD = "icu:not-a-secret"
 # By hand only, so that no schedule falls due during the test; but one, to see its time zone.
 SCHEDULES = {
-    "INGEST_HOURLY": "", "INGEST_NIGHTLY": "", "FORECAST_HOURLY": "", "REFRESH_WEEKLY": "",
+    "INGEST_HOURLY": "", "INGEST_NIGHTLY": "", "FORECAST_HOURLY": "", "CATCH_UP_HOURLY": "", "REFRESH_WEEKLY": "",
     "EVALUATE_DAILY": "30 6 1 1 *",
 }  # fmt: skip
 
@@ -60,6 +60,19 @@ class Prefect:
                 return run
             time.sleep(0.5)
         raise AssertionError(f"{run['name']} is still {run['state_name']} after {seconds} s")
+
+    def wait_for(self, found, seconds: float = 120):
+        """What `found()` gives, once it is something."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if there := found():
+                return there
+            time.sleep(0.5)
+        raise AssertionError(f"nothing was found after {seconds} s")
+
+    def started_again(self, run_id: str) -> list[dict]:
+        """Runs that were started because this one died."""
+        return self.post("/flow_runs/filter", {"flow_runs": {"tags": {"all_": [f"again:{run_id}"]}}})
 
     def runs_of(self, flow: str) -> list[dict]:
         return self.post("/flow_runs/filter", {"flows": {"name": {"any_": [flow]}}})
@@ -227,6 +240,52 @@ def test_a_run_that_is_late_or_queued_speaks_for_the_hour_it_was_scheduled_for(p
     assert [slots[run] for run in runs] == [floor_hour(time) for time in hours_ago]
 
 
+def kill_run(run_id: str) -> None:
+    """SIGKILL for the processes that work on a flow run, and for nobody else."""
+    mark = f"PREFECT__FLOW_RUN_ID={run_id}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                os.kill(int(folder.name), signal.SIGKILL)
+        except (OSError, ProcessLookupError):
+            continue
+
+
+def test_a_run_whose_process_is_killed_is_started_again_for_its_own_hour(prefect, triggered, store):
+    """By the automations of the server: nobody but them starts the second run."""
+    scheduled = datetime.now(UTC) - timedelta(hours=5)
+    died = prefect.start("forecast/hourly", scheduled=scheduled)
+    rows = "select status, as_of from forecast.run where flow_run_id = :run"
+    prefect.wait_for(lambda: tuples(store, rows, run=died))
+    kill_run(died)
+    assert prefect.wait(died)["state_type"] == "CRASHED"
+    assert tuples(store, rows, run=died) == [("running", floor_hour(scheduled))]
+    (again,) = prefect.wait_for(lambda: prefect.started_again(died))
+    ended = prefect.wait(again["id"])
+    assert ended["state_type"] == "COMPLETED" and "attempt:2" in ended["tags"]
+    assert tuples(store, rows, run=again["id"]) == [("published", floor_hour(scheduled))]
+    assert tuples(store, "select error from forecast.run where flow_run_id = :run", run=died) == [
+        ("Its process ended without a word; the next run closed it.",)
+    ]
+    assert len(prefect.started_again(died)) == 1
+
+
+@pytest.mark.soak
+def test_a_run_that_dies_three_times_is_left_alone_and_told(prefect, triggered, store):
+    run_id = prefect.start("forecast/hourly", scheduled=datetime.now(UTC) - timedelta(hours=6))
+    for attempt in (1, 2, 3):
+        prefect.wait_for(lambda run=run_id: prefect.get(f"/flow_runs/{run}")["state_type"] == "RUNNING")
+        kill_run(run_id)
+        assert prefect.wait(run_id)["state_type"] == "CRASHED"
+        if attempt < 3:
+            (again,) = prefect.wait_for(lambda run=run_id: prefect.started_again(run))
+            run_id = again["id"]
+    told = "select sentence from forecast.incident where kind = 'gave_up' and closed_at is null"
+    ((sentence,),) = prefect.wait_for(lambda: tuples(store, told))
+    assert "died 3 times and is not started again" in sentence
+    assert prefect.started_again(run_id) == []
+
+
 def test_a_refresh_without_enough_new_stays_starts_no_training(prefect, triggered):
     ended = prefect.wait(prefect.start("refresh/weekly", as_of=AT.isoformat()))
     assert ended["state_type"] == "COMPLETED"
@@ -239,10 +298,11 @@ def test_deploying_again_changes_nothing_and_removes_what_the_plan_does_not_know
     assert {row["done"] for row in done} == {"updated"}
     after = prefect.post("/deployments/filter")
     assert {d["id"] for d in after} == {d["id"] for d in before}
-    assert len(prefect.post("/automations/filter")) == 1
+    assert len(prefect.post("/automations/filter")) == 2
     several = environment | {"ICU_SOURCES__WARD__ADAPTER": "clif"}
     assert {row["name"] for row in deploy(several) if row["done"] == "removed"} == {
-        "ingest/hourly", "ingest/nightly", "forecast/hourly", "evaluate/daily", "refresh/weekly", "train/weekly"
+        "ingest/hourly", "ingest/nightly", "forecast/hourly", "catch_up/hourly", "evaluate/daily", "refresh/weekly",
+        "train/weekly",
     }  # fmt: skip
     assert "forecast/hourly-ward" in {row["name"] for row in deploy(several, "ward")}
     names = {d["name"] for d in prefect.post("/deployments/filter")}
