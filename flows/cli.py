@@ -370,6 +370,22 @@ def explain(
 
 
 @app.command()
+def reproduce(
+    run_id: Annotated[int, typer.Argument(help="run_id of forecast.run.", show_default=False)], as_json: Json = False
+) -> None:
+    """Score a past run again from what the tables held when it began; exit code 1 where a row is not equal.
+
+    Example: icu-forecast reproduce 42
+    """
+    from flows.reproduce import reproduce as score_again
+
+    found = score_again(run_id)
+    print_counts(found, as_json)
+    if not found["rows published"] == found["rows scored again"] == found["rows equal"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Check databases and grants, migrations, indices, watermarks, models, Prefect and disk; exit code 1 on a fault.
 
@@ -501,22 +517,37 @@ def models_card(
 @models.command("promote")
 def models_promote(
     model_id: Annotated[str, typer.Argument(show_default=False)],
-    reason: Annotated[str, typer.Option(help="Kept with the model.")] = "promoted by hand",
+    reason: Annotated[str | None, typer.Option(help="Kept with the model.", show_default=False)] = None,
+    force: Annotated[bool, typer.Option("--force", help="Past the gate; takes a reason.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Let a model serve its source from the next run on.
+    """Let a model serve from the next run on, if it is not worse than the one that serves on stays neither has seen.
 
-    Example: icu-forecast models promote clif-stay-20260120T14-2 --reason "reviewed by the unit"
+    Example: icu-forecast models promote clif-stay-20260120T14-2
     """
     from flows.databases import open_store
-    from sql import registry
+    from flows.promotion import promote
 
-    before = registry.promote(open_store(), model_id, reason)
-    retired = before["model_id"] if before else None
+    done = promote(open_store(), model_id, reason, force)
+    retired = done["retired"]
     print_done(
-        f"{model_id} serves now" + (f"; {retired} is retired" if retired else ""),
-        {"model_id": model_id, "stage": "champion", "retired": retired}, as_json,
-    )  # fmt: skip
+        f"{model_id} serves now as {done['stage']}" + (f"; {retired} is retired" if retired else ""), done, as_json
+    )
+
+
+@models.command("diff")
+def models_diff(
+    first: Annotated[str, typer.Argument(show_default=False)],
+    second: Annotated[str, typer.Argument(show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """List in what two models differ: how they came about, their settings, their metrics.
+
+    Example: icu-forecast models diff clif-stay-20260113T14-2 clif-stay-20260120T14-9
+    """
+    from flows.inspection import diff_models
+
+    print_rows(diff_models(first, second), as_json)
 
 
 @models.command("rollback")

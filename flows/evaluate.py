@@ -10,8 +10,10 @@ from flows import clock
 from flows.databases import open_store
 from flows.log import log
 from flows.naming import run_name
+from flows.promotion import promote_challenger
 from flows.reports import report_run
 from flows.tasks import Recorded, alone, recorded, step
+from rnn_core.errors import ForecastError
 from sql import canonical, results
 
 
@@ -24,9 +26,20 @@ def evaluate(source: str, as_of: datetime | None = None) -> dict:
         pairs = pair_outcomes(store, source, as_of)
         rows = make_scorecard(pairs)
         write_scorecard(store, run, rows)
+        run.counts |= judge_challenger(store, source, as_of)
         run.counts |= {"forecasts paired": len(pairs), "stays": int(pairs["stay_id"].nunique()), "scores": len(rows)}
         report_run(run, "evaluate")
     return run.counts
+
+
+@step("judge the challenger")
+def judge_challenger(store: Engine, source: str, as_of: datetime) -> dict[str, str]:
+    """One that cannot be judged leaves the scorecard as good as it is."""
+    try:
+        return promote_challenger(store, source, as_of)
+    except ForecastError as error:
+        log.error("the challenger was not judged: %s", error)
+        return {"challenger": f"not judged: {error}"}
 
 
 @step("pair forecasts with outcomes", retries=2)

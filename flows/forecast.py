@@ -57,7 +57,8 @@ def publish_slot(
 ) -> dict:
     """All steps of one slot, for whoever is `alone` with the source: the schedule, the back-fill, the shadow."""
     with recorded(store, source, kind, as_of, role=role, model_id=model["model_id"]) as run:
-        stays, observations = read_open_stays(store, source, as_of)
+        started_at = results.read_run(store, run.run_id)["started_at"]
+        stays, observations = read_open_stays(store, source, as_of, started_at)
         forecasts = score(forecaster, stays, observations, as_of)
         check_forecasts(store, run, forecasts)
         # A back-fill is read by the hundred, not by the patient, and a shadow by nobody.
@@ -115,9 +116,12 @@ def load_model(artifact: str) -> "StayForecaster":
 
 
 @step("read open stays", retries=2)
-def read_open_stays(store: Engine, source: str, as_of: datetime) -> tuple[pd.DataFrame, Observations]:
-    stays = canonical.read_stays(store, source, as_of, only_open=True)
-    observations = canonical.read_observations(store, source, stays, as_of)
+def read_open_stays(
+    store: Engine, source: str, as_of: datetime, ingested_by: datetime | None = None
+) -> tuple[pd.DataFrame, Observations]:
+    """ingested_by: what the tables held then; a run takes its own start, so that it can be scored again at any time."""
+    stays = canonical.read_stays(store, source, as_of, only_open=True, ingested_by=ingested_by)
+    observations = canonical.read_observations(store, source, stays, as_of, ingested_by=ingested_by)
     log.info("%d open stays, %s observations", len(stays), f"{len(observations):,}")
     return stays, observations
 

@@ -41,6 +41,25 @@ def list_models(source: str | None) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def diff_models(first: str, second: str) -> list[dict[str, Any]]:
+    """One row per thing in which two models differ: how they came about, their settings, their metrics."""
+    store = open_store()
+    a, b = (_flat(registry.read_model(store, model_id)) for model_id in (first, second))
+    names = [*a, *(name for name in b if name not in a)]
+    return [{"what": name, first: a.get(name), second: b.get(name)} for name in names if a.get(name) != b.get(name)]
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted names; of an estimate its value alone."""
+    flat: dict[str, Any] = {}
+    for name, part in value.items():
+        if isinstance(part, Mapping) and "value" not in part:
+            flat |= _flat(part, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = part["value"] if isinstance(part, Mapping) else part
+    return flat
+
+
 def model_card(model_id: str) -> str:
     """The card of a model as Markdown. Raises ForecastError where there is no such model or its artifact is damaged."""
     from rnn_core.artifact import read_meta

@@ -183,18 +183,28 @@ def give_verdict(
     then: Known, now: Known,
 ) -> "Verdict":  # fmt: skip
     """Against the serving model on stays that began after both cut-offs; against the trivial baseline without one."""
-    from rnn_core.gate import judge_challenger, judge_first
-    from rnn_core.judging import compare, count_deaths, unseen
+    from rnn_core.gate import judge_first
 
     if incumbent is None or serving is None:
         return judge_first(report.metrics, report.n_deaths["judged"])
-    _, newer = unseen(now, then)
-    newer &= now.stays["intime"].to_numpy("datetime64[us]") >= clock.to_numpy(incumbent["data_cutoff"])
-    hold_out = now.take(newer)
-    verdict = judge_challenger(compare(forecaster, serving, hold_out), count_deaths(hold_out), incumbent["stage"])
+    verdict = judge_beside(incumbent, serving, forecaster, then, now)
     if verdict.stage == "champion" and incumbent["stage"] == "provisional":
         return judge_first(report.metrics, report.n_deaths["judged"])
     return verdict
+
+
+def judge_beside(
+    incumbent: dict, serving: "StayForecaster", forecaster: "StayForecaster", then: Known, now: Known
+) -> "Verdict":
+    """The gate on the newest stays that neither model has learned from; `then` is what the new one learned from."""
+    from rnn_core.gate import judge_challenger
+    from rnn_core.judging import compare, count_deaths, unseen
+
+    _, newer = unseen(now, then)
+    newer &= now.stays["intime"].to_numpy("datetime64[us]") >= clock.to_numpy(incumbent["data_cutoff"])
+    hold_out = now.take(newer)
+    found = compare(forecaster, serving, hold_out)
+    return judge_challenger(found.overall, found.groups, count_deaths(hold_out), incumbent["stage"])
 
 
 @step("fit the unit forecaster")

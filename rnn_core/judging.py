@@ -15,8 +15,10 @@ from rnn_core.groups import patient_groups
 from rnn_core.material import Known, Material, known_until, make_material, make_served_grid
 from rnn_core.metrics import (
     Outcomes,
+    auprc,
     auroc,
     brier,
+    calibration_error,
     calibration_slope,
     mean_absolute_error_days,
     observed_expected,
@@ -30,6 +32,12 @@ from rnn_core.survival import read_forecast
 _RESAMPLES = 200
 # Metrics are taken every so many hours of a stay: neighbouring hours say nearly the same.
 JUDGE_EVERY_HOURS = 6
+_COMPARED = {
+    "auroc": (auroc, "mortality_risk"),
+    "auprc": (auprc, "mortality_risk"),
+    "calibration": (calibration_error, "mortality_risk"),
+    "los_mae_days": (mean_absolute_error_days, "remaining_los_p50_hours"),
+}
 # Fewer stays of a group of patients hold too few deaths to say anything.
 MIN_GROUP_STAYS = 50
 
@@ -121,24 +129,39 @@ def population_masses(forecaster: StayForecaster, population: Known, elapsed_hou
     return conditional_masses(curve, elapsed_hours, forecaster.config.network.horizon_edges)
 
 
-def compare(challenger: StayForecaster, champion: StayForecaster, judged: Known) -> dict[str, Estimate]:
-    """Paired differences, challenger less champion, over the hours of `judged` that both of them forecast."""
+@dataclass(frozen=True)
+class Comparison:
+    """Paired differences, challenger less champion: over all stays, and by `kind: group` of patients."""
+
+    overall: dict[str, Estimate]
+    groups: dict[str, dict[str, Estimate]]
+
+
+def compare(challenger: StayForecaster, champion: StayForecaster, judged: Known) -> Comparison:
+    """Differences over the hours of `judged` that both of them forecast, in metrics of `gate.MARGINS`."""
     ours, theirs = score_stays(challenger, judged), score_stays(champion, judged)
     _, a, b = np.intersect1d(ours.hour, theirs.hour, assume_unique=True, return_indices=True)
-    known = ours.outcomes
     first, second = (
         read_forecast(s.masses[rows], f.config.network.horizon_edges, s.outcomes.elapsed_hours[rows])
         for s, f, rows in ((ours, challenger, a), (theirs, champion, b))
     )
-    p50 = "remaining_los_p50_hours"
+    found = patient_groups(judged.stays, MIN_GROUP_STAYS)
+    in_group = {f"{kind}: {name}": rows for kind, groups in found.items() for name, rows in groups.items()}
 
-    def difference(metric: Any, happened: np.ndarray, column: str) -> Estimate:
-        return paired_difference(metric, happened[a], first[column], second[column], known.groups[a], n=_RESAMPLES)
+    def differences(rows: np.ndarray) -> dict[str, Estimate]:
+        known, at = ours.outcomes, a[rows]
+        happened = {"mortality_risk": known.death[at], "remaining_los_p50_hours": known.remaining_hours[at]}
+        return {
+            name: paired_difference(
+                metric, happened[column], first[column].to_numpy()[rows], second[column].to_numpy()[rows],
+                known.groups[at], n=_RESAMPLES,
+            )
+            for name, (metric, column) in _COMPARED.items()
+        }  # fmt: skip
 
-    return {
-        "auroc": difference(auroc, known.death, "mortality_risk"),
-        "los_mae_days": difference(mean_absolute_error_days, known.remaining_hours, p50),
-    }
+    return Comparison(
+        differences(np.ones(len(a), bool)), {name: differences(rows[ours.stay[a]]) for name, rows in in_group.items()}
+    )
 
 
 def count_deaths(known: Known) -> int:

@@ -229,6 +229,13 @@ def calibration_slope(y: np.ndarray, risk: np.ndarray) -> Weighted:
 
 
 @_of_events
+def calibration_error(y: np.ndarray, risk: np.ndarray) -> Weighted:
+    """Distance of the calibration slope from 1, the smaller the better."""
+    slope = calibration_slope.prepare(y, risk)
+    return lambda weights: abs(slope(weights) - 1)
+
+
+@_of_events
 def calibration_intercept(y: np.ndarray, risk: np.ndarray) -> Weighted:
     """Intercept of the logistic regression of y with logit(risk) as offset, i.e. the slope held at 1 (Cox 1958).
 

@@ -1,5 +1,6 @@
 """The model registry: which models there are for a source, and which one serves."""
 
+import getpass
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ SERVING: tuple[str, ...] = ("champion", "provisional")
 STAGES: tuple[str, ...] = ("candidate", "provisional", "challenger", "champion", "retired")
 
 # Written by the registry alone.
-_OWN = ("version", "stage", "stage_reason", "staged_at", "served_as", "served_at")
+_OWN = ("version", "stage", "stage_reason", "staged_at", "staged_by", "trained_by", "served_as", "served_at")
 _REQUIRED = ("model_id", "name", "source", "data_cutoff", "artifact", "config", "metrics")
 
 
@@ -33,7 +34,7 @@ def register(connection: Connection, row: Mapping[str, Any]) -> int:
     if known is None:
         ours = (model.c.source == row["source"], model.c.name == row["name"])
         version = connection.execute(select(func.coalesce(func.max(model.c.version), 0) + 1).where(*ours)).scalar_one()
-        connection.execute(insert(model).values(**row, version=version))
+        connection.execute(insert(model).values(**row, version=version, trained_by=getpass.getuser()))
         return version
     if (known.source, known.name, known.artifact) != (row["source"], row["name"], row["artifact"]):
         raise ForecastError(
@@ -62,6 +63,12 @@ def challenger(engine: Engine, source: str, name: str = "stay") -> dict[str, Any
     return dict(row) if row and serving and row["version"] > serving["version"] else None
 
 
+def read_model(engine: Engine, model_id: str) -> dict[str, Any]:
+    """The row of a model. Raises ForecastError where there is none, with those that there are."""
+    with engine.begin() as connection:
+        return _read(connection, model_id)
+
+
 def list_models(engine: Engine, source: str | None = None, name: str | None = None) -> list[dict[str, Any]]:
     """Rows of forecast.model, newest version first within (source, name)."""
     query = select(model).order_by(model.c.source, model.c.name, model.c.version.desc())
@@ -69,14 +76,6 @@ def list_models(engine: Engine, source: str | None = None, name: str | None = No
     query = query.where(model.c.name == name) if name else query
     with engine.connect() as connection:
         return [dict(row) for row in connection.execute(query).mappings()]
-
-
-def promote(engine: Engine, model_id: str, reason: str) -> dict[str, Any] | None:
-    """Make a model the champion of its source and name and retire the one that served; returns the retired one's row.
-
-    Raises ForecastError for an unknown model.
-    """
-    return set_stage(engine, model_id, "champion", reason)
 
 
 def set_stage(engine: Engine, model_id: str, stage: str, reason: str) -> dict[str, Any] | None:
@@ -135,7 +134,8 @@ def _hand_over(
 
 
 def _write_stage(connection: Connection, model_id: str, stage: str, reason: str, **more: Any) -> None:
-    values = {"stage": stage, "stage_reason": reason, "staged_at": func.clock_timestamp(), **more}
+    by = getpass.getuser()
+    values = {"stage": stage, "stage_reason": reason, "staged_at": func.clock_timestamp(), "staged_by": by, **more}
     connection.execute(update(model).where(model.c.model_id == model_id).values(**values))
 
 

@@ -111,6 +111,15 @@ def last_slot(engine: Engine, source: str, kind: str) -> datetime | None:
         return connection.execute(text(query), {"source": source, "kind": kind}).scalar()
 
 
+def read_run(engine: Engine, run_id: int) -> dict[str, Any]:
+    """The row of a run. Raises ForecastError where there is none."""
+    with engine.connect() as connection:
+        row = connection.execute(select(run).where(run.c.run_id == run_id)).mappings().one_or_none()
+    if row is None:
+        raise ForecastError(f"There is no run {run_id}; see `select run_id, kind, as_of from forecast.run`.")
+    return dict(row)
+
+
 def known_sources(engine: Engine) -> list[str]:
     """All sources that ever had a run."""
     with engine.connect() as connection:

@@ -230,6 +230,8 @@ model = Table(
     Column("warm_from", Text),
     Column("config", JSONB, nullable=False),
     Column("metrics", JSONB, nullable=False),
+    Column("staged_by", Text, comment="user of the system whose process gave the stage"),
+    Column("trained_by", Text, comment="user of the system whose process registered it"),
     CheckConstraint("name in ('stay', 'unit')", name="name"),
     CheckConstraint("stage in ('candidate', 'provisional', 'challenger', 'champion', 'retired')", name="stage"),
     CheckConstraint("served_as in ('provisional', 'champion')", name="served_as"),

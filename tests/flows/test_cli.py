@@ -257,13 +257,16 @@ def test_the_label_audit_of_a_source_counts_by_the_rules_of_ingest_and_of_the_vi
 def test_models_can_be_listed_promoted_and_rolled_back(trained):
     (model,) = json.loads(run("models", "list", "--json"))
     assert model["stage"] == "provisional"
-    assert "serves now" in run("models", "promote", model["model_id"])
-    assert json.loads(run("models", "list", "--json"))[0]["stage"] == "champion"
+    reason = ("--force", "--reason", "reviewed by the unit")
+    assert "serves now as champion" in run("models", "promote", model["model_id"], *reason)
+    (promoted,) = json.loads(run("models", "list", "--json"))
+    assert promoted["stage"] == "champion"
+    assert promoted["reason"] == "by hand, past the gate: reviewed by the unit"
 
 
 def test_changes_of_models_are_told_as_one_object(trained):
     (model,) = json.loads(run("models", "list", "--json"))
-    told = json.loads(run("models", "promote", model["model_id"], "--json"))
+    told = json.loads(run("models", "promote", model["model_id"], "--force", "--reason", "test", "--json"))
     assert told == {"model_id": model["model_id"], "stage": "champion", "retired": None}
 
 

@@ -18,10 +18,15 @@ from flows.cli import app
 from flows.evaluate import evaluate
 from flows.forecast import forecast
 from flows.ingest import ingest
-from flows.inspection import explain_forecast
+from flows.inspection import diff_models, explain_forecast
+from flows.promotion import promote
+from flows.reproduce import reproduce
 from flows.settings import load_settings
+from rnn_core.bootstrap import Estimate
 from rnn_core.config import ClassicConfig
 from rnn_core.errors import ArtifactError, ForecastError, QualityError, SourceError
+from rnn_core.gate import MARGINS
+from rnn_core.judging import Comparison
 from sql import registry, trials
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
@@ -276,6 +281,79 @@ def test_a_challenger_that_is_broken_harms_nobody_but_itself(trained, challenger
     counts = forecast.fn("clif", AT)
     assert "failed" in counts["challenger"] and counts["stays_scored"] > 10
     assert len(read(trained, "select * from forecast.current_risk")) > 10
+
+
+def test_a_promotion_without_outcomes_enough_is_refused_and_forced_only_with_a_reason(trained, challenger):
+    """Two deaths among the demo's unseen stays: the gate has no verdict in favour of anybody."""
+    serving = registry.serving_model(trained, "clif", "stay")["model_id"]
+    registry.set_stage(trained, serving, "champion", "test")
+    with pytest.raises(ForecastError, match="too few for a verdict"):
+        promote(trained, challenger.name, None, force=False)
+    with pytest.raises(ForecastError, match="kept with its reason"):
+        promote(trained, challenger.name, None, force=True)
+    assert registry.serving_model(trained, "clif", "stay")["model_id"] == serving
+    assert promote(trained, challenger.name, "test", force=True)["retired"] == serving
+    assert registry.rollback(trained, "clif", "stay")["model_id"] == serving
+    with pytest.raises(ForecastError, match="cannot be judged"):
+        promote(trained, serving, None, force=False)
+
+
+def test_evaluate_judges_the_challenger_and_lets_it_serve_once_it_passes(trained, challenger, monkeypatch):
+    assert evaluate.fn("clif", AT)["its stage"] in ("challenger", "provisional")
+    assert registry.serving_model(trained, "clif", "stay")["model_id"] != challenger.name
+    monkeypatch.setattr("rnn_core.gate.MIN_DEATHS", 0)
+    monkeypatch.setattr(
+        "rnn_core.judging.compare", lambda *_: Comparison(dict.fromkeys(MARGINS, Estimate(0, 0, 0, 9)), {})
+    )
+    assert evaluate.fn("clif", AT)["its stage"] == "champion"
+    assert registry.serving_model(trained, "clif", "stay")["model_id"] == challenger.name
+    assert "Not worse" in registry.read_model(trained, challenger.name)["stage_reason"]
+
+
+def test_models_are_told_apart_by_what_differs(trained, challenger):
+    serving = registry.serving_model(trained, "clif", "stay")
+    with trained.begin() as connection:
+        connection.execute(
+            text("update forecast.model set config = jsonb_set(config, '{train,seed}', '7') where model_id = :id"),
+            {"id": challenger.name},
+        )
+    found = {
+        row["what"]: (row[serving["model_id"]], row[challenger.name])
+        for row in diff_models(serving["model_id"], challenger.name)
+    }
+    assert found["config.train.seed"] == (0, 7) and found["stage"] == ("provisional", "challenger")
+    assert not [name for name in found if name.startswith("metrics")]
+
+
+def test_a_past_run_scored_again_gives_the_same_numbers_also_after_rows_of_that_time_came_in_late(trained):
+    run_id = forecast.fn("clif", AT)["run"]
+    with trained.begin() as connection:
+        late = connection.execute(
+            text(
+                "with late as (insert into icu.batch (source, as_of, read_since, ingested_at, status)"
+                " values ('clif', now(), now(), now(), 'done') returning batch_id)"
+                " insert into icu.observation (source, stay_id, concept, observed_at, available_at, value, batch_id)"
+                " select o.source, o.stay_id, o.concept, o.observed_at, o.available_at + interval '1 minute', o.value * 1.5,"
+                " late.batch_id from icu.observation o, late where o.available_at < :at"
+            ),
+            {"at": AT - timedelta(hours=1)},
+        ).rowcount
+    assert late > 1000
+    found = reproduce(run_id)
+    assert found["rows equal"] == found["rows published"] == found["rows scored again"] > 15
+    assert found["greatest difference"] == 0
+    with trained.begin() as connection:
+        connection.execute(
+            text("update forecast.stay_forecast set mortality_risk = mortality_risk / 2 where run_id = :run and stay_id ="
+                 " (select min(stay_id) from forecast.stay_forecast where run_id = :run and status = 'scored')"),
+            {"run": run_id},
+        )  # fmt: skip
+    assert reproduce(run_id)["rows equal"] == found["rows equal"] - 1
+    forecast.fn("clif", AT)
+    with pytest.raises(ForecastError, match="has replaced the slot"):
+        reproduce(run_id)
+    with pytest.raises(ForecastError, match="only published forecasts"):
+        reproduce(1)
 
 
 def test_forecasts_that_cannot_be_explained_are_published_without_drivers(trained, monkeypatch):

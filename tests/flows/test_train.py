@@ -64,7 +64,7 @@ def test_another_cell_trains_and_serves(trained):
     assert counts["stage"] in ("provisional", "challenger")
     newest = max(models(trained), key=lambda model: model["version"])
     assert newest["config"]["network"]["cell"] == "gru" and newest["warm_from"] is None
-    registry.promote(trained, newest["model_id"], "test")
+    registry.set_stage(trained, newest["model_id"], "champion", "test")
     assert forecast.fn("clif", AT)["stays_scored"] > 10
 
 

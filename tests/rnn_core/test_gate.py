@@ -17,8 +17,15 @@ def metrics(auroc=(0.8, 0.7, 0.9), brier=0.1, trivial=0.12) -> dict[str, Estimat
     }
 
 
-def differences(auroc=(0.0, -0.02, 0.02), mae=(0.0, -0.1, 0.1)) -> dict[str, Estimate]:
-    return {"auroc": Estimate(*auroc, 100), "los_mae_days": Estimate(*mae, 100)}
+def differences(
+    auroc=(0.0, -0.02, 0.02), auprc=(0.0, -0.03, 0.03), calibration=(0.0, -0.1, 0.1), mae=(0.0, -0.1, 0.1)
+) -> dict[str, Estimate]:
+    found = {"auroc": auroc, "auprc": auprc, "calibration": calibration, "los_mae_days": mae}
+    return {name: Estimate(*values, 100) for name, values in found.items()}
+
+
+def challenge(overall, n_deaths, serving, groups=None):
+    return judge_challenger(overall, groups or {}, n_deaths, serving)
 
 
 def test_a_first_model_that_beats_the_trivial_baseline_becomes_champion():
@@ -36,7 +43,7 @@ def test_a_first_model_no_better_than_trivial_does_not_serve(bad):
 
 
 def test_a_challenger_within_the_margins_becomes_champion():
-    assert judge_challenger(differences((-0.005, -0.02, 0.01)), ENOUGH, "champion").stage == "champion"
+    assert challenge(differences((-0.005, -0.02, 0.01)), ENOUGH, "champion").stage == "champion"
 
 
 @pytest.mark.parametrize(
@@ -47,19 +54,36 @@ def test_a_challenger_within_the_margins_becomes_champion():
         {"mae": (0.2, -0.1, 0.5)},
         {"mae": (0.05, 0.01, 0.09)},
         {"auroc": (np.nan,) * 3},
+        {"auprc": (-0.03, -0.08, 0.02)},
+        {"auprc": (-0.01, -0.02, -0.001)},
+        {"calibration": (0.15, -0.05, 0.3)},
+        {"calibration": (np.nan,) * 3},
     ],
 )
 def test_a_challenger_that_is_worse_stays_challenger(worse):
-    assert judge_challenger(differences(**worse), ENOUGH, "champion").stage == "challenger"
+    assert challenge(differences(**worse), ENOUGH, "champion").stage == "challenger"
+
+
+def test_a_challenger_that_harms_one_group_of_patients_stays_challenger_and_the_reason_names_it():
+    harmed = {"age: 80 and over": differences(auroc=(-0.06, -0.1, -0.02)), "sex: f": differences()}
+    verdict = challenge(differences(), ENOUGH, "champion", harmed)
+    assert (
+        verdict.stage == "challenger" and "age: 80 and over (auroc)" in verdict.reason and "sex" not in verdict.reason
+    )
+
+
+def test_what_may_be_chance_in_a_small_group_harms_nobody():
+    noisy = {"age: 80 and over": differences(auroc=(-0.06, -0.2, 0.1)), "sex: f": differences(mae=(0.2, 0.1, 0.3))}
+    assert challenge(differences(), ENOUGH, "champion", noisy).stage == "champion"
 
 
 def test_without_outcomes_enough_a_champion_stays_and_a_provisional_model_gives_way():
-    assert judge_challenger(differences(), 3, "champion").stage == "challenger"
-    assert judge_challenger(differences(), 3, "provisional").stage == "provisional"
+    assert challenge(differences(), 3, "champion").stage == "challenger"
+    assert challenge(differences(), 3, "provisional").stage == "provisional"
 
 
 def test_a_provisional_model_does_not_give_way_to_a_clearly_worse_one():
-    assert judge_challenger(differences(mae=(2.0, 1.0, 3.0)), 3, "provisional").stage == "challenger"
+    assert challenge(differences(mae=(2.0, 1.0, 3.0)), 3, "provisional").stage == "challenger"
 
 
 def unit(test=4.0, last=8.0, median=5.0) -> dict[str, float]:

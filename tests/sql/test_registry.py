@@ -67,7 +67,7 @@ def test_a_provisional_model_serves_until_a_champion_takes_over(engine):
     b.add_model(engine, "m1", stage="provisional")
     assert registry.serving_model(engine, b.SOURCE, "stay")["model_id"] == "m1"
     b.add_model(engine, "m2", stage=None)
-    assert registry.promote(engine, "m2", "better on the hold-out")["model_id"] == "m1"
+    assert registry.set_stage(engine, "m2", "champion", "better on the hold-out")["model_id"] == "m1"
     serving = registry.serving_model(engine, b.SOURCE, "stay")
     assert (serving["model_id"], serving["stage"]) == ("m2", "champion")
     assert serving["stage_reason"] == "better on the hold-out"
@@ -78,7 +78,7 @@ def test_a_provisional_model_serves_until_a_champion_takes_over(engine):
 
 def test_a_provisional_model_can_itself_become_champion(engine):
     b.add_model(engine, "m1", stage="provisional")
-    assert registry.promote(engine, "m1", "enough outcomes now") is None
+    assert registry.set_stage(engine, "m1", "champion", "enough outcomes now") is None
     assert stages(engine) == {"m1": "champion"}
 
 
@@ -86,7 +86,7 @@ def test_a_newer_provisional_replaces_a_provisional_and_no_champion(engine):
     b.add_model(engine, "m1", stage="provisional")
     b.add_model(engine, "m2", stage="provisional")
     assert stages(engine) == {"m1": "retired", "m2": "provisional"}
-    registry.promote(engine, "m1", "r")
+    registry.set_stage(engine, "m1", "champion", "r")
     with pytest.raises(ForecastError, match="m1 is champion"):
         registry.set_stage(engine, "m2", "provisional", "r")
     assert stages(engine) == {"m1": "champion", "m2": "retired"}
@@ -95,7 +95,7 @@ def test_a_newer_provisional_replaces_a_provisional_and_no_champion(engine):
 def test_promoting_the_champion_again_changes_nothing(engine):
     b.add_model(engine, "m1")
     before = registry.serving_model(engine, b.SOURCE, "stay")
-    assert registry.promote(engine, "m1", "again") is None
+    assert registry.set_stage(engine, "m1", "champion", "again") is None
     assert registry.serving_model(engine, b.SOURCE, "stay") == before
 
 
@@ -136,11 +136,11 @@ def test_rollback_to_a_provisional_model_says_provisional_again(engine):
 
 def test_an_unknown_model_is_answered_with_those_there_are(engine):
     with pytest.raises(ForecastError, match="'m9'; there are: none yet"):
-        registry.promote(engine, "m9", "r")
+        registry.set_stage(engine, "m9", "champion", "r")
     b.add_model(engine, "m1")
     b.add_model(engine, "m2")
     with pytest.raises(ForecastError, match="'m9'; there are: m1, m2"):
-        registry.promote(engine, "m9", "r")
+        registry.set_stage(engine, "m9", "champion", "r")
 
 
 def test_an_unknown_stage_is_refused(engine):
@@ -152,7 +152,7 @@ def test_an_unknown_stage_is_refused(engine):
 def test_promotions_at_once_leave_one_champion(engine):
     candidates = [b.add_model(engine, f"m{n}", stage=None) for n in range(6)]
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda model_id: registry.promote(engine, model_id, "race"), candidates))
+        list(pool.map(lambda model_id: registry.set_stage(engine, model_id, "champion", "race"), candidates))
     assert sorted(stages(engine).values()) == ["champion"] + ["retired"] * 5
 
 
