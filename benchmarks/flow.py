@@ -72,4 +72,4 @@ def _register_untrained(stage: Stage) -> None:
     }  # fmt: skip
     with stage.store.begin() as connection:
         registry.register(connection, row)
-    registry.promote(stage.store, "untrained", "benchmark")
+    registry.set_stage(stage.store, "untrained", "champion", "benchmark")

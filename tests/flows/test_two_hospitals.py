@@ -191,7 +191,7 @@ def test_the_same_stay_ids_in_two_hospitals_do_not_mix(trained, clif_source, mon
     }
     with trained.begin() as connection:
         registry.register(connection, copied | {"model_id": "south-stay", "source": "south"})
-    registry.promote(trained, "south-stay", "the same model, for this test")
+    registry.set_stage(trained, "south-stay", "champion", "the same model, for this test")
     counts = {"clif": forecast.fn("clif", AT), "south": forecast.fn("south", LATER)}
     assert set(tuples(trained, numbers)) == before
     at_risk = tuples(trained, "select source, stay_id, prediction_time, model_id from forecast.current_risk")
