@@ -1,6 +1,6 @@
-"""The evaluate flow: published forecasts against what happened, per model, unit and month."""
+"""The evaluate flow: published forecasts against what happened, data against what was learned from, and who serves next."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pandas as pd
 from prefect import flow
@@ -14,7 +14,8 @@ from flows.promotion import promote_challenger
 from flows.reports import report_run
 from flows.tasks import Recorded, alone, recorded, step
 from rnn_core.errors import ForecastError
-from sql import canonical, results
+from rnn_core.material import Known
+from sql import canonical, registry, results
 
 
 @flow(name="evaluate", flow_run_name=run_name)
@@ -25,7 +26,10 @@ def evaluate(source: str, as_of: datetime | None = None) -> dict:
     with alone(store, source, "evaluate"), recorded(store, source, "evaluate", as_of) as run:
         pairs = pair_outcomes(store, source, as_of)
         rows = make_scorecard(pairs)
-        write_scorecard(store, run, rows)
+        drift = measure_drift(store, source, as_of)
+        write_scorecard(store, run, rows, drift)
+        run.counts |= {"drifted concepts": ", ".join(row["concept"] for row in drift if row["drifted"]) or "none"}
+        run.counts |= {"page": draw_page(store, source, as_of, pairs, rows, drift)}
         run.counts |= judge_challenger(store, source, as_of)
         run.counts |= {"forecasts paired": len(pairs), "stays": int(pairs["stay_id"].nunique()), "scores": len(rows)}
         report_run(run, "evaluate")
@@ -56,8 +60,34 @@ def make_scorecard(pairs: pd.DataFrame) -> list[dict]:
     return score_published(pairs)
 
 
+@step("measure drift")
+def measure_drift(store: Engine, source: str, as_of: datetime) -> list[dict]:
+    """The last days beside what the serving model learned from; no rows without a model, or for one that kept nothing."""
+    from rnn_core import drift
+
+    serving = registry.serving_model(store, source, "stay")
+    if serving is None:
+        return []
+    stays = canonical.read_stays(store, source, as_of)
+    began = clock.to_numpy(as_of - timedelta(days=drift.RECENT_DAYS))
+    stays = stays[stays["outtime"].isna() | (stays["outtime"] > began)].reset_index(drop=True)
+    recent = Known(stays, canonical.read_observations(store, source, stays, as_of), clock.to_numpy(as_of))
+    rows = drift.measure_drift(serving["metrics"].get("participants", {}), recent)
+    return [{"model_id": serving["model_id"], **row} for row in rows]
+
+
 @step("write the scorecard")
-def write_scorecard(store: Engine, run: Recorded, rows: list[dict]) -> None:
+def write_scorecard(store: Engine, run: Recorded, rows: list[dict], drift: list[dict]) -> None:
     with store.begin() as connection:
         results.write_scores(connection, run.run_id, [{**row, "source": run.source} for row in rows])
+        results.write_drift(connection, run.run_id, [{**row, "source": run.source} for row in drift])
     results.finish_run(store, run.run_id)
+
+
+@step("draw the page")
+def draw_page(
+    store: Engine, source: str, as_of: datetime, pairs: pd.DataFrame, rows: list[dict], drift: list[dict]
+) -> str:
+    from flows.evaluation_page import write_page
+
+    return str(write_page(store, source, as_of, pairs, rows, drift))

@@ -37,5 +37,5 @@ def report(engine: Engine, kind: str, source: str, as_of: datetime, counts: Mapp
 
 
 def hours_old(as_of: datetime, newest: datetime | None) -> float | None:
-    """How old the newest of the data was at `as_of`; None where there is none."""
-    return None if newest is None else round((as_of - newest).total_seconds() / 3600, 1)
+    """How old the newest of the data was at `as_of`, 0 where there are later ones; None where there is none."""
+    return None if newest is None else round(max((as_of - newest).total_seconds() / 3600, 0.0), 1)

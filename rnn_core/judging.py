@@ -9,6 +9,7 @@ import pandas as pd
 from rnn_core.baselines import conditional_masses, fit_population
 from rnn_core.bootstrap import Estimate, bootstrap_interval, paired_difference
 from rnn_core.concepts import NAMES
+from rnn_core.drift import describe_concepts
 from rnn_core.forecaster import StayForecaster
 from rnn_core.frames import HOUR
 from rnn_core.groups import patient_groups
@@ -119,6 +120,7 @@ def describe(known: Known) -> dict[str, Any]:
         "stays_without": {
             name: round(float(share), 4) for name, share in zip(NAMES, 1 - with_concept.mean(axis=0), strict=True)
         },
+        "concepts": describe_concepts(known),
     }
 
 

@@ -15,6 +15,7 @@ from rnn_core.bootstrap import Estimate
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 _GREY = "#777777"
 _DECILES = 10
+_WIDTH = 4.6
 _STYLE = {
     "svg.hashsalt": "icu-forecast", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False,
     "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 8, "axes.titlesize": 9,
@@ -126,7 +127,39 @@ def interval_plot(estimates: Mapping[str, Estimate], label: str, reference: floa
         axes.invert_yaxis()
         axes.set_xlabel(label)
 
-    return _figure(draw, empty=not known, legend=False, height=0.5 + 0.24 * max(len(known), 4))
+    # Room for the longest name, beside which the values would otherwise have none.
+    width = _WIDTH + 0.06 * max(max(map(len, known), default=0) - 20, 0)
+    return _figure(draw, empty=not known, legend=False, width=width, height=0.5 + 0.24 * max(len(known), 4))
+
+
+def heat_plot(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], limit: float) -> str:
+    """A matrix [rows, columns] as colours from 0 (white) to `limit` and beyond, with its numbers; NaN is left grey."""
+
+    def draw(axes: Axes) -> None:
+        axes.set_facecolor("#eeeeee")
+        axes.imshow(np.ma.masked_invalid(values), cmap="Oranges", vmin=0, vmax=limit, aspect="auto")
+        for (row, column), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                colour = "white" if value > 0.7 * limit else "black"
+                axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+        axes.set_yticks(range(len(rows)), list(rows))
+        axes.set_xticks(range(len(columns)), list(columns))
+
+    return _figure(draw, empty=values.size == 0, legend=False, height=0.6 + 0.2 * max(len(rows), 4))
+
+
+def bar_plot(values: Mapping[str, float], label: str) -> str:
+    """One horizontal bar per name, top to bottom, with its number."""
+    known = {name: value for name, value in values.items() if np.isfinite(value)}
+
+    def draw(axes: Axes) -> None:
+        bars = axes.barh(range(len(known)), list(known.values()), color=COLOURS[0])
+        axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
+        axes.set_yticks(range(len(known)), list(known))
+        axes.invert_yaxis()
+        axes.set_xlabel(label)
+
+    return _figure(draw, empty=not known, legend=False, height=0.5 + 0.3 * max(len(known), 3))
 
 
 def _coloured(lines: Mapping[str, object]):
@@ -149,9 +182,9 @@ def _label(axes: Axes, x: str, y: str) -> None:
     axes.set_ylabel(y)
 
 
-def _figure(draw, *, empty: bool, legend: bool = True, height: float = 3.4) -> str:
+def _figure(draw, *, empty: bool, legend: bool = True, width: float = _WIDTH, height: float = 3.4) -> str:
     with rc_context(_STYLE):
-        figure = Figure(figsize=(4.6, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.add_subplot()
         if empty:
             axes.text(0.5, 0.5, "no data", ha="center", va="center", color=_GREY)

@@ -1,16 +1,22 @@
-"""The scorecard of published forecasts: every metric per model, unit and month, beside the trivial baseline."""
+"""The scorecard of published forecasts: every metric per model and group of forecasts, beside the trivial baseline."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
 from rnn_core.bootstrap import Estimate
 from rnn_core.frames import ALIVE
+from rnn_core.groups import AGE_EDGES, AGE_NAMES
 from rnn_core.metrics import Outcomes, score_columns
 from rnn_core.survival import CENSORED, FORECAST_COLUMNS, fit_population_curve
 
 ALL = "all"
+# What forecasts are grouped by, one at a time; `all` stands for the others.
+DIMENSIONS: tuple[str, ...] = ("unit", "month", "age_group", "sex", "stay_hours")
+# Hours of the stay at which a group of forecasts begins.
+AGES: tuple[float, ...] = (0, 24, 48, 96, 168)
 _RESAMPLES = 200
 _QUANTILES = (10, 50, 90)
 
@@ -18,7 +24,8 @@ _QUANTILES = (10, 50, 90)
 def score_published(pairs: pd.DataFrame) -> list[dict]:
     """Rows of forecast.score from rows of forecast.forecast_outcome (scored, with what happened so far).
 
-    One set of metrics per model, per model and unit, and per model and month; patients are resampled for the intervals.
+    One set of metrics per model, and per model and group of each of `DIMENSIONS`; patients are resampled for the
+    intervals.
 
     Forecasts of stays still open have died and remaining_hours null and, in the column `followed_hours` (may be
     absent), the hours after the prediction for which the stay is known to have gone on; those of ended stays have it
@@ -27,23 +34,37 @@ def score_published(pairs: pd.DataFrame) -> list[dict]:
     rest on ended stays alone, of which the recent ones are short.
     """
     rows = []
-    for model_id, unit, month, part in _groups(pairs):
+    for group, part in _groups(_with_dimensions(pairs)):
         outcomes = _outcomes(part)
         estimates = score_columns(part, outcomes, n=_RESAMPLES)
         trivial = score_columns(_trivial(outcomes), outcomes, n=0)
         for metric, estimate in estimates.items():
-            rows.append({"model_id": model_id, "unit": unit, "month": month, "metric": metric,
-                         **_numbers(estimate), "baseline": trivial[metric].value})  # fmt: skip
+            rows.append({**group, "metric": metric, **_numbers(estimate), "baseline": trivial[metric].value})
     return rows
 
 
-def _groups(pairs: pd.DataFrame) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
+def _with_dimensions(pairs: pd.DataFrame) -> pd.DataFrame:
+    """With the groups that are not columns of the pairs already."""
+    age = pd.to_numeric(pairs["age_years"]).astype(float)
+    return pairs.assign(
+        age_group=pd.cut(age, AGE_EDGES, right=False, labels=AGE_NAMES).astype(object),
+        stay_hours=pd.cut(pairs["hours_in_stay"], [*AGES, np.inf], right=False, labels=age_names()).astype(object),
+    )
+
+
+def age_names() -> list[str]:
+    """Names of the groups by hour of the stay that begin at `AGES`."""
+    closed = [f"{start:g} to {stop:g}" for start, stop in pairwise(AGES)]
+    return [*closed, f"{AGES[-1]:g} on"]
+
+
+def _groups(pairs: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+    everything = dict.fromkeys(DIMENSIONS, ALL)
     for model_id, of_model in pairs.groupby("model_id"):
-        yield model_id, ALL, ALL, of_model
-        for unit, part in of_model.groupby("unit"):
-            yield model_id, unit, ALL, part
-        for month, part in of_model.groupby("month"):
-            yield model_id, ALL, month, part
+        yield {"model_id": model_id, **everything}, of_model
+        for dimension in DIMENSIONS:
+            for name, part in of_model.groupby(dimension):
+                yield {"model_id": model_id, **everything, dimension: name}, part
 
 
 def _outcomes(part: pd.DataFrame) -> Outcomes:

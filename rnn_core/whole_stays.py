@@ -11,10 +11,9 @@ from rnn_core.fitting import fit_forecaster
 from rnn_core.judging import population_masses, score_stays
 from rnn_core.material import Known
 from rnn_core.metrics import Outcomes, score_forecasts
+from rnn_core.scorecard import AGES
 from rnn_core.splits import patient_folds
 
-# Hours of the stay at which a group of forecasts begins.
-AGES: tuple[float, ...] = (0, 24, 48, 96, 168)
 SHOWN: tuple[str, ...] = (
     "mortality_auroc", "mortality_auprc", "mortality_brier", "los_mean_absolute_error_days", "los_crps_days",
     "los_concordance", "los_interval_coverage",

@@ -124,10 +124,10 @@ _SILENCE = pd.Timedelta(hours=WindowConfig().stale_hours)
 def read_outcome_pairs(engine: Engine, source: str, as_of: datetime) -> pd.DataFrame:
     """Scored forecasts beside what was known at `as_of` of how the stay went on, by model, prediction time and stay.
 
-    Columns of forecast.stay_forecast, then patient_id, unit, month (YYYY-MM of the prediction), hours_in_stay, died,
-    remaining_hours, end_precision_hours and followed_hours. Where neither end nor outcome of a stay was known at
-    `as_of`, died and remaining_hours are null, and followed_hours is how long after the prediction the stay is known to
-    have gone on: until `as_of`, or until what was ingested by then; where its last observation became available over
+    Columns of forecast.stay_forecast, then patient_id, unit, age_years, sex, month (YYYY-MM of the prediction),
+    hours_in_stay, died, remaining_hours, end_precision_hours and followed_hours. Where neither end nor outcome of a stay
+    was known at `as_of`, died and remaining_hours are null, and followed_hours is how long after the prediction the stay
+    is known to have gone on: until `as_of`, or until what was ingested by then; where its last observation became available over
     24 h before that, until then. followed_hours is NaN for the others. Stays that have ended are the shorter ones, so a score
     without the open ones flatters forecasts of a short stay.
 
@@ -155,6 +155,8 @@ def read_outcome_pairs(engine: Engine, source: str, as_of: datetime) -> pd.DataF
         "stay_id",
         "patient_id",
         "unit",
+        "age_years",
+        "sex",
         "intime",
         "outtime",
         "end_precision_hours",

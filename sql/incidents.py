@@ -72,7 +72,8 @@ select s.source, 'calibration' as kind, s.model_id as subject,
         round(s.value::numeric, 2), round(s.low::numeric, 2), round(s.high::numeric, 2), b.low, b.high) as sentence
 from (
     select distinct on (source, model_id) * from forecast.scorecard s
-    where unit = 'all' and month = 'all' and metric in ('mortality_observed_expected', 'mortality_calibration_slope')
+    where (unit, month, age_group, sex, stay_hours) = ('all', 'all', 'all', 'all', 'all')
+        and metric in ('mortality_observed_expected', 'mortality_calibration_slope')
         and exists (
             select from (values ('mortality_observed_expected', :oe_low, :oe_high),
                 ('mortality_calibration_slope', :slope_low, :slope_high)) b (metric, low, high)
@@ -83,6 +84,16 @@ from (
 join (values ('mortality_observed_expected', :oe_low, :oe_high), ('mortality_calibration_slope', :slope_low, :slope_high))
     b (metric, low, high) on b.metric = s.metric
 join forecast.model m on m.model_id = s.model_id and m.stage in ('champion', 'provisional')
+"""
+_DRIFT = """
+select d.source, 'drift' as kind, d.concept as subject,
+    format('%s of %s has drifted%s: its median is %s (%s when the model learned), stability index %s, missing in %s of the'
+        ' stays (%s).', d.concept, d.source, case when d.wrong_unit then ', perhaps to another unit' else '' end,
+        round(d.median::numeric, 2), round(d.reference_median::numeric, 2), round(d.psi::numeric, 2),
+        round(d.missing::numeric, 2), round(d.reference_missing::numeric, 2)) as sentence
+from forecast.drift d
+join forecast.model m on m.model_id = d.model_id and m.stage in ('champion', 'provisional')
+where d.drifted
 """
 
 
@@ -96,7 +107,7 @@ def find_incidents(engine: Engine, sources: Iterable[str]) -> list[Incident]:
     known = set(sources)
     found = []
     with engine.connect() as connection:
-        for query in (_LATE, _FAILED, _STALE_FEED, _CALIBRATION):
+        for query in (_LATE, _FAILED, _STALE_FEED, _CALIBRATION, _DRIFT):
             statement = text(query)
             rows = connection.execute(statement, {name: bound[name] for name in statement.compile().params}).mappings()
             found += [Incident(**row) for row in rows]

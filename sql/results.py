@@ -30,7 +30,7 @@ from sqlalchemy.exc import DBAPIError
 
 from rnn_core.errors import ContractError, ForecastError
 from sql.copy import copy_arrow
-from sql.schema import model, run, score, stay_forecast, stay_forecast_driver, unit_los_forecast
+from sql.schema import concept_drift, model, run, score, stay_forecast, stay_forecast_driver, unit_los_forecast
 
 _PINNED = ("model_id", "source", "prediction_time", "run_id")
 STAY_FORECAST_COLUMNS: tuple[str, ...] = tuple(c.name for c in stay_forecast.c if c.name not in _PINNED)
@@ -219,11 +219,20 @@ def write_scores(connection: Connection, run_id: int, rows: Iterable[Mapping[str
     They belong to the connection's transaction; `forecast.scorecard` shows them once the run is finished. A NaN is
     stored as null.
     """
-    scores = [{"run_id": run_id, **{k: None if v != v else v for k, v in row.items()}} for row in rows]
-    connection.execute(delete(score).where(score.c.run_id == run_id))
-    if scores:
-        connection.execute(insert(score), scores)
-    return len(scores)
+    return _write_of_run(connection, score, run_id, rows)
+
+
+def write_drift(connection: Connection, run_id: int, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write the rows of `forecast.concept_drift` of an evaluation, as `write_scores` does."""
+    return _write_of_run(connection, concept_drift, run_id, rows)
+
+
+def _write_of_run(connection: Connection, table: Table, run_id: int, rows: Iterable[Mapping[str, Any]]) -> int:
+    values = [{"run_id": run_id, **{k: None if v != v else v for k, v in row.items()}} for row in rows]
+    connection.execute(delete(table).where(table.c.run_id == run_id))
+    if values:
+        connection.execute(insert(table), values)
+    return len(values)
 
 
 def _replace_slot(connection: Connection, part: _Part, run_id: int, kind: str) -> None:

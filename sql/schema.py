@@ -360,6 +360,29 @@ score = Table(
     Column("high", Double),
     Column("baseline", Double, comment="the trivial baseline's value on the same rows"),
     Column("n", Integer, nullable=False),
+    *(
+        Column(name, Text, primary_key=True, server_default=text("'all'"), comment=f"'all' over all {what}")
+        for name, what in (("age_group", "ages"), ("sex", "sexes"), ("stay_hours", "hours of the stay"))
+    ),
+    schema="forecast",
+)
+
+# Written by evaluate like the scores: how what arrives now differs from what the model learned from.
+concept_drift = Table(
+    "concept_drift",
+    metadata,
+    Column("run_id", BigInteger, ForeignKey(run.c.run_id), primary_key=True),
+    Column("model_id", Text, ForeignKey(model.c.model_id), primary_key=True),
+    Column("concept", Text, primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("n_observations", BigInteger, nullable=False, comment="of the last days"),
+    Column("median", Double),
+    Column("reference_median", Double),
+    Column("psi", Double, comment="population stability index over the tenths of the reference"),
+    Column("missing", Double, comment="share of the stays of the last days without an observation"),
+    Column("reference_missing", Double, nullable=False),
+    Column("wrong_unit", Boolean, nullable=False, comment="the median left the range of the reference by a factor"),
+    Column("drifted", Boolean, nullable=False),
     schema="forecast",
 )
 

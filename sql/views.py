@@ -26,7 +26,9 @@ RELATIONS: tuple[str, ...] = (
     "forecast.risk_history",
     "forecast.unit_census",
     "forecast.forecast_outcome",
+    "forecast.alert_burden",
     "forecast.scorecard",
+    "forecast.drift",
     "forecast.run_health",
     "forecast.quarantine_summary",
 )

@@ -1,5 +1,6 @@
 -- How good the models are: the newest published evaluation of each.
--- Grain: one row per (source, model_id, unit, month, metric); `all` stands for all units or all months.
+-- Grain: one row per (source, model_id, unit, month, age_group, sex, stay_hours, metric); grouped by one of these five at a
+--   time, and `all` stands for the others.
 -- Purpose: discrimination, calibration and error beside the trivial baseline's value on the same rows.
 -- Units: those of the metric; low and high bound the value's interval; n counts the forecasts behind it; evaluated_at is
 --   the as_of of the evaluation, UTC.
@@ -11,6 +12,6 @@ with newest as (
     order by s.source, s.model_id, r.as_of desc, s.run_id desc
 )
 select
-    s.source, s.model_id, s.unit, s.month, s.metric, s.value, s.low, s.high, s.baseline, s.n, newest.as_of as evaluated_at
+    s.source, s.model_id, s.unit, s.month, s.age_group, s.sex, s.stay_hours, s.metric, s.value, s.low, s.high, s.baseline, s.n, newest.as_of as evaluated_at
 from newest
 join forecast.score s on s.run_id = newest.run_id and s.model_id = newest.model_id and s.source = newest.source

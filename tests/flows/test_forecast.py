@@ -1,8 +1,10 @@
 """The forecast flow on the real CLIF demo: published whole, replayable, and defined where data are missing."""
 
 import json
+import re
 import shutil
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -373,9 +375,19 @@ def test_evaluate_pairs_outcomes_once_stays_have_ended_and_fills_the_scorecard(t
     assert counts["forecasts paired"] > 10 and len(pairs) >= counts["forecasts paired"]
     card = read(trained, "select * from forecast.scorecard")
     assert {"mortality_brier", "los_mean_absolute_error_days", "los_interval_coverage"} <= set(card["metric"])
-    overall = card[(card["unit"] == "all") & (card["month"] == "all")].set_index("metric")
+    overall = card[(card[["unit", "month", "age_group", "sex", "stay_hours"]] == "all").all(axis=1)].set_index("metric")
     assert overall.loc["los_mean_absolute_error_days", "n"] > 10
     assert overall["baseline"].notna().any()
+    for dimension in ("unit", "month", "age_group", "sex", "stay_hours"):
+        assert card[dimension].nunique() > 1, dimension
+    drift = read(trained, "select * from forecast.drift")
+    assert len(drift) > 10 and drift["psi"].notna().any()
+    burden = read(trained, "select * from forecast.alert_burden where risk_band = 'low'")
+    assert burden["n_stays"][0] > 5 and burden["flagged_per_day"][0] > 1
+    page = Path(counts["page"]).read_text()
+    patients = read(trained, "select stay_id from icu.stay_version union select patient_id from icu.stay_version")
+    assert not [name for name in patients["stay_id"] if name in page]
+    assert page.count("<svg") >= 6 and not re.search(r"(src|href)=.https?:", page), "it opens without a network"
 
 
 def test_forecasts_that_contradict_themselves_are_not_published(trained, monkeypatch):

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from rnn_core.metrics import Outcomes, brier, concordance, score_columns
-from rnn_core.scorecard import score_published
+from rnn_core.scorecard import DIMENSIONS, score_published
 from rnn_core.survival import FORECAST_COLUMNS
 
 
@@ -20,6 +20,8 @@ def ended_pairs(n: int = 240, seed: int = 0) -> pd.DataFrame:
             "month": rng.choice(["2031-03", "2031-04", "2031-05"], n),
             "patient_id": [f"p{i // 2}" for i in range(n)],
             "hours_in_stay": rng.integers(4, 160, n).astype(float),
+            "age_years": np.where(np.arange(n) % 4 < 2, 40.0, 70.0),
+            "sex": None,
             "died": died.astype(object),
             "remaining_hours": remaining,
             "end_precision_hours": 0.0,
@@ -46,25 +48,32 @@ def cut(pairs: pd.DataFrame, hours: float | np.ndarray) -> pd.DataFrame:
 
 def scores(pairs: pd.DataFrame, model_id: str = "m1") -> pd.DataFrame:
     """The metrics of all rows of a model; without units and months there is nothing else to score."""
-    card = pd.DataFrame(score_published(pairs[pairs["model_id"] == model_id].assign(unit=None, month=None)))
+    card = pd.DataFrame(
+        score_published(pairs[pairs["model_id"] == model_id].assign(unit=None, month=None, age_years=np.nan))
+    )
+    card = card[card["stay_hours"] == "all"]
     return card.set_index("metric")
 
 
-def test_every_metric_is_given_once_per_model_per_unit_and_per_month():
+def test_every_metric_is_given_once_per_model_and_per_group_of_each_dimension():
     pairs = ended_pairs()
     card = pd.DataFrame(score_published(pairs))
-    groups = [("all", "all"), ("MICU", "all"), ("SICU", "all")]
-    groups += [("all", f"2031-0{month}") for month in (3, 4, 5)]
+    groups = [{}, {"unit": "MICU"}, {"unit": "SICU"}, *({"month": f"2031-0{month}"} for month in (3, 4, 5))]
+    groups += [{"age_group": name} for name in ("under 50", "65 to 79")]
+    groups += [{"stay_hours": name} for name in ("0 to 24", "24 to 48", "48 to 96", "96 to 168")]
+    groups = [tuple(group.get(name, "all") for name in DIMENSIONS) for group in groups]
     named = score_columns(pairs, Outcomes(*np.ones((3, len(pairs)))), n=0)
     expected = {(model, *group, metric) for model in ("m1", "m2") for group in groups for metric in named}
-    found = list(card[["model_id", "unit", "month", "metric"]].itertuples(index=False, name=None))
+    found = list(card[["model_id", *DIMENSIONS, "metric"]].itertuples(index=False, name=None))
     assert set(found) == expected and len(found) == len(expected)
-    assert list(card.columns[4:]) == ["value", "low", "high", "n", "baseline"]
+    assert list(card.columns[7:]) == ["value", "low", "high", "n", "baseline"]
 
 
 def test_a_group_is_scored_on_its_own_rows():
     pairs = ended_pairs()
-    card = pd.DataFrame(score_published(pairs)).set_index(["model_id", "unit", "month", "metric"]).sort_index()
+    card = pd.DataFrame(score_published(pairs))
+    card = card[(card[["age_group", "sex", "stay_hours"]] == "all").all(axis=1)]
+    card = card.set_index(["model_id", "unit", "month", "metric"]).sort_index()
     for model_id, unit, month in (("m1", "all", "all"), ("m1", "SICU", "all"), ("m2", "all", "2031-04")):
         chosen = pairs["model_id"] == model_id
         chosen &= (pairs["unit"] == unit) | (unit == "all")

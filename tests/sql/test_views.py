@@ -763,8 +763,31 @@ def test_the_scorecard_shows_the_newest_published_evaluation_of_each_model(engin
         ("m2", 0.5, NOW - hours(48)),
     ]
     assert found[0] == {
-        "source": b.SOURCE, "model_id": "m1", "unit": "all", "month": "2031-05", "metric": "auroc", "value": 0.75,
-        "low": 0.5, "high": 1.0, "baseline": 0.5, "n": 90, "evaluated_at": NOW - hours(24),
+        "source": b.SOURCE, "model_id": "m1", "unit": "all", "month": "2031-05", "age_group": "all", "sex": "all",
+        "stay_hours": "all", "metric": "auroc", "value": 0.75, "low": 0.5,
+        "high": 1.0, "baseline": 0.5, "n": 90, "evaluated_at": NOW - hours(24),
+    }  # fmt: skip
+
+
+# -------------------------------------------------------------------------------- forecast.alert_burden
+
+
+def test_the_alert_burden_counts_a_band_with_those_above_it(engine, champion):
+    """Two days of forecasts: `ill` dies and was flagged very high once, `well` was high once, `fine` never above low."""
+    for name, outcome in (("ill", "died"), ("well", "alive"), ("fine", "alive")):
+        b.add_stay(engine, name, intime=NOW - hours(60), outtime=NOW - hours(1), outcome=outcome)
+    bands = {NOW - hours(40): ("very high", "high", "low"), NOW - hours(12): ("medium", "low", "low")}
+    for at, told in bands.items():
+        frame = b.forecasts({"ill": 0.5, "well": 0.2, "fine": 0.01}).assign(risk_band=list(told))
+        run_id = results.start_run(engine, b.SOURCE, "forecast", at, model_id=champion)
+        results.publish(engine, run_id, frame, model_id=champion, source=b.SOURCE, prediction_time=at)
+    found = {
+        r["risk_band"]: (r["n_days"], r["flagged_per_day"], r["n_flagged"], r["sensitivity"], r["ppv"])
+        for r in b.rows(engine, "select * from forecast.alert_burden")
+    }
+    assert found == {
+        "very high": (2, 0.5, 1, 1.0, 1.0), "high": (2, 1.0, 2, 1.0, 0.5), "medium": (2, 1.5, 2, 1.0, 0.5),
+        "low": (2, 3.0, 3, 1.0, 1 / 3),
     }  # fmt: skip
 
 
