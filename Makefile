@@ -61,8 +61,8 @@ lint: $(READY)  ## style, and the floors of the architecture
 bench: $(READY)  ## speed and memory, as ratios against named alternatives (minutes; needs ../shared/data)
 	@$(BIN)/python -m benchmarks
 
-soak: $(READY)  ## faults that take minutes, against a real server and workers
-	@$(BIN)/python -m pytest -m soak --durations 10
+soak: $(READY)  ## a year under random faults, and faults that take minutes (about an hour)
+	@$(BIN)/python -m pytest -m soak --durations 10 -v
 
 lock:  ## resolve the locks anew from pyproject.toml (needs uv)
 	@uv pip compile $(LOCK_OPTIONS) --extra cpu --extra dev pyproject.toml -o requirements.txt

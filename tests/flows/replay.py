@@ -1,0 +1,25 @@
+"""Replays slots in order, each with its ingest and its forecast, and goes on at the first that is not published yet."""
+
+import sys
+from datetime import datetime, timedelta
+
+from flows.databases import open_store
+from flows.forecast import forecast
+from flows.ingest import ingest
+from flows.log import log
+from rnn_core.errors import ForecastError
+from sql import results
+
+
+def main(start: str, every_hours: str, count: str) -> None:
+    slots = [datetime.fromisoformat(start) + timedelta(hours=int(every_hours)) * n for n in range(int(count))]
+    while todo := sorted(set(slots) - set(results.published_slots(open_store(), "clif", "forecast"))):
+        try:
+            for slot in todo:
+                ingest.fn("clif", slot)
+                forecast.fn("clif", slot)
+        except ForecastError as error:
+            log.error("goes on after: %s", error)
+
+
+main(*sys.argv[1:])
