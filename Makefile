@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 COMPOSE_AS_SHIPPED := GIT_ALLOW_PROTOCOL=none
 LOCK_OPTIONS := --universal --generate-hashes --no-emit-index-url --python-version 3.11 --quiet --upgrade
 
-.PHONY: help setup setup-gpu demo test lint bench soak lock clean
+.PHONY: help setup setup-gpu demo test lint bench soak audit lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ bench: $(READY)  ## speed and memory, as ratios against named alternatives (minu
 
 soak: $(READY)  ## a year under random faults, and faults that take minutes (about an hour)
 	@$(BIN)/python -m pytest -m soak --durations 10 -v
+
+audit: $(READY)  ## known holes in the locked dependencies (needs uv and the network)
+	@uvx --quiet pip-audit --requirement requirements.txt --disable-pip --require-hashes --progress-spinner off
 
 lock:  ## resolve the locks anew from pyproject.toml (needs uv)
 	@uv pip compile $(LOCK_OPTIONS) --extra cpu --extra dev pyproject.toml -o requirements.txt

@@ -659,6 +659,33 @@ def db_migrate(as_json: Json = False) -> None:
     print_done(f"at revision {newest_revision()}", {"revision": newest_revision()}, as_json)
 
 
+@app.command()
+def purge(
+    source: Source,
+    older_than: Annotated[
+        int, typer.Option("--older-than", help="Days since a stay ended.", min=1, show_default=False)
+    ],
+    dry_run: Annotated[bool, typer.Option(help="Count the rows, delete none.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete for good all rows of stays that ended long ago, and old quarantined rows; scores and counts stay.
+
+    Example: icu-forecast purge clif --older-than 730 --dry-run
+    """
+    from flows.databases import open_store
+    from sql import retention
+
+    store, cutoff = open_store(), clock.slot(None) - timedelta(days=older_than)
+    counts = retention.purge(store, source, cutoff, dry_run=True)
+    if not dry_run:
+        if not yes:
+            told = ", ".join(f"{n:,} of {table}" for table, n in counts.items())
+            typer.confirm(f"Delete for good what ended before {cutoff:%Y-%m-%d}: {told}?", abort=True, err=True)
+        counts = retention.purge(store, source, cutoff, dry_run=False)
+    print_counts(counts, as_json)
+
+
 @db.command("psql")
 def db_psql() -> None:
     """Open psql on the database of icu-forecast.

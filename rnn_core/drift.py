@@ -32,7 +32,7 @@ def describe_concepts(known: Known) -> dict[str, dict[str, Any]]:
         of_concept = known.observations.concept == number
         values, stays = known.observations.value[of_concept], known.observations.stay[of_concept]
         if len(values) >= _LEAST_OBSERVATIONS:
-            edges = np.quantile(values, _TENTHS)
+            edges = _rounded(np.quantile(values, _TENTHS))
             described[name] = {"edges": edges.tolist(), "shares": _shares(values, stays, edges).tolist()}
     return described
 
@@ -64,7 +64,7 @@ def _row(
     edges, n_with = np.array(reference["edges"]), len(np.unique(stays))
     before = float(participants["stays_without"][name])
     missing = 1 - n_with / n_stays if n_stays else None
-    median = float(np.median(values)) if len(values) else None
+    median = float(_rounded(np.median(values))) if len(values) else None
     enough = len(values) >= _LEAST_OBSERVATIONS and n_with >= _LEAST_STAYS
     psi = _psi(_shares(values, stays, edges), np.array(reference["shares"])) if enough else None
     other_shape = psi is not None and psi > max(MAX_PSI, _chance_psi(n_with, (1 - before) * participants["stays"]))
@@ -77,6 +77,11 @@ def _row(
         "missing": missing, "reference_missing": before, "wrong_unit": wrong_unit,
         "drifted": bool(wrong_unit or more_missing or other_shape),
     }  # fmt: skip
+
+
+def _rounded(values: np.ndarray | float) -> np.ndarray:
+    """Three digits: what is kept says how values lie, and is no patient's value."""
+    return np.vectorize(lambda value: float(f"{value:.3g}"), otypes=[float])(values)
 
 
 def _chance_psi(n: float, m: float) -> float:

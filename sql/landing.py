@@ -17,6 +17,7 @@ from rnn_core.errors import SourceError
 from sql import casting, quality
 from sql.adapter import Adapter, read_select
 from sql.copy import copy_arrow
+from sql.retention import purged_until
 from sql.schema import landing_observation, landing_stay, observation
 
 # Earlier than any record, later than PostgreSQL's and Python's own limits.
@@ -69,7 +70,8 @@ def begin_batch(
     """Open a batch; what a dead one left behind is marked abandoned and cleared.
 
     Each relation is read from its own watermark less `overlap` on: one that stays away while the other goes on is read
-    from where it stopped. To reconcile, and as long as nothing was ever taken over from it, from the beginning.
+    from where it stopped. To reconcile, and as long as nothing was ever taken over from it, from the beginning, or from
+    where rows were purged.
     """
     with engine.begin() as connection:
         dead = connection.execute(
@@ -81,8 +83,9 @@ def begin_batch(
         for batch_id in dead:
             _drop_tables(connection, batch_id)
         watermarks = connection.execute(text(_WATERMARKS), {"source": source}).one()
+        beginning = purged_until(connection, source) or BEGINNING
         since = {
-            relation: BEGINNING if reconcile or watermark is None else watermark - overlap
+            relation: beginning if reconcile or watermark is None else watermark - overlap
             for relation, watermark in zip(RELATIONS, watermarks, strict=True)
         }
         batch_id = connection.execute(
@@ -263,13 +266,19 @@ def _key_built_at_once(connection: Connection) -> Iterator[None]:
 
     The empty table is begun anew, so that a server without replicas (wal_level minimal) need not log what is put there.
     """
-    is_first = _claim_empty_table(connection)
+    is_first = _is_owner(connection) and _claim_empty_table(connection)
     if is_first:
         connection.exec_driver_sql("truncate icu.observation")
         connection.execute(DropConstraint(observation.primary_key, isolate_from_table=False))
     yield
     if is_first:
         connection.execute(AddConstraint(observation.primary_key, isolate_from_table=False))
+
+
+def _is_owner(connection: Connection) -> bool:
+    """Whether this user may change the table; one that has the rows alone (sql/roles.sql) loads with the key in place."""
+    query = "select pg_has_role(relowner, 'usage') from pg_class where oid = 'icu.observation'::regclass"
+    return connection.execute(text(query)).scalar_one()
 
 
 def _claim_empty_table(connection: Connection) -> bool:

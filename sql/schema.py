@@ -127,6 +127,15 @@ unit = Table(
     schema="icu",
 )
 
+# Up to when a source's ended stays were purged: a reconcile reads nothing older, or it would bring them back.
+retention = Table(
+    "retention",
+    metadata,
+    Column("source", Text, primary_key=True),
+    _time("purged_until", nullable=False),
+    schema="icu",
+)
+
 # ------------------------------------------------------------------------------------------------ landing
 # The pattern of each batch's own tables: unlogged text as it came. A crash may lose it, the next batch reads it again.
 

@@ -1,0 +1,51 @@
+"""Retention: patients' rows that are older than they are needed go, in one transaction; counts and scores stay."""
+
+from datetime import datetime
+
+from sqlalchemy import Connection, Engine, text
+
+# Ended stays of the source of which nothing new was told since the cut-off; a reconcile that begins there finds no row.
+_PURGED = """
+create temporary table purged on commit drop as
+select stay_id from icu.stay
+where source = :source and (outtime < :cutoff or (outtime is null and outcome is not null)) and available_at < :cutoff
+"""
+_OF_STAYS = ("icu.observation", "icu.stay_version", "forecast.stay_forecast_driver", "forecast.stay_forecast")
+_OF_QUARANTINE = "from quality.quarantine where source = :source and quarantined_at < :cutoff"
+_REMEMBER = """
+insert into icu.retention (source, purged_until) values (:source, :cutoff)
+on conflict (source) do update set purged_until = greatest(icu.retention.purged_until, excluded.purged_until)
+"""
+
+
+def purge(engine: Engine, source: str, cutoff: datetime, *, dry_run: bool) -> dict[str, int]:
+    """Delete all rows of the stays of `source` that ended before `cutoff` and of which nothing new was told since, and of
+    its quarantine from before it; returns the rows per table.
+
+    A later reconcile does not bring them back. Open stays stay, however old. dry_run: count, delete nothing.
+    """
+    bound = {"source": source, "cutoff": cutoff}
+    with engine.begin() as connection:
+        connection.execute(text(_PURGED), bound)
+        connection.exec_driver_sql("analyze purged")
+        of_stays = {
+            t: f"from {t} t using purged p where t.source = :source and t.stay_id = p.stay_id" for t in _OF_STAYS
+        }
+        counts = {
+            table: _delete(connection, statement, bound)
+            for table, statement in (*of_stays.items(), ("quality.quarantine", _OF_QUARANTINE))
+        }
+        connection.execute(text(_REMEMBER), bound)
+        if dry_run:
+            connection.rollback()
+    return counts
+
+
+def _delete(connection: Connection, statement: str, bound: dict) -> int:
+    return connection.execute(text(f"delete {statement}"), bound).rowcount
+
+
+def purged_until(connection: Connection, source: str) -> datetime | None:
+    """Up to when ended stays of the source were purged; None where none ever were."""
+    query = text("select purged_until from icu.retention where source = :source")
+    return connection.execute(query, {"source": source}).scalar()

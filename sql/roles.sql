@@ -1,0 +1,35 @@
+-- Who may do what in the database of icu-forecast. Run it as a superuser, or as whoever owns the database and may create
+-- roles, in that database: once before the first `icu-forecast db migrate`, and again after every one. It may be repeated.
+-- The roles cannot log in; give them to users of your own: create user nightly in role icu_forecast_job password '...'.
+--   icu_forecast_migrator   owns the tables and views; for `icu-forecast db migrate` and nothing else
+--   icu_forecast_job        what the flows need: rows of all four schemas, and batch tables in `landing`
+--   icu_forecast_analyst    the views of `forecast`; no table, no canonical row, no function
+do $$
+declare
+    wanted text;
+begin
+    foreach wanted in array array['icu_forecast_migrator', 'icu_forecast_job', 'icu_forecast_analyst'] loop
+        if not exists (select from pg_roles where rolname = wanted) then
+            execute format('create role %I nologin', wanted);
+        end if;
+    end loop;
+    execute format('grant create, connect, temporary on database %I to icu_forecast_migrator', current_database());
+    execute format('grant connect, temporary on database %I to icu_forecast_job', current_database());
+    execute format('grant connect on database %I to icu_forecast_analyst', current_database());
+    -- The version table of the migrations lies in public.
+    grant usage, create on schema public to icu_forecast_migrator;
+    if to_regclass('forecast.run') is null then
+        return;
+    end if;
+
+    grant usage on schema icu, landing, quality, forecast to icu_forecast_job;
+    grant create on schema landing to icu_forecast_job;
+    grant select, insert, update, delete on all tables in schema icu, landing, quality, forecast to icu_forecast_job;
+    grant select on public.icu_forecast_version to icu_forecast_job;
+
+    grant usage on schema forecast to icu_forecast_analyst;
+    for wanted in select format('%I.%I', schemaname, viewname) from pg_views where schemaname = 'forecast' loop
+        execute format('grant select on %s to icu_forecast_analyst', wanted);
+    end loop;
+end
+$$;

@@ -1,0 +1,51 @@
+"""Purging: ended stays go with all their rows, open ones stay, and no reconcile brings back what is gone."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from builders_sql import tuples
+from sqlalchemy import text
+
+from flows.forecast import forecast
+from flows.ingest import ingest
+from sql import retention
+
+AT = datetime(2026, 1, 19, tzinfo=UTC)
+CUTOFF = AT - timedelta(days=7)
+LEFT = (
+    "select (select count(*) from icu.stay where outtime < :cutoff and available_at < :cutoff),"
+    " (select count(*) from icu.stay where outtime is null or outtime >= :cutoff or available_at >= :cutoff),"
+    " (select count(*) from icu.observation o where not exists (select from icu.stay s where s.stay_id = o.stay_id)),"
+    " (select count(*) from icu.observation)"
+)
+
+
+def test_ended_stays_go_with_all_their_rows_and_a_reconcile_does_not_bring_them_back(trained):
+    forecast.fn("clif", CUTOFF - timedelta(days=1))
+    forecast.fn("clif", AT)
+    with trained.begin() as connection:
+        connection.execute(
+            text("update quality.quarantine set quarantined_at = :old"), {"old": CUTOFF - timedelta(days=1)}
+        )
+    ((old, young, _, n_observations),) = tuples(trained, LEFT, cutoff=CUTOFF)
+    assert old > 10 and young > 10
+    counted = retention.purge(trained, "clif", CUTOFF, dry_run=True)
+    assert tuples(trained, LEFT, cutoff=CUTOFF) == [(old, young, 0, n_observations)], "a dry run deletes nothing"
+    assert retention.purge(trained, "clif", CUTOFF, dry_run=False) == counted
+    assert min(counted.values()) > 0, counted
+    assert tuples(trained, LEFT, cutoff=CUTOFF) == [(0, young, 0, n_observations - counted["icu.observation"])]
+    assert retention.purge(trained, "clif", CUTOFF, dry_run=False) == dict.fromkeys(counted, 0)
+    ingest.fn("clif", AT, reconcile=True)
+    assert tuples(trained, LEFT, cutoff=CUTOFF)[0][0] == 0
+    orphans = (
+        "select count(*) from icu.stay_version v where not exists (select from icu.stay s where s.stay_id = v.stay_id)"
+    )
+    assert tuples(trained, orphans) == [(0,)]
+    assert forecast.fn("clif", AT)["stays_scored"] > 10
+
+
+@pytest.mark.parametrize("source", ["nobody"])
+def test_another_sources_rows_are_left_alone(trained, source):
+    before = tuples(trained, LEFT, cutoff=CUTOFF)
+    assert set(retention.purge(trained, source, CUTOFF, dry_run=False).values()) == {0}
+    assert tuples(trained, LEFT, cutoff=CUTOFF) == before

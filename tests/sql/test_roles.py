@@ -1,0 +1,91 @@
+"""The shipped roles: each can do its work and nothing of another's."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from builders_sql import rows, tuples
+from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
+
+from flows.evaluate import evaluate
+from flows.forecast import forecast
+from flows.ingest import ingest
+from flows.settings import load_settings
+from flows.train import train
+from sql import migrate, views
+from sql.engine import open_engine
+
+AT = datetime(2026, 1, 19, tzinfo=UTC)
+ROLES = (Path(views.__file__).parent / "roles.sql").read_text()
+KINDS = ("migrator", "job", "analyst")
+RUN = "insert into forecast.run (source, kind, as_of) values ('s', 'train', now())"
+
+
+def run_file(connection) -> None:
+    """As psql would: as it stands, without placeholders."""
+    connection.connection.driver_connection.execute(ROLES)
+
+
+@pytest.fixture
+def engines(make_database):
+    """A database that the migrator migrated, seen by a user of each role, and by the superuser."""
+    url = make_database("roles")
+    owner = open_engine(url)
+    with owner.begin() as connection:
+        run_file(connection)
+        for kind in KINDS:
+            connection.exec_driver_sql(
+                f"do $$ begin if not exists (select from pg_roles where rolname = 'user_{kind}') then"
+                f" create user user_{kind} in role icu_forecast_{kind} password 'not-a-secret'; end if; end $$"
+            )
+        # As a user of the role would say, so that the tables belong to the role.
+        connection.exec_driver_sql("alter user user_migrator set role icu_forecast_migrator")
+    found = {kind: open_engine(url.set(username=f"user_{kind}", password="not-a-secret")) for kind in KINDS}
+    migrate.upgrade(found["migrator"])
+    with owner.begin() as connection:
+        run_file(connection)
+        run_file(connection)
+    return {**found, "owner": owner}
+
+
+def refused(engine, statement: str) -> bool:
+    with pytest.raises(ProgrammingError) as error, engine.begin() as connection:
+        connection.execute(text(statement))
+    return "permission denied" in str(error.value) or "must be owner" in str(error.value)
+
+
+def test_the_job_does_all_its_work_with_the_jobs_rights_alone(engines, clif_source, tmp_path, monkeypatch):
+    monkeypatch.setenv("ICU_HOME", str(tmp_path))
+    monkeypatch.setenv("ICU_DATABASE_URL", engines["job"].url.render_as_string(hide_password=False))
+    monkeypatch.setenv("ICU_SOURCES__CLIF__URL", clif_source.render_as_string(hide_password=False))
+    load_settings.cache_clear()
+    assert ingest.fn("clif", AT)["observations added"] > 20_000
+    train.fn("clif", AT, epochs=1, members=2)
+    assert forecast.fn("clif", AT)["stays_scored"] > 10
+    evaluate.fn("clif", AT)
+    assert len(rows(engines["analyst"], "select * from forecast.current_risk")) > 10
+    load_settings.cache_clear()
+
+
+def test_the_analyst_reads_every_view_of_forecast_and_no_table_or_canonical_row(engines):
+    for relation in (r for r in views.RELATIONS if r.startswith("forecast.")):
+        tuples(engines["analyst"], f"select * from {relation}")
+    tables = tuples(engines["owner"], "select schemaname || '.' || tablename from pg_tables where schemaname = any(:s)",
+                    s=["icu", "landing", "quality", "forecast"])  # fmt: skip
+    assert len(tables) > 15
+    for (table,) in tables:
+        assert refused(engines["analyst"], f"select * from {table}"), table
+    for relation in ("icu.stay", "icu.stay_at(now())", "quality.stay_audit"):
+        assert refused(engines["analyst"], f"select * from {relation}")
+    assert refused(engines["analyst"], RUN)
+
+
+def test_the_job_changes_rows_and_no_table(engines):
+    with engines["job"].begin() as connection:
+        connection.execute(text(RUN))
+    for statement in (
+        "drop table forecast.run", "alter table icu.observation drop constraint pk_observation",
+        "create table forecast.mine (n int)", "truncate icu.observation",
+    ):  # fmt: skip
+        assert refused(engines["job"], statement), statement
