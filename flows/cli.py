@@ -590,6 +590,29 @@ def trial_start(
     )  # fmt: skip
 
 
+@trial_app.command("report")
+def trial_report(
+    source: Source,
+    out: Annotated[Path | None, typer.Option(help="Write the page to this file.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Judge the newest trial on one page: go, no-go or too early; exit code 1 unless it is go.
+
+    Example: icu-forecast trial report clif --out trial.html
+    """
+    from flows.trial_page import report_trial
+
+    decision, path = report_trial(source, out)
+    rows = [{"criterion": what, "found": found, "met": met} for what, found, met in decision.criteria]
+    if as_json:
+        print_done("", {"verdict": decision.verdict, "page": str(path), "criteria": rows}, as_json)
+    else:
+        print_rows(rows, as_json)
+        typer.echo(f"{decision.verdict}: {path}")
+    if decision.verdict != "go":
+        raise typer.Exit(1)
+
+
 @trial_app.command("end")
 def trial_end(source: Source, as_json: Json = False) -> None:
     """Show the forecasts of a source from the next run on.

@@ -87,6 +87,12 @@ def _flow_name(entry: dict[str, Any]) -> str:
     return entry["entrypoint"].rsplit(".", 1)[1]
 
 
+def _zone_of(schedule: str | None, timezone: str) -> str:
+    """UTC for what runs every hour: in a zone with summer time Prefect leaves out the hour that comes twice in autumn."""
+    fields = (schedule or "").split()
+    return "UTC" if len(fields) == 5 and fields[1] == "*" else timezone
+
+
 def _default_schedule(entry: dict[str, Any]) -> str | None:
     return next((schedule["cron"] for schedule in entry.get("schedules", [])), None)
 
@@ -99,14 +105,15 @@ def _of_source(source: str, settings: Settings, several: bool) -> Iterator[Deplo
     for entry in _entries("source"):
         flow = _flow_name(entry)
         known.append(f"{flow}_{entry['name']}")
+        schedule = unused.pop(known[-1], _default_schedule(entry)) or None
         yield Deployment(
             flow=flow,
             name=f"{entry['name']}-{source}" if several else entry["name"],
             source=source,
             entrypoint=entry["entrypoint"],
             pool=entry["work_pool"]["name"],
-            schedule=unused.pop(known[-1], _default_schedule(entry)) or None,
-            timezone=own.timezone,
+            schedule=schedule,
+            timezone=_zone_of(schedule, own.timezone),
             limit=entry["concurrency_limit"],
             parameters={**entry.get("parameters", {}), "source": source},
         )

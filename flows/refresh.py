@@ -24,15 +24,19 @@ MIN_NEW_STAYS = 20
 def refresh(source: str, as_of: datetime | None = None, min_new_stays: int = MIN_NEW_STAYS) -> dict:
     """Start the training of `source` in its own pool, without waiting for it; returns counts.
 
-    min_new_stays: stays that ended since the last training; with fewer, no training is started. A source that was never
-    trained on always is.
+    min_new_stays: stays that ended since the last training; with fewer, no training is started, unless an evaluation
+    since then has found drift. A source that was never trained on always is.
     """
     store = open_store()
     as_of = clock.slot(as_of, clock.scheduled_time())
     new = count_new_stays(store, source, as_of)
-    counts = {"finished stays since the last training": new, "training run": None}
-    if new is not None and new < min_new_stays:
-        log.info("%s: %d stays ended since the last training, %d are needed; no training", source, new, min_new_stays)
+    drifted = count_drifted(store, source)
+    counts = {"finished stays since the last training": new, "drifted concepts since": drifted, "training run": None}
+    if new is not None and new < min_new_stays and not drifted:
+        log.info(
+            "%s: %d stays ended since the last training, %d are needed, and nothing drifted; no training", source, new,
+            min_new_stays,
+        )  # fmt: skip
     else:
         counts |= {"training run": start_training(source, as_of)}
     report(store, "refresh", source, as_of, counts)
@@ -47,6 +51,15 @@ def count_new_stays(store: Engine, source: str, as_of: datetime) -> int | None:
         return None
     stays = canonical.read_stays(store, source, as_of, only_sound=True)
     return int((stays["outtime"] > last.replace(tzinfo=None)).sum())
+
+
+@step("count drifted concepts", retries=2)
+def count_drifted(store: Engine, source: str) -> int:
+    """Concepts that an evaluation after the last training found drifted."""
+    last, evaluated = results.last_slot(store, source, "train"), results.last_slot(store, source, "evaluate")
+    if last is None or evaluated is None or evaluated <= last:
+        return 0
+    return results.count_drifted(store, source)
 
 
 @step("start the training")

@@ -126,6 +126,16 @@ def known_sources(engine: Engine) -> list[str]:
         return list(connection.execute(select(run.c.source).distinct().order_by(run.c.source)).scalars())
 
 
+def count_drifted(engine: Engine, source: str) -> int:
+    """Concepts of the serving stay forecaster that the newest evaluation found drifted."""
+    query = (
+        "select count(*) from forecast.drift d join forecast.model m on m.model_id = d.model_id"
+        " and m.stage in ('champion', 'provisional') where d.source = :source and d.drifted"
+    )
+    with engine.connect() as connection:
+        return connection.execute(text(query), {"source": source}).scalar_one()
+
+
 def published_slots(
     engine: Engine, source: str, kinds: str | Sequence[str] = ("forecast", "backfill"), *, role: str = "champion",
     model_id: str | None = None,

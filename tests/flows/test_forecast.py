@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from flows import clock
 from flows import forecast as forecast_module
+from flows import refresh as refresh_module
 from flows.backfill import backfill
 from flows.catch_up import catch_up
 from flows.cli import app
@@ -24,6 +25,7 @@ from flows.inspection import diff_models, explain_forecast
 from flows.promotion import promote
 from flows.reproduce import reproduce
 from flows.settings import load_settings
+from flows.trial_page import report_trial
 from rnn_core.bootstrap import Estimate
 from rnn_core.config import ClassicConfig
 from rnn_core.errors import ArtifactError, ForecastError, QualityError, SourceError
@@ -249,6 +251,33 @@ def test_a_source_on_trial_is_forecast_and_judged_but_shown_to_nobody(trained):
     assert shown.to_list() == [AT + timedelta(hours=1)], "what was made during the trial stays hidden"
     with pytest.raises(ForecastError, match="on no trial"):
         trials.end_trial(trained, "clif")
+
+
+def test_the_report_of_a_trial_says_too_early_where_few_died_and_names_no_patient(trained):
+    trials.start_trial(trained, "clif", 7, AT - timedelta(hours=1))
+    for hours in (0, 1, 2):
+        forecast.fn("clif", AT + timedelta(hours=hours))
+    with pytest.raises(ForecastError, match="can be judged yet"):
+        report_trial("clif", None)
+    ingest.fn("clif", AT + timedelta(days=14))
+    decision, path = report_trial("clif", None)
+    assert decision.verdict == "too early"
+    page = path.read_text()
+    for title in ("Decision", "Calibration here", "Length of stay", "Alerts", "Delays", "Missing"):
+        assert f">{title}</h2>" in page
+    patients = read(trained, "select stay_id from icu.stay_version union select patient_id from icu.stay_version")
+    assert not [name for name in patients["stay_id"] if name in page]
+
+
+def test_drift_found_since_the_last_training_starts_another_before_there_are_stays_enough(trained, monkeypatch):
+    monkeypatch.setattr(refresh_module, "start_training", lambda *_: "a run")
+    later = AT + timedelta(hours=1)
+    assert refresh_module.refresh.fn("clif", later)["training run"] is None
+    evaluate.fn("clif", later)
+    with trained.begin() as connection:
+        connection.execute(text("update forecast.concept_drift set drifted = (concept = 'heart_rate')"))
+    counts = refresh_module.refresh.fn("clif", later)
+    assert (counts["drifted concepts since"], counts["training run"]) == (1, "a run")
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -78,21 +77,21 @@ class Prefect:
         return self.post("/flow_runs/filter", {"flows": {"name": {"any_": [flow]}}})
 
 
-@contextmanager
-def process(command: list[str], environment: dict, log: Path):
-    """A process of its own group, ended with all its children."""
-    with log.open("w") as file:
-        started = subprocess.Popen(
+def start(command: list[str], environment: dict, log: Path) -> subprocess.Popen:
+    """A process of its own group."""
+    with log.open("a") as file:
+        return subprocess.Popen(
             command, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, cwd=log.parent
         )
+
+
+def end(started: subprocess.Popen) -> None:
+    """Asks the whole group to end, and sees to it."""
+    os.killpg(started.pid, signal.SIGTERM)
     try:
-        yield started
-    finally:
-        os.killpg(started.pid, signal.SIGTERM)
-        try:
-            started.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(started.pid, signal.SIGKILL)
+        started.wait(20)
+    except subprocess.TimeoutExpired:
+        os.killpg(started.pid, signal.SIGKILL)
 
 
 def free_port() -> int:
@@ -135,34 +134,58 @@ def environment(make_database, clif_source, tmp_path_factory):
     }
 
 
-@pytest.fixture(scope="module")
-def prefect(environment):
-    """A server with both workers at work and everything deployed."""
-    url, home = environment["PREFECT_API_URL"], Path(environment["ICU_HOME"])
-    with ExitStack() as stack:
-        serve = [
-            sys.executable,
-            "-m",
-            "prefect",
-            "server",
-            "start",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(httpx.URL(url).port),
-        ]
-        server = stack.enter_context(process(serve, environment, home / "server.log"))
+class Programs:
+    """The server and the workers as processes, to be killed and started again."""
+
+    def __init__(self, environment: dict) -> None:
+        self.environment, self.home, self.running = environment, Path(environment["ICU_HOME"]), {}
+
+    def start(self, name: str, command: list[str]) -> subprocess.Popen:
+        self.running[name] = start(command, self.environment, self.home / f"{name}.log")
+        return self.running[name]
+
+    def serve(self) -> None:
+        url = self.environment["PREFECT_API_URL"]
+        where = ["--host", "127.0.0.1", "--port", str(httpx.URL(url).port)]
+        server = self.start("server", [sys.executable, "-m", "prefect", "server", "start", *where])
         for _ in range(240):
-            assert server.poll() is None, (home / "server.log").read_text()[-2000:]
+            assert server.poll() is None, (self.home / "server.log").read_text()[-2000:]
             try:
                 if httpx.get(f"{url}/health").is_success:
-                    break
+                    return
             except httpx.TransportError:
                 time.sleep(0.5)
-        deploy(environment)
-        for pool in ("cpu", "gpu"):
-            stack.enter_context(process(cli("worker", pool, "--name", f"{pool}-1"), environment, home / f"{pool}.log"))
-        yield Prefect(url)
+        raise AssertionError("the server did not start")
+
+    def work(self, pool: str) -> None:
+        self.start(pool, cli("worker", pool))
+
+    def kill(self, name: str) -> None:
+        """SIGKILL for the program and all of its group; what it started in groups of their own lives on."""
+        program = self.running.pop(name)
+        os.killpg(program.pid, signal.SIGKILL)
+        program.wait()
+
+    def stop(self) -> None:
+        for program in reversed(self.running.values()):
+            end(program)
+
+
+@pytest.fixture(scope="module")
+def programs(environment):
+    found = Programs(environment)
+    yield found
+    found.stop()
+
+
+@pytest.fixture(scope="module")
+def prefect(environment, programs):
+    """A server with both workers at work and everything deployed."""
+    programs.serve()
+    deploy(environment)
+    for pool in ("cpu", "gpu"):
+        programs.work(pool)
+    return Prefect(environment["PREFECT_API_URL"])
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +291,52 @@ def test_a_run_whose_process_is_killed_is_started_again_for_its_own_hour(prefect
         ("Its process ended without a word; the next run closed it.",)
     ]
     assert len(prefect.started_again(died)) == 1
+
+
+@pytest.mark.soak
+def test_a_run_that_dies_together_with_its_worker_is_found_by_its_heartbeat_and_started_again(
+    prefect, programs, triggered, store
+):
+    """Nobody is left to say that it died; the new worker knows nothing of it."""
+    scheduled = datetime.now(UTC) - timedelta(hours=7)
+    died = prefect.start("forecast/hourly", scheduled=scheduled)
+    rows = "select status, as_of from forecast.run where flow_run_id = :run"
+    prefect.wait_for(lambda: tuples(store, rows, run=died))
+    programs.kill("cpu")
+    kill_run(died)
+    assert prefect.get(f"/flow_runs/{died}")["state_type"] == "RUNNING"
+    programs.work("cpu")
+    assert prefect.wait(died, seconds=420)["state_type"] == "CRASHED"
+    (again,) = prefect.wait_for(lambda: prefect.started_again(died), seconds=240)
+    assert prefect.wait(again["id"])["state_type"] == "COMPLETED"
+    assert tuples(store, rows, run=again["id"]) == [("published", floor_hour(scheduled))]
+
+
+@pytest.mark.soak
+def test_a_run_during_which_the_prefect_server_is_killed_is_published_once(prefect, programs, triggered, store):
+    """By itself, by the run that follows its death, or by the catching up of missed hours: readers see the hour whole."""
+    scheduled = datetime.now(UTC) - timedelta(hours=8)
+    hour = floor_hour(scheduled)
+    prefect.start("forecast/hourly", scheduled=scheduled)
+    runs = "select status from forecast.run where kind = 'forecast' and as_of = :hour order by run_id"
+    prefect.wait_for(lambda: tuples(store, runs, hour=hour))
+    programs.kill("server")
+    time.sleep(20)
+    programs.serve()
+
+    def is_published() -> bool:
+        return ("published",) in tuples(store, runs, hour=hour)
+
+    try:
+        prefect.wait_for(is_published, seconds=420)
+    except AssertionError:
+        assert prefect.wait(prefect.start("catch_up/hourly", as_of=hour.isoformat()))["state_type"] == "COMPLETED"
+    assert is_published()
+    per_stay = (
+        "select count(*) from (select stay_id from forecast.stay_forecast where prediction_time = :hour"
+        " group by stay_id having count(*) > 1) d"
+    )
+    assert tuples(store, per_stay, hour=hour) == [(0,)]
 
 
 @pytest.mark.soak
