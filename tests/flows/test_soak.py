@@ -25,8 +25,9 @@ from sql.loaders import clif
 pytestmark = pytest.mark.soak
 
 REPLAY = Path(__file__).parent / "replay.py"
-START = datetime(2026, 5, 1, tzinfo=UTC)
-# 510 publications, twelve hours apart: the second and third quarter of the year and more.
+YEAR = datetime(2025, 1, 1, tzinfo=UTC)
+START = datetime(2025, 5, 1, tzinfo=UTC)
+# 510 publications, twelve hours apart: the last two thirds of the year and a little more.
 EVERY_HOURS, PUBLICATIONS = 12, int(os.environ.get("SOAK_PUBLICATIONS", "510"))
 DAYS = 365
 # Seconds between faults. A process needs about ten to come up again, so most kills hit it at work.
@@ -117,7 +118,7 @@ def run_through_faults(environment: dict[str, str], store, log: Path) -> Counter
 def test_a_disturbed_year_leaves_the_same_rows_as_an_undisturbed_one(make_database, tmp_path, monkeypatch, capsys):
     calm_source, wild_source = make_database("calm_source"), make_database("wild_source")
     for source in (calm_source, wild_source):
-        clif.load(open_engine(source), reanchor=True, days=DAYS)
+        clif.load(open_engine(source), reanchor=True, anchor=YEAR, days=DAYS)
     calm, wild = make_database("calm"), make_database("wild")
     homes = {name: tmp_path / name for name in ("calm", "wild")}
     environments = {"calm": settings(monkeypatch, homes["calm"], calm, calm_source)}
