@@ -10,7 +10,6 @@ from flows.log import log
 from rnn_core.errors import ForecastError
 from sql import results
 
-
 # A fault ends a slot or two; what fails so often without a slot in between is no fault of the weather.
 PATIENCE = 20
 
