@@ -29,9 +29,8 @@ def run_again() -> tuple[list[str], list[Incident]]:
     with get_client(sync_client=True) as client:
         runs = _recent_runs(client)
         followed = {tag.removeprefix(_AGAIN) for run in runs for tag in run.tags if tag.startswith(_AGAIN)}
-        crashed = [
-            run for run in runs if run.state_name == "Crashed" and str(run.id) not in followed and run.deployment_id
-        ]
+        # The watch itself bears no source: the next one is due in a quarter of an hour anyway.
+        crashed = [run for run in runs if run.state_name == "Crashed" and _source(run) and str(run.id) not in followed]
         started, given_up = [], []
         for run in crashed:
             if _attempt(run) < ATTEMPTS:
@@ -59,7 +58,7 @@ def _recent_runs(client: "SyncPrefectClient") -> "list[FlowRun]":
 
 
 def _start_again(client: "SyncPrefectClient", dead: "FlowRun") -> str:
-    assert dead.deployment_id is not None
+    assert dead.deployment_id is not None, "what bears our tags was started from a deployment"
     attempt = _attempt(dead) + 1
     kept = [tag for tag in dead.tags if not tag.startswith((_AGAIN, _ATTEMPT))]
     new = client.create_flow_run_from_deployment(
@@ -89,9 +88,12 @@ def _succeeded_since(runs: "list[FlowRun]", dead: "FlowRun") -> bool:
     )  # fmt: skip
 
 
+def _source(run: "FlowRun") -> str | None:
+    return next((tag.removeprefix(_SOURCE) for tag in run.tags if tag.startswith(_SOURCE)), None)
+
+
 def _gave_up(dead: "FlowRun") -> Incident:
-    source = next((tag.removeprefix(_SOURCE) for tag in dead.tags if tag.startswith(_SOURCE)), "all")
     return Incident(
-        source, "gave_up", str(dead.name),
+        _source(dead) or "all", "gave_up", str(dead.name),
         f"The run {dead.name} died {ATTEMPTS} times and is not started again; see its log in Prefect, memory and disk.",
     )  # fmt: skip
