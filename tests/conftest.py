@@ -126,3 +126,13 @@ def trained(trained_template, postgres_url, clif_source, tmp_path, monkeypatch):
     yield engine
     engine.dispose()
     load_settings.cache_clear()
+
+
+@pytest.fixture
+def few_drivers(monkeypatch):
+    """Forecasts of this test explain three stays only: most of the time of a small run goes into its drivers."""
+    from functools import partial
+
+    from rnn_core import drivers
+
+    monkeypatch.setattr(drivers, "explain_stays", partial(drivers.explain_stays, limit=3))

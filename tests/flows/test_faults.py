@@ -27,7 +27,7 @@ from rnn_core.errors import ForecastError, SourceError
 from sql import embedded, landing, results
 from sql.engine import open_engine
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_drivers")]
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
 BEFORE = AT - timedelta(hours=1)

@@ -23,6 +23,8 @@ from sql import registry
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
 
+pytestmark = pytest.mark.usefixtures("few_drivers")
+
 
 @pytest.fixture
 def inbox(monkeypatch):

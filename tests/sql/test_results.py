@@ -360,8 +360,8 @@ def test_a_run_without_a_unit_model_leaves_the_units_of_the_slot(engine, unit_mo
 def test_scores_replace_those_of_the_same_run_and_store_nan_as_null(engine):
     run_id = start(engine, kind="evaluate")
     row = {
-        "model_id": "m1", "source": b.SOURCE, "unit": "all", "month": "all", "metric": "auroc", "value": 0.8,
-        "low": 0.7, "high": math.nan, "baseline": 0.5, "n": 100,
+        "model_id": "m1", "source": b.SOURCE, "unit": "all", "month": "all", "age_group": "all", "sex": "all",
+        "stay_hours": "all", "metric": "auroc", "value": 0.8, "low": 0.7, "high": math.nan, "baseline": 0.5, "n": 100,
     }  # fmt: skip
     for rows in ([row, row | {"metric": "brier"}], [row]):
         with engine.begin() as connection:
