@@ -87,10 +87,11 @@ join forecast.model m on m.model_id = s.model_id and m.stage in ('champion', 'pr
 """
 _DRIFT = """
 select d.source, 'drift' as kind, d.concept as subject,
-    format('%s of %s has drifted%s: its median is %s (%s when the model learned), stability index %s, missing in %s of the'
-        ' stays (%s).', d.concept, d.source, case when d.wrong_unit then ', perhaps to another unit' else '' end,
-        round(d.median::numeric, 2), round(d.reference_median::numeric, 2), round(d.psi::numeric, 2),
-        round(d.missing::numeric, 2), round(d.reference_missing::numeric, 2)) as sentence
+    format('%s of %s has drifted%s: median %s (%s when the model learned), stability index %s, missing in %s of the stays (%s).',
+        d.concept, d.source, case when d.wrong_unit then ', perhaps to another unit' else '' end,
+        coalesce(round(d.median::numeric, 2)::text, 'none'), round(d.reference_median::numeric, 2),
+        coalesce(round(d.psi::numeric, 2)::text, 'none'), round(d.missing::numeric, 2),
+        round(d.reference_missing::numeric, 2)) as sentence
 from forecast.drift d
 join forecast.model m on m.model_id = d.model_id and m.stage in ('champion', 'provisional')
 where d.drifted

@@ -154,6 +154,33 @@ def test_risks_that_are_off_beyond_their_interval_are_told(healthy, inbox):
     assert "observed to expected deaths 1.60 (1.40 to 2.20), where 0.8 to 1.25 is in order" in inbox[0]["message"]
 
 
+def test_a_concept_that_drifted_is_told_with_what_changed(healthy, inbox):
+    with healthy.begin() as connection:
+        connection.execute(
+            text(
+                "with evaluation as (update forecast.run set kind = 'evaluate' where kind = 'forecast'"
+                " returning run_id, model_id)"
+                " insert into forecast.concept_drift (run_id, model_id, concept, source, n_observations, median,"
+                " reference_median, psi, missing, reference_missing, wrong_unit, drifted)"
+                " select run_id, model_id, concept, 'clif', n, median, 7.4, psi, missing, 0.1, wrong_unit, drifted"
+                " from evaluation, (values ('temperature', 900, 98.6, 4.2, 0.1, true, true),"
+                " ('lactate', 0, null, null, 0.9, false, true), ('heart_rate', 900, 7.4, 0.01, 0.1, false, false))"
+                " c (concept, n, median, psi, missing, wrong_unit, drifted)"
+            )
+        )
+    watch.fn()
+    assert open_incidents(healthy) == [("drift", "lactate", True), ("drift", "temperature", True)]
+    assert len(inbox) == 1, "one message for all of them"
+    told = inbox[0]["message"]
+    assert (
+        "temperature of clif has drifted, perhaps to another unit: median 98.60 (7.40 when the model learned)" in told
+    )
+    assert (
+        "lactate of clif has drifted: median none (7.40 when the model learned), stability index none, missing in 0.90"
+        in told
+    )
+
+
 def test_a_message_that_is_not_taken_is_sent_again_by_the_next_watch(healthy, inbox, monkeypatch):
     reachable = load_settings()
     with healthy.begin() as connection:
