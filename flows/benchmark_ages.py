@@ -31,10 +31,11 @@ def measure_ages(source: str, as_of: datetime, folds: int) -> list[dict[str, Any
 
 
 def _rows(group: "AgeGroup") -> list[dict[str, Any]]:
+    from rnn_core.scorecard import name_hours
     from rnn_core.whole_stays import SHOWN
 
     about = {
-        "hours": f"{group.start:g} to {group.stop:g}" if np.isfinite(group.stop) else f"{group.start:g} on",
+        "hours": name_hours(group.start, group.stop),
         "forecasts": group.n_forecasts, "patients": group.n_patients, "died": group.n_deaths,
     }  # fmt: skip
     found = group.metrics

@@ -16,6 +16,7 @@ _BURDEN = (
     "select model_id, role, risk_band, n_days, flagged_per_day, n_stays, n_died, n_flagged, sensitivity, ppv"
     " from forecast.alert_burden where source = :source order by model_id, role, n_flagged desc"
 )
+BURDEN_COLUMNS = ["band and above", "patients a day", "stays flagged", "of the dead flagged", "flagged that died"]
 _SHOWN = {
     "mortality_auroc": "AUROC",
     "mortality_auprc": "AUPRC",
@@ -116,26 +117,21 @@ def _by_group(scores: pd.DataFrame) -> Section:
 def _burden(burden: pd.DataFrame) -> Section:
     from rnn_core.plots import bar_plot
 
-    rows = [
-        [f"{row.model_id} ({row.role})", row.risk_band, f"{row.flagged_per_day:.1f}", f"{row.n_flagged} of {row.n_stays}",
-         _share(row.sensitivity), _share(row.ppv)]
-        for row in burden.itertuples()
-    ]  # fmt: skip
+    rows = [[f"{row['model_id']} ({row['role']})", *burden_cells(row)] for _, row in burden.iterrows()]
     plots = []
     for (model_id, role), part in burden.groupby(["model_id", "role"]):
         per_day = dict(zip(part["risk_band"], part["flagged_per_day"], strict=True))
         plots.append(Plot(f"{model_id} ({role})", bar_plot(per_day, "patients flagged a day")))
-    columns = [
-        "model (role)",
-        "band and above",
-        "patients a day",
-        "stays flagged",
-        "of the dead flagged",
-        "flagged that died",
-    ]
+    columns = ["model (role)", *BURDEN_COLUMNS]
     return Section(
         "Alerts", ["Of ended stays: what acting on a band would have meant."], [Table("Bands", columns, rows)], plots
     )
+
+
+def burden_cells(row: pd.Series) -> list[str]:
+    """Cells under `BURDEN_COLUMNS` of a row of forecast.alert_burden."""
+    flagged = f"{row['n_flagged']} of {row['n_stays']}"
+    return [row["risk_band"], f"{row['flagged_per_day']:.1f}", flagged, _share(row["sensitivity"]), _share(row["ppv"])]
 
 
 def _drift(drift: pd.DataFrame) -> Section:

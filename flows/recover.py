@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from flows import clock
-from flows.deploy import TAG
+from flows.deploy import TAG, source_tag
 from flows.log import log
 from sql.incidents import Incident
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ATTEMPTS = 3
 # Older ones are history: the hours they missed are caught up by catch_up.
 _LOOK_BACK = timedelta(hours=12)
-_AGAIN, _ATTEMPT, _SOURCE = "again:", "attempt:", "source:"
+_AGAIN, _ATTEMPT, _SOURCE = "again:", "attempt:", source_tag("")
 
 
 def run_again() -> tuple[list[str], list[Incident]]:

@@ -4,11 +4,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 from sqlalchemy import Engine, text
 
 from flows import clock
 from flows.databases import open_store
+from flows.evaluation_page import BURDEN_COLUMNS, burden_cells
 from flows.pages import Plot, Section, Table, render_page, write_text
 from flows.settings import load_settings
 from rnn_core.errors import DataTooSmallError
@@ -48,7 +50,6 @@ with stays as (
     select stay_id from icu.stay where source = :source and intime < :ended and (outtime is null or outtime > :began)
 )
 """
-_BANDS = ["band and above", "patients a day", "stays flagged", "of the dead flagged", "flagged that died"]
 
 
 def report_trial(source: str, out: Path | None) -> tuple["Decision", Path]:
@@ -77,7 +78,7 @@ def report_trial(source: str, out: Path | None) -> tuple["Decision", Path]:
     decision = decide(risks, runs["published"] / due)
     page = render_page(
         f"Silent trial of {source}: {decision.verdict}", _lead(pairs, began, ended, runs["failed"], due),
-        [_criteria(decision), _calibration(pairs, risks), _length_of_stay(pairs), *_data(store, bound)],
+        [_criteria(decision), _calibration(risks), _length_of_stay(pairs), *_data(store, bound)],
     )  # fmt: skip
     path = out or load_settings().home / "reports" / f"trial-{source}.html"
     write_text(path, page)
@@ -101,18 +102,15 @@ def _criteria(decision: "Decision") -> Section:
     return Section("Decision", [told], [Table("Criteria", ["criterion", "found", ""], rows)])
 
 
-def _calibration(pairs: pd.DataFrame, risks: "Calibrations") -> Section:
+def _calibration(risks: "Calibrations") -> Section:
     from rnn_core.plots import calibration_plot
-    from rnn_core.trial import recalibrate, rows_of
+    from rnn_core.trial import rows_of
 
     names = {"observed_expected": "observed to expected deaths", "calibration_slope": "slope", "brier": "Brier score"}
     rows = [[names[name], before, after] for name, (before, after) in rows_of(risks).items()]
-    known = pairs.dropna(subset=["died"])
-    died, risk = known["died"].to_numpy(float), known["mortality_risk"].to_numpy(float)
-    after = recalibrate(died, risk, known["patient_id"].to_numpy())
-    fitted = after == after
-    lines = {"as published": risk[fitted], "recalibrated": after[fitted]}
-    plots = [Plot("Calibration in tenths", calibration_plot(died[fitted], lines))]
+    fitted = np.isfinite(risks.recalibrated)
+    lines = {"as published": risks.published[fitted], "recalibrated": risks.recalibrated[fitted]}
+    plots = [Plot("Calibration in tenths", calibration_plot(risks.died[fitted], lines))]
     return Section(
         "Calibration here", ["Recalibrated out of fold on the site's own outcomes: slope and intercept of the log-odds."],
         [Table("Before and after", ["", "as published", "recalibrated"], rows)], plots if fitted.any() else [],
@@ -147,17 +145,11 @@ def _data(store: Engine, bound: dict) -> list[Section]:
     from rnn_core.plots import bar_plot
 
     with store.connect() as connection:
-        burden = connection.execute(text(_BURDEN), bound).mappings().all()
+        burden = pd.read_sql_query(text(_BURDEN), connection, params=bound)
         delays = connection.execute(text(_DELAYS), bound).mappings().all()
         missing = connection.execute(text(_STAYS + _MISSING), {**bound, "concepts": list(NAMES)}).mappings().all()
-    alerts = [
-        [
-            row["risk_band"], f"{row['flagged_per_day']:.1f}", f"{row['n_flagged']} of {row['n_stays']}",
-            _share(row["sensitivity"]), _share(row["ppv"]),
-        ]
-        for row in burden
-    ]  # fmt: skip
-    per_day = {row["risk_band"]: row["flagged_per_day"] for row in burden}
+    alerts = [burden_cells(row) for _, row in burden.iterrows()]
+    per_day = dict(zip(burden["risk_band"], burden["flagged_per_day"], strict=True))
     late = [[row["concept"], f"{row['n']:,}", f"{row['hours'][0]:.1f}", f"{row['hours'][1]:.1f}"] for row in delays]
     never = [row["concept"] for row in missing if row["missing"] == 1]
     seldom = {
@@ -168,7 +160,7 @@ def _data(store: Engine, bound: dict) -> list[Section]:
     return [
         Section(
             "Alerts", ["What acting on a band would have meant."],
-            [Table("Bands", _BANDS, alerts)], [Plot("Patients flagged a day", bar_plot(per_day, "patients"))],
+            [Table("Bands", BURDEN_COLUMNS, alerts)], [Plot("Patients flagged a day", bar_plot(per_day, "patients"))],
         ),
         Section(
             "Delays", ["Hours between when a value was true and when it was known."],
@@ -179,7 +171,3 @@ def _data(store: Engine, bound: dict) -> list[Section]:
             [Plot("Missing in more than half of the stays", bar_plot(seldom, "% of stays"))],
         ),
     ]  # fmt: skip
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.0f} %"

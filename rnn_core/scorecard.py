@@ -8,7 +8,7 @@ import pandas as pd
 
 from rnn_core.bootstrap import Estimate
 from rnn_core.frames import ALIVE
-from rnn_core.groups import AGE_EDGES, AGE_NAMES
+from rnn_core.groups import age_groups
 from rnn_core.metrics import Outcomes, score_columns
 from rnn_core.survival import CENSORED, FORECAST_COLUMNS, fit_population_curve
 
@@ -45,17 +45,14 @@ def score_published(pairs: pd.DataFrame) -> list[dict]:
 
 def _with_dimensions(pairs: pd.DataFrame) -> pd.DataFrame:
     """With the groups that are not columns of the pairs already."""
-    age = pd.to_numeric(pairs["age_years"]).astype(float)
-    return pairs.assign(
-        age_group=pd.cut(age, AGE_EDGES, right=False, labels=AGE_NAMES).astype(object),
-        stay_hours=pd.cut(pairs["hours_in_stay"], [*AGES, np.inf], right=False, labels=age_names()).astype(object),
-    )
+    edges = [*AGES, np.inf]
+    hours = pd.cut(pairs["hours_in_stay"], edges, right=False, labels=[name_hours(*span) for span in pairwise(edges)])
+    return pairs.assign(age_group=age_groups(pairs["age_years"]), stay_hours=hours.astype(object))
 
 
-def age_names() -> list[str]:
-    """Names of the groups by hour of the stay that begin at `AGES`."""
-    closed = [f"{start:g} to {stop:g}" for start, stop in pairwise(AGES)]
-    return [*closed, f"{AGES[-1]:g} on"]
+def name_hours(start: float, stop: float) -> str:
+    """Name of the group of forecasts from `start` to `stop` hours of a stay."""
+    return f"{start:g} to {stop:g}" if np.isfinite(stop) else f"{start:g} on"
 
 
 def _groups(pairs: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:

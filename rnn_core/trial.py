@@ -24,12 +24,18 @@ _FOLDS, _RESAMPLES = 5, 500
 
 @dataclass(frozen=True)
 class Calibrations:
-    """Discrimination of the risks, and calibration as published and after recalibration (out of fold)."""
+    """Discrimination of the risks, and calibration as published and after recalibration (out of fold).
+
+    died, published, recalibrated: float64 [forecasts whose outcome is known], as `recalibrate` takes and gives them.
+    """
 
     auroc: Estimate
     before: dict[str, Estimate]
     after: dict[str, Estimate]
     n_deaths: int
+    died: np.ndarray
+    published: np.ndarray
+    recalibrated: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -45,11 +51,15 @@ def judge_risks(pairs: pd.DataFrame) -> Calibrations:
     known = pairs.dropna(subset=["died"])
     died, risk = known["died"].to_numpy(float), known["mortality_risk"].to_numpy(float)
     patients = known["patient_id"].to_numpy()
+    recalibrated = recalibrate(died, risk, patients)
     return Calibrations(
         bootstrap_interval(auroc, [died, risk], patients, n=_RESAMPLES),
         _calibration(died, risk, patients),
-        _calibration(died, recalibrate(died, risk, patients), patients),
+        _calibration(died, recalibrated, patients),
         int(known.loc[died == 1, "patient_id"].nunique()),
+        died,
+        risk,
+        recalibrated,
     )
 
 

@@ -136,3 +136,18 @@ def few_drivers(monkeypatch):
     from rnn_core import drivers
 
     monkeypatch.setattr(drivers, "explain_stays", partial(drivers.explain_stays, limit=3))
+
+
+@pytest.fixture
+def contradictory_forecasts(monkeypatch):
+    """From here on no forecast's quantiles rise: the 90th lies below the others."""
+    from flows import forecast
+
+    score = forecast.score
+
+    def broken(*given):
+        frame = score(*given)
+        frame.loc[frame["status"] == "scored", "remaining_los_p90_hours"] = 0.0
+        return frame
+
+    monkeypatch.setattr(forecast, "score", broken)

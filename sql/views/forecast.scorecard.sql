@@ -12,6 +12,7 @@ with newest as (
     order by s.source, s.model_id, r.as_of desc, s.run_id desc
 )
 select
-    s.source, s.model_id, s.unit, s.month, s.age_group, s.sex, s.stay_hours, s.metric, s.value, s.low, s.high, s.baseline, s.n, newest.as_of as evaluated_at
+    s.source, s.model_id, s.unit, s.month, s.age_group, s.sex, s.stay_hours, s.metric, s.value, s.low, s.high, s.baseline,
+    s.n, newest.as_of as evaluated_at
 from newest
 join forecast.score s on s.run_id = newest.run_id and s.model_id = newest.model_id and s.source = newest.source

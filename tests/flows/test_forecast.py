@@ -419,16 +419,9 @@ def test_evaluate_pairs_outcomes_once_stays_have_ended_and_fills_the_scorecard(t
     assert page.count("<svg") >= 6 and not re.search(r"(src|href)=.https?:", page), "it opens without a network"
 
 
-def test_forecasts_that_contradict_themselves_are_not_published(trained, monkeypatch):
+def test_forecasts_that_contradict_themselves_are_not_published(trained, request):
     forecast.fn("clif", AT - timedelta(hours=1))
-    score = forecast_module.score
-
-    def broken(*args):
-        frame = score(*args)
-        frame.loc[frame["status"] == "scored", "remaining_los_p90_hours"] = 0.0
-        return frame
-
-    monkeypatch.setattr(forecast_module, "score", broken)
+    request.getfixturevalue("contradictory_forecasts")
     with pytest.raises(QualityError, match="quantiles_rise"):
         forecast.fn("clif", AT)
     assert len(read(trained, NUMBERS, at=AT)) == 0

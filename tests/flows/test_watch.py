@@ -11,7 +11,6 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from flows import clock, notify
-from flows import forecast as forecast_module
 from flows.cli import app
 from flows.evaluate import evaluate
 from flows.forecast import forecast
@@ -19,7 +18,6 @@ from flows.ingest import ingest
 from flows.settings import load_settings
 from flows.watch import watch
 from rnn_core.errors import ForecastError, QualityError
-from sql import registry
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
 
@@ -98,8 +96,6 @@ def test_a_late_run_is_told_once_and_closed_when_it_is_over(healthy, inbox):
 
 
 def test_a_failed_run_is_told_with_its_sentence(healthy, inbox):
-    serving = registry.serving_model(healthy, "clif", "stay")
-    (load_settings().artifact_folder / serving["artifact"] / "meta.json").unlink()
     with healthy.begin() as connection:
         connection.execute(
             text(
@@ -111,15 +107,7 @@ def test_a_failed_run_is_told_with_its_sentence(healthy, inbox):
     assert "The last train of clif failed (1 in a row): No space is left on the disk." in inbox[0]["message"]
 
 
-def test_a_critical_check_is_told_as_that_and_not_as_a_failed_run_too(healthy, inbox, monkeypatch):
-    score = forecast_module.score
-
-    def broken(*given):
-        frame = score(*given)
-        frame.loc[frame["status"] == "scored", "remaining_los_p90_hours"] = 0.0
-        return frame
-
-    monkeypatch.setattr(forecast_module, "score", broken)
+def test_a_critical_check_is_told_as_that_and_not_as_a_failed_run_too(healthy, inbox, contradictory_forecasts):
     with pytest.raises(QualityError):
         forecast.fn("clif", AT)
     watch.fn()
