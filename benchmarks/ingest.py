@@ -11,15 +11,16 @@ from benchmarks.stage import AS_OF, SOURCE, Row, Stage
 from flows.databases import open_source
 from sql import landing
 from sql.landing import BEGINNING
+from sql.reading import statement
 
 
 def run(stage: Stage) -> Iterator[Row]:
-    adapter, source, schema = open_source(SOURCE)
+    adapter, source = open_source(SOURCE)
     clock = {}
     begun = last = perf_counter()
     batch = landing.begin_batch(stage.store, SOURCE, AS_OF)
     for name, step in {
-        "land": lambda: landing.land(stage.store, batch, adapter, source, schema, lambda _: None),
+        "land": lambda: landing.land(stage.store, batch, adapter, source, lambda _: None),
         "cast and map": lambda: landing.cast_and_map(stage.store, batch, adapter),
         "check": lambda: clock.__setitem__("outcomes", landing.check(stage.store, batch)),
         "take over": lambda: landing.take_over(stage.store, batch, clock.pop("outcomes"), {}),
@@ -30,7 +31,7 @@ def run(stage: Stage) -> Iterator[Row]:
     rows = batch.rows_landed["observation"]
 
     begun = perf_counter()
-    select = text(adapter.observations_sql.replace("{schema}", schema))
+    select = text(statement(adapter, adapter.observations_sql, source))
     with source.connect() as connection:
         frame = pd.read_sql(select, connection, params={"since": BEGINNING, "until": AS_OF})
     with stage.store.begin() as connection:

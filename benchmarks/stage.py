@@ -42,8 +42,10 @@ def open_stage(folder: Path, data: Path) -> Iterator[Stage]:
     from sql.loaders import physionet_2012
 
     use_own_home(folder)
-    _, source, schema = open_source(SOURCE, writable=True)
-    physionet_2012.load(source, data, sets=["a"], schema=schema, layout="together", withhold_outcomes=True)
+    adapter, source = open_source(SOURCE, writable=True)
+    physionet_2012.load(
+        source, data, sets=["a"], schema=adapter.schemas["schema"], layout="together", withhold_outcomes=True
+    )
     # Tables at rest, as a hospital's are: otherwise whoever reads them first pays for the load.
     with source.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("vacuum analyze")

@@ -180,9 +180,9 @@ def _installation() -> Iterator[tuple[Engine, str, Engine]]:
 
     with tempfile.TemporaryDirectory(prefix="icu-benchmark-") as folder:
         use_own_home(Path(folder))
-        _, source, schema = open_source(SOURCE, writable=True)
+        adapter, source = open_source(SOURCE, writable=True)
         try:
-            yield source, schema, open_store()
+            yield source, adapter.schemas["schema"], open_store()
         finally:
             embedded.stop(load_settings().cluster_folder)
 
@@ -215,7 +215,7 @@ def _arena(
 ) -> "Arena":
     from rnn_core.contenders import Arena
 
-    adapter, _, _ = open_source(SOURCE)
+    adapter, _ = open_source(SOURCE)
     return Arena(learned, judged, config, adapter.sampling, float(HOUR), learned_score, judged_score)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def measure_ages(source: str, as_of: datetime, folds: int) -> list[dict[str, Any]]:
     """One row per age of the stay and metric, ours beside the population's curve. Raises DataTooSmallError of no stay."""
-    adapter, _, _ = open_source(source)
+    adapter, _ = open_source(source)
     known = read_known(open_store(), source, as_of)
     if not len(known.stays):
         raise DataTooSmallError(f"There is no stay of {source} as of {as_of.isoformat()}; run `icu-forecast ingest`.")

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from sqlalchemy import URL, Engine
 
-from flows.settings import Settings, load_settings
+from flows.settings import Settings, SourceSettings, load_settings
 from rnn_core.errors import ForecastError
 from sql import embedded
 from sql.adapter import Adapter, adapter_names, load_adapter
@@ -27,17 +27,14 @@ def store_url(settings: Settings) -> str | URL:
     return embedded.create_database(embedded.start(settings.cluster_folder), "icu_forecast")
 
 
-def open_source(name: str, settings: Settings | None = None, *, writable: bool = False) -> tuple[Adapter, Engine, str]:
-    """Adapter, engine and schema of the source `name`; read-only but for the loaders that play the hospital.
+def open_source(name: str, settings: Settings | None = None, *, writable: bool = False) -> tuple[Adapter, Engine]:
+    """Adapter and engine of the source `name`; read-only but for the loaders that play the hospital.
 
     In embedded mode a source without an address is the database `source_<name>` of the embedded server.
     """
     settings = settings or load_settings()
     source = settings.source(name)
-    # Errors and reports name the source that people know, which may share its adapter with others.
-    adapter = replace(
-        load_adapter(adapter_name(name, settings)), name=name, read_timeout_minutes=source.read_timeout_minutes
-    )
+    adapter = load_adapter(adapter_name(name, settings))
     if source.url is not None:
         url: str | URL = source.url.get_secret_value()
     elif settings.embedded:
@@ -48,7 +45,32 @@ def open_source(name: str, settings: Settings | None = None, *, writable: bool =
             "(a user that may only select is enough)."
         )
     engine = open_engine(url, application=f"icu-forecast {name}")
-    return adapter, engine if writable else read_only(engine), source.db_schema
+    # Errors and reports name the source that people know, which may share its adapter with others.
+    here = replace(
+        adapter, name=name, schemas=_schemas(adapter, source, engine), timezone=source.data_timezone,
+        read_timeout_minutes=source.read_timeout_minutes,
+    )  # fmt: skip
+    return here, engine if writable else read_only(engine)
+
+
+def _schemas(adapter: Adapter, source: SourceSettings, engine: Engine) -> dict[str, str]:
+    """Schema per placeholder of the adapter: as set for it, as set for all, or as published.
+
+    SQLite has one schema, main; DuckDB has it in the place of public.
+    """
+    if unknown := sorted(source.schemas.keys() - adapter.schemas.keys()):
+        raise ForecastError(
+            f"The adapter {adapter.name} knows no schema {', '.join(unknown)}, only {', '.join(adapter.schemas)}."
+        )
+    if engine.dialect.name == "sqlite":
+        return dict.fromkeys(adapter.schemas, "main")
+    published = {
+        name: "main" if (engine.dialect.name, schema) == ("duckdb", "public") else schema
+        for name, schema in adapter.schemas.items()
+    }
+    if source.db_schema is not None:
+        published = dict.fromkeys(published, source.db_schema)
+    return published | source.schemas
 
 
 def adapter_name(name: str, settings: Settings | None = None) -> str:

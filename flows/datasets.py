@@ -14,8 +14,8 @@ def load_clif(*, reanchor: bool, seed: int) -> LoadReport:
     """The MIMIC-IV demo in CLIF form, which comes with a wheel."""
     from sql.loaders import clif
 
-    _, engine, schema = open_source("clif", writable=True)
-    return clif.load(engine, schema, reanchor=reanchor, seed=seed, progress=log.info)
+    adapter, engine = open_source("clif", writable=True)
+    return clif.load(engine, adapter.schemas["schema"], reanchor=reanchor, seed=seed, progress=log.info)
 
 
 def load_physionet_2012(
@@ -33,10 +33,10 @@ def load_physionet_2012(
             "physionet_2012 needs --path: a folder that holds set-a.tar.gz and Outcomes-a.txt as published at "
             "physionet.org/content/challenge-2012."
         )
-    _, engine, schema = open_source("physionet_2012", writable=True)
+    adapter, engine = open_source("physionet_2012", writable=True)
     return physionet_2012.load(
-        engine, folders, sets=sets, schema=schema, layout=layout, withhold_outcomes=withhold_outcomes, seed=seed,
-        progress=log.info,
+        engine, folders, sets=sets, schema=adapter.schemas["schema"], layout=layout,
+        withhold_outcomes=withhold_outcomes, seed=seed, progress=log.info,
     )  # fmt: skip
 
 

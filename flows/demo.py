@@ -34,9 +34,9 @@ def run_demo(seed: int) -> None:
     tell_own_errors_once()
     _heading("1 of 4  The MIMIC-IV demo (100 real, de-identified patients) becomes a hospital's database")
     print(describe(load_clif(reanchor=True, seed=seed)))
-    _, engine, schema = open_source(DEMO_SOURCE)
+    adapter, engine = open_source(DEMO_SOURCE)
     with engine.connect() as connection:
-        as_of = clif.peak_census(connection, schema)
+        as_of = clif.peak_census(connection, adapter.schemas["schema"])
     print(f"Its ICUs are fullest at {as_of:%Y-%m-%d %H:%M} UTC; everything below is what was known then.")
 
     _heading("2 of 4  Ingest: read, check, quarantine (starts Prefect's temporary server, about 20 s)")

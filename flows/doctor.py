@@ -15,10 +15,11 @@ from flows.log import import_tensorflow
 from flows.settings import Settings
 from rnn_core.errors import ForecastError
 from sql import registry, views
-from sql.adapter import Adapter, check_source
+from sql.adapter import Adapter
 from sql.engine import check_reachable, open_engine
 from sql.landing import read_watermark
 from sql.migrate import current_revision, newest_revision
+from sql.reading import check_source
 from sql.schema import SCHEMAS, metadata
 
 FREE_GB = 2.0
@@ -116,9 +117,9 @@ def _sources(store: Engine, settings: Settings) -> list[str]:
 
 def _source(source: str, settings: Settings) -> Finding:
     try:
-        adapter, engine, schema = open_source(source, settings)
-        check_source(adapter, engine, schema)
-        refused = _refused_tables(adapter, engine, schema)
+        adapter, engine = open_source(source, settings)
+        check_source(adapter, engine)
+        refused = _refused_tables(adapter, engine)
     except (ForecastError, DBAPIError) as error:
         found = str(error) if isinstance(error, ForecastError) else type(error).__name__
         return Finding(f"source {source}", "fault", found)
@@ -128,10 +129,10 @@ def _source(source: str, settings: Settings) -> Finding:
     return Finding(f"source {source}", "ok", f"reachable, {len(adapter.tables)} tables with the columns that are read")
 
 
-def _refused_tables(adapter: Adapter, engine: Engine, schema: str) -> list[str]:
+def _refused_tables(adapter: Adapter, engine: Engine) -> list[str]:
     """Tables that can be seen and yet not selected from: the catalogue shows columns to those who may not read them."""
     refused = []
-    for name, columns in adapter.tables.items():
+    for schema, name, columns in adapter.relations():
         query = select(*map(column, columns)).select_from(table(name, schema=schema)).where(false())
         try:
             with engine.connect() as connection:

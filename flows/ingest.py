@@ -15,8 +15,9 @@ from flows.reports import report_run
 from flows.settings import load_settings
 from flows.tasks import alone, recorded, safe_sentence, step, write_down
 from sql import landing, results
-from sql.adapter import Adapter, check_source
+from sql.adapter import Adapter
 from sql.landing import Batch, BatchCounts
+from sql.reading import check_source
 
 
 @flow(name="ingest", flow_run_name=run_name)
@@ -38,7 +39,7 @@ def ingest(source: str, as_of: datetime | None = None, reconcile: bool = False, 
 
 
 def _ingest_recorded(
-    store: Engine, source: str, as_of: datetime, reconcile: bool, opened: tuple[Adapter, Engine, str]
+    store: Engine, source: str, as_of: datetime, reconcile: bool, opened: tuple[Adapter, Engine]
 ) -> dict:
     with recorded(store, source, "ingest", as_of) as run:
         with _landed(store, source, as_of, reconcile, opened) as (batch, outcomes):
@@ -51,15 +52,15 @@ def _ingest_recorded(
 
 @contextmanager
 def _landed(
-    store: Engine, source: str, as_of: datetime, reconcile: bool, opened: tuple[Adapter, Engine, str]
+    store: Engine, source: str, as_of: datetime, reconcile: bool, opened: tuple[Adapter, Engine]
 ) -> Iterator[tuple[Batch, dict]]:
     """A batch that was read, cast and checked, with what the checks found; if anything fails, nothing of it stays."""
-    adapter, database, schema = opened
-    check_source(adapter, database, schema)
+    adapter, database = opened
+    check_source(adapter, database)
     overlap = timedelta(hours=load_settings().overlap_hours)
     batch = landing.begin_batch(store, source, as_of, reconcile=reconcile, overlap=overlap)
     try:
-        read_rows(store, batch, adapter, database, schema)
+        read_rows(store, batch, adapter, database)
         cast_rows(store, batch, adapter)
         yield batch, check_rows(store, batch)
     except Exception as error:
@@ -68,8 +69,8 @@ def _landed(
 
 
 @step("read the source", retries=0)
-def read_rows(store, batch: Batch, adapter, database, schema: str) -> None:
-    landing.land(store, batch, adapter, database, schema, log.info)
+def read_rows(store, batch: Batch, adapter, database) -> None:
+    landing.land(store, batch, adapter, database, log.info)
     log.info("landed %s", ", ".join(f"{n:,} {relation} rows" for relation, n in batch.rows_landed.items()))
 
 

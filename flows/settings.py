@@ -5,9 +5,10 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Annotated
+from zoneinfo import available_timezones
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rnn_core.errors import ForecastError
@@ -27,12 +28,21 @@ class SourceSettings(BaseModel):
 
     adapter: str | None = Field(None, description="folder in sql/sources; default: the source's own name")
     url: SecretStr | None = Field(None, description="SQLAlchemy URL of the source database")
-    db_schema: str = Field("public", description="schema that holds the source's tables")
+    db_schema: str | None = Field(None, description="schema that holds the source's tables; default: as published")
+    schemas: dict[str, str] = Field(default_factory=dict, description="schema per placeholder, where there are several")
+    data_timezone: str = Field("UTC", description="time zone of the source's times that carry none")
     read_timeout_minutes: Annotated[float, Field(gt=0)] = 60.0
     timezone: str = Field("UTC", description="time zone in which the source's schedules are read")
     schedules: dict[str, str] = Field(
         default_factory=dict, description="cron line per deployment, e.g. forecast_hourly; empty for none"
     )
+
+    @field_validator("timezone", "data_timezone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        if name not in available_timezones():
+            raise ValueError("is the name of no time zone; expected one like Europe/Zurich")
+        return name
 
 
 class Settings(BaseSettings):

@@ -17,11 +17,12 @@ from flows.databases import open_source, store_url
 from flows.settings import load_settings
 from flows.terminal import print_rows
 from rnn_core.concepts import BY_NAME, NAMES, Concept
-from sql.adapter import Adapter, MappedVariable, check_source, read_select
+from sql.adapter import Adapter, MappedVariable
 from sql.copy import copy_arrow
 from sql.engine import open_engine
 from sql.landing import BEGINNING
 from sql.quality import load_suite
+from sql.reading import check_source, read_observations, read_stays
 
 # Less than this share of readable values inside the plausible range looks like another unit.
 PLAUSIBLE_SHARE = 0.9
@@ -69,12 +70,10 @@ class _Observations:
 
 def check(source: str, as_of: datetime) -> SourceReport:
     """Read everything the source holds up to `as_of`; nothing is stored. Raises SourceError where it cannot be read."""
-    adapter, engine, schema = open_source(source)
-    check_source(adapter, engine, schema)
-    stays = pa.Table.from_batches(read_select(adapter, adapter.stays_sql, engine, schema, BEGINNING, as_of))
-    seen = _count_observations(
-        adapter, read_select(adapter, adapter.observations_sql, engine, schema, BEGINNING, as_of)
-    )
+    adapter, engine = open_source(source)
+    check_source(adapter, engine)
+    stays = pa.Table.from_batches(read_stays(adapter, engine, BEGINNING, as_of))
+    seen = _count_observations(adapter, read_observations(adapter, engine, BEGINNING, as_of))
     coverage = [_coverage(BY_NAME[name], seen.concepts.get(name), stays["stay_id"]) for name in NAMES]
     audit = audit_stays(stays)
     faults = [f"{row['concept']}: {row['suspicion']}" for row in coverage if row["suspicion"]]

@@ -96,7 +96,7 @@ def _configure(seed: int, epochs: int | None, members: int | None, cell: str, mi
 @step("read the training set", retries=2)
 def read_training_set(store: Engine, source: str, as_of: datetime) -> tuple[Known, Known, Sampling]:
     """What was known at the cut-off, to learn from, and at `as_of`, to judge with; and how the source samples stays."""
-    adapter, _, _ = open_source(source)
+    adapter, _ = open_source(source)
     now = read_known(store, source, as_of)
     if len(now.stays) == 0:
         raise DataTooSmallError(

@@ -3,9 +3,10 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, NoSuchModuleError
 
 from rnn_core.errors import ForecastError
 
@@ -22,9 +23,19 @@ def open_engine(url: str | URL, application: str = "icu-forecast") -> Engine:
     if url.drivername in ("postgresql", "postgres"):
         url = url.set(drivername="postgresql+psycopg")
     if not url.drivername.startswith("postgresql"):
-        return create_engine(url, poolclass=NullPool)
+        return _open_other(url)
     options = {"application_name": application, "options": "-c timezone=UTC", "connect_timeout": 10, **KEEPALIVES}
     return create_engine(url, poolclass=NullPool, connect_args=options)
+
+
+def _open_other(url: URL) -> Engine:
+    try:
+        return create_engine(url, poolclass=NullPool)
+    except (NoSuchModuleError, ModuleNotFoundError):
+        raise ForecastError(
+            f"There is no driver for {url.drivername} databases here; install the SQLAlchemy dialect of that name, or use "
+            "postgresql, duckdb or sqlite, which come with icu-forecast."
+        ) from None
 
 
 def libpq_uri(engine: Engine, **parameters: str) -> str:
@@ -79,5 +90,15 @@ def read_only(engine: Engine) -> Engine:
         @event.listens_for(engine, "begin")
         def _begin(connection: Connection) -> None:
             connection.exec_driver_sql("set transaction read only")
+
+    if engine.dialect.name in ("duckdb", "sqlite"):
+
+        @event.listens_for(engine, "do_connect")
+        def _connect(_dialect: object, _record: object, args: list, options: dict) -> None:
+            if engine.dialect.name == "duckdb":
+                options["read_only"] = True
+            else:
+                # A plain path would make an empty database where there is none.
+                args[0], options["uri"] = f"{Path(args[0]).resolve().as_uri()}?mode=ro", True
 
     return engine

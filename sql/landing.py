@@ -15,8 +15,9 @@ from sqlalchemy.schema import AddConstraint, DropConstraint
 
 from rnn_core.errors import SourceError
 from sql import casting, quality
-from sql.adapter import Adapter, read_select
+from sql.adapter import Adapter
 from sql.copy import copy_arrow
+from sql.reading import read_observations, read_stays
 from sql.retention import purged_until
 from sql.schema import landing_observation, landing_stay, observation
 
@@ -114,16 +115,14 @@ def fail_batch(engine: Engine, batch: Batch, error: str) -> None:
         )
 
 
-def land(
-    engine: Engine, batch: Batch, adapter: Adapter, source_engine: Engine, schema: str, progress: Progress
-) -> None:
+def land(engine: Engine, batch: Batch, adapter: Adapter, source_engine: Engine, progress: Progress) -> None:
     """Copy what became available into this batch's landing tables and commit: Great Expectations reads committed rows."""
-    for relation, select, template in (
-        ("stay", adapter.stays_sql, landing_stay),
-        ("observation", adapter.observations_sql, landing_observation),
+    for relation, read, template in (
+        ("stay", read_stays, landing_stay),
+        ("observation", read_observations, landing_observation),
     ):
         columns = [c.name for c in template.columns]
-        batches = _read_ahead(read_select(adapter, select, source_engine, schema, batch.since[relation], batch.as_of))
+        batches = _read_ahead(read(adapter, source_engine, batch.since[relation], batch.as_of))
         if relation == "observation":
             batches = _without_unmapped(batches, adapter, batch.unmapped)
         with engine.begin() as connection:

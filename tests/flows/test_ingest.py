@@ -173,7 +173,7 @@ def test_a_changed_unit_stops_the_run_and_names_the_check(installation, make_dat
 
 
 def test_a_source_is_opened_read_only(installation):
-    _, engine, _ = open_source("clif")
+    _, engine = open_source("clif")
     with pytest.raises(Exception, match="read-only"), engine.begin() as connection:
         connection.exec_driver_sql("delete from vitals")
 

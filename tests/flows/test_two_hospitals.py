@@ -124,9 +124,9 @@ def test_first_loads_that_meet_at_the_empty_table_take_turns(hospitals):
     """Both come to the empty table of observations in the same instant: a lock holds them back until both are there."""
     ready = []
     for name in HOSPITALS:
-        adapter, database, schema = open_source(name)
+        adapter, database = open_source(name)
         batch = landing.begin_batch(hospitals, name, EARLY)
-        landing.land(hospitals, batch, adapter, database, schema, lambda _: None)
+        landing.land(hospitals, batch, adapter, database, lambda _: None)
         landing.cast_and_map(hospitals, batch, adapter)
         ready.append((hospitals, batch, landing.check(hospitals, batch), adapter.units))
     with ThreadPoolExecutor(2) as pool:
