@@ -56,6 +56,7 @@ Direct = Annotated[
 class Dataset(StrEnum):
     clif = "clif"
     physionet_2012 = "physionet_2012"
+    mimic_iii = "mimic_iii"
 
 
 def main() -> None:
@@ -106,10 +107,12 @@ def load(
 
     Example: icu-forecast load clif --reanchor
     """
-    from flows.datasets import describe, load_clif, load_physionet_2012
+    from flows.datasets import describe, load_clif, load_mimic_iii, load_physionet_2012
 
     if dataset is Dataset.clif:
         report = load_clif(reanchor=reanchor, seed=seed)
+    elif dataset is Dataset.mimic_iii:
+        report = load_mimic_iii(path or [])
     else:
         withheld = withhold_outcomes.strip() == "all" or _names(withhold_outcomes)
         report = load_physionet_2012(

@@ -40,6 +40,20 @@ def load_physionet_2012(
     )  # fmt: skip
 
 
+def load_mimic_iii(folders: Collection[Path]) -> LoadReport:
+    """The files of MIMIC-III in the one folder. Raises ForecastError where they are not there."""
+    from sql.loaders import mimic_iii
+
+    if len(folders) != 1:
+        raise ForecastError(
+            "mimic_iii needs one --path: the folder that holds ICUSTAYS.csv.gz and the other tables, as published at "
+            "physionet.org/content/mimiciii-demo/1.4."
+        )
+    adapter, engine = open_source("mimic_iii", writable=True)
+    (folder,) = folders
+    return mimic_iii.load(engine, folder, adapter.schemas["schema"], progress=log.info)
+
+
 def describe(report: LoadReport) -> str:
     """What was loaded, in sentences."""
     return " ".join([f"{sum(report.rows.values()):,} rows in {len(report.rows)} tables.", *report.notes])

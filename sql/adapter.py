@@ -1,6 +1,7 @@
 """A source's adapter: a folder of SELECTs in that database's own dialect, a concept map, and what it promises."""
 
 import csv
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,11 @@ class Adapter:
         for name, columns in self.tables.items():
             *schema, table = name.split(".")
             yield self.schemas[schema[0] if schema else "schema"], table, columns
+
+    def items(self) -> list[int]:
+        """The numbers that variables of the map begin with, for SELECTs that enter a large table by the items it needs."""
+        numbers = (re.match(r"\d+", line.variable) for line in self.concept_map)
+        return sorted({int(number[0]) for number in numbers if number})
 
 
 def adapter_names() -> list[str]:

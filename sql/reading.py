@@ -107,7 +107,8 @@ def _read(adapter: Adapter, select: str, engine: Engine, since: datetime, until:
 
 
 def statement(adapter: Adapter, select: str, engine: Engine) -> str:
-    """The SELECT in the dialect of the engine, with the names of the schemas put in; bounds stay to be bound."""
+    """The SELECT in the dialect of the engine, with the names of schemas and items put in; bounds stay to be bound."""
+    select = select.replace("{items}", ", ".join(map(str, adapter.items())))
     for placeholder, schema in adapter.schemas.items():
         select = select.replace(f"{{{placeholder}}}", engine.dialect.identifier_preparer.quote(schema))
     return _without_intervals(select) if engine.dialect.name == "sqlite" else select
@@ -115,7 +116,7 @@ def statement(adapter: Adapter, select: str, engine: Engine) -> str:
 
 def _without_intervals(select: str) -> str:
     """SQLite has no intervals; its datetime() gives the same text for a sum of a column and one."""
-    return re.sub(r"([\w.]+) ([+-]) interval '(\d+ \w+)'", r"datetime(\1, '\2\3')", select)
+    return re.sub(r"([\w.:]+) ([+-]) interval '(\d+ \w+)'", r"datetime(\1, '\2\3')", select)
 
 
 def bounds(adapter: Adapter, since: datetime, until: datetime) -> dict[str, datetime]:
@@ -188,7 +189,7 @@ def _with_literals(sql: str, bound: dict[str, Any]) -> str:
 def _read_duckdb(engine: Engine, sql: str, bound: dict[str, Any], _: float) -> Iterator[pa.RecordBatch]:
     with engine.connect() as connection:
         session = connection.connection.driver_connection
-        yield from session.execute(re.sub(r":(since|until)\b", r"$\1", sql), bound).to_arrow_reader(_ROWS_AT_ONCE)
+        yield from session.sql(re.sub(r":(since|until)\b", r"$\1", sql), params=bound).to_arrow_reader(_ROWS_AT_ONCE)
 
 
 def _read_rows(engine: Engine, sql: str, bound: dict[str, Any], _: float) -> Iterator[pa.RecordBatch]:

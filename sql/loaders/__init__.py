@@ -29,23 +29,43 @@ def quoted(connection: Connection, *names: str) -> str:
 
 
 def make_schema(connection: Connection, schema: str) -> None:
-    connection.exec_driver_sql(f"create schema if not exists {quoted(connection, schema)}")
+    if connection.dialect.name != "sqlite":
+        connection.exec_driver_sql(f"create schema if not exists {quoted(connection, schema)}")
 
 
 def replace_table(connection: Connection, schema: str, table: str, data: pa.Table, indices: Iterable[str] = ()) -> int:
     """Drop the table, create it with the columns of `data`, fill it and index it; the number of its rows.
 
-    indices: what follows "create index on <table>", such as "(recorded_dttm)".
+    indices: what follows "create index on <table>", such as "(recorded_dttm)"; DuckDB needs none.
     """
     relation = quoted(connection, schema, table)
-    columns = ", ".join(f"{quoted(connection, field.name)} {_column_type(field.type)}" for field in data.schema)
     connection.exec_driver_sql(f"drop table if exists {relation}")
+    if connection.dialect.name == "duckdb":
+        connection.connection.driver_connection.execute(f"create table {relation} as select * from data")
+        return data.num_rows
+    if connection.dialect.name == "sqlite":
+        _fill_sqlite(connection, table, data, indices)
+        return data.num_rows
+    columns = ", ".join(f"{quoted(connection, field.name)} {_column_type(field.type)}" for field in data.schema)
     connection.exec_driver_sql(f"create table {relation} ({columns})")
     rows = copy_arrow(connection, f"{schema}.{table}", data)
     for index in indices:
         connection.exec_driver_sql(f"create index on {relation} {index}")
     connection.exec_driver_sql(f"analyze {relation}")
     return rows
+
+
+def _fill_sqlite(connection: Connection, table: str, data: pa.Table, indices: Iterable[str]) -> None:
+    """As the builds of MIMIC for SQLite make it: columns by name, times as text."""
+    names = ", ".join(quoted(connection, name) for name in data.column_names)
+    connection.exec_driver_sql(f"create table {quoted(connection, table)} ({names})")
+    places = ", ".join("?" * data.num_columns)
+    for batch in data.to_batches(max_chunksize=100_000):
+        columns = [c.cast(pa.string()) if pa.types.is_timestamp(c.type) else c for c in batch.columns]
+        rows = list(zip(*(c.to_pylist() for c in columns), strict=True))
+        connection.exec_driver_sql(f"insert into {quoted(connection, table)} values ({places})", rows)
+    for number, index in enumerate(indices):
+        connection.exec_driver_sql(f"create index {quoted(connection, f'{table}_{number}')} on {table} {index}")
 
 
 def _column_type(arrow: pa.DataType) -> str:

@@ -1,65 +1,100 @@
-"""The spec suite: the same hospital in every source's own schema gives the same stays, observations and windows."""
+"""The spec suite: the same hospital in every source's own schema gives the same stays, observations, windows, forecasts."""
 
-import importlib.util
 from datetime import timedelta
-from pathlib import Path
+from importlib import import_module
 
+import hospital
 import numpy as np
-import pandas as pd
 import pytest
 from sqlalchemy import text
 
 from flows.ingest import ingest
 from rnn_core.config import WindowConfig
+from rnn_core.frames import Observations
 from rnn_core.grid import make_grid
+from rnn_core.material import Known
 from rnn_core.scaling import fit_scaler, static_features
 from rnn_core.windows import make_windows
-from sql import canonical
-from sql.adapter import adapter_names
+from sql import canonical, registry
+from sql.adapter import adapter_names, load_adapter
 from sql.engine import open_engine
 
-_spec = importlib.util.spec_from_file_location("hospital", Path(__file__).parent / "hospital.py")
-hospital = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(hospital)
-
-AS_OF = hospital.BEGIN + timedelta(days=40)
+# All three stays lie in the unit, and some laboratory values are not known yet.
+DURING = hospital.BEGIN + timedelta(hours=36)
+AFTER = hospital.BEGIN + timedelta(days=40)
+# Those that keep one time per value, and take it for both.
+WITHOUT_DELAYS = {"physionet_2012"}
+PAIRS = [
+    pytest.param(source, dialect, id=f"{source}-{dialect}")
+    for source in adapter_names()
+    for dialect in load_adapter(source).dialects
+]
 
 
 @pytest.fixture(scope="module")
-def stores(make_database, tmp_path_factory):
-    """Per source: our database after the ingest of the hospital, and stay_id by name."""
+def store(make_database, tmp_path_factory):
+    """Our database, in which every source is taken over under its own name."""
     from flows.databases import open_store
     from flows.settings import load_settings
 
-    made = {}
-    for source, build in hospital.SOURCES.items():
-        url = make_database(f"spec_{source}")
-        names = build(open_engine(url))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("ICU_HOME", str(tmp_path_factory.mktemp(source)))
-            patch.setenv("ICU_DATABASE_URL", make_database("spec_store").render_as_string(hide_password=False))
-            patch.setenv(f"ICU_SOURCES__{source.upper()}__URL", url.render_as_string(hide_password=False))
-            load_settings.cache_clear()
-            ingest.fn(source, AS_OF)
-            made[source] = open_store(), names
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ICU_HOME", str(tmp_path_factory.mktemp("spec")))
+        patch.setenv("ICU_DATABASE_URL", make_database("spec_store").render_as_string(hide_password=False))
+        load_settings.cache_clear()
+        yield open_store()
     load_settings.cache_clear()
-    return made
 
 
-def stays_of(store, source, names) -> pd.DataFrame:
-    frame = canonical.read_stays(store, source, AS_OF)
-    by_id = {stay_id: name for name, stay_id in names.items()}
-    return frame.assign(stay_id=frame["stay_id"].map(by_id), patient_id="", source="")
+@pytest.fixture(scope="module")
+def take_over(store, make_database, tmp_path_factory):
+    """A function that builds the hospital for a source and a dialect, ingests it once, and names source and stays."""
+    taken: dict[tuple[str, str], tuple[str, dict[str, str]]] = {}
+
+    def take(source: str, dialect: str) -> tuple[str, dict[str, str]]:
+        if (source, dialect) not in taken:
+            taken[source, dialect] = _take_over(source, dialect)
+        return taken[source, dialect]
+
+    def _take_over(source: str, dialect: str) -> tuple[str, dict[str, str]]:
+        from flows.settings import load_settings
+
+        if dialect == "postgresql":
+            url = make_database(f"spec_{source}").render_as_string(hide_password=False)
+        else:
+            url = f"{dialect}:///{tmp_path_factory.mktemp(source) / 'hospital.db'}"
+        engine = open_engine(url)
+        names = import_module(f"hospital.{source}").build(engine)
+        engine.dispose()
+        name = f"{source}_on_{dialect}"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(f"ICU_SOURCES__{name.upper()}__URL", url)
+            patch.setenv(f"ICU_SOURCES__{name.upper()}__ADAPTER", source)
+            load_settings.cache_clear()
+            ingest.fn(name, AFTER)
+        load_settings.cache_clear()
+        return name, names
+
+    return take
 
 
-def test_every_adapter_is_in_the_suite():
-    assert set(hospital.SOURCES) == set(adapter_names())
+def known(store, name, names, as_of) -> Known:
+    """What the canonical tables tell as of a time, the stays in the hospital's order and under its names."""
+    stays = canonical.read_stays(store, name, as_of)
+    observations = canonical.read_observations(store, name, stays, as_of)
+    by_id = {stay_id: n for n, stay_id in names.items()}
+    stays = stays.assign(stay_id=stays["stay_id"].map(by_id), patient_id="", source="")
+    return Known(stays, observations, np.datetime64(as_of.replace(tzinfo=None), "us"))
 
 
-@pytest.mark.parametrize("source", hospital.SOURCES)
-def test_stays_are_those_of_the_hospital(stores, source):
-    store, names = stores[source]
-    found = stays_of(store, source, names).set_index("stay_id")
+def as_rows(observations: Observations) -> list[tuple]:
+    columns = (observations.stay, observations.concept, observations.observed_at, observations.available_at)
+    return sorted(zip(*(column.tolist() for column in columns), observations.value.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(("source", "dialect"), PAIRS)
+def test_stays_are_those_of_the_hospital(store, take_over, source, dialect):
+    found = known(store, *take_over(source, dialect), AFTER).stays.set_index("stay_id")
+    assert len(found) == len(hospital.STAYS)
     for stay in hospital.STAYS:
         row = found.loc[stay.name]
         assert row["intime"] == stay.intime.replace(tzinfo=None)
@@ -68,36 +103,61 @@ def test_stays_are_those_of_the_hospital(stores, source):
         assert (row["age_years"], row["sex"]) == (stay.age, stay.sex)
 
 
-@pytest.mark.parametrize("source", hospital.SOURCES)
-def test_observations_are_those_of_the_hospital_in_the_units_of_the_concepts(stores, source):
-    store, names = stores[source]
-    begins = {stay.name: stay.intime for stay in hospital.STAYS}
-    wanted = {(names[c.stay], c.concept, begins[c.stay] + timedelta(hours=c.hour)): c.value for c in hospital.CHARTED}
+@pytest.mark.parametrize("as_of", [DURING, AFTER], ids=["during", "after"])
+@pytest.mark.parametrize(("source", "dialect"), PAIRS)
+def test_observations_are_known_when_the_hospital_knew_them_in_the_units_of_the_concepts(
+    store, take_over, source, dialect, as_of
+):
+    _, wanted = hospital.expected(as_of, source not in WITHOUT_DELAYS)
+    found = as_rows(known(store, *take_over(source, dialect), as_of).observations)
+    assert [row[:4] for row in found] == [row[:4] for row in as_rows(wanted)]
+    assert [row[4] for row in found] == pytest.approx([row[4] for row in as_rows(wanted)], rel=1e-9)
+
+
+@pytest.mark.parametrize(("source", "dialect"), PAIRS)
+def test_the_bad_rows_are_quarantined_with_the_right_reason(store, take_over, source, dialect):
+    name, _ = take_over(source, dialect)
+    query = "select check_name from quality.quarantine where source = :source and disposition = 'rejected' order by 1"
     with store.connect() as connection:
-        rows = connection.execute(text("select stay_id, concept, observed_at, value from icu.observation")).all()
-    found = {(row.stay_id, row.concept, row.observed_at): row.value for row in rows}
-    assert found == pytest.approx(wanted)
+        found = list(connection.execute(text(query), {"source": name}).scalars())
+    assert found == ["implausible_value", "text_in_a_number"]
 
 
-@pytest.mark.parametrize("source", hospital.SOURCES)
-def test_the_bad_rows_are_quarantined_with_the_right_reason(stores, source):
-    store, _ = stores[source]
-    with store.connect() as connection:
-        query = text("select check_name from quality.quarantine where disposition = 'rejected' order by 1")
-        assert list(connection.execute(query).scalars()) == ["implausible_value", "text_in_a_number"]
+def windows_of(stays, observations):
+    during = np.datetime64(DURING.replace(tzinfo=None), "us")
+    grid = make_grid(stays, observations, during)
+    return make_windows(grid, stays, fit_scaler(grid, static_features(stays), np.arange(len(stays))), WindowConfig())
 
 
-def test_the_windows_of_all_sources_are_the_same(stores):
-    """Row for row; what a source cannot know (admission type) is unknown in all."""
-    made = []
-    for source, (store, names) in stores.items():
-        stays = stays_of(store, source, names)
-        ids = canonical.read_stays(store, source, AS_OF)
-        observations = canonical.read_observations(store, source, ids, AS_OF)
-        grid = make_grid(stays, observations)
-        scaler = fit_scaler(grid, static_features(stays), np.arange(len(stays)))
-        made.append(make_windows(grid, stays, scaler, WindowConfig()))
-    for other in made[1:]:
-        np.testing.assert_allclose(other.channels, made[0].channels, atol=1e-6)
-        np.testing.assert_allclose(other.static, made[0].static, atol=1e-6)
-        np.testing.assert_array_equal(other.score_from, made[0].score_from)
+@pytest.mark.parametrize(("source", "dialect"), PAIRS)
+def test_windows_are_those_of_the_hospital(store, take_over, source, dialect):
+    """Value for value; what a source cannot know (admission type) is unknown in all."""
+    stays, observations = hospital.expected(DURING, source not in WITHOUT_DELAYS)
+    found = known(store, *take_over(source, dialect), DURING)
+    wanted, made = windows_of(stays, observations), windows_of(found.stays, found.observations)
+    np.testing.assert_allclose(made.channels, wanted.channels, atol=1e-6)
+    np.testing.assert_allclose(made.static, wanted.static, atol=1e-6)
+    np.testing.assert_array_equal(made.score_from, wanted.score_from)
+
+
+@pytest.fixture(scope="module")
+def forecaster(trained_template):
+    from rnn_core.forecaster import load_stay_forecaster
+
+    store, folder = trained_template
+    serving = registry.serving_model(open_engine(store), "clif", "stay")
+    return load_stay_forecaster(folder / "artifacts" / serving["artifact"])
+
+
+@pytest.mark.parametrize(("source", "dialect"), PAIRS)
+def test_forecasts_are_those_of_the_hospital(store, take_over, forecaster, source, dialect):
+    from rnn_core.forecaster import forecast_stays
+
+    found = known(store, *take_over(source, dialect), DURING)
+    stays, observations = hospital.expected(DURING, source not in WITHOUT_DELAYS)
+    made = forecast_stays(forecaster, found)
+    wanted = forecast_stays(forecaster, Known(stays, observations, found.as_of))
+    assert made["status"].tolist() == wanted["status"].tolist() and "scored" in set(made["status"])
+    assert made["stay_id"].tolist() == wanted["stay_id"].tolist()
+    for column in ("mortality_risk", "prolonged_stay_risk", "remaining_los_p50_hours", "discharge_24h_prob"):
+        np.testing.assert_allclose(made[column].astype(float), wanted[column].astype(float), rtol=1e-4)

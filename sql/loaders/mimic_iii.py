@@ -1,0 +1,76 @@
+"""The published CSV files of MIMIC-III, such as its open demo of 100 patients, into a database of any engine."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as csv
+from sqlalchemy import Engine
+
+from rnn_core.errors import ForecastError
+from sql.loaders import LoadReport, Progress, make_schema, replace_table, silent
+
+# Each table that the adapter reads, with the indices that let its SELECTs enter it by time.
+TABLES: dict[str, tuple[str, ...]] = {
+    "icustays": ("(icustay_id)", "(subject_id)", "(hadm_id)"),
+    "admissions": ("(hadm_id)",),
+    "patients": ("(subject_id)",),
+    "transfers": ("(icustay_id)",),
+    "chartevents": ("(storetime)", "(charttime)", "(subject_id)"),
+    "labevents": ("(charttime)",),
+    "outputevents": ("(storetime)", "(charttime)"),
+    "inputevents_cv": ("(storetime)", "(charttime)"),
+    "inputevents_mv": ("(storetime)", "(starttime)", "(endtime)"),
+}
+_TIMES = frozenset(
+    ("intime", "outtime", "admittime", "dischtime", "deathtime", "edregtime", "edouttime", "dob", "dod", "dod_hosp",
+     "dod_ssn", "charttime", "storetime", "starttime", "endtime", "comments_date")
+)  # fmt: skip
+_NUMBERS = frozenset(
+    ("valuenum", "rate", "amount", "originalrate", "originalamount", "totalamount", "patientweight", "los")
+)
+
+
+def load(engine: Engine, folder: Path, schema: str = "mimiciii", progress: Progress = silent) -> LoadReport:
+    """Put the tables that the adapter reads into `schema`, all columns as published; those of an earlier load are replaced.
+
+    folder: holds ICUSTAYS.csv.gz and so on, in the letters of either version. Raises ForecastError where a file is missing.
+    """
+    files = {table: _find(folder, table) for table in TABLES}
+    rows = {}
+    with engine.begin() as connection:
+        make_schema(connection, schema)
+        for table, indices in TABLES.items():
+            rows[table] = replace_table(connection, schema, table, read_table(files[table]), indices)
+            progress(f"{table}: {rows[table]:,} rows")
+    return LoadReport(rows)
+
+
+def _find(folder: Path, table: str) -> Path:
+    names = (f"{name}.csv{end}" for name in (table.upper(), table) for end in (".gz", ""))
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise ForecastError(
+        f"mimic_iii needs {table.upper()}.csv.gz in {folder}, as published at physionet.org/content/mimiciii-demo/1.4; "
+        "give the folder that holds it with --path."
+    )
+
+
+def read_table(file: Path) -> pa.Table:
+    """One table as published, column names in lower case; a column is a time, a number or an integer by its name, or text."""
+    with csv.open_csv(file) as head:
+        names = head.schema.names
+    types = {name: _type(name.lower()) for name in names}
+    options = csv.ConvertOptions(column_types=types, strings_can_be_null=True, timestamp_parsers=["%Y-%m-%d %H:%M:%S"])
+    table = csv.read_csv(file, convert_options=options)
+    return table.rename_columns([name.lower() for name in names])
+
+
+def _type(name: str) -> pa.DataType:
+    if name in _TIMES:
+        return pa.timestamp("s")
+    if name in _NUMBERS:
+        return pa.float64()
+    if name == "row_id" or name in ("subject_id", "hadm_id", "icustay_id", "itemid"):
+        return pa.int64()
+    return pa.string()
