@@ -82,7 +82,6 @@ _TABLE = """
     1 | sodium          | 20.5  | 141
     1 | gcs_total       | 21    | 14
     2 | heart_rate      |  1    | 104
-    2 | spo2_absent     |  1    | 0
     2 | fio2            |  1    | 0.5
     2 | potassium       |  2    | 4.4
     2 | platelets       |  2    | 180
@@ -92,10 +91,14 @@ _TABLE = """
     3 | bun             |  7    | 22
     3 | weight          |  7    | 80.5
 """
-CHARTED = tuple(
-    Charted(stay.strip(), concept.strip(), float(hour), float(value))
-    for stay, concept, hour, value in (line.split("|") for line in _TABLE.strip().splitlines())
-    if not concept.strip().endswith("_absent")
+# Enough to be forecast on: a pulse every two hours.
+_PULSE = [Charted(stay, "heart_rate", hour, 80.0 + hour) for stay in "12" for hour in range(12, 40, 2)]
+CHARTED = (
+    *(
+        Charted(stay.strip(), concept.strip(), float(hour), float(value))
+        for stay, concept, hour, value in (line.split("|") for line in _TABLE.strip().splitlines())
+    ),
+    *_PULSE,
 )
 BY_NAME = {stay.name: stay for stay in STAYS}
 IMPLAUSIBLE = Charted("1", "heart_rate", 4, 999)
