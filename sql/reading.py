@@ -137,7 +137,7 @@ def _with_zone(rows: pa.RecordBatch, zone: str) -> pa.RecordBatch:
     for position, column in enumerate(rows.schema):
         if pa.types.is_timestamp(column.type) and column.type.tz is None:
             times = pc.assume_timezone(rows.column(position), zone, ambiguous="latest", nonexistent="latest")
-            rows = rows.set_column(position, column.name, times)
+            rows = rows.set_column(position, column.name, times.cast(pa.timestamp(column.type.unit, "UTC")))
     return rows
 
 

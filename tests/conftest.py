@@ -49,6 +49,26 @@ def physionet_folder():
 
 
 @pytest.fixture(scope="session")
+def mimic_iii_folder():
+    """The published files of the MIMIC-III demo."""
+    folder = SHARED / "data" / "mimic-iii-demo"
+    if not folder.is_dir():
+        pytest.skip("the MIMIC-III demo is not beside this checkout (../shared/data/mimic-iii-demo)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mimic_iii_source(make_database, mimic_iii_folder):
+    """URL of a source database with the MIMIC-III demo; read only, shared by all tests."""
+    from sql.engine import open_engine
+    from sql.loaders import mimic_iii
+
+    url = make_database("mimic_iii")
+    mimic_iii.load(open_engine(url), mimic_iii_folder)
+    return url
+
+
+@pytest.fixture(scope="session")
 def clif_source(make_database):
     """URL of a source database with the CLIF demo, re-anchored; read only, shared by all tests."""
     from sql.engine import open_engine

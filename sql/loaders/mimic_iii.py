@@ -1,5 +1,6 @@
 """The published CSV files of MIMIC-III, such as its open demo of 100 patients, into a database of any engine."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "labevents": ("(charttime)",),
     "outputevents": ("(storetime)", "(charttime)"),
     "inputevents_cv": ("(storetime)", "(charttime)"),
-    "inputevents_mv": ("(storetime)", "(starttime)", "(endtime)"),
+    "inputevents_mv": ("(storetime)", "(starttime)", "(endtime)", "(subject_id)"),
 }
 _TIMES = frozenset(
     ("intime", "outtime", "admittime", "dischtime", "deathtime", "edregtime", "edouttime", "dob", "dod", "dod_hosp",
@@ -35,17 +36,23 @@ def load(engine: Engine, folder: Path, schema: str = "mimiciii", progress: Progr
 
     folder: holds ICUSTAYS.csv.gz and so on, in the letters of either version. Raises ForecastError where a file is missing.
     """
-    files = {table: _find(folder, table) for table in TABLES}
+    files = {table: find(folder, table) for table in TABLES}
+    return fill(engine, {table: read_table(file) for table, file in files.items()}, schema, progress)
+
+
+def fill(engine: Engine, tables: Mapping[str, pa.Table], schema: str, progress: Progress = silent) -> LoadReport:
+    """Put `tables`, of the names in TABLES, into `schema` with their indices."""
     rows = {}
     with engine.begin() as connection:
         make_schema(connection, schema)
         for table, indices in TABLES.items():
-            rows[table] = replace_table(connection, schema, table, read_table(files[table]), indices)
+            rows[table] = replace_table(connection, schema, table, tables[table], indices)
             progress(f"{table}: {rows[table]:,} rows")
     return LoadReport(rows)
 
 
-def _find(folder: Path, table: str) -> Path:
+def find(folder: Path, table: str) -> Path:
+    """The published file of a table. Raises ForecastError where it is not there."""
     names = (f"{name}.csv{end}" for name in (table.upper(), table) for end in (".gz", ""))
     for name in names:
         if (folder / name).is_file():

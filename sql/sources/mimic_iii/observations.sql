@@ -132,15 +132,23 @@ charted as (
         )
 
     union all
-    -- At the end of an interval whose rate was changed the next one begins; any other end is a stop.
+    -- An interval ends with a stop, unless its rate was changed there, or by then another one of the drug was known to
+    -- have begun in it, as when a bag is changed.
     select
-        subject_id, cast(itemid as text), rateuom, endtime,
-        case when storetime > endtime then storetime else endtime end, '0'
-    from {schema}.inputevents_mv
-    where itemid in ({items}) and statusdescription not in ('Rewritten', 'Changed')
+        i.subject_id, cast(i.itemid as text), i.rateuom, i.endtime,
+        case when i.storetime > i.endtime then i.storetime else i.endtime end, '0'
+    from {schema}.inputevents_mv i
+    where i.itemid in ({items}) and i.statusdescription not in ('Rewritten', 'Changed')
         and (
-            storetime > :since - interval '24 hours' and storetime <= :until
-            or endtime > :since - interval '24 hours' and endtime <= :until
+            i.storetime > :since - interval '24 hours' and i.storetime <= :until
+            or i.endtime > :since - interval '24 hours' and i.endtime <= :until
+        )
+        and not exists (
+            select 1 from {schema}.inputevents_mv other
+            where other.subject_id = i.subject_id and other.itemid = i.itemid
+                and other.statusdescription <> 'Rewritten'
+                and other.starttime > i.starttime and other.starttime <= i.endtime
+                and (other.storetime <= i.storetime or other.storetime <= i.endtime)
         )
 ),
 stay as (
