@@ -33,6 +33,7 @@ class Adapter:
 
     schemas: the schema that each placeholder of the SELECTs stands for.
     local_times: times carry no zone; they and the bounds of a read are on the clock of `timezone`.
+    shift_days: added to every time that is read, where dates were moved into the future to hide whose they are.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Adapter:
     schemas: Mapping[str, str] = field(default_factory=lambda: dict(_ONE_SCHEMA))
     local_times: bool = False
     timezone: str = "UTC"
+    shift_days: int = 0
     read_timeout_minutes: float = 60.0
 
     def relations(self) -> Iterator[tuple[str, str, list[str]]]:
@@ -93,6 +95,7 @@ def load_adapter(name: str) -> Adapter:
         concept_map=_read_concept_map(folder / "concept_map.csv"),
         schemas=schemas,
         local_times=bool(promises.get("local_times", False)),
+        shift_days=int(promises.get("shift_days", 0)),
     )
 
 

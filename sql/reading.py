@@ -96,6 +96,7 @@ def _read(adapter: Adapter, select: str, engine: Engine, since: datetime, until:
     read = {"postgresql": _read_adbc, "duckdb": _read_duckdb}.get(engine.dialect.name, _read_rows)
     try:
         for rows in read(engine, sql, bound, adapter.read_timeout_minutes):
+            rows = _moved(rows, timedelta(days=adapter.shift_days)) if adapter.shift_days else rows
             yield _within(_with_zone(rows, adapter.timezone), since, until) if adapter.local_times else rows
     # Once batches flow, the driver reports a broken stream as an OSError.
     except (DBAPIError, *_driver_errors(engine), OSError) as error:
@@ -121,11 +122,21 @@ def _without_intervals(select: str) -> str:
 
 def bounds(adapter: Adapter, since: datetime, until: datetime) -> dict[str, datetime]:
     """The bounds of a read as the SELECTs compare them: with a zone, or on the source's clock and a little wider."""
+    since, until = (time - timedelta(days=adapter.shift_days) for time in (since, until))
     if not adapter.local_times:
         return {"since": since, "until": until}
     zone = ZoneInfo(adapter.timezone)
     since, until = (time.astimezone(zone).replace(tzinfo=None, fold=0) for time in (since, until))
     return {"since": since - _CLOCK_CHANGE, "until": until + _CLOCK_CHANGE}
+
+
+def _moved(rows: pa.RecordBatch, shift: timedelta) -> pa.RecordBatch:
+    """The same rows with every time moved."""
+    for position, column in enumerate(rows.schema):
+        if pa.types.is_timestamp(column.type):
+            times = pc.add(rows.column(position), pa.scalar(shift, pa.duration(column.type.unit)))
+            rows = rows.set_column(position, column.name, times)
+    return rows
 
 
 def _with_zone(rows: pa.RecordBatch, zone: str) -> pa.RecordBatch:

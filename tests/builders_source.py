@@ -23,10 +23,13 @@ READ: dict[str, Callable] = {"stays": read_stays, "observations": read_observati
 
 
 def adapter_at(source: str, *schema: str, **settings) -> Adapter:
-    """The adapter with all its tables in one schema (as published where none is named), and other settings."""
+    """The adapter with all its tables in one schema (as published where none is named), and other settings.
+
+    Its times are the source's own, not moved.
+    """
     adapter = load_adapter(source)
     schemas = dict.fromkeys(adapter.schemas, *schema) if schema else adapter.schemas
-    return replace(adapter, schemas=schemas, **settings)
+    return replace(adapter, **{"schemas": schemas, "shift_days": 0, **settings})
 
 
 def read(engine: Engine, source: str | Adapter, which: str, *schema: str, since=BEGINNING, until=END) -> pd.DataFrame:

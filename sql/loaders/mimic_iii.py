@@ -30,6 +30,11 @@ _NUMBERS = frozenset(
     ("valuenum", "rate", "amount", "originalrate", "originalamount", "totalamount", "patientweight", "los")
 )
 
+_INTEGERS = frozenset(
+    ("row_id", "subject_id", "hadm_id", "icustay_id", "itemid", "cgid", "error", "warning", "expire_flag",
+     "hospital_expire_flag", "has_chartevents_data")
+)  # fmt: skip
+
 
 def load(engine: Engine, folder: Path, schema: str = "mimiciii", progress: Progress = silent) -> LoadReport:
     """Put the tables that the adapter reads into `schema`, all columns as published; those of an earlier load are replaced.
@@ -78,6 +83,6 @@ def _type(name: str) -> pa.DataType:
         return pa.timestamp("s")
     if name in _NUMBERS:
         return pa.float64()
-    if name == "row_id" or name in ("subject_id", "hadm_id", "icustay_id", "itemid"):
+    if name in _INTEGERS:
         return pa.int64()
     return pa.string()

@@ -1,9 +1,12 @@
 """The hospital in the tables of MIMIC-III: two monitoring systems, times without a zone, temperatures in Fahrenheit."""
 
+from datetime import datetime, timedelta
+
 import pyarrow as pa
 from sqlalchemy import Engine
 
 from hospital import CHARTED, IMPLAUSIBLE, NOT_A_NUMBER, SAID, STAYS, Charted, create
+from sql.adapter import load_adapter
 
 TEXT, WHOLE, NUMBER, TIME = pa.string(), pa.int64(), pa.float64(), pa.timestamp("s")
 TABLES = {
@@ -41,6 +44,7 @@ TABLES = {
         "itemid": WHOLE, "rate": NUMBER, "rateuom": TEXT, "storetime": TIME, "statusdescription": TEXT,
     },
 }  # fmt: skip
+MOVED = timedelta(days=-load_adapter("mimic_iii").shift_days)
 UNITS = {"medical": "MICU", "surgical": "SICU", "cardiac": "CCU"}
 CHARTS = {
     "heart_rate": (220045, "bpm"), "temperature": (223761, "?F"), "sbp_invasive": (51, "mmHg"),
@@ -70,7 +74,7 @@ def build(engine: Engine) -> dict[str, str]:
         ],
         "patients": [
             {"subject_id": int(s.name), "gender": s.sex[0].upper(),
-             "dob": _local(s.intime).replace(year=s.intime.year - s.age, hour=0, day=1)}
+             "dob": _local(s.intime).replace(year=_local(s.intime).year - s.age, hour=0, day=1)}
             for s in STAYS
         ],
         "transfers": [
@@ -85,8 +89,9 @@ def build(engine: Engine) -> dict[str, str]:
     return {s.name: str(200 + int(s.name)) for s in STAYS}
 
 
-def _local(time):
-    return time.replace(tzinfo=None)
+def _local(time: datetime) -> datetime:
+    """Without a zone, on a date moved into the future, as MIMIC has it."""
+    return time.replace(tzinfo=None) + MOVED
 
 
 def _chart(c: Charted) -> dict:
