@@ -17,6 +17,7 @@ from flows.naming import run_name
 from flows.reports import report
 from flows.tasks import alone
 from sql import results
+from sql.landing import read_watermark
 
 if TYPE_CHECKING:
     from rnn_core.forecaster import StayForecaster
@@ -30,14 +31,17 @@ def backfill(
     """Publish every slot of `source` from `start` to `end` that the serving model has not published yet.
 
     again: score published slots too. jobs: slots at work at the same time. Slots before the model's data cut-off are
-    scored all the same, but evaluate leaves them out: the model has learned from their outcomes.
+    scored all the same, but evaluate leaves them out: the model has learned from their outcomes. Slots of which the source
+    has not told yet (after the watermark of ingest) wait.
     """
     store = open_store()
     serving, role = require_serving(store, source), role_of(store, source)
     wanted = clock.slots(start, end, timedelta(hours=every_hours))
     done = set() if again else set(results.published_slots(store, source, role=role, model_id=serving["model_id"]))
-    todo = [slot for slot in wanted if slot not in done]
-    counts = {"slots asked for": len(wanted), "published before": len(wanted) - len(todo)}
+    todo, waiting = told_of(store, source, [slot for slot in wanted if slot not in done])
+    counts = {"slots asked for": len(wanted), "published before": len(wanted) - len(todo) - waiting}
+    if waiting:
+        counts |= {"waiting for ingest": waiting}
     tell_early(todo, serving)
     if dry_run:
         return counts | {"to publish": len(todo)}
@@ -48,6 +52,14 @@ def backfill(
     counts |= {"published now": len(todo)}
     report(store, "backfill", source, wanted[-1], counts)
     return counts
+
+
+def told_of(store: Engine, source: str, slots: list[datetime]) -> tuple[list[datetime], int]:
+    """Those of `slots` of which the source has told (up to the watermark of ingest), and how many wait for it."""
+    with store.connect() as connection:
+        watermark = read_watermark(connection, source)
+    ready = [slot for slot in slots if watermark and slot <= watermark]
+    return ready, len(slots) - len(ready)
 
 
 def tell_early(slots: list[datetime], serving: dict) -> None:

@@ -6,15 +6,14 @@ from prefect import flow
 from sqlalchemy import Engine
 
 from flows import clock
-from flows.backfill import publish_slots, tell_early
+from flows.backfill import publish_slots, tell_early, told_of
 from flows.databases import open_store
 from flows.forecast import PATIENCE, load_model, require_serving, role_of
 from flows.log import log
 from flows.naming import run_name
-from flows.reports import report
-from flows.tasks import alone, step
+from flows.reports import report_run
+from flows.tasks import alone, recorded, step
 from sql import results
-from sql.landing import read_watermark
 
 HOURS = 72
 LIMIT = 24
@@ -33,32 +32,44 @@ def catch_up(
     """
     store = open_store()
     as_of = clock.slot(as_of, clock.scheduled_time())
+    if dry_run:
+        missed, waiting = find_missed(store, source, as_of, hours, role_of(store, source))
+        todo = missed[::-1] if newest_first else missed
+        named = {"hours": ", ".join(f"{slot:%Y-%m-%dT%HZ}" for slot in todo)} if todo else {}
+        return {"hours missed": len(missed), "waiting for ingest": waiting, "to publish": len(todo[:limit])} | named
+    with alone(store, source, "catch_up"), recorded(store, source, "catch_up", as_of) as run:
+        run.counts |= _publish_missed(store, source, as_of, hours, limit, newest_first)
+        results.finish_run(store, run.run_id)
+        report_run(run, "catch_up")
+    return run.counts
+
+
+def _publish_missed(
+    store: Engine, source: str, as_of: datetime, hours: int, limit: int, newest_first: bool
+) -> dict[str, int]:
     serving, role = require_serving(store, source), role_of(store, source)
     with alone(store, source, "forecast", PATIENCE):
         missed, waiting = find_missed(store, source, as_of, hours, role)
         todo = (missed[::-1] if newest_first else missed)[:limit]
-        counts = {"hours missed": len(missed), "waiting for ingest": waiting, "left for later": len(missed) - len(todo)}
-        if dry_run:
-            return counts | {"to publish": len(todo), "hours": ", ".join(f"{slot:%Y-%m-%dT%HZ}" for slot in todo)}
         if todo:
             tell_early(todo, serving)
             forecaster = load_model(serving["artifact"])
             publish_slots(store, source, todo, forecaster, serving, kind="forecast", role=role)
-    counts |= {"published now": len(todo)}
-    report(store, "catch_up", source, as_of, counts)
-    return counts
+    left = len(missed) - len(todo)
+    return {
+        "hours missed": len(missed), "waiting for ingest": waiting, "left for later": left, "published now": len(todo),
+    }  # fmt: skip
 
 
 @step("find missed hours", retries=2)
 def find_missed(store: Engine, source: str, as_of: datetime, hours: int, role: str) -> tuple[list[datetime], int]:
     """Hours without a published forecast, earliest first, and how many more wait for the source to tell of them."""
-    published = results.published_slots(store, source, "forecast", role=role)
-    if not published:
+    forecasts = results.published_slots(store, source, "forecast", role=role)
+    if not forecasts:
         log.info("no forecast of %s was ever published, so none was missed", source)
         return [], 0
-    with store.connect() as connection:
-        told_until = clock.floor_hour(read_watermark(connection, source) or published[0])
-    first = max(published[0], as_of - timedelta(hours=hours))
+    first = max(forecasts[0], as_of - timedelta(hours=hours - 1))
     due = clock.slots(first, as_of, timedelta(hours=1)) if first <= as_of else []
-    missed = sorted(set(due) - set(published))
-    return [slot for slot in missed if slot <= told_until], sum(slot > told_until for slot in missed)
+    # What a back-fill has published is not missed.
+    missed = sorted(set(due) - set(results.published_slots(store, source, role=role)))
+    return told_of(store, source, missed)

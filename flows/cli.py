@@ -577,16 +577,20 @@ def models_rollback(
 def trial_start(
     source: Source,
     days: Annotated[int, typer.Option(help="How long it is to last.", min=1)] = 28,
+    as_of: Annotated[
+        str | None,
+        typer.Option("--as-of", help="Judge the forecasts for this hour (UTC) and later ones; default: now."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Keep the forecasts of a source from its readers and judge them, from the next run on.
+    """Keep the forecasts of a source from its readers, and judge those of the runs to come.
 
     Example: icu-forecast trial start clif --days 28
     """
     from flows.databases import open_store
     from sql import trials
 
-    row = trials.start_trial(open_store(), source, days, clock.slot(None))
+    row = trials.start_trial(open_store(), source, days, _slot(as_of) or clock.slot(None))
     print_done(
         f"{source} is on trial until {row['ends_at']:%Y-%m-%d}: forecasts are made and judged, and shown to nobody",
         {"source": source, "started_at": row["started_at"].isoformat(), "ends_at": row["ends_at"].isoformat()}, as_json,
@@ -709,7 +713,8 @@ def purge(
             told = ", ".join(f"{n:,} of {table}" for table, n in counts.items())
             typer.confirm(f"Delete for good what ended before {cutoff:%Y-%m-%d}: {told}?", abort=True, err=True)
         counts = retention.purge(store, source, cutoff, dry_run=False)
-    print_counts(counts, as_json)
+    told = {f"{'would delete from' if dry_run else 'deleted from'} {table}": n for table, n in counts.items()}
+    print_counts({"ended before": f"{cutoff:%Y-%m-%d}"} | told, as_json)
 
 
 @db.command("psql")

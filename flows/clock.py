@@ -64,4 +64,7 @@ def scheduled_time() -> datetime | None:
     from prefect.context import FlowRunContext
 
     context = FlowRunContext.get()
-    return context.flow_run.expected_start_time if context and context.flow_run else None
+    if not context or not context.flow_run or not context.flow_run.expected_start_time:
+        return None
+    # Prefect's own kind of time subtracts to durations that divide otherwise than Python's.
+    return datetime.fromtimestamp(context.flow_run.expected_start_time.timestamp(), UTC)

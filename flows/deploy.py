@@ -128,6 +128,11 @@ def _read_plan() -> dict[str, Any]:
     return yaml.safe_load(PLAN.read_text())
 
 
+def known_pools() -> list[str]:
+    """Names of the work pools that `deploy` puts on the server."""
+    return [pool["name"] for pool in _read_plan()["work_pools"]]
+
+
 def configured_sources(named: list[str] | None) -> list[str]:
     """The sources asked for, else all that have settings. Raises ForecastError where that is none."""
     sources = named or sorted(load_settings().sources)

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Engine, column, false, select, table, text
 from sqlalchemy.exc import DBAPIError
 
+from flows import notify
 from flows.databases import open_source, store_url
 from flows.log import import_tensorflow
 from flows.settings import Settings
@@ -53,7 +54,12 @@ def examine(settings: Settings) -> list[Finding]:
         findings += [*_grants(store), _indices(store)]
         for source in _sources(store, settings):
             findings += [_source(source, settings), _watermark(store, source), *_models(store, source, settings)]
-    return [*findings, _training_device(), _prefect()]
+    return [*findings, _training_device(), _prefect(), _alerts()]
+
+
+def _alerts() -> Finding:
+    told = "watch tells who is behind ICU_NOTIFY" if notify.is_configured() else "ICU_NOTIFY is not set: nobody is told"
+    return Finding("alerts", "ok" if notify.is_configured() else "note", told)
 
 
 def _disk(settings: Settings) -> Finding:

@@ -1,6 +1,6 @@
 """Reads for people: any SELECT, the models, and why a forecast saw what it saw."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,15 +8,19 @@ import psycopg
 from psycopg.rows import dict_row
 from sqlalchemy import Connection, text
 
-from flows.databases import open_store
+from flows.databases import open_store, store_url
 from flows.settings import load_settings
 from rnn_core.errors import ForecastError
 from sql import registry
+from sql.engine import check_reachable, open_engine
 
 
 def run_query(query: str) -> list[dict[str, Any]]:
     """Rows of one SELECT in a session that may only read. Raises ForecastError with the database's own message."""
-    with open_store().connect() as connection:
+    # Not migrated first: who may only read the views may not even look at the version.
+    store = open_engine(store_url(load_settings()))
+    check_reachable(store, "database of icu-forecast (ICU_DATABASE_URL)")
+    with store.connect() as connection:
         # A session setting outlives what the query itself might commit, and must not go back into the pool.
         connection.detach()
         connection.exec_driver_sql("set default_transaction_read_only = on")
@@ -46,7 +50,13 @@ def diff_models(first: str, second: str) -> list[dict[str, Any]]:
     store = open_store()
     a, b = (_flat(registry.read_model(store, model_id)) for model_id in (first, second))
     names = [*a, *(name for name in b if name not in a)]
-    return [{"what": name, first: a.get(name), second: b.get(name)} for name in names if a.get(name) != b.get(name)]
+    differing = [name for name in names if a.get(name) != b.get(name)]
+    return [{"what": name, first: _short(a.get(name)), second: _short(b.get(name))} for name in differing]
+
+
+def _short(value: Any) -> Any:
+    """What fits into a cell; of a list, such as a learning curve, its length."""
+    return f"({len(value)} values)" if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

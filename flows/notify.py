@@ -1,5 +1,7 @@
 """The one way to people: a message to ICU_NOTIFY, an Apprise URL or a notification block of Prefect."""
 
+from socket import gethostname
+
 from flows.settings import load_settings
 from rnn_core.errors import ForecastError
 
@@ -32,7 +34,7 @@ def _send_to_url(url: str, title: str, body: str) -> None:
         raise ForecastError(
             "ICU_NOTIFY is no address that Apprise knows; it looks like slack://..., mailto://..., json://..."
         )
-    if not service.notify(body=body, title=title):
+    if not service.notify(body=body, title=f"{title}, {gethostname()}", notify_type=apprise.NotifyType.WARNING):
         raise ForecastError(f"The service behind ICU_NOTIFY ({url.split(':', 1)[0]}) did not take the message.")
 
 
@@ -41,7 +43,7 @@ def _send_to_block(name: str, title: str, body: str) -> None:
     from prefect.blocks.core import Block
 
     try:
-        Block.load(name).notify(body, subject=title)
+        Block.load(name).notify(body, subject=f"{title}, {gethostname()}")
     except Exception as error:  # a block may raise anything, and its text may hold the token
         raise ForecastError(
             f"The notification block {name!r} of ICU_NOTIFY did not take the message ({type(error).__name__}); check that "

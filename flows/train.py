@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import dataclass, replace
 from datetime import datetime
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -294,6 +295,8 @@ def _told(stay: Candidate, unit: UnitCandidate | None) -> dict[str, Any]:
         estimate, trivial = report.metrics[name], report.metrics[f"baseline_{name}"]
         told[name] = (
             f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f}), without a model {trivial.value:.3f}"
+            if isfinite(estimate.value)
+            else "not measurable on these stays"
         )
     if unit is None:
         return told | {"unit model": "none, too few stays per unit"}

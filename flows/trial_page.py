@@ -70,7 +70,8 @@ def report_trial(source: str, out: Path | None) -> tuple["Decision", Path]:
     pairs = pairs[pairs["run_id"].isin(runs["run_ids"] or [])]
     if pairs["died"].notna().sum() == 0:
         raise DataTooSmallError(
-            f"Nothing of the trial of {source} can be judged yet: no stay with a forecast has ended and been told of. "
+            f"Nothing of the trial of {source} can be judged yet: {runs['published']} forecasts were published for the hours "
+            f"from {began:%Y-%m-%d %H:%M} to {ended:%Y-%m-%d %H:%M} UTC, and no stay in them has ended and been told of. "
             "Wait, then `icu-forecast ingest` and ask again."
         )
     due = len(clock.slots(runs["first"], runs["last"], pd.Timedelta(hours=1).to_pytimedelta()))

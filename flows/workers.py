@@ -1,19 +1,23 @@
 """Starts a Prefect worker that gives its runs our settings, wherever they are started."""
 
 import os
+import signal
 import sys
 
-from flows.deploy import require_server
+from flows.deploy import known_pools, require_server
 from flows.settings import export_settings
+from rnn_core.errors import ForecastError
 
 
 def start_worker(pool: str, name: str | None = None, limit: int | None = None, health_port: int | None = None) -> None:
     """Become a worker of the work pool `pool` until it is stopped; does not return.
 
     health_port: answer GET /health on this port of the loopback address, for a container's health check.
-    Raises ForecastError where no Prefect server is configured.
+    Raises ForecastError where no Prefect server is configured or the pool is none of ours.
     """
     require_server()
+    if pool not in (pools := known_pools()):
+        raise ForecastError(f"There is no work pool {pool}; prefect.yaml has {', '.join(pools)}.")
     options, health = [], {}
     if name:
         options += ["--name", name]
@@ -23,5 +27,7 @@ def start_worker(pool: str, name: str | None = None, limit: int | None = None, h
         options.append("--with-healthcheck")
         health = {"PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1", "PREFECT_WORKER_WEBSERVER_PORT": str(health_port)}
     export_settings(health)
+    # A shell's `&` lets SIGINT be ignored, and Prefect's worker stops by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", *options]
     os.execv(sys.executable, command)

@@ -58,7 +58,7 @@ def judge_challenger(
     if n_deaths < MIN_DEATHS:
         few = f"{n_deaths} deaths on unseen stays are too few for a verdict ({MIN_DEATHS})."
         if serving == "provisional" and not clearly_worse:
-            return Verdict("provisional", few)
+            return Verdict("provisional", f"{few} So is the serving model, and the newer one takes its place.")
         return Verdict("challenger", f"{few} {told}")
     if clearly_worse or any(np.isnan(harm.value) or harm.value > MARGINS[name] for name, harm in worse.items()):
         return Verdict("challenger", f"Worse than the margin allows: {told}")

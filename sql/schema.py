@@ -276,7 +276,7 @@ run = Table(
     # The model's stage when it published: what was provisional stays marked so after the model's stage changes.
     Column("model_stage", Text),
     Column("error", Text),
-    CheckConstraint("kind in ('ingest', 'forecast', 'backfill', 'train', 'evaluate')", name="kind"),
+    CheckConstraint("kind in ('ingest', 'forecast', 'backfill', 'train', 'evaluate', 'catch_up')", name="kind"),
     CheckConstraint("role in ('champion', 'shadow', 'trial')", name="role"),
     CheckConstraint("status in ('running', 'published', 'failed')", name="status"),
     Index(None, "source", "kind", "status", "as_of"),

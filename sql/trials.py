@@ -10,7 +10,10 @@ from sql.schema import trial
 
 
 def start_trial(engine: Engine, source: str, days: int, started_at: datetime) -> dict[str, Any]:
-    """Put a source on trial and return the trial's row. Raises ForecastError where one is open."""
+    """Put a source on trial and return the trial's row. Raises ForecastError where one is open.
+
+    started_at: forecasts for this hour and later ones are judged.
+    """
     if there := open_trial(engine, source):
         raise ForecastError(
             f"{source} is on trial since {there['started_at']:%Y-%m-%d}; end that trial first "

@@ -214,12 +214,32 @@ def test_a_backfill_gives_what_each_hour_would_have_given_and_resumes(trained):
     pd.testing.assert_frame_equal(read(trained, NUMBERS, at=hours[1]), single, check_exact=True)
 
 
+def test_a_backfill_waits_for_the_source_and_catching_up_leaves_what_it_filled(trained):
+    forecast.fn("clif", AT - timedelta(hours=4))
+    filled = backfill.fn("clif", AT - timedelta(hours=3), AT + timedelta(hours=2))
+    assert filled == {"slots asked for": 6, "published before": 0, "waiting for ingest": 2, "published now": 4}
+    assert catch_up.fn("clif", AT, dry_run=True)["hours missed"] == 0
+
+
+def test_a_catch_up_that_fails_is_an_incident(trained, monkeypatch):
+    from flows import catch_up as module
+    from sql import incidents
+
+    forecast.fn("clif", AT - timedelta(hours=2))
+    monkeypatch.setattr(module, "find_missed", lambda *_: 1 / 0)
+    with pytest.raises(ForecastError, match="ZeroDivisionError"):
+        catch_up.fn("clif", AT)
+    found = incidents.find_incidents(trained, ["clif"])
+    assert ("failed_run", "catch_up") in {(one.kind, one.subject) for one in found}
+
+
 def test_catching_up_publishes_each_missed_hour_once_and_waits_for_the_source(trained):
     first, hours = AT - timedelta(hours=6), [AT - timedelta(hours=h) for h in range(5, 0, -1)]
     assert catch_up.fn("clif", AT)["hours missed"] == 0, "where nothing was published yet, nothing was missed"
     forecast.fn("clif", first)
     named = catch_up.fn("clif", AT, dry_run=True, limit=2, newest_first=True)
-    assert named["hours missed"] == 6 and named["hours"] == f"{AT:%Y-%m-%dT%HZ}, {hours[-1]:%Y-%m-%dT%HZ}"
+    assert (named["hours missed"], named["to publish"]) == (6, 2)
+    assert named["hours"] == ", ".join(f"{hour:%Y-%m-%dT%HZ}" for hour in (AT, *hours[::-1]))
     assert len(read(trained, "select run_id from forecast.run where kind = 'forecast'")) == 1
     done = catch_up.fn("clif", hours[-1], limit=3)
     assert (done["published now"], done["left for later"]) == (3, 2)
@@ -251,6 +271,14 @@ def test_a_source_on_trial_is_forecast_and_judged_but_shown_to_nobody(trained):
     assert shown.to_list() == [AT + timedelta(hours=1)], "what was made during the trial stays hidden"
     with pytest.raises(ForecastError, match="on no trial"):
         trials.end_trial(trained, "clif")
+
+
+def test_a_trial_hides_what_was_shown_before_it(trained):
+    forecast.fn("clif", AT)
+    assert len(read(trained, "select * from forecast.current_risk")) > 10
+    trials.start_trial(trained, "clif", 7, AT + timedelta(hours=1))
+    for view in ("current_risk", "unit_census", "current_driver"):
+        assert len(read(trained, f"select * from forecast.{view}")) == 0, view
 
 
 def test_the_report_of_a_trial_says_too_early_where_few_died_and_names_no_patient(trained):

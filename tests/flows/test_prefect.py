@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from flows.settings import load_settings, quiet_environment
 quiet_environment(load_settings())
 from prefect.client.orchestration import get_client
+from flows.catch_up import catch_up
 from flows.evaluate import evaluate
 from flows.forecast import forecast
 from flows.ingest import ingest
@@ -25,6 +26,8 @@ from rnn_core.errors import ForecastError
 at = datetime(2026, 1, 19, tzinfo=UTC)
 counts = {"ingest": ingest("clif", at), "train": train("clif", at, epochs=2, members=2), "forecast": forecast("clif", at)}
 evaluate("clif", at)
+# As the schedule starts it: the hour it speaks for is when the run was due.
+counts["catch_up"] = catch_up("clif")
 try:
     forecast("physionet_2012", at)
 except ForecastError as error:
@@ -62,13 +65,19 @@ def result(request, make_database, clif_source, tmp_path_factory):
     return json.loads(lines[0].removeprefix("RESULT")) | {"log": done.stdout + done.stderr}
 
 
-def test_ingest_train_and_forecast_complete_as_flow_runs(result):
-    assert result["runs"] == {
+def test_each_flow_completes_as_a_flow_run(result):
+    runs = {name: state for name, state in result["runs"].items() if not name.startswith("catch_up")}
+    assert runs == {
         "ingest clif 2026-01-19T00Z": "Completed", "train clif 2026-01-19T00Z": "Completed",
         "forecast clif 2026-01-19T00Z": "Completed", "evaluate clif 2026-01-19T00Z": "Completed",
         "forecast physionet_2012 2026-01-19T00Z": "Failed",
     }  # fmt: skip
     assert result["forecast"]["stays_scored"] > 10
+
+
+def test_a_flow_without_an_hour_speaks_for_the_hour_it_was_due(result):
+    (state,) = [state for name, state in result["runs"].items() if name.startswith("catch_up")]
+    assert state == "Completed" and result["catch_up"]["hours missed"] == 0
 
 
 def test_each_step_is_a_task_run_and_none_is_per_stay(result):
@@ -78,7 +87,7 @@ def test_each_step_is_a_task_run_and_none_is_per_stay(result):
 
 
 def test_each_run_leaves_one_table_of_counts(result):
-    assert set(result["artifacts"]) == {"ingest-clif", "train-clif", "forecast-clif", "evaluate-clif"}
+    assert set(result["artifacts"]) == {"ingest-clif", "train-clif", "forecast-clif", "evaluate-clif", "catch-up-clif"}
     told = {row["what"] for row in json.loads(result["artifacts"]["forecast-clif"])}
     assert {"as of", "stays_scored", "age of the data in hours", "model"} <= told
 

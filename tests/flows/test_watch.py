@@ -4,6 +4,7 @@ import json
 import threading
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from socket import gethostname
 
 import pytest
 from builders_sql import tuples
@@ -82,7 +83,7 @@ def test_a_late_run_is_told_once_and_closed_when_it_is_over(healthy, inbox):
     assert watch.fn()["told now"] == 1
     assert watch.fn()["told now"] == 0
     assert len(inbox) == 1
-    assert inbox[0]["title"] == "icu-forecast: late run (clif)"
+    assert inbox[0]["title"] == f"icu-forecast: late run (clif), {gethostname()}"
     assert "No forecast of clif for 3" in inbox[0]["message"]
     assert open_incidents(healthy) == [("late_run", "forecast", True)]
     with healthy.begin() as connection:
@@ -191,7 +192,7 @@ def test_our_database_being_away_is_told_once(trained, inbox, monkeypatch):
     for _ in range(2):
         with pytest.raises(ForecastError, match="does not answer"):
             watch.fn()
-    assert [message["title"] for message in inbox] == ["icu-forecast: its database is away"]
+    assert [message["title"] for message in inbox] == [f"icu-forecast: its database is away, {gethostname()}"]
     monkeypatch.setenv("ICU_DATABASE_URL", url)
     load_settings.cache_clear()
     watch.fn(dry_run=True)
@@ -213,7 +214,7 @@ def test_a_test_alert_reaches_the_receiver_and_a_wrong_address_is_refused_withou
     installation, inbox, monkeypatch
 ):
     assert CliRunner().invoke(app, ["watch", "--test-alert"]).exit_code == 0
-    assert inbox[0]["title"] == "icu-forecast: a test"
+    assert inbox[0]["title"] == f"icu-forecast: a test, {gethostname()}"
     for address, sentence in (
         ("nonsense-token-123", "no address that Apprise knows"),
         ("prefect:slack-webhook/none", "notification block"),

@@ -13,6 +13,7 @@ from flows.forecast import forecast
 from flows.ingest import ingest
 from flows.settings import load_settings
 from flows.train import train
+from rnn_core.errors import ForecastError
 from sql import migrate, views
 from sql.engine import open_engine
 
@@ -65,6 +66,17 @@ def test_the_job_does_all_its_work_with_the_jobs_rights_alone(engines, clif_sour
     assert forecast.fn("clif", AT)["stays_scored"] > 10
     evaluate.fn("clif", AT)
     assert len(rows(engines["analyst"], "select * from forecast.current_risk")) > 10
+    load_settings.cache_clear()
+
+
+def test_the_analyst_asks_on_the_command_line_too(engines, monkeypatch):
+    from flows.inspection import run_query
+
+    monkeypatch.setenv("ICU_DATABASE_URL", engines["analyst"].url.render_as_string(hide_password=False))
+    load_settings.cache_clear()
+    assert run_query("select count(*) as n from forecast.current_risk") == [{"n": 0}]
+    with pytest.raises(ForecastError, match="permission denied for table run"):
+        run_query("select * from forecast.run")
     load_settings.cache_clear()
 
 

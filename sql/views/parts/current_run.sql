@@ -5,6 +5,8 @@ published as (
     from forecast.run r
     join forecast.model m on m.model_id = r.model_id and m.name = 'stay'
     where r.kind = 'forecast' and r.role = 'champion' and r.status = 'published'
+        -- On trial nothing is shown, nor what was published before it.
+        and not exists (select from forecast.trial t where t.source = r.source and t.ended_at is null)
 ),
 current_run as (
     select distinct on (p.source)
