@@ -1,4 +1,4 @@
--- Observations of ICU stays from CLIF 2.1. Grain: one row per charted value, as charted.
+-- Observations of ICU stays from CLIF 2.1 and 3.0, which spells its words in lower case. Grain: one row per charted value, as charted.
 -- A row belongs to the ICU row of adt in which it was observed, or to the next one where that begins within 24 hours;
 -- to that stay it is known from the time it was charted or, where that lies before, from the beginning of the ICU row.
 -- So every table is entered through its time column, at most 24 hours before the slice.
@@ -20,7 +20,7 @@ with charted as (
     union all
     -- The number stands where the text is masked ('___') or censored ('<0.2'); text without one is quarantined.
     select
-        hospitalization_id, lab_category, nullif(btrim(reference_unit, E' \t'), ''),
+        hospitalization_id, lab_category, lower(nullif(btrim(reference_unit, E' \t'), '')),
         lab_collect_dttm, greatest(lab_result_dttm, lab_collect_dttm),
         coalesce(cast(lab_value_numeric as text), lab_value)
     from {schema}.labs
@@ -29,7 +29,7 @@ with charted as (
 
     union all
     select
-        hospitalization_id, assessment_category, null, recorded_dttm, recorded_dttm,
+        hospitalization_id, lower(assessment_category), null, recorded_dttm, recorded_dttm,
         coalesce(cast(numerical_value as text), categorical_value, text_value)
     from {schema}.patient_assessments
     where recorded_dttm > cast(:since as timestamptz) - interval '24 hours' and recorded_dttm <= :until
@@ -38,7 +38,7 @@ with charted as (
     select r.hospitalization_id, setting.variable, null, r.recorded_dttm, r.recorded_dttm, setting.value
     from {schema}.respiratory_support r
     cross join lateral (values
-        ('mechanical_ventilation', case when r.device_category = 'IMV' then '1' when r.device_category <> '' then '0' end),
+        ('mechanical_ventilation', case when lower(r.device_category) = 'imv' then '1' when r.device_category <> '' then '0' end),
         ('fio2_set', cast(r.fio2_set as text)),
         ('lpm_set', cast(r.lpm_set as text)),
         ('peep_set', cast(r.peep_set as text)),
@@ -53,7 +53,7 @@ with charted as (
     union all
     -- When a bag is changed the new order starts before or as the old one stops: that stop is not the end of the drug.
     select
-        m.hospitalization_id, m.med_category, m.med_dose_unit, m.admin_dttm, m.admin_dttm,
+        m.hospitalization_id, m.med_category, lower(m.med_dose_unit), m.admin_dttm, m.admin_dttm,
         case when m.mar_action_category = 'stop' then '0' else cast(m.med_dose as text) end
     from {schema}.medication_admin_continuous m
     where m.med_group = 'vasoactives'

@@ -1,4 +1,4 @@
--- ICU stays from CLIF 2.1. Grain: one row per version of a stay; a version holds what was charted by available_at.
+-- ICU stays from CLIF 2.1 and 3.0, which spells its words in lower case. Grain: one row per version of a stay; a version holds what was charted by available_at.
 -- A stay is a run of adt rows of category icu in one unit (location_name) of one hospitalization, where the next row
 -- begins at most 1 hour after the last one ended. It gets a version when a row begins (unless it joins the last one
 -- without a gap), when a row ends (unless the next one joins it), and when the hospitalization ends.
@@ -39,7 +39,7 @@ stay_row as (
     from numbered
 ),
 hospital as (
-    select *, discharge_category = 'Expired' as expired from {schema}.hospitalization
+    select *, lower(discharge_category) = 'expired' as expired from {schema}.hospitalization
     where hospitalization_id in (select hospitalization_id from touched)
 ),
 -- The stay that a death belongs to is the last one begun by then, unless it ended more than 1 hour before.
@@ -75,8 +75,9 @@ select
         when v.location_type = 'medical_icu' then 'medical'
         when v.location_type = 'surgical_icu' then 'surgical'
         when v.location_type = 'cardiac_icu' then 'cardiac'
-        when v.location_type = 'cvicu_icu' then 'cardiac_surgery'
-        when v.location_type in ('neuro_icu', 'mixed_neuro_icu') then 'neuro'
+        when v.location_type in ('cvicu_icu', 'cardiothoracic_surgical_icu', 'mixed_cardiothoracic_icu')
+        then 'cardiac_surgery'
+        when v.location_type in ('neuro_icu', 'neurosurgical_icu', 'mixed_neuro_icu') then 'neuro'
         when v.location_type = 'general_icu' then 'mixed'
     end as unit_type,
     v.intime,
