@@ -1,0 +1,259 @@
+-- Observations of ICU stays of the eICU Collaborative Research Database 2.0. Grain: one row per charted, measured or
+-- infused value. A value belongs to the stay whose id its row carries, from 24 hours before the begin to the end.
+-- eICU keeps minutes from the unit admission and no dates; README.md tells how stays are laid out on a calendar.
+-- Below, `observed` and `known` are such minutes. Tables are entered through the stays that lie around the slice.
+with first_unit_stay as (
+    select distinct on (patienthealthsystemstayid)
+        patienthealthsystemstayid, hospitaladmitoffset,
+        make_date(cast(hospitaldischargeyear as integer), 1, 1) + cast(patientunitstayid % 365 as integer)
+            + cast(unitadmittime24 as time) as intime
+    from {schema}.patient
+    order by patienthealthsystemstayid, hospitaladmitoffset desc, patientunitstayid
+),
+laid_out as (
+    select
+        p.patientunitstayid, p.unitdischargeoffset, p.admissionweight,
+        f.intime + (f.hospitaladmitoffset - p.hospitaladmitoffset) * interval '1 minute' as intime
+    from {schema}.patient p
+    join first_unit_stay f on f.patienthealthsystemstayid = p.patienthealthsystemstayid
+    where p.unitstaytype is distinct from 'stepdown/other' and p.unittype is distinct from 'SDU/Step down'
+),
+stay as materialized (
+    select * from laid_out
+    where intime <= :until
+        and (
+            unitdischargeoffset is null
+            or intime + (greatest(unitdischargeoffset, 0) + 1440) * interval '1 minute' > :since
+        )
+),
+-- What people or interfaces entered, with the time of the entry.
+nurse_charted as (
+    select
+        nursingchartid as id, patientunitstayid, nursingchartcelltypevalname as name,
+        case nursingchartcelltypevalname
+            when 'Value' then nursingchartcelltypevallabel else nursingchartcelltypevalname
+        end as variable,
+        nursingchartoffset as observed,
+        greatest(nursingchartentryoffset, nursingchartoffset, 0) as known,
+        nursingchartentryoffset as entered,
+        nullif(rtrim(trim(nursingchartvalue), ' %'), '') as value
+    from {schema}.nursecharting
+    where patientunitstayid in (select patientunitstayid from stay)
+        and (nursingchartcelltypevallabel, nursingchartcelltypevalname) in (
+            ('Heart Rate', 'Heart Rate'),
+            ('Respiratory Rate', 'Respiratory Rate'),
+            ('O2 Saturation', 'O2 Saturation'),
+            ('Temperature', 'Temperature (C)'),
+            ('Temperature', 'Temperature (F)'),
+            ('Invasive BP', 'Invasive BP Systolic'),
+            ('Invasive BP', 'Invasive BP Diastolic'),
+            ('Invasive BP', 'Invasive BP Mean'),
+            ('Arterial Line MAP (mmHg)', 'Value'),
+            ('Non-Invasive BP', 'Non-Invasive BP Systolic'),
+            ('Non-Invasive BP', 'Non-Invasive BP Diastolic'),
+            ('Non-Invasive BP', 'Non-Invasive BP Mean'),
+            ('Glasgow coma score', 'GCS Total'),
+            ('Glasgow coma score', 'Eyes'),
+            ('Glasgow coma score', 'Motor'),
+            ('Glasgow coma score', 'Verbal'),
+            ('Score (Glasgow Coma Scale)', 'Value'),
+            ('Admission Weight', 'Value'),
+            ('Admit weight', 'Value'),
+            ('WEIGHT in Kg', 'Value')
+        )
+        -- Says that no score was given.
+        and nursingchartvalue <> 'Unable to score due to medication'
+),
+nurse_charted_once as (
+    select
+        *,
+        count(*) filter (where name = 'Temperature (C)') over (
+            partition by patientunitstayid, observed, known
+        ) as in_celsius
+    from nurse_charted
+    where value is not null
+),
+entered as (
+    select id, patientunitstayid, 'nursecharting.' || variable as variable, null as unit, observed, known, entered, value
+    from nurse_charted_once n
+    -- One temperature is often charted in both units.
+    where not (name = 'Temperature (F)' and in_celsius > 0)
+        -- A vital sign that a monitor sent for the very minute, and that was known then, stands there already.
+        and not (known = greatest(observed, 0) and exists (
+            select from {schema}.vitalperiodic v
+            where v.patientunitstayid = n.patientunitstayid and v.observationoffset = n.observed
+                and case n.name
+                    when 'Heart Rate' then v.heartrate
+                    when 'Respiratory Rate' then v.respiration
+                    when 'O2 Saturation' then v.sao2
+                    when 'Invasive BP Systolic' then v.systemicsystolic
+                    when 'Invasive BP Diastolic' then v.systemicdiastolic
+                    when 'Invasive BP Mean' then v.systemicmean
+                    when 'Temperature (C)' then v.temperature
+                    when 'Temperature (F)' then v.temperature
+                end is not null
+        ))
+        and not (known = greatest(observed, 0) and exists (
+            select from {schema}.vitalaperiodic v
+            where v.patientunitstayid = n.patientunitstayid and v.observationoffset = n.observed
+                and case n.name
+                    when 'Non-Invasive BP Systolic' then v.noninvasivesystolic
+                    when 'Non-Invasive BP Diastolic' then v.noninvasivediastolic
+                    when 'Non-Invasive BP Mean' then v.noninvasivemean
+                end is not null
+        ))
+
+    union all
+    select
+        respchartid, patientunitstayid, 'respiratorycharting.' || respchartvaluelabel, null, respchartoffset,
+        greatest(respchartentryoffset, respchartoffset, 0), respchartentryoffset,
+        case
+            when respchartvaluelabel <> 'RT Vent On/Off' then nullif(rtrim(trim(respchartvalue), ' %'), '')
+            when lower(respchartvalue) in ('start', 'continued') then '1'
+            when lower(respchartvalue) in ('off', 'suspended') then '0'
+        end
+    from {schema}.respiratorycharting
+    where patientunitstayid in (select patientunitstayid from stay)
+        and respchartvaluelabel in (
+            'FiO2', 'FIO2 (%)', 'Set Fraction of Inspired Oxygen (FIO2)', 'LPM O2', 'Oxygen Flow Rate', 'PEEP',
+            'PEEP/CPAP', 'Exhaled TV (patient)', 'Tidal Volume Observed (VT)', 'Exhaled Vt', 'Exhaled MV',
+            'Peak Insp. Pressure', 'Plateau Pressure', 'RT Vent On/Off'
+        )
+
+    union all
+    -- Each row keeps when its own result was entered, the first result as well as a revised one.
+    select
+        labid, patientunitstayid, 'lab.' || labname, labmeasurenamesystem, labresultoffset,
+        greatest(coalesce(labresultrevisedoffset, labresultoffset + 180), labresultoffset, 0),
+        coalesce(labresultrevisedoffset, labresultoffset + 180),
+        -- A result beyond a limit of detection counts as the limit.
+        coalesce(cast(labresult as text), nullif(ltrim(trim(labresulttext), '<> '), ''))
+    from {schema}.lab
+    where patientunitstayid in (select patientunitstayid from stay)
+        and labname in (
+            'pH', 'paCO2', 'paO2', 'O2 Sat (%)', 'FiO2', 'PEEP', 'LPM O2', 'lactate', 'sodium', 'potassium', 'chloride',
+            'bicarbonate', 'HCO3', 'BUN', 'creatinine', 'glucose', 'bedside glucose', 'calcium', 'magnesium',
+            'phosphate', 'total cholesterol', 'Hct', 'Hgb', 'WBC x 1000', '-polys', '-lymphs',
+            'platelets x 1000', 'PT - INR', 'PT', 'PTT', 'albumin', 'ALT (SGPT)', 'AST (SGOT)', 'alkaline phos.',
+            'total bilirubin', 'direct bilirubin', 'LDH', 'troponin - I', 'troponin - T', 'CRP', 'Ferritin'
+        )
+
+    union all
+    select
+        id, patientunitstayid, 'infusiondrug.' || drug,
+        case when unit = 'mcg/min' and weight between 15 and 400 then 'mcg/kg/min' else unit end,
+        infusionoffset, greatest(infusionoffset, 0), infusionoffset,
+        case
+            when rate ~* '^off' then '0'
+            when unit = 'mcg/min' and weight between 15 and 400 and rate ~ '^([0-9]+\.?[0-9]*|\.[0-9]+)$'
+            then cast(cast(rate as numeric) / weight as text)
+            else rate
+        end
+    from (
+        select
+            i.infusiondrugid as id, i.patientunitstayid, i.infusionoffset, nullif(trim(i.drugrate), '') as rate,
+            case
+                when i.drugname ~* 'norepinephrine|levophed' then 'norepinephrine'
+                when i.drugname ~* '^(epineph|epi \()' then 'epinephrine'
+                when i.drugname ~* 'phenylephrine|neo[ -]?synephrine' then 'phenylephrine'
+                when i.drugname ~* '^vasopressin' then 'vasopressin'
+                when i.drugname ~* '^dopamine' then 'dopamine'
+                when i.drugname ~* 'dobutamine' then 'dobutamine'
+                when i.drugname ~* '^milrinone' then 'milrinone'
+            end as drug,
+            nullif(lower(substring(i.drugname from '\(([^()]*)\)\s*$')), '') as unit,
+            -- The weight that the pump was set to, else that of the admission.
+            case
+                when trim(i.patientweight) ~ '^[0-9]+\.?[0-9]*$' then cast(trim(i.patientweight) as numeric)
+                else s.admissionweight
+            end as weight
+        from {schema}.infusiondrug i
+        join stay s on s.patientunitstayid = i.patientunitstayid
+    ) as infusion
+    where drug is not null
+
+    union all
+    select
+        intakeoutputid, patientunitstayid, 'intakeoutput.Bodyweight (kg)', null, intakeoutputoffset,
+        greatest(intakeoutputentryoffset, intakeoutputoffset, 0), intakeoutputentryoffset, cast(cellvaluenumeric as text)
+    from {schema}.intakeoutput
+    where patientunitstayid in (select patientunitstayid from stay)
+        and cellpath = 'flowsheet|Flowsheet Cell Labels|I&O|Weight|Bodyweight (kg)'
+),
+-- Urine is charted per way out (voided, catheters): those of one time are added up. Each entry gives the sum as it was
+-- known then, in which a later entry for the same way out replaces the earlier one.
+urine_entry as (
+    select
+        patientunitstayid, intakeoutputoffset as observed, known,
+        cellvaluenumeric - coalesce(lag(cellvaluenumeric) over (
+            partition by patientunitstayid, intakeoutputoffset, cellpath
+            order by intakeoutputentryoffset, intakeoutputid
+        ), 0) as added
+    from (
+        select *, greatest(intakeoutputentryoffset, intakeoutputoffset, 0) as known from {schema}.intakeoutput
+        where patientunitstayid in (select patientunitstayid from stay)
+            and cellpath like 'flowsheet|Flowsheet Cell Labels|I&O|Output (ml)|%'
+            and celllabel ~* 'urin|foley|urethral|straight *cath|condom *cath'
+            and celllabel !~* 'count|incont|irrigat|pacu'
+    ) as output
+),
+charted as (
+    -- Of several entries that were known at once for one time, the last one made.
+    select patientunitstayid, variable, unit, observed, known, value
+    from (
+        select distinct on (patientunitstayid, variable, unit, observed, known) *
+        from entered
+        where value is not null
+        order by patientunitstayid, variable, unit, observed, known, entered desc, id desc
+    ) as last_entered
+
+    union all
+    select distinct
+        patientunitstayid, 'intakeoutput.urine', null, observed, known,
+        cast(sum(added) over (partition by patientunitstayid, observed order by known) as text)
+    from urine_entry
+
+    union all
+    select
+        v.patientunitstayid, 'vitalperiodic.' || m.variable, null, v.observationoffset,
+        greatest(v.observationoffset, 0), cast(m.value as text)
+    from {schema}.vitalperiodic v
+    cross join lateral (values
+        ('temperature', v.temperature), ('sao2', v.sao2), ('heartrate', v.heartrate), ('respiration', v.respiration),
+        ('systemicsystolic', v.systemicsystolic), ('systemicdiastolic', v.systemicdiastolic),
+        ('systemicmean', v.systemicmean)
+    ) as m (variable, value)
+    where v.patientunitstayid in (select patientunitstayid from stay) and m.value is not null
+
+    union all
+    select
+        v.patientunitstayid, 'vitalaperiodic.' || m.variable, null, v.observationoffset,
+        greatest(v.observationoffset, 0), cast(m.value as text)
+    from {schema}.vitalaperiodic v
+    cross join lateral (values
+        ('noninvasivesystolic', v.noninvasivesystolic), ('noninvasivediastolic', v.noninvasivediastolic),
+        ('noninvasivemean', v.noninvasivemean)
+    ) as m (variable, value)
+    where v.patientunitstayid in (select patientunitstayid from stay) and m.value is not null
+),
+placed as (
+    select
+        cast(s.patientunitstayid as text) as stay_id, c.variable, c.unit,
+        s.intime + c.observed * interval '1 minute' as observed_at,
+        s.intime + c.known * interval '1 minute' as available_at,
+        case
+            -- The share of oxygen comes as a fraction and in percent, under one name.
+            when c.variable ~* 'fio2' and c.value ~ '^([0-9]+\.?[0-9]*|\.[0-9]+)$'
+                and cast(c.value as numeric) > 1
+            then cast(cast(c.value as numeric) / 100 as text)
+            else c.value
+        end as value
+    from charted c
+    join stay s on s.patientunitstayid = c.patientunitstayid
+    where c.observed >= -1440
+        -- An end that is charted for before the begin is an error and cuts nothing off.
+        and (s.unitdischargeoffset is null or s.unitdischargeoffset <= 0 or c.observed < s.unitdischargeoffset)
+        and (s.unitdischargeoffset is null or c.known <= greatest(s.unitdischargeoffset, 0) + 1440)
+)
+select stay_id, variable, unit, observed_at, available_at, value from placed
+where available_at > :since and available_at <= :until
