@@ -32,8 +32,8 @@ TABLES = {
         "labresultrevisedoffset": WHOLE,
     },
     "infusiondrug": {
-        "infusiondrugid": WHOLE, "patientunitstayid": WHOLE, "infusionoffset": WHOLE, "drugname": TEXT, "drugrate": TEXT,
-        "infusionrate": TEXT, "drugamount": TEXT, "volumeoffluid": TEXT, "patientweight": TEXT,
+        "infusiondrugid": WHOLE, "patientunitstayid": WHOLE, "infusionoffset": WHOLE, "drugname": TEXT,
+        "drugrate": TEXT, "infusionrate": TEXT, "drugamount": TEXT, "volumeoffluid": TEXT, "patientweight": TEXT,
     },
     "intakeoutput": {
         "intakeoutputid": WHOLE, "patientunitstayid": WHOLE, "intakeoutputoffset": WHOLE, "intaketotal": NUMBER,
@@ -46,8 +46,8 @@ TABLES = {
         "systemicsystolic": WHOLE, "systemicdiastolic": WHOLE, "systemicmean": WHOLE,
     },
     "vitalaperiodic": {
-        "vitalaperiodicid": WHOLE, "patientunitstayid": WHOLE, "observationoffset": WHOLE, "noninvasivesystolic": NUMBER,
-        "noninvasivediastolic": NUMBER, "noninvasivemean": NUMBER,
+        "vitalaperiodicid": WHOLE, "patientunitstayid": WHOLE, "observationoffset": WHOLE,
+        "noninvasivesystolic": NUMBER, "noninvasivediastolic": NUMBER, "noninvasivemean": NUMBER,
     },
 }  # fmt: skip
 UNITS = {"medical": "MICU", "surgical": "SICU", "cardiac": "Cardiac ICU"}

@@ -163,7 +163,7 @@ def test_a_stay_begins_in_its_year_on_the_day_of_its_id_at_its_time_of_day(eicu)
 
 
 def test_the_stays_of_one_hospital_stay_follow_each_other_as_the_documentation_tells(eicu):
-    """The documentation's example: the stay with the lower id is the second; the hospital lets go after 16000 minutes."""
+    """The documentation's example: the lower id is the second stay; the hospital lets go after 16000 minutes."""
     versions = versions_of(
         eicu,
         ending(4320, "Alive", 10960, "Alive", stay=2, hospital_stay=800, hospitaladmitoffset=-5040),

@@ -74,7 +74,8 @@ nurse_charted_once as (
     where value is not null
 ),
 entered as (
-    select id, patientunitstayid, 'nursecharting.' || variable as variable, null as unit, observed, known, entered, value
+    select
+        id, patientunitstayid, 'nursecharting.' || variable as variable, null as unit, observed, known, entered, value
     from nurse_charted_once n
     -- One temperature is often charted in both units.
     where not (name = 'Temperature (F)' and in_celsius > 0)
@@ -175,7 +176,8 @@ entered as (
     union all
     select
         intakeoutputid, patientunitstayid, 'intakeoutput.Bodyweight (kg)', null, intakeoutputoffset,
-        greatest(intakeoutputentryoffset, intakeoutputoffset, 0), intakeoutputentryoffset, cast(cellvaluenumeric as text)
+        greatest(intakeoutputentryoffset, intakeoutputoffset, 0), intakeoutputentryoffset,
+        cast(cellvaluenumeric as text)
     from {schema}.intakeoutput
     where patientunitstayid in (select patientunitstayid from stay)
         and cellpath = 'flowsheet|Flowsheet Cell Labels|I&O|Weight|Bodyweight (kg)'
