@@ -1,32 +1,33 @@
-"""Looks at a source before anyone relies on it: coverage, units that look wrong, labels that contradict themselves."""
+"""Looks at a source before anyone relies on it: what it lacks, units that look wrong, labels that contradict themselves."""
 
 import json
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 
 from flows.databases import open_source, store_url
+from flows.pages import Plot, Section, Table, render_page, write_text
 from flows.settings import load_settings
+from flows.source_profile import Profile, by_unit, coverage, profile, utc
 from flows.terminal import print_rows
-from rnn_core.concepts import BY_NAME, NAMES, Concept
-from sql.adapter import Adapter, MappedVariable
+from sql.adapter import Adapter
 from sql.copy import copy_arrow
 from sql.engine import open_engine
 from sql.landing import BEGINNING
 from sql.quality import load_suite
-from sql.reading import check_source, read_observations, read_stays
+from sql.reading import check_source, read_stays, sequential_scans
 
 # Less than this share of readable values inside the plausible range looks like another unit.
-PLAUSIBLE_SHARE = 0.9
+PLAUSIBLE_SHARE = 90.0
 FEW = 20
+# A table of so many rows is not to be read whole every hour.
+LARGE_TABLE = 100_000
 
 
 @dataclass(frozen=True)
@@ -35,105 +36,101 @@ class SourceReport:
 
     adapter: Adapter
     coverage: list[dict[str, Any]]
+    by_unit: list[dict[str, Any]]
     unmapped: list[dict[str, Any]]
     audit: list[dict[str, Any]]
     faults: list[str]
 
-    def print(self, as_json: bool) -> None:
+    def print(self, as_json: bool, whole: bool) -> None:
+        """whole: with a row per variable and unit."""
         if as_json:
-            print(json.dumps({"source": self.adapter.name, "coverage": self.coverage, "unmapped": self.unmapped,
-                              "audit": self.audit, "faults": self.faults}))  # fmt: skip
+            print(json.dumps({"source": self.adapter.name, "coverage": self.coverage, "by unit": self.by_unit,
+                              "unmapped": self.unmapped, "audit": self.audit, "faults": self.faults}))  # fmt: skip
             return
         print(f"{self.adapter.title}\nKnown when: {self.adapter.availability}\n")
         print_rows(self.coverage, title="Concepts")
+        if whole:
+            print_rows(self.by_unit, title="\nVariables by unit, values after mapping")
         print_rows(self.unmapped, title="\nVariables that no concept takes (counted, not copied)")
         print_rows(self.audit, title="\nLabel audit")
         print("\n" + ("\n".join(f"LOOK: {fault}" for fault in self.faults) or "Nothing looks wrong."))
 
+    def write_page(self, as_of: datetime, path: Path | None) -> Path:
+        """The same for people, as one file that opens without a network; returns its path."""
+        path = path or load_settings().home / "reports" / f"source-{self.adapter.name}.html"
+        lead = f"All that was known on {as_of:%Y-%m-%d %H:%M} UTC. Known when: {self.adapter.availability}"
+        write_text(path, render_page(f"Source {self.adapter.name}: {self.adapter.title}", lead, list(self._sections())))
+        return path
 
-@dataclass
-class _Seen:
-    """What is kept of a concept's rows: stays, float64 values in its unit, float32 hours until they became available."""
+    def _sections(self) -> Iterator[Section]:
+        from rnn_core.plots import bar_plot
 
-    rows: int = 0
-    stays: set[str] = field(default_factory=set)
-    values: list[np.ndarray] = field(default_factory=list)
-    delays: list[np.ndarray] = field(default_factory=list)
+        yield Section("Look at", self.faults or ["Nothing looks wrong."])
+        present = [row for row in self.coverage if row["rows"]]
+        lacking = [f"{row['concept']} ({row['lacks']})" for row in self.coverage if row["lacks"]]
+        yield Section(
+            "Coverage", [f"Missing: {', '.join(lacking) or 'nothing'}. A missing concept is read as missing, never as normal."],
+            [_table("Concepts", self.coverage)],
+            [Plot("Stays that have any", bar_plot({row["concept"]: row["stays %"] for row in present}, "% of stays"))],
+        )  # fmt: skip
+        yield Section("Units", ["Values after mapping, by the unit that was charted."], [_table("Variables", self.by_unit)])
+        late = {row["concept"]: row["delay h p95"] for row in present if row["delay h p95"]}
+        yield Section(
+            "Delays", ["Hours from when a value was true to when it was known; 95 of 100 values came sooner."], [],
+            [Plot("Known after, in 95 of 100 cases", bar_plot(late, "hours"))],
+        )  # fmt: skip
+        yield Section("Label audit", [], [_table("Stays whose times contradict each other", self.audit)])
+        if self.unmapped:
+            yield Section("Not used", [], [_table("Variables that no concept takes", self.unmapped)])
 
 
-@dataclass
-class _Observations:
-    concepts: dict[str, _Seen] = field(default_factory=dict)
-    unused: Counter = field(default_factory=Counter)
-    unknown: Counter = field(default_factory=Counter)
+def _table(caption: str, rows: list[dict[str, Any]]) -> Table:
+    columns = list(rows[0]) if rows else []
+    return Table(caption, columns, [[_cell(row[name]) for name in columns] for row in rows])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def check(source: str, as_of: datetime) -> SourceReport:
     """Read everything the source holds up to `as_of`; nothing is stored. Raises SourceError where it cannot be read."""
     adapter, engine = open_source(source)
     check_source(adapter, engine)
-    stays = pa.Table.from_batches(read_stays(adapter, engine, BEGINNING, as_of))
-    seen = _count_observations(adapter, read_observations(adapter, engine, BEGINNING, as_of))
-    coverage = [_coverage(BY_NAME[name], seen.concepts.get(name), stays["stay_id"]) for name in NAMES]
-    audit = audit_stays(stays)
-    faults = [f"{row['concept']}: {row['suspicion']}" for row in coverage if row["suspicion"]]
+    found = profile(adapter, engine, as_of)
+    concepts, units, audit = coverage(found), by_unit(found), audit_stays(found.stays)
+    faults = [*_unit_faults(concepts, units), *_unknown(found)]
     faults += [f"{row['stays']} stays: {row['fault']}" for row in audit if row["stays"]]
-    faults += [
-        f"{n} rows of {variable!r} in unit {unit!r} are not in concept_map.csv"
-        for (variable, unit), n in sorted(seen.unknown.items(), key=str)
-    ]
-    unmapped = [{"variable": variable, "rows": n} for variable, n in seen.unused.most_common()]
-    return SourceReport(adapter, coverage, unmapped, audit, faults)
+    faults += _whole_reads(adapter, engine, as_of)
+    unmapped = [{"variable": name, "rows": n} for name, n in sorted(found.unused.items(), key=lambda item: -item[1])]
+    return SourceReport(adapter, concepts, units, unmapped, audit, faults)
 
 
-def _count_observations(adapter: Adapter, batches: Iterable[pa.RecordBatch]) -> _Observations:
-    """One pass over the stream; of a mapped row its value and delay are kept, of any other the count."""
-    lines = {(m.variable, m.unit): m for m in adapter.concept_map}
-    found = _Observations()
-    for batch in batches:
-        frame = batch.select(["stay_id", "variable", "unit", "observed_at", "available_at"]).to_pandas()
-        frame["unit"] = frame["unit"].fillna("")
-        frame["value"] = pd.to_numeric(batch["value"].cast(pa.string()).to_pandas(), errors="coerce").to_numpy(float)
-        for (variable, unit), rows in frame.groupby(["variable", "unit"], sort=False, dropna=False):
-            line = lines.get((variable, unit)) or lines.get((variable, "*")) or lines.get(("*", "*"))
-            if line is None:
-                found.unknown[variable, unit] += len(rows)
-            elif line.concept is None:
-                found.unused[variable] += len(rows)
-            else:
-                _keep(found.concepts.setdefault(line.concept, _Seen()), rows, line)
-    return found
+def _unit_faults(concepts: list[dict[str, Any]], units: list[dict[str, Any]]) -> Iterator[str]:
+    for row in concepts:
+        if row["lacks"] == "no row":
+            yield f"{row['concept']} is in the map, but the source has no row of it"
+    for row in units:
+        if row["rows"] >= FEW and (row["plausible %"] or 0) < PLAUSIBLE_SHARE:
+            yield (
+                f"{row['concept']}: of {row['rows']:,} rows of {row['variable']!r} in {row['charted in']} only"
+                f" {row['plausible %'] or 0:g} % are within its range; another unit?"
+            )
 
 
-def _keep(seen: _Seen, rows: pd.DataFrame, line: MappedVariable) -> None:
-    delay = _time(rows["available_at"]) - _time(rows["observed_at"])
-    seen.rows += len(rows)
-    seen.stays.update(rows["stay_id"].dropna().unique())
-    seen.values.append(rows["value"].dropna().to_numpy() * line.scale + line.offset)
-    seen.delays.append((delay.dropna().dt.total_seconds() / 3600).to_numpy(np.float32))
+def _unknown(found: Profile) -> Iterator[str]:
+    for (variable, unit), n in sorted(found.unknown.items(), key=str):
+        yield f"{n:,} rows of {variable!r} in unit {unit!r} are not in concept_map.csv"
 
 
-def _time(column: pd.Series) -> pd.Series:
-    """UTC times; what cannot be read is missing."""
-    return pd.to_datetime(column, utc=True, errors="coerce")
-
-
-def _coverage(concept: Concept, seen: _Seen | None, stay_ids: pa.ChunkedArray) -> dict[str, Any]:
-    row = {"concept": concept.name, "unit": concept.unit, "rows": 0, "stays %": 0.0, "p1": None, "p50": None, "p99": None,
-           "plausible %": None, "delay h": None, "suspicion": ""}  # fmt: skip
-    if seen is None:
-        return row
-    values, delays = np.concatenate(seen.values), np.concatenate(seen.delays)
-    share = float(((values >= concept.low) & (values <= concept.high)).mean()) if len(values) else 0.0
-    row |= {"rows": seen.rows, "stays %": round(100 * len(seen.stays) / max(len(stay_ids.unique()), 1), 1)}
-    row |= {"plausible %": round(100 * share, 1)}
-    if len(values):
-        row |= dict(zip(("p1", "p50", "p99"), np.quantile(values, (0.01, 0.5, 0.99)).tolist(), strict=True))
-    if len(delays):
-        row["delay h"] = round(float(np.median(delays)), 2)
-    if seen.rows >= FEW and share < PLAUSIBLE_SHARE:
-        row["suspicion"] = f"only {share:.0%} within {concept.low:g} to {concept.high:g} {concept.unit}; another unit?"
-    return row
+def _whole_reads(adapter: Adapter, engine: Engine, as_of: datetime) -> Iterator[str]:
+    """What an hourly run would read whole: the last 48 hours are read again each time."""
+    hours = load_settings().overlap_hours + 1
+    for table, n in sorted(sequential_scans(adapter, engine, as_of - timedelta(hours=hours), as_of).items()):
+        if n >= LARGE_TABLE:
+            yield f"an hourly run would read all {n:,} rows of {table}: an index is missing, see the source's README"
 
 
 _TIMES = ("intime", "outtime", "hospital_intime", "hospital_outtime", "died_at")
@@ -160,6 +157,13 @@ select fault, count(distinct stay_id) as stays from audit group by fault order b
 """
 
 
+def audit_source(source: str, as_of: datetime) -> list[dict[str, Any]]:
+    """The label audit of a source alone, without reading its observations; rows as `audit_stays` gives them."""
+    adapter, engine = open_source(source)
+    check_source(adapter, engine)
+    return audit_stays(pa.Table.from_batches(list(read_stays(adapter, engine, BEGINNING, as_of))))
+
+
 def audit_stays(stays: pa.Table) -> list[dict[str, Any]]:
     """Counts per fault of the newest version of each stay, by the rules that ingest and quality.stay_audit have.
 
@@ -167,7 +171,7 @@ def audit_stays(stays: pa.Table) -> list[dict[str, Any]]:
     """
     newest = stays.select(["available_at", *_TEXTS, *_TIMES]).to_pandas()
     newest = newest.sort_values("available_at", kind="stable").drop_duplicates("stay_id", keep="last")
-    newest = newest[[*_TEXTS, *_TIMES]].assign(**{name: _time(newest[name]) for name in _TIMES})
+    newest = newest[[*_TEXTS, *_TIMES]].assign(**{name: utc(newest[name]) for name in _TIMES})
     rules = {check.name: check for check in load_suite("stay")}
     clip, negative = rules["death_shortly_before_charted_end"], rules["ends_before_it_begins"]
     audit = (files("sql") / "views" / "parts" / "stay_faults.sql").read_text()

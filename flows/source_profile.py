@@ -1,0 +1,168 @@
+"""What a source holds, in one pass and bounded memory: per concept, variable and unit its values, delays and coverage."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from sqlalchemy import Engine
+
+from rnn_core.concepts import BY_NAME, NAMES
+from sql.adapter import Adapter, MappedVariable
+from sql.landing import BEGINNING
+from sql.reading import read_observations, read_stays
+
+# Values of one variable in one unit that are kept for its quantiles: their error is below half a percentage point.
+SAMPLE = 20_000
+_SEED = 0
+
+
+@dataclass
+class Sample:
+    """A uniform sample of a stream, float64, at most `SAMPLE` of it: those with the smallest of random priorities."""
+
+    values: np.ndarray = field(default_factory=lambda: np.empty(0))
+    priorities: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+    def add(self, values: np.ndarray, rng: np.random.Generator) -> None:
+        values = np.concatenate([self.values, values])
+        priorities = np.concatenate([self.priorities, rng.random(len(values) - len(self.values))])
+        if len(values) > SAMPLE:
+            kept = np.argpartition(priorities, SAMPLE)[:SAMPLE]
+            values, priorities = values[kept], priorities[kept]
+        self.values, self.priorities = values, priorities
+
+    def quantiles(self, *shares: float) -> list[float | None]:
+        return np.quantile(self.values, shares).tolist() if len(self.values) else [None] * len(shares)
+
+
+@dataclass
+class Seen:
+    """Rows of one variable in one unit, or of one concept; values in the concept's unit, delays in hours.
+
+    stays: bool [stays], those that have any.
+    """
+
+    rows: int = 0
+    numbers: int = 0
+    plausible: int = 0
+    stays: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    values: Sample = field(default_factory=Sample)
+    delays: Sample = field(default_factory=Sample)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What one pass over a source found.
+
+    stays: the stay versions. parts: by (variable, unit) of the rows that the map takes. concepts: the same by concept.
+    unused: rows by variable that the map leaves out on purpose; unknown: rows by (variable, unit) that it does not name.
+    """
+
+    adapter: Adapter
+    stays: pa.Table
+    parts: dict[tuple[str, str], Seen]
+    lines: dict[tuple[str, str], MappedVariable]
+    concepts: dict[str, Seen]
+    unused: dict[str, int]
+    unknown: dict[tuple[str, str], int]
+
+    @property
+    def n_stays(self) -> int:
+        return len(self.stays["stay_id"].unique()) if self.stays.num_rows else 0
+
+
+def profile(adapter: Adapter, engine: Engine, as_of: datetime) -> Profile:
+    """Read all that the source holds up to `as_of`; nothing is stored. Raises SourceError where it cannot be read.
+
+    Memory holds the stays and, per variable and unit, a sample: it does not grow with the observations.
+    """
+    batches = list(read_stays(adapter, engine, BEGINNING, as_of))
+    stays = pa.Table.from_batches(batches) if batches else pa.table({"stay_id": pa.array([], pa.string())})
+    found = Profile(adapter, stays, {}, {}, {}, {}, {})
+    places = {stay_id: n for n, stay_id in enumerate(stays["stay_id"].unique().to_pylist())}
+    rng = np.random.default_rng(_SEED)
+    for frame in _frames(read_observations(adapter, engine, BEGINNING, as_of)):
+        for (variable, unit), rows in frame.groupby(["variable", "unit"], sort=False, dropna=False):
+            _take(found, variable, unit, rows, places, rng)
+    return found
+
+
+def _frames(batches: Iterable[pa.RecordBatch]) -> Iterable[pd.DataFrame]:
+    for batch in batches:
+        frame = batch.select(["stay_id", "variable", "unit", "observed_at", "available_at"]).to_pandas()
+        frame["unit"] = frame["unit"].fillna("")
+        frame["value"] = pd.to_numeric(batch["value"].cast(pa.string()).to_pandas(), errors="coerce").to_numpy(float)
+        yield frame
+
+
+def _take(
+    found: Profile, variable: str, unit: str, rows: pd.DataFrame, places: dict[str, int], rng: np.random.Generator
+) -> None:
+    by_key = {(m.variable, m.unit): m for m in found.adapter.concept_map} if not found.lines else found.lines
+    found.lines.update(by_key)
+    line = by_key.get((variable, unit)) or by_key.get((variable, "*")) or by_key.get(("*", "*"))
+    if line is None:
+        found.unknown[variable, unit] = found.unknown.get((variable, unit), 0) + len(rows)
+        return
+    if line.concept is None:
+        found.unused[variable] = found.unused.get(variable, 0) + len(rows)
+        return
+    for seen in (
+        found.parts.setdefault((variable, unit), Seen(stays=np.zeros(len(places), bool))),
+        found.concepts.setdefault(line.concept, Seen(stays=np.zeros(len(places), bool))),
+    ):
+        _keep(seen, rows, line, places, rng)
+
+
+def _keep(
+    seen: Seen, rows: pd.DataFrame, line: MappedVariable, places: dict[str, int], rng: np.random.Generator
+) -> None:
+    concept = BY_NAME[line.concept]
+    values = rows["value"].dropna().to_numpy() * line.scale + line.offset
+    delay = utc(rows["available_at"]) - utc(rows["observed_at"])
+    seen.rows += len(rows)
+    seen.numbers += len(values)
+    seen.plausible += int(((values >= concept.low) & (values <= concept.high)).sum())
+    own = [places[stay] for stay in rows["stay_id"].dropna().unique() if stay in places]
+    seen.stays[own] = True
+    seen.values.add(values, rng)
+    seen.delays.add((delay.dropna().dt.total_seconds() / 3600).to_numpy(np.float64), rng)
+
+
+def utc(column: pd.Series) -> pd.Series:
+    """UTC times; what cannot be read is missing."""
+    return pd.to_datetime(column, utc=True, errors="coerce")
+
+
+def coverage(found: Profile) -> list[dict[str, Any]]:
+    """A row per concept, in feature order, also of those the source does not have."""
+    mapped = {line.concept for line in found.adapter.concept_map}
+    rows = []
+    for name in NAMES:
+        row = {"concept": name, "unit": BY_NAME[name].unit, **_described(found.concepts.get(name, Seen()), found.n_stays)}
+        row["lacks"] = "" if row["rows"] else "no row" if name in mapped else "not in the map"
+        rows.append(row)
+    return rows
+
+
+def by_unit(found: Profile) -> list[dict[str, Any]]:
+    """A row per variable and unit that the map takes, by concept; values after mapping."""
+    rows = []
+    for (variable, unit), seen in found.parts.items():
+        line = found.lines.get((variable, unit)) or found.lines.get((variable, "*")) or found.lines["*", "*"]
+        row = {"concept": line.concept, "variable": variable, "charted in": unit or "(none)"}
+        rows.append(row | _described(seen, found.n_stays))
+    return sorted(rows, key=lambda row: (NAMES.index(row["concept"]), -row["rows"]))
+
+
+def _described(seen: Seen, n_stays: int) -> dict[str, Any]:
+    row: dict[str, Any] = {"rows": seen.rows, "stays %": round(100 * float(seen.stays.sum()) / max(n_stays, 1), 1)}
+    row |= dict(zip(("p1", "p50", "p99"), seen.values.quantiles(0.01, 0.5, 0.99), strict=True))
+    row["numbers %"] = round(100 * seen.numbers / seen.rows, 1) if seen.rows else None
+    row["plausible %"] = round(100 * seen.plausible / seen.numbers, 1) if seen.numbers else (0.0 if seen.rows else None)
+    delays = [None if value is None else round(value, 2) for value in seen.delays.quantiles(0.5, 0.95)]
+    return row | dict(zip(("delay h", "delay h p95"), delays, strict=True))
