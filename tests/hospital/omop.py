@@ -15,7 +15,8 @@ TABLES = {
     },
     "visit_occurrence": {
         "visit_occurrence_id": WHOLE, "person_id": WHOLE, "visit_concept_id": WHOLE, "visit_start_date": DATE,
-        "visit_start_datetime": TIME, "visit_end_date": DATE, "visit_end_datetime": TIME, "visit_type_concept_id": WHOLE,
+        "visit_start_datetime": TIME, "visit_end_date": DATE, "visit_end_datetime": TIME,
+        "visit_type_concept_id": WHOLE,
     },
     "person": {
         "person_id": WHOLE, "gender_concept_id": WHOLE, "year_of_birth": WHOLE, "month_of_birth": WHOLE,
@@ -39,9 +40,9 @@ UNITS = {
 # Concept and unit of each variable; the hospital charts degrees Fahrenheit, per cent and pounds, and some SI units.
 CONCEPTS = {
     "heart_rate": (3027018, 8541), "temperature": (3020891, 9289), "sbp_invasive": (21490853, 8876),
-    "map_noninvasive": (21492241, 8876), "gcs_total": (3007194, None), "fio2": (3020716, 8554), "weight": (3025315, 8739),
-    "creatinine": (3016723, 8840), "sodium": (3019550, 8753), "potassium": (3023103, 9557), "platelets": (3024929, 8647),
-    "bun": (3013682, 8753),
+    "map_noninvasive": (21492241, 8876), "gcs_total": (3007194, None), "fio2": (3020716, 8554),
+    "weight": (3025315, 8739), "creatinine": (3016723, 8840), "sodium": (3019550, 8753), "potassium": (3023103, 9557),
+    "platelets": (3024929, 8647), "bun": (3013682, 8753),
 }  # fmt: skip
 CHARTED_AS = {
     "temperature": lambda c: c * 9 / 5 + 32, "fio2": lambda f: 100 * f, "weight": lambda kg: kg / 0.45359237,

@@ -1,7 +1,7 @@
--- Observations of ICU stays from the OMOP Common Data Model 5.4. Grain: one row per measured value, as measured; a value
--- that is stored twice comes once. {items} stands for the concept ids of concept_map.csv: others are not read.
--- A value belongs to the ICU row of visit_detail in which it was observed, or to the patient's next one where that begins
--- within 24 hours, and is known to that stay from its row's begin at the earliest.
+-- Observations of ICU stays from the OMOP Common Data Model 5.4. Grain: one row per measured value, as measured; a
+-- value that is stored twice comes once. {items} stands for the concepts of concept_map.csv: others are not read.
+-- A value belongs to the ICU row of visit_detail in which it was observed, or to the patient's next one where that
+-- begins within 24 hours, and is known to that stay from its row's begin at the earliest.
 with measured as (
     select
         person_id,

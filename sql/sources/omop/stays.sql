@@ -1,8 +1,8 @@
--- ICU stays from the OMOP Common Data Model 5.4. Grain: one row per version of a stay; a version holds what was known by
--- its available_at. A stay is a run of visit_detail rows of intensive care in one unit (care_site) of one visit, where the
--- next row begins at most 1 hour after the earlier ones ended; it is named after its first row. It gets a version when a
--- row begins (unless an earlier one still runs), when the last one that runs ends, at a death and at the visit's end.
--- Rows may lie within one another (beds within a unit), so what counts is how far the rows begun so far reach together.
+-- ICU stays from the OMOP Common Data Model 5.4. Grain: one row per version of a stay; a version holds what was known
+-- by its available_at. A stay is a run of visit_detail rows of intensive care in one unit (care_site) of one visit,
+-- where the next row begins at most 1 hour after the earlier ones ended; it is named after its first row. It gets a
+-- version when a row begins (unless an earlier one still runs), when the last one that runs ends, at a death and at the
+-- visit's end. Rows may lie within one another (beds within a unit), so what counts is how far those begun reach.
 with touched as (
     select person_id from {schema}.visit_detail
     where visit_detail_start_datetime > :since - interval '1 second' and visit_detail_start_datetime <= :until
