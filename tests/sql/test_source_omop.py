@@ -186,6 +186,13 @@ HAND_MADE = {
             (1, 24, 1, 10, "alive", 24),
         ],
     ),
+    "a visit that is closed after the day of death tells nothing of it": (
+        [(A, 1, 14)], date(2021, 1, 1), 33,
+        [
+            (1, 1, 1, None, None, None), (1, 14, 1, 14, "alive", None), (1, 24, 1, 14, "died", 24),
+            (1, 33, 1, 14, "died", 24),
+        ],
+    ),
     "a date of death on a later day is not of the unit": (
         [(A, 1, 14)], date(2021, 1, 2), None,
         [(1, 1, 1, None, None, None), (1, 14, 1, 14, "alive", None), (1, 48, 1, 14, "alive", 48)],
