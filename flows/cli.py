@@ -404,16 +404,54 @@ def doctor(as_json: Json = False) -> None:
 
 @source_app.command("check")
 def source_check(source: Source, as_of: AsOf = None, as_json: Json = False) -> None:
-    """Coverage per concept, unit suspicions and label audit of a source; exit code 1 where something looks wrong.
+    """Coverage, units, label audit and indices of a source; exit code 1 where something looks wrong.
 
     Example: icu-forecast source check clif
     """
     from flows.source_check import check
 
     report = check(source, _slot(as_of) or clock.slot(None))
-    report.print(as_json)
+    report.print(as_json, whole=False)
     if report.faults:
         raise typer.Exit(1)
+
+
+@source_app.command("profile")
+def source_profile(
+    source: Source,
+    as_of: AsOf = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Write the page here; default: reports in ICU_HOME.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """All that `check` tells, with a row per variable and unit, and as a page for people; always exit code 0.
+
+    Example: icu-forecast source profile clif --page clif.html
+    """
+    from flows.source_check import check
+
+    at = _slot(as_of) or clock.slot(None)
+    report = check(source, at)
+    path = report.write_page(at, page)
+    report.print(as_json, whole=True)
+    typer.echo(f"page: {path}", err=True)
+
+
+@source_app.command("audit")
+def source_audit(
+    sources: Annotated[list[str], typer.Argument(help="Names of sources.", show_default=False)],
+    as_of: AsOf = None,
+    as_json: Json = False,
+) -> None:
+    """Count the wrong labels of sources: stays whose times contradict each other, by kind of fault.
+
+    Example: icu-forecast source audit clif mimic_iii
+    """
+    from flows.source_check import audit_source
+
+    at = _slot(as_of) or clock.slot(None)
+    print_rows([{"source": s, **row} for s in map(_known_source, sources) for row in audit_source(s, at)], as_json)
 
 
 # ---------------------------------------------------------------------------------------------- benchmarks

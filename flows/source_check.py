@@ -73,7 +73,9 @@ class SourceReport:
             [_table("Concepts", self.coverage)],
             [Plot("Stays that have any", bar_plot({row["concept"]: row["stays %"] for row in present}, "% of stays"))],
         )  # fmt: skip
-        yield Section("Units", ["Values after mapping, by the unit that was charted."], [_table("Variables", self.by_unit)])
+        yield Section(
+            "Units", ["Values after mapping, by the unit that was charted."], [_table("Variables", self.by_unit)]
+        )
         late = {row["concept"]: row["delay h p95"] for row in present if row["delay h p95"]}
         yield Section(
             "Delays", ["Hours from when a value was true to when it was known; 95 of 100 values came sooner."], [],
@@ -101,17 +103,14 @@ def check(source: str, as_of: datetime) -> SourceReport:
     check_source(adapter, engine)
     found = profile(adapter, engine, as_of)
     concepts, units, audit = coverage(found), by_unit(found), audit_stays(found.stays)
-    faults = [*_unit_faults(concepts, units), *_unknown(found)]
+    faults = [*_unit_faults(units), *_unknown(found)]
     faults += [f"{row['stays']} stays: {row['fault']}" for row in audit if row["stays"]]
     faults += _whole_reads(adapter, engine, as_of)
     unmapped = [{"variable": name, "rows": n} for name, n in sorted(found.unused.items(), key=lambda item: -item[1])]
     return SourceReport(adapter, concepts, units, unmapped, audit, faults)
 
 
-def _unit_faults(concepts: list[dict[str, Any]], units: list[dict[str, Any]]) -> Iterator[str]:
-    for row in concepts:
-        if row["lacks"] == "no row":
-            yield f"{row['concept']} is in the map, but the source has no row of it"
+def _unit_faults(units: list[dict[str, Any]]) -> Iterator[str]:
     for row in units:
         if row["rows"] >= FEW and (row["plausible %"] or 0) < PLAUSIBLE_SHARE:
             yield (

@@ -143,7 +143,11 @@ def coverage(found: Profile) -> list[dict[str, Any]]:
     mapped = {line.concept for line in found.adapter.concept_map}
     rows = []
     for name in NAMES:
-        row = {"concept": name, "unit": BY_NAME[name].unit, **_described(found.concepts.get(name, Seen()), found.n_stays)}
+        row = {
+            "concept": name,
+            "unit": BY_NAME[name].unit,
+            **_described(found.concepts.get(name, Seen()), found.n_stays),
+        }
         row["lacks"] = "" if row["rows"] else "no row" if name in mapped else "not in the map"
         rows.append(row)
     return rows

@@ -232,6 +232,28 @@ def test_source_check_reports_coverage_and_audit(trained):
     coverage = {row["concept"]: row for row in report["coverage"]}
     assert coverage["heart_rate"]["stays %"] > 90 and coverage["cholesterol"]["rows"] == 0
     assert report["audit"] and report["faults"] == []
+    assert coverage["cholesterol"]["lacks"] == "no row" and coverage["urine"]["lacks"] == "not in the map"
+
+
+def test_source_profile_writes_one_page_that_names_no_patient(trained, tmp_path):
+    page = tmp_path / "clif.html"
+    told = json.loads(run("source", "profile", "clif", "--as-of", AT, "--page", str(page), "--json"))
+    parts = {(row["variable"], row["charted in"]) for row in told["by unit"]}
+    assert {("heart_rate", "(none)"), ("creatinine", "mg/dl")} <= parts
+    assert next(row for row in told["by unit"] if row["variable"] == "creatinine")["delay h"] > 0.5
+    html = page.read_text()
+    for title in ("Look at", "Coverage", "Units", "Delays", "Label audit"):
+        assert f">{title}</h2>" in html
+    with trained.connect() as connection:
+        query = text("select stay_id from icu.stay_version union select patient_id from icu.stay_version")
+        assert not [name for name in connection.execute(query).scalars() if name in html]
+
+
+def test_source_audit_counts_by_source(trained):
+    (everything,) = json.loads(run("source", "audit", "clif", "--as-of", "2026-06-01T00:00", "--json"))
+    assert everything["source"] == "clif" and everything["note"].startswith(
+        "155 stays, 155 ended, 13 deaths, 13 charted"
+    )
 
 
 def test_the_label_audit_of_a_source_counts_by_the_rules_of_ingest_and_of_the_view(installation):

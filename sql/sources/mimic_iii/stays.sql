@@ -28,7 +28,8 @@ event as (
     union
     select icustay_id, died_in_unit from stay
     union
-    select icustay_id, outtime from stay
+    -- An end before the begin is passed on all the same, so that it is quarantined and counted.
+    select icustay_id, case when outtime <= intime then intime + interval '1 minute' else outtime end from stay
     union
     select icustay_id, dischtime from stay where dischtime >= intime
 ),

@@ -1,0 +1,86 @@
+"""The pass over a source: exact counts, sampled quantiles in bounded memory, and what is looked at."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from builders_source import adapter_at
+
+from flows import source_profile
+from flows.source_check import _unit_faults, _whole_reads
+from flows.source_profile import SAMPLE, Sample, by_unit, coverage, profile
+from sql.adapter import MappedVariable
+from sql.engine import open_engine
+from sql.loaders import replace_table
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def test_a_sample_is_bounded_and_its_quantiles_are_those_of_the_stream():
+    rng, sample = np.random.default_rng(3), Sample()
+    values = rng.lognormal(size=300_000)
+    for part in np.array_split(values, 60):
+        sample.add(part, rng)
+    assert len(sample.values) == len(sample.priorities) == SAMPLE
+    ranks = [(values <= q).mean() for q in sample.quantiles(0.01, 0.5, 0.99)]
+    assert ranks == pytest.approx([0.01, 0.5, 0.99], abs=0.01)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """A source of two stays: temperatures in both units, one of them mislabelled, and a variable without a line."""
+    rows = pd.DataFrame(
+        {
+            "stay_id": ["a"] * 40 + ["b"] * 30 + ["a"] * 2,
+            "variable": ["T"] * 70 + ["X"] * 2,
+            "unit": ["C"] * 40 + ["F"] * 30 + [None] * 2,
+            "value": ["37"] * 39 + ["not done"] + ["37"] * 30 + ["1", "2"],
+        }
+    )
+    rows["observed_at"] = pd.Timestamp(NOW)
+    rows["available_at"] = pd.Timestamp(NOW) + pd.Timedelta(hours=2)
+    stays = pa.RecordBatch.from_pydict({"stay_id": ["a", "b", "c"]})
+    monkeypatch.setattr(source_profile, "read_stays", lambda *_: iter([stays]))
+    monkeypatch.setattr(
+        source_profile, "read_observations", lambda *_: iter([pa.RecordBatch.from_pandas(rows, preserve_index=False)])
+    )
+    lines = (
+        MappedVariable("T", "C", "temperature", 1, 0),
+        MappedVariable("T", "F", "temperature", 5 / 9, -160 / 9),
+        MappedVariable("HR", "*", "heart_rate", 1, 0),
+    )
+    return profile(replace(adapter_at("clif"), concept_map=lines), None, NOW)
+
+
+def test_coverage_counts_rows_stays_numbers_and_delays_and_says_what_is_lacking(made):
+    rows = {row["concept"]: row for row in coverage(made)}
+    temperature = rows["temperature"]
+    assert (temperature["rows"], temperature["stays %"], temperature["delay h"]) == (70, 66.7, 2.0)
+    assert temperature["numbers %"] == 98.6
+    assert (rows["heart_rate"]["lacks"], rows["spo2"]["lacks"]) == ("no row", "not in the map")
+    assert made.unknown == {("X", ""): 2}
+
+
+def test_a_unit_that_does_not_fit_is_told_by_its_own_row(made):
+    """Celsius charted as Fahrenheit: the concept as a whole has half its values in range, the unit none."""
+    units = by_unit(made)
+    assert [(row["charted in"], row["plausible %"]) for row in units] == [("C", 100.0), ("F", 0.0)]
+    (fault,) = _unit_faults(units)
+    assert fault.startswith("temperature: of 30 rows of 'T' in F only 0 % are within its range")
+
+
+def test_a_large_table_without_an_index_is_something_to_look_at(make_database, monkeypatch):
+    engine = open_engine(make_database("profile"))
+    stored = pa.array(np.arange(120_000).astype("datetime64[m]").astype("datetime64[us]"), pa.timestamp("us"))
+    with engine.begin() as connection:
+        replace_table(connection, "public", "chart", pa.table({"stored": stored}))
+    select = (
+        "select stored as available_at from {schema}.chart"
+        " where stored > cast(:since as timestamptz) and stored <= cast(:until as timestamptz)"
+    )
+    adapter = replace(adapter_at("clif"), stays_sql=select, observations_sql=select)
+    (fault,) = _whole_reads(adapter, engine, datetime(1970, 2, 1, tzinfo=UTC))
+    assert fault.startswith("an hourly run would read all 120,000 rows of chart: an index is missing")
