@@ -1,9 +1,12 @@
 """The hospital in the tables of MIMIC-IV: two schemas, a time of storing for every value, ages by an anchor year."""
 
+from datetime import datetime, timedelta
+
 import pyarrow as pa
 from sqlalchemy import Engine
 
 from hospital import CHARTED, IMPLAUSIBLE, NOT_A_NUMBER, SAID, STAYS, Charted, create
+from sql.adapter import load_adapter
 
 TEXT, WHOLE, NUMBER, TIME = pa.string(), pa.int64(), pa.float64(), pa.timestamp("s")
 TABLES = {
@@ -42,6 +45,7 @@ TABLES = {
         "comments": TEXT,
     },
 }  # fmt: skip
+MOVED = timedelta(days=-load_adapter("mimic_iv").shift_days)
 UNITS = {
     "medical": "Medical Intensive Care Unit (MICU)",
     "surgical": "Surgical Intensive Care Unit (SICU)",
@@ -79,7 +83,7 @@ def build(engine: Engine) -> dict[str, str]:
         ],
         "hosp.patients": [
             {"subject_id": int(s.name), "gender": s.sex[0].upper(), "anchor_age": s.age - ANCHORED_BEFORE,
-             "anchor_year": s.intime.year - ANCHORED_BEFORE}
+             "anchor_year": _local(s.intime).year - ANCHORED_BEFORE}
             for s in STAYS
         ],
         "hosp.transfers": [
@@ -98,8 +102,9 @@ def build(engine: Engine) -> dict[str, str]:
     return {s.name: str(200 + int(s.name)) for s in STAYS}
 
 
-def _local(time):
-    return time.replace(tzinfo=None)
+def _local(time: datetime) -> datetime:
+    """Without a zone, on a date moved into the future, as MIMIC has it."""
+    return time.replace(tzinfo=None) + MOVED
 
 
 def _chart(c: Charted) -> dict:
