@@ -36,8 +36,8 @@ TABLES = {
         "dod": pa.date32(),
     },
     "hosp.transfers": {
-        "subject_id": WHOLE, "hadm_id": WHOLE, "transfer_id": WHOLE, "eventtype": TEXT, "careunit": TEXT, "intime": TIME,
-        "outtime": TIME,
+        "subject_id": WHOLE, "hadm_id": WHOLE, "transfer_id": WHOLE, "eventtype": TEXT, "careunit": TEXT,
+        "intime": TIME, "outtime": TIME,
     },
     "hosp.labevents": {
         "labevent_id": WHOLE, "subject_id": WHOLE, "hadm_id": WHOLE, "specimen_id": WHOLE, "itemid": WHOLE,

@@ -70,7 +70,7 @@ lab as (
             when r.storetime > r.charttime then r.storetime
             when r.storetime is not null then r.charttime
             -- Where the time of the result is missing it is taken to have needed what nearly all others did.
-            when r.itemid between 50800 and 50828 or r.itemid = 52033 then r.charttime + interval '1 hour'
+            when r.itemid between 50800 and 50828 then r.charttime + interval '1 hour'
             else r.charttime + interval '3 hours'
         end as known_at,
         -- A result beyond a limit of detection counts as the limit.
@@ -208,7 +208,7 @@ charted as (
     where not exists (
         select 1
         from {icu}.inputevents n
-        where n.subject_id = s.subject_id and n.orderid <> s.orderid and n.rateuom <> ''
+        where n.subject_id = s.subject_id and n.itemid in ({items}) and n.orderid <> s.orderid and n.rateuom <> ''
             and (
                 n.itemid = s.itemid
                 or n.itemid in (221749, 229630, 229632) and s.itemid in (221749, 229630, 229632)
