@@ -724,11 +724,12 @@ def indexed(make_database):
 
 
 def _more_rows(name):
-    """The rows of a table a hundred times again, each time of other patients and ten days later."""
+    """The rows of a table many times again: of other patients, ten days later each time, and mostly of other items."""
     later = {"subject_id": "subject_id + 100 * n", "specimen_id": "specimen_id + 1000000 * n"}
+    later["itemid"] = "case when n % 10 = 0 then itemid else itemid + 1000000 end"
     later |= {column: f"{column} + n * interval '10 days'" for column in TIME_COLUMNS}
     columns = ", ".join(later.get(column, column) for column in TABLES[name])
-    return f"insert into mimiciv_{name} select {columns} from mimiciv_{name}, generate_series(1, 100) as n"
+    return f"insert into mimiciv_{name} select {columns} from mimiciv_{name}, generate_series(1, 150) as n"
 
 
 def test_the_selects_need_only_what_the_card_names(indexed):

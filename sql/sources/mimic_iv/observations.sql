@@ -208,7 +208,7 @@ charted as (
     where not exists (
         select 1
         from {icu}.inputevents n
-        where n.subject_id = s.subject_id and n.itemid in ({items}) and n.orderid <> s.orderid and n.rateuom <> ''
+        where n.subject_id = s.subject_id and n.orderid <> s.orderid and n.rateuom <> ''
             and (
                 n.itemid = s.itemid
                 or n.itemid in (221749, 229630, 229632) and s.itemid in (221749, 229630, 229632)
