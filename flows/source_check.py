@@ -70,7 +70,7 @@ class SourceReport:
         lacking = [f"{row['concept']} ({row['lacks']})" for row in self.coverage if row["lacks"]]
         yield Section(
             "Coverage", [f"Missing: {', '.join(lacking) or 'nothing'}. A missing concept is read as missing, never as normal."],
-            [_table("Concepts", self.coverage)],
+            [_table("Concepts", [{name: row[name] for name in row if name != "lacks"} for row in self.coverage])],
             [Plot("Stays that have any", bar_plot({row["concept"]: row["stays %"] for row in present}, "% of stays"))],
         )  # fmt: skip
         yield Section(

@@ -156,10 +156,10 @@ def bar_plot(values: Mapping[str, float], label: str) -> str:
         bars = axes.barh(range(len(known)), list(known.values()), color=COLOURS[0])
         axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
         axes.set_yticks(range(len(known)), list(known))
-        axes.invert_yaxis()
+        axes.set_ylim(len(known) - 0.4, -0.6)
         axes.set_xlabel(label)
 
-    return _figure(draw, empty=not known, legend=False, height=0.5 + 0.3 * max(len(known), 3))
+    return _figure(draw, empty=not known, legend=False, height=0.5 + 0.2 * max(len(known), 4))
 
 
 def _coloured(lines: Mapping[str, object]):

@@ -148,15 +148,19 @@ charted as (
             where other.subject_id = i.subject_id and other.itemid = i.itemid
                 and other.statusdescription <> 'Rewritten'
                 and other.starttime > i.starttime and other.starttime <= i.endtime
-                and (other.storetime <= i.storetime or other.storetime <= i.endtime)
+                and (other.storetime is null or other.storetime <= i.storetime or other.storetime <= i.endtime)
         )
 ),
+-- Two stays of one patient may overlap: what is observed belongs to the one begun last.
 stay as (
     select
         icustay_id, subject_id, intime, outtime,
-        lag(outtime) over (partition by subject_id order by intime, icustay_id) as last_outtime
+        lead(intime) over (partition by subject_id order by intime, icustay_id) as next_intime,
+        lag(outtime) over (partition by subject_id order by intime, icustay_id) as last_outtime,
+        lag(icustay_id) over (partition by subject_id order by intime, icustay_id) as last_icustay_id
     from {schema}.icustays
-    where first_careunit <> 'NICU' and intime <= :until and subject_id in (select subject_id from charted)
+    where first_careunit <> 'NICU' and intime <= :until and (outtime is null or outtime > intime)
+        and subject_id in (select subject_id from charted)
 ),
 placed as (
     select
@@ -167,7 +171,8 @@ placed as (
     join stay s
         on s.subject_id = c.subject_id
         and c.observed_at >= s.intime - interval '24 hours'
-        and (s.last_outtime is null or c.observed_at >= s.last_outtime)
+        and (c.observed_at >= s.intime or s.last_icustay_id is null or c.observed_at >= s.last_outtime)
+        and (s.next_intime is null or c.observed_at < s.next_intime)
         and (s.outtime is null or c.observed_at < s.outtime)
     where c.value is not null
 )

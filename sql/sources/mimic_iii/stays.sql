@@ -59,7 +59,7 @@ select
     end as outcome,
     'unit' as ends_at,
     0 as end_precision_hours,
-    s.admittime as hospital_intime,
+    case when s.admittime <= v.available_at then s.admittime end as hospital_intime,
     case when s.dischtime <= v.available_at then s.dischtime end as hospital_outtime,
     case when s.deathtime <= v.available_at then s.deathtime end as died_at,
     -- Those over 89 were given a birth 300 years before; their median age is published.
