@@ -246,6 +246,28 @@ def catch_up(
 
 
 @app.command()
+def transfer(
+    sources: Annotated[list[str], typer.Argument(help="Sources to judge it on, ingested before.", show_default=False)],
+    model_id: Annotated[str, typer.Option("--model", help="A stay model, of any source.", show_default=False)],
+    hours: Annotated[str, typer.Option(help="Hours of the stay at which it is judged.")] = "24,48",
+    as_of: AsOf = None,
+    as_json: Json = False,
+) -> None:
+    """Judge a model trained on one source on the stays of others: risk of death, before and after recalibration there.
+
+    Example: icu-forecast transfer clif mimic_iii --model physionet_2012-stay-20261101T00-2
+    """
+    from flows.transfer import measure_transfer
+
+    chosen = [_known_source(source) for source in sources]
+    if not all(hour.isdigit() and int(hour) > 0 for hour in _names(hours)):
+        raise typer.BadParameter(f"hours are whole numbers such as 24,48; found {hours!r}")
+    at = _slot(as_of) or clock.slot(None)
+    rows = measure_transfer(model_id, chosen, at, [int(hour) for hour in _names(hours)])
+    print_rows(rows, as_json)
+
+
+@app.command()
 def demo(seed: Annotated[int, typer.Option(help="Seed of the re-anchored stays.")] = 0) -> None:
     """Everything once, on real data: load, ingest, train, forecast, and the first rows of the result.
 
@@ -589,6 +611,22 @@ def models_diff(
     from flows.inspection import diff_models
 
     print_rows(diff_models(first, second), as_json)
+
+
+@models.command("recalibrate")
+def models_recalibrate(
+    model_id: Annotated[str, typer.Argument(help="A stay model, of any source.", show_default=False)],
+    source: Source,
+    as_of: AsOf = None,
+    as_json: Json = False,
+) -> None:
+    """Fit the risk of death of a model to the ended stays of a source; the copy waits there as a candidate.
+
+    Example: icu-forecast models recalibrate clif-stay-20260120T14-2 mimic_iii
+    """
+    from flows.transfer import recalibrate
+
+    print_counts(recalibrate(model_id, source, _slot(as_of) or clock.slot(None)), as_json)
 
 
 @models.command("rollback")

@@ -57,6 +57,21 @@ def measure_drift(participants: Mapping[str, Any], recent: Known) -> list[dict[s
     return rows
 
 
+def concepts_elsewhere(participants: Mapping[str, Any], known: Known) -> tuple[list[str], list[str]]:
+    """Concepts that the model learned from and no stay of `known` has, and those whose median lies where another unit
+    would put it."""
+    absent, other_unit = [], []
+    for name, reference in participants.get("concepts", {}).items():
+        values = known.observations.value[known.observations.concept == NAMES.index(name)]
+        if len(values) == 0:
+            absent.append(name)
+        elif len(values) >= _LEAST_OBSERVATIONS and _is_another_unit(
+            float(np.median(values)), np.array(reference["edges"])
+        ):
+            other_unit.append(name)
+    return absent, other_unit
+
+
 def _row(
     name: str, reference: Mapping[str, Any], participants: Mapping[str, Any], values: np.ndarray, stays: np.ndarray,
     n_stays: int,

@@ -93,3 +93,11 @@ def test_the_index_is_that_of_its_definition():
 def test_a_model_that_kept_no_reference_has_no_rows(learned):
     without = {name: value for name, value in learned.items() if name != "concepts"}
     assert drift.measure_drift(without, known(np.full(500, 85.0))) == []
+
+
+def test_another_hospital_is_asked_for_concepts_it_lacks_and_units_that_differ(learned):
+    values = np.random.default_rng(1).normal(85, 15, 1000)
+    assert drift.concepts_elsewhere(learned, known(values)) == ([], [])
+    assert drift.concepts_elsewhere(learned, known(values / 60)) == ([], ["heart_rate"])
+    nothing = known(values).observations.take(np.zeros(1000, bool))
+    assert drift.concepts_elsewhere(learned, replace(known(values), observations=nothing)) == (["heart_rate"], [])

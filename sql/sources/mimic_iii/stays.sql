@@ -26,7 +26,7 @@ event as (
     select s.icustay_id, t.intime
     from stay s join {schema}.transfers t on t.icustay_id = s.icustay_id and t.intime > s.intime
     union
-    select icustay_id, died_in_unit from stay
+    select icustay_id, deathtime from stay where deathtime >= intime
     union
     -- An end before the begin is passed on all the same, so that it is quarantined and counted.
     select icustay_id, case when outtime <= intime then intime + interval '1 minute' else outtime end from stay

@@ -1,0 +1,125 @@
+"""A model on sources that it was not trained on: how good it is there, and a copy recalibrated to one of them."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sqlalchemy import Engine
+
+from flows import clock
+from flows.databases import open_store
+from flows.log import import_tensorflow, log
+from flows.settings import load_settings
+from flows.train import read_known
+from rnn_core.bootstrap import Estimate
+from rnn_core.errors import ForecastError
+from rnn_core.material import Known
+from sql import registry
+
+if TYPE_CHECKING:
+    from rnn_core.forecaster import StayForecaster
+    from rnn_core.transfer import Transferred
+
+HOURS = (24, 48)
+
+
+def measure_transfer(
+    model_id: str, sources: Sequence[str], as_of: datetime, hours: Sequence[int] = HOURS
+) -> list[dict[str, Any]]:
+    """A row per source and hour of the stay: first the model's own source, on stays that it did not learn from, then each
+    of `sources`, with what is lost on the way. Nothing is stored.
+
+    Raises ForecastError where the model is none of stays, or a source tells nothing that it could be judged by.
+    """
+    store = open_store()
+    row, forecaster = _load(store, model_id)
+    from rnn_core.drift import concepts_elsewhere
+    from rnn_core.judging import unseen
+    from rnn_core.transfer import judge_transfer
+
+    home = read_known(store, row["source"], as_of)
+    judged, _ = unseen(home, read_known(store, row["source"], row["data_cutoff"]))
+    at_home = {hour: judge_transfer(forecaster, home.take(judged), hour) for hour in hours}
+    rows = [_told(f"{row['source']} (held out)", at_home[hour], None) for hour in hours]
+    for source in sources:
+        known = _require_stays(read_known(store, source, as_of), source)
+        absent, other_unit = concepts_elsewhere(row["metrics"].get("participants", {}), known)
+        log.info("%s has no %s", source, ", ".join(absent) or "concept less than the model learned from")
+        if other_unit:
+            log.warning("%s: charted in another unit than the model learned? %s", source, ", ".join(other_unit))
+        found = [_told(source, judge_transfer(forecaster, known, hour), at_home[hour]) for hour in hours]
+        rows += [one | {"missing": len(absent), "other unit": ", ".join(other_unit)} for one in found]
+    return rows
+
+
+def _load(store: Engine, model_id: str) -> tuple[dict[str, Any], "StayForecaster"]:
+    row = registry.read_model(store, model_id)
+    if row["name"] != "stay":
+        raise ForecastError(f"{model_id} forecasts units; a stay model was expected (`icu-forecast models list`).")
+    import_tensorflow()
+    from rnn_core.forecaster import load_stay_forecaster
+
+    return row, load_stay_forecaster(load_settings().artifact_folder / row["artifact"])
+
+
+def _require_stays(known: Known, source: str) -> Known:
+    if len(known.stays) == 0:
+        raise ForecastError(f"No stay of {source} is known; run `icu-forecast ingest {source}` first.")
+    return known
+
+
+def _told(source: str, found: "Transferred", at_home: "Transferred | None") -> dict[str, Any]:
+    from rnn_core.transfer import drop
+
+    told: dict[str, Any] = {"source": source, "hour": found.hour, "stays": found.n_stays, "deaths": found.n_deaths}
+    told |= {name: _shown(estimate) for name, estimate in found.as_trained.items()}
+    for name in ("brier", "observed_expected", "calibration_slope"):
+        told[f"{name} recalibrated"] = _shown(found.recalibrated[name])
+    lost = drop(found.as_trained["auroc"], at_home.as_trained["auroc"]) if at_home else None
+    return told | {"auroc lost": _shown(lost) if lost else "", "missing": 0, "other unit": ""}
+
+
+def _shown(estimate: Estimate) -> str:
+    if not np.isfinite(estimate.value):
+        return "-"
+    if not np.isfinite(estimate.low):
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+
+
+def recalibrate(model_id: str, source: str, as_of: datetime, hours: Sequence[int] = HOURS) -> dict[str, Any]:
+    """Register a copy of a model for `source`, its risk of death fitted to the stays that have ended there by `as_of`.
+
+    It waits as a candidate; `models promote` lets it serve. Raises ArtifactError where the stays of the source end at
+    something else than those the model learned from, DataTooSmallError without deaths or survivors to fit to.
+    """
+    store = open_store()
+    row, forecaster = _load(store, model_id)
+    from rnn_core.artifact import read_meta
+    from rnn_core.forecaster import save_stay_forecaster
+    from rnn_core.transfer import judge_transfer, recalibrated
+
+    known = _require_stays(read_known(store, source, as_of), source)
+    fitted, n_deaths = recalibrated(forecaster, known, tuple(hours))
+    folder = load_settings().artifact_folder
+    new_id = f"{source}-from-{model_id}-{as_of:%Y%m%dT%H}"
+    meta = read_meta(folder / row["artifact"])
+    kept = {name: meta[name] for name in ("data_cutoff", "as_of", "metrics") if name in meta}
+    path = save_stay_forecaster(folder, new_id, fitted, kept | {"recalibrated_from": model_id})
+    with store.begin() as connection:
+        registry.register(
+            connection,
+            {
+                "model_id": new_id, "name": "stay", "source": source, "ends_at": row["ends_at"], "config": row["config"],
+                "metrics": row["metrics"], "data_cutoff": as_of, "artifact": str(path.relative_to(folder)),
+                "warm_from": model_id,
+            },
+        )  # fmt: skip
+    before = judge_transfer(forecaster, known, max(hours))
+    return {
+        "model": new_id, "stage": "candidate", "fitted to deaths": n_deaths, "stays": before.n_stays,
+        "observed to expected before": _shown(before.as_trained["observed_expected"]),
+        "and recalibrated, out of fold": _shown(before.recalibrated["observed_expected"]),
+        "as of": clock.slot(as_of).isoformat(),
+    }  # fmt: skip

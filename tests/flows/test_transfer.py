@@ -1,0 +1,114 @@
+"""A model trained on the CLIF demo, used on the real stays of the MIMIC-III demo."""
+
+import json
+import re
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+import pytest
+from sqlalchemy import text
+from typer.testing import CliRunner
+
+from flows.cli import app
+from flows.forecast import forecast
+from flows.ingest import ingest
+from flows.settings import load_settings
+from flows.train import read_known
+from flows.transfer import measure_transfer, recalibrate
+from rnn_core.errors import ArtifactError, DataTooSmallError
+from rnn_core.forecaster import forecast_stays, load_stay_forecaster
+from rnn_core.material import Known
+from rnn_core.transfer import deaths, recalibrated, risks_at
+from sql import registry
+
+AT = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def two(trained, mimic_iii_source, monkeypatch):
+    """The installation in which a model of the CLIF demo serves, with all stays of both demos ended."""
+    monkeypatch.setenv("ICU_SOURCES__MIMIC_III__URL", mimic_iii_source.render_as_string(hide_password=False))
+    load_settings.cache_clear()
+    for source in ("clif", "mimic_iii"):
+        ingest.fn(source, AT)
+    return trained
+
+
+def serving(store):
+    row = registry.serving_model(store, "clif", "stay")
+    return row, load_stay_forecaster(load_settings().artifact_folder / row["artifact"])
+
+
+def test_a_model_is_judged_at_home_and_elsewhere_with_what_is_lost(two):
+    row, _ = serving(two)
+    at_home, there = measure_transfer(row["model_id"], ["mimic_iii"], AT, hours=[24])
+    assert at_home["source"] == "clif (held out)" and there["source"] == "mimic_iii"
+    assert (there["hour"], there["missing"]) == (24, 0) and 80 < there["stays"] < 136 and there["deaths"] > 10
+    value, low, high = map(float, re.findall(r"[\d.]+", there["auroc"]))
+    assert low < value < high and 0.4 < value <= 1
+    assert there["observed_expected recalibrated"] != there["observed_expected"]
+    shown = CliRunner().invoke(
+        app, ["transfer", "mimic_iii", "--model", row["model_id"], "--hours", "24", "--as-of", "2026-03-01", "--json"]
+    )
+    assert [line["source"] for line in json.loads(shown.stdout)] == ["clif (held out)", "mimic_iii"]
+
+
+def test_the_risk_at_an_hour_is_what_a_run_of_that_hour_would_have_forecast(two):
+    """Of one stay: the risk at 24 hours, and the forecast of a run at the same clock hour that knew what was known then."""
+    _, forecaster = serving(two)
+    known = read_known(two, "mimic_iii", AT)
+    stay, risk = risks_at(forecaster, known, 24)
+    assert len(stay) > 80
+    for position in (0, 20, 60):
+        row = known.stays.iloc[stay[position]]
+        hour = pd.Timestamp(row["intime"]).floor("h") + pd.Timedelta(hours=24)
+        hour += pd.Timedelta(hours=1) if (hour - row["intime"]) < pd.Timedelta(hours=24) else pd.Timedelta(0)
+        then = read_known(two, "mimic_iii", hour.tz_localize("UTC").to_pydatetime())
+        told = forecast_stays(forecaster, then.take((then.stays["stay_id"] == row["stay_id"]).to_numpy()))
+        assert told["mortality_risk"].iloc[0] == pytest.approx(risk[position], rel=1e-4)
+
+
+def test_a_recalibrated_copy_waits_for_promotion_and_then_serves_the_other_source(two, few_drivers):
+    row, forecaster = serving(two)
+    told = recalibrate(row["model_id"], "mimic_iii", AT)
+    assert told["stage"] == "candidate" and told["fitted to deaths"] > 10
+    copy = registry.read_model(two, told["model"])
+    fitted = load_stay_forecaster(load_settings().artifact_folder / copy["artifact"])
+    known = read_known(two, "mimic_iii", AT)
+    stay, before = risks_at(forecaster, known, 24)
+    _, after = risks_at(fitted, known, 24)
+    died = deaths(known, "unit")[stay]
+    told_apart = ~np.isnan(died)
+    off, still_off = (abs(np.log(died[told_apart].sum() / risk[told_apart].sum())) for risk in (before, after))
+    assert still_off < off
+    assert (np.argsort(before, kind="stable") == np.argsort(after, kind="stable")).mean() > 0.9
+    registry.set_stage(two, told["model"], "champion", "a test")
+    with two.connect() as connection:
+        middle = "select intime + (outtime - intime) / 2 from icu.stay where source = 'mimic_iii'"
+        hour = connection.execute(text(middle + " order by outtime - intime desc limit 1")).scalar_one()
+    assert forecast.fn("mimic_iii", hour)["stays_scored"] >= 1
+
+
+def test_a_model_of_unit_stays_is_not_used_where_stays_end_with_the_hospital(two):
+    _, forecaster = serving(two)
+    known = read_known(two, "mimic_iii", AT)
+    hospital = Known(known.stays.assign(ends_at="hospital"), known.observations, known.as_of)
+    with pytest.raises(ArtifactError, match="tell deaths in hospital only"):
+        deaths(hospital, "unit")
+    with pytest.raises(ArtifactError, match="it cannot serve here"):
+        recalibrated(forecaster, hospital, (24,))
+
+
+def test_a_model_of_hospital_stays_is_asked_for_deaths_in_hospital(two):
+    known = read_known(two, "mimic_iii", AT)
+    in_unit, in_hospital = deaths(known, "unit"), deaths(known, "hospital")
+    assert np.nansum(in_unit) == 29 and np.nansum(in_hospital) == 46
+
+
+def test_nothing_is_fitted_to_stays_that_all_ended_alike(two):
+    _, forecaster = serving(two)
+    known = read_known(two, "mimic_iii", AT)
+    alive = known.take((known.stays["outcome"] == "alive").to_numpy())
+    with pytest.raises(DataTooSmallError, match="stays that ended with a death"):
+        recalibrated(forecaster, alive, (24,))
