@@ -16,6 +16,7 @@ from flows.pages import Plot, Section, Table, render_page, write_text
 from flows.settings import load_settings
 from flows.source_profile import Profile, by_unit, coverage, profile, utc
 from flows.terminal import print_rows
+from rnn_core.errors import SourceError
 from sql.adapter import Adapter
 from sql.copy import copy_arrow
 from sql.engine import open_engine
@@ -102,6 +103,7 @@ def check(source: str, as_of: datetime) -> SourceReport:
     adapter, engine = open_source(source)
     check_source(adapter, engine)
     found = profile(adapter, engine, as_of)
+    _require_stays(adapter, found.stays.num_rows, as_of)
     concepts, units, audit = coverage(found), by_unit(found), audit_stays(found.stays)
     faults = [*_unit_faults(units), *_unknown(found)]
     faults += [f"{row['stays']} stays: {row['fault']}" for row in audit if row["stays"]]
@@ -160,7 +162,17 @@ def audit_source(source: str, as_of: datetime) -> list[dict[str, Any]]:
     """The label audit of a source alone, without reading its observations; rows as `audit_stays` gives them."""
     adapter, engine = open_source(source)
     check_source(adapter, engine)
-    return audit_stays(pa.Table.from_batches(list(read_stays(adapter, engine, BEGINNING, as_of))))
+    batches = list(read_stays(adapter, engine, BEGINNING, as_of))
+    _require_stays(adapter, sum(batch.num_rows for batch in batches), as_of)
+    return audit_stays(pa.Table.from_batches(batches))
+
+
+def _require_stays(adapter: Adapter, n: int, as_of: datetime) -> None:
+    if n == 0:
+        raise SourceError(
+            f"The source {adapter.name} has no stay up to {as_of:%Y-%m-%d %H:%M} UTC. Are its dates in the future, its "
+            "stays left out by a condition of stays.sql, or its tables empty?"
+        )
 
 
 def audit_stays(stays: pa.Table) -> list[dict[str, Any]]:

@@ -74,6 +74,8 @@ def _told(source: str, found: "Transferred", at_home: "Transferred | None") -> d
 
     told: dict[str, Any] = {"source": source, "hour": found.hour, "stays": found.n_stays, "deaths": found.n_deaths}
     told |= {name: _shown(estimate) for name, estimate in found.as_trained.items()}
+    share = found.n_deaths / max(found.n_stays, 1)
+    told["brier without a model"] = round(share * (1 - share), 3)
     for name in ("brier", "observed_expected", "calibration_slope"):
         told[f"{name} recalibrated"] = _shown(found.recalibrated[name])
     lost = drop(found.as_trained["auroc"], at_home.as_trained["auroc"]) if at_home else None

@@ -57,16 +57,17 @@ charted as (
     having count(*) = 3
 
     union all
-    -- A mode of the ventilator is charted while it breathes for the patient; a mask or a cannula ends that.
+    -- A mode of the ventilator is charted while it breathes for the patient; a mask or a cannula alone ends that.
     select
         subject_id, 'ventilation', null, charttime, known_at,
-        case when itemid in (720, 223849) and value <> 'Standby' then '1' else '0' end
+        max(case when itemid in (720, 223849) and value <> 'Standby' then '1' else '0' end)
     from chart
     where itemid in (720, 223849) and value <> 'Other/Remarks'
         or itemid in (467, 226732) and lower(value) in (
             'none', 'nasal cannula', 'face tent', 'aerosol-cool', 'hi flow neb', 'high flow neb', 'non-rebreather',
             'medium conc mask', 'venti mask', 'trach mask', 't-piece', 'bipap mask', 'cpap mask'
         )
+    group by subject_id, charttime, known_at
 
     union all
     -- The table tells no time of the result. Later records of the same laboratory took up to 3 hours in 95 of 100
