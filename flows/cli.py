@@ -460,6 +460,23 @@ def source_profile(
     typer.echo(f"page: {path}", err=True)
 
 
+@source_app.command("grants")
+def source_grants(
+    source: Source,
+    role: Annotated[
+        str, typer.Option(help="Role of the source's database, made there before.")
+    ] = "icu_forecast_reader",
+) -> None:
+    """Print the statements that let a role of a PostgreSQL source read the columns that are needed, and nothing else.
+
+    Example: icu-forecast source grants clif > grants.sql
+    """
+    from flows.databases import open_source
+
+    adapter, _ = open_source(source)
+    typer.echo("\n".join(adapter.grants(role)))
+
+
 @source_app.command("audit")
 def source_audit(
     sources: Annotated[list[str], typer.Argument(help="Names of sources.", show_default=False)],

@@ -11,6 +11,7 @@ from sqlalchemy import Engine, text
 
 from flows.pages import Plot, Section, Table, render_page, write_text
 from flows.settings import load_settings
+from rnn_core.survival import RISK_BANDS
 
 _BURDEN = (
     "select model_id, role, risk_band, n_days, flagged_per_day, n_stays, n_died, n_flagged, sensitivity, ppv"
@@ -27,6 +28,7 @@ _SHOWN = {
     "los_interval_coverage": "80 % interval covers",
 }
 _GROUPS = {"unit": "unit", "age_group": "age", "sex": "sex", "stay_hours": "hours of the stay"}
+_DAYS_SHOWN = 60
 # Fewer deaths make tenths of the forecasts a matter of chance.
 _LEAST_DEATHS = 5
 
@@ -59,7 +61,7 @@ def _sections(
         yield _overall(pairs, scores)
         yield _over_time(scores)
         yield _by_group(scores)
-    yield _burden(burden)
+    yield _burden(burden, pairs)
     yield _drift(drift)
 
 
@@ -114,7 +116,7 @@ def _by_group(scores: pd.DataFrame) -> Section:
     return Section("By group", [f"Of {newest}. Groups with too few deaths for an interval are left out."], [], plots)
 
 
-def _burden(burden: pd.DataFrame) -> Section:
+def _burden(burden: pd.DataFrame, pairs: pd.DataFrame) -> Section:
     from rnn_core.plots import bar_plot
 
     rows = [[f"{row['model_id']} ({row['role']})", *burden_cells(row)] for _, row in burden.iterrows()]
@@ -122,10 +124,26 @@ def _burden(burden: pd.DataFrame) -> Section:
     for (model_id, role), part in burden.groupby(["model_id", "role"]):
         per_day = dict(zip(part["risk_band"], part["flagged_per_day"], strict=True))
         plots.append(Plot(f"{model_id} ({role})", bar_plot(per_day, "patients flagged a day")))
+    plots += _by_day(pairs)
     columns = ["model (role)", *BURDEN_COLUMNS]
     return Section(
         "Alerts", ["Of ended stays: what acting on a band would have meant."], [Table("Bands", columns, rows)], plots
     )
+
+
+def _by_day(pairs: pd.DataFrame) -> Iterator[Plot]:
+    """Of each model, how many different patients a band and those above it flagged on each of the last days."""
+    from rnn_core.plots import day_plot
+
+    for model_id, part in pairs.groupby("model_id"):
+        day = part["prediction_time"].to_numpy("datetime64[D]")
+        days = np.arange(max(day.min(), day.max() - _DAYS_SHOWN), day.max() + 1)
+        counts = {}
+        for rank, band in enumerate(RISK_BANDS[1:], start=1):
+            flagged = part["risk_band"].isin(RISK_BANDS[rank:]).to_numpy()
+            alerts = pd.DataFrame({"day": day[flagged], "stay": part["stay_id"].to_numpy()[flagged]}).drop_duplicates()
+            counts[f"{band} and above"] = np.array([(alerts["day"].to_numpy() == one).sum() for one in days])
+        yield Plot(f"{model_id}: patients flagged on each day", day_plot(counts, days, "patients"))
 
 
 def burden_cells(row: pd.Series) -> list[str]:

@@ -148,6 +148,19 @@ def heat_plot(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], l
     return _figure(draw, empty=values.size == 0, legend=False, height=0.6 + 0.2 * max(len(rows), 4))
 
 
+def day_plot(counts: Mapping[str, np.ndarray], days: np.ndarray, label: str) -> str:
+    """One stepped line per name over `days`, datetime64[D] [n]; counts [n] each."""
+
+    def draw(axes: Axes) -> None:
+        for colour, (name, values) in _coloured(counts):
+            axes.step(days, values, where="mid", color=colour, label=name, linewidth=1.2)
+        axes.set_ylim(bottom=0)
+        axes.tick_params(axis="x", rotation=30)
+        _label(axes, "", label)
+
+    return _figure(draw, empty=len(days) == 0)
+
+
 def bar_plot(values: Mapping[str, float], label: str) -> str:
     """One horizontal bar per name, top to bottom, with its number."""
     known = {name: value for name, value in values.items() if np.isfinite(value)}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from psycopg import sql
 
 from rnn_core.concepts import BY_NAME
 from rnn_core.config import Sampling
@@ -59,6 +60,21 @@ class Adapter:
         for name, columns in self.tables.items():
             *schema, table = name.split(".")
             yield self.schemas[schema[0] if schema else "schema"], table, columns
+
+    def grants(self, role: str) -> list[str]:
+        """Statements (PostgreSQL) that let `role` select what the SELECTs read, and nothing else."""
+        name = sql.Identifier(role)
+        lines = [
+            sql.SQL("grant usage on schema {} to {};").format(sql.Identifier(schema), name)
+            for schema in dict.fromkeys(schema for schema, _, _ in self.relations())
+        ]
+        lines += [
+            sql.SQL("grant select ({}) on {} to {};").format(
+                sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(schema, table), name
+            )
+            for schema, table, columns in self.relations()
+        ]
+        return [line.as_string() for line in lines]
 
     def items(self) -> list[int]:
         """The numbers that variables of the map begin with, for SELECTs that enter a large table by the items it needs."""

@@ -1,6 +1,7 @@
 """What the tests of every source share: its SELECTs read as the ingest reads them, and what its card and map promise."""
 
 import csv
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -9,11 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
 import sql.sources
 from rnn_core.concepts import BY_NAME
 from sql.adapter import Adapter, load_adapter
+from sql.engine import open_engine
 from sql.reading import check_source, read_observations, read_stays
 
 FOLDER = Path(sql.sources.__file__).parent
@@ -78,20 +80,22 @@ def judge_units(observations: pd.DataFrame, source: str) -> tuple[pd.Series, pd.
 
 
 def check_named_columns(engine: Engine, adapter: Adapter) -> None:
-    """Behind views that show what source.yaml names and nothing else, the source works; all that is named is selected.
+    """A role that may select what source.yaml names and nothing else can read; all that is named is selected.
 
     PostgreSQL only.
     """
+    role = f"reader_{adapter.name}_{os.getpid()}"
     with engine.begin() as connection:
-        connection.execute(text("drop schema if exists named cascade; create schema named"))
-        for schema, table, columns in adapter.relations():
-            listed = ", ".join(f'"{column}"' for column in columns)
-            connection.execute(text(f'create view named."{table}" as select {listed} from "{schema}"."{table}"'))
-    named = replace(adapter, schemas=dict.fromkeys(adapter.schemas, "named"))
-    check_source(named, engine)
-    selects = adapter.stays_sql, adapter.observations_sql
+        connection.exec_driver_sql(f"create user {role} password 'not-a-secret'")
+        for statement in adapter.grants(role):
+            connection.exec_driver_sql(statement)
+    reader = open_engine(engine.url.set(username=role, password="not-a-secret"))
+    check_source(adapter, reader)
     for which in READ:
-        read(engine, named, which, since=datetime(2299, 12, 31, tzinfo=UTC))
+        read(reader, adapter, which, since=datetime(2299, 12, 31, tzinfo=UTC))
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"drop owned by {role}; drop user {role}")
+    selects = adapter.stays_sql, adapter.observations_sql
     for _, table, columns in adapter.relations():
         for column in columns:
             assert any(column in select for select in selects), f"{table}.{column} is named but not selected"

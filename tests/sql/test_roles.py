@@ -15,7 +15,9 @@ from flows.settings import load_settings
 from flows.train import train
 from rnn_core.errors import ForecastError
 from sql import migrate, views
+from sql.adapter import load_adapter
 from sql.engine import open_engine
+from sql.reading import check_source, read_observations, read_stays
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
 ROLES = (Path(views.__file__).parent / "roles.sql").read_text()
@@ -54,6 +56,26 @@ def refused(engine, statement: str) -> bool:
     with pytest.raises(ProgrammingError) as error, engine.begin() as connection:
         connection.execute(text(statement))
     return "permission denied" in str(error.value) or "must be owner" in str(error.value)
+
+
+@pytest.mark.parametrize("source", ["clif", "mimic_iii"])
+def test_the_reader_of_a_source_selects_what_the_adapter_reads_and_nothing_else(request, source):
+    url = request.getfixturevalue(f"{source}_source")
+    owner, adapter, role = open_engine(url), load_adapter(source), f"reader_of_{source}"
+    with owner.begin() as connection:
+        connection.exec_driver_sql(f"create user {role} password 'not-a-secret'")
+        for statement in adapter.grants(role):
+            connection.exec_driver_sql(statement)
+    reader = open_engine(url.set(username=role, password="not-a-secret"))
+    check_source(adapter, reader)
+    since, until = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+    for read in (read_stays, read_observations):
+        assert next(read(adapter, reader, since, until)).num_rows > 0
+    schema, table, _ = next(adapter.relations())
+    assert refused(reader, f"select * from {schema}.{table}"), "columns that nobody needs"
+    assert refused(reader, f"delete from {schema}.{table}") and refused(reader, f"create table {schema}.mine (a int)")
+    with owner.begin() as connection:
+        connection.exec_driver_sql(f"drop owned by {role}; drop user {role}")
 
 
 def test_the_job_does_all_its_work_with_the_jobs_rights_alone(engines, clif_source, tmp_path, monkeypatch):

@@ -39,7 +39,10 @@ stay_row as (
     from numbered
 ),
 hospital as (
-    select *, lower(discharge_category) = 'expired' as expired from {schema}.hospitalization
+    select
+        hospitalization_id, patient_id, admission_dttm, discharge_dttm, age_at_admission, admission_type_category,
+        lower(discharge_category) = 'expired' as expired
+    from {schema}.hospitalization
     where hospitalization_id in (select hospitalization_id from touched)
 ),
 -- The stay that a death belongs to is the last one begun by then, unless it ended more than 1 hour before.

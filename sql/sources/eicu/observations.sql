@@ -192,7 +192,10 @@ urine_entry as (
             order by intakeoutputentryoffset, intakeoutputid
         ), 0) as added
     from (
-        select *, greatest(intakeoutputentryoffset, intakeoutputoffset, 0) as known from {schema}.intakeoutput
+        select
+            intakeoutputid, patientunitstayid, intakeoutputoffset, intakeoutputentryoffset, cellpath, cellvaluenumeric,
+            greatest(intakeoutputentryoffset, intakeoutputoffset, 0) as known
+        from {schema}.intakeoutput
         where patientunitstayid in (select patientunitstayid from stay)
             and cellpath like 'flowsheet|Flowsheet Cell Labels|I&O|Output (ml)|%'
             and celllabel ~* 'urin|foley|urethral|straight *cath|condom *cath'

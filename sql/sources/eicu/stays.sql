@@ -13,7 +13,10 @@ with first_unit_stay as (
 ),
 laid_out as (
     select
-        p.*,
+        p.patientunitstayid, p.patienthealthsystemstayid, p.gender, p.age, p.hospitalid, p.wardid,
+        p.admissionheight, p.hospitaladmitoffset, p.hospitaladmitsource, p.hospitaldischargeyear,
+        p.hospitaldischargeoffset, p.hospitaldischargestatus, p.unittype, p.unitadmittime24, p.unitstaytype,
+        p.admissionweight, p.unitdischargeoffset, p.unitdischargestatus, p.uniquepid,
         f.intime + (f.hospitaladmitoffset - p.hospitaladmitoffset) * interval '1 minute' as intime,
         f.hospitaladmitoffset - p.hospitaladmitoffset as minutes_after_first
     from {schema}.patient p

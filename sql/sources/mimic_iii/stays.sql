@@ -13,7 +13,9 @@ with stay as (
             then a.deathtime
         end as died_in_unit
     from (
-        select *, lead(intime) over (partition by hadm_id order by intime, icustay_id) as next_intime
+        select
+            icustay_id, subject_id, hadm_id, first_careunit, intime, outtime,
+            lead(intime) over (partition by hadm_id order by intime, icustay_id) as next_intime
         from {schema}.icustays
     ) as i
     join {schema}.admissions a on a.hadm_id = i.hadm_id
