@@ -24,6 +24,12 @@ def judge_candidate(store: Engine, model_id: str, as_of: datetime) -> "Verdict":
     """
     row = registry.read_model(store, model_id)
     serving = registry.serving_model(store, row["source"], row["name"])
+    if serving is None and "recalibrated_from" in row["metrics"]:
+        from rnn_core.gate import Verdict
+
+        return Verdict(
+            "provisional", f"Recalibrated from {row['metrics']['recalibrated_from']}; nothing served before."
+        )
     if row["name"] != "stay" or serving is None or serving["model_id"] == model_id:
         raise ForecastError(
             f"{model_id} cannot be judged: the gate compares a stay model that waits with the one that serves. "

@@ -1,6 +1,7 @@
 """Looks at a source before anyone relies on it: what it lacks, units that look wrong, labels that contradict themselves."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,19 +15,20 @@ from sqlalchemy import Engine, text
 from flows.databases import open_source, store_url
 from flows.pages import Plot, Section, Table, render_page, write_text
 from flows.settings import load_settings
-from flows.source_profile import Profile, by_unit, coverage, profile, utc
+from flows.source_profile import Profile, by_unit, coverage, profile, read_all_stays, utc
 from flows.terminal import print_rows
-from rnn_core.errors import SourceError
 from sql.adapter import Adapter
 from sql.copy import copy_arrow
 from sql.engine import open_engine
-from sql.landing import BEGINNING
 from sql.quality import load_suite
-from sql.reading import check_source, read_stays, sequential_scans
+from sql.reading import check_source, sequential_scans
 
 # Less than this share of readable values inside the plausible range looks like another unit.
 PLAUSIBLE_SHARE = 90.0
 FEW = 20
+NOT_IN_MAP = "are not in concept_map.csv"
+# One hour in 24 begins at midnight.
+MIDNIGHT_SHARE = 0.5
 # A table of so many rows is not to be read whole every hour.
 LARGE_TABLE = 100_000
 
@@ -66,12 +68,12 @@ class SourceReport:
     def _sections(self) -> Iterator[Section]:
         from rnn_core.plots import bar_plot
 
-        yield Section("Look at", self.faults or ["Nothing looks wrong."])
+        yield Section("Look at", [*self._faults_of_the_page()] or ["Nothing looks wrong."])
         present = [row for row in self.coverage if row["rows"]]
         lacking = [f"{row['concept']} ({row['lacks']})" for row in self.coverage if row["lacks"]]
         yield Section(
             "Coverage", [f"Missing: {', '.join(lacking) or 'nothing'}. A missing concept is read as missing, never as normal."],
-            [_table("Concepts", [{name: row[name] for name in row if name != "lacks"} for row in self.coverage])],
+            [_table("Concepts", [_without_rare_values(row) for row in self.coverage])],
             [Plot("Stays that have any", bar_plot({row["concept"]: row["stays %"] for row in present}, "% of stays"))],
         )  # fmt: skip
         yield Section(
@@ -85,6 +87,19 @@ class SourceReport:
         yield Section("Label audit", [], [_table("Stays whose times contradict each other", self.audit)])
         if self.unmapped:
             yield Section("Not used", [], [_table("Variables that no concept takes", self.unmapped)])
+
+    def _faults_of_the_page(self) -> Iterator[str]:
+        """Without the texts of rows that the map does not know: a unit may hold anything that somebody typed."""
+        unknown = [fault for fault in self.faults if fault.endswith(NOT_IN_MAP)]
+        yield from (fault for fault in self.faults if fault not in unknown)
+        if unknown:
+            yield f"{len(unknown)} variables and units are not in concept_map.csv; `icu-forecast source check` names them."
+
+
+def _without_rare_values(row: dict[str, Any]) -> dict[str, Any]:
+    """Quantiles of a few rows are values of a few patients."""
+    rare = row["rows"] < FEW
+    return {name: None if rare and name in ("p1", "p50", "p99") else row[name] for name in row if name != "lacks"}
 
 
 def _table(caption: str, rows: list[dict[str, Any]]) -> Table:
@@ -103,9 +118,8 @@ def check(source: str, as_of: datetime) -> SourceReport:
     adapter, engine = open_source(source)
     check_source(adapter, engine)
     found = profile(adapter, engine, as_of)
-    _require_stays(adapter, found.stays.num_rows, as_of)
     concepts, units, audit = coverage(found), by_unit(found), audit_stays(found.stays)
-    faults = [*_unit_faults(units), *_unknown(found)]
+    faults = [*_unit_faults(units), *_midnight_faults(found), *_unknown(found)]
     faults += [f"{row['stays']} stays: {row['fault']}" for row in audit if row["stays"]]
     faults += _whole_reads(adapter, engine, as_of)
     unmapped = [{"variable": name, "rows": n} for name, n in sorted(found.unused.items(), key=lambda item: -item[1])]
@@ -121,9 +135,19 @@ def _unit_faults(units: list[dict[str, Any]]) -> Iterator[str]:
             )
 
 
+def _midnight_faults(found: Profile) -> Iterator[str]:
+    """A time of 00:00:00 is often a date: such a value would count as known before it was true."""
+    rows = Counter()
+    for (variable, _), seen in found.parts.items():
+        rows[variable] += seen.rows
+    for variable, n in sorted(rows.items()):
+        if n >= FEW and (share := found.midnights[variable] / n) > MIDNIGHT_SHARE:
+            yield f"{share:.0%} of the {n:,} rows of {variable!r} are observed at midnight: dates without a time?"
+
+
 def _unknown(found: Profile) -> Iterator[str]:
     for (variable, unit), n in sorted(found.unknown.items(), key=str):
-        yield f"{n:,} rows of {variable!r} in unit {unit!r} are not in concept_map.csv"
+        yield f"{n:,} rows of {variable!r} in unit {unit!r} {NOT_IN_MAP}"
 
 
 def _whole_reads(adapter: Adapter, engine: Engine, as_of: datetime) -> Iterator[str]:
@@ -162,17 +186,7 @@ def audit_source(source: str, as_of: datetime) -> list[dict[str, Any]]:
     """The label audit of a source alone, without reading its observations; rows as `audit_stays` gives them."""
     adapter, engine = open_source(source)
     check_source(adapter, engine)
-    batches = list(read_stays(adapter, engine, BEGINNING, as_of))
-    _require_stays(adapter, sum(batch.num_rows for batch in batches), as_of)
-    return audit_stays(pa.Table.from_batches(batches))
-
-
-def _require_stays(adapter: Adapter, n: int, as_of: datetime) -> None:
-    if n == 0:
-        raise SourceError(
-            f"The source {adapter.name} has no stay up to {as_of:%Y-%m-%d %H:%M} UTC. Are its dates in the future, its "
-            "stays left out by a condition of stays.sql, or its tables empty?"
-        )
+    return audit_stays(read_all_stays(adapter, engine, as_of))
 
 
 def audit_stays(stays: pa.Table) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """What a source holds, in one pass and bounded memory: per concept, variable and unit its values, delays and coverage."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -11,6 +12,7 @@ import pyarrow as pa
 from sqlalchemy import Engine
 
 from rnn_core.concepts import BY_NAME, NAMES
+from rnn_core.errors import SourceError
 from sql.adapter import Adapter, MappedVariable
 from sql.landing import BEGINNING
 from sql.reading import read_observations, read_stays
@@ -18,6 +20,8 @@ from sql.reading import read_observations, read_stays
 # Values of one variable in one unit that are kept for its quantiles: their error is below half a percentage point.
 SAMPLE = 20_000
 _SEED = 0
+_MOST_UNITS = 2_000
+OTHERS = ("(other variables)", "(other units)")
 
 
 @dataclass
@@ -60,29 +64,31 @@ class Profile:
 
     stays: the stay versions. parts: by (variable, unit) of the rows that the map takes. concepts: the same by concept.
     unused: rows by variable that the map leaves out on purpose; unknown: rows by (variable, unit) that it does not name.
+    midnights: by variable, rows observed at 00:00:00 of the source's clock.
     """
 
     adapter: Adapter
     stays: pa.Table
-    parts: dict[tuple[str, str], Seen]
-    lines: dict[tuple[str, str], MappedVariable]
-    concepts: dict[str, Seen]
-    unused: dict[str, int]
-    unknown: dict[tuple[str, str], int]
+    parts: dict[tuple[str, str], Seen] = field(default_factory=dict)
+    concepts: dict[str, Seen] = field(default_factory=dict)
+    unused: Counter = field(default_factory=Counter)
+    unknown: Counter = field(default_factory=Counter)
+    midnights: Counter = field(default_factory=Counter)
 
     @property
     def n_stays(self) -> int:
-        return len(self.stays["stay_id"].unique()) if self.stays.num_rows else 0
+        return len(self.stays["stay_id"].unique())
 
 
 def profile(adapter: Adapter, engine: Engine, as_of: datetime) -> Profile:
-    """Read all that the source holds up to `as_of`; nothing is stored. Raises SourceError where it cannot be read.
+    """Read all that the source holds up to `as_of`; nothing is stored. Raises SourceError where it cannot be read, or has no
+    stay up to then.
 
-    Memory holds the stays and, per variable and unit, a sample: it does not grow with the observations.
+    Memory holds the stays and a sample for each of at most `_MOST_UNITS` variables and units: it does not grow with the
+    observations.
     """
-    batches = list(read_stays(adapter, engine, BEGINNING, as_of))
-    stays = pa.Table.from_batches(batches) if batches else pa.table({"stay_id": pa.array([], pa.string())})
-    found = Profile(adapter, stays, {}, {}, {}, {}, {})
+    found = Profile(adapter, read_all_stays(adapter, engine, as_of))
+    stays = found.stays
     places = {stay_id: n for n, stay_id in enumerate(stays["stay_id"].unique().to_pylist())}
     rng = np.random.default_rng(_SEED)
     for frame in _frames(read_observations(adapter, engine, BEGINNING, as_of)):
@@ -99,23 +105,40 @@ def _frames(batches: Iterable[pa.RecordBatch]) -> Iterable[pd.DataFrame]:
         yield frame
 
 
+def read_all_stays(adapter: Adapter, engine: Engine, as_of: datetime) -> pa.Table:
+    """All stay versions up to `as_of`. Raises SourceError where there is none."""
+    batches = [batch for batch in read_stays(adapter, engine, BEGINNING, as_of) if batch.num_rows]
+    if not batches:
+        raise SourceError(
+            f"The source {adapter.name} has no stay up to {as_of:%Y-%m-%d %H:%M} UTC. Are its dates in the future, its "
+            "stays left out by a condition of stays.sql, or its tables empty?"
+        )
+    return pa.Table.from_batches(batches)
+
+
 def _take(
     found: Profile, variable: str, unit: str, rows: pd.DataFrame, places: dict[str, int], rng: np.random.Generator
 ) -> None:
-    by_key = {(m.variable, m.unit): m for m in found.adapter.concept_map} if not found.lines else found.lines
-    found.lines.update(by_key)
-    line = by_key.get((variable, unit)) or by_key.get((variable, "*")) or by_key.get(("*", "*"))
+    line = found.adapter.line_of(variable, unit)
     if line is None:
-        found.unknown[variable, unit] = found.unknown.get((variable, unit), 0) + len(rows)
+        found.unknown[_bounded(found.unknown, (variable, unit), OTHERS)] += len(rows)
         return
     if line.concept is None:
-        found.unused[variable] = found.unused.get(variable, 0) + len(rows)
+        found.unused[_bounded(found.unused, variable, OTHERS[0])] += len(rows)
         return
+    local = utc(rows["observed_at"]).dt.tz_convert(found.adapter.timezone)
+    found.midnights[line.variable] += int((local == local.dt.normalize()).sum())
+    key = _bounded(found.parts, (variable, unit), (variable, OTHERS[1]))
     for seen in (
-        found.parts.setdefault((variable, unit), Seen(stays=np.zeros(len(places), bool))),
+        found.parts.setdefault(key, Seen(stays=np.zeros(len(places), bool))),
         found.concepts.setdefault(line.concept, Seen(stays=np.zeros(len(places), bool))),
     ):
         _keep(seen, rows, line, places, rng)
+
+
+def _bounded(known: Mapping, key: Any, others: Any) -> Any:
+    """The key, or that of all others once there are too many: a column of free text must not fill the memory."""
+    return key if key in known or len(known) < _MOST_UNITS else others
 
 
 def _keep(
@@ -157,8 +180,11 @@ def by_unit(found: Profile) -> list[dict[str, Any]]:
     """A row per variable and unit that the map takes, by concept; values after mapping."""
     rows = []
     for (variable, unit), seen in found.parts.items():
-        line = found.lines.get((variable, unit)) or found.lines.get((variable, "*")) or found.lines["*", "*"]
-        row = {"concept": line.concept, "variable": variable, "charted in": unit or "(none)"}
+        row = {
+            "concept": found.adapter.line_of(variable, unit).concept,
+            "variable": variable,
+            "charted in": unit or "(none)",
+        }
         rows.append(row | _described(seen, found.n_stays))
     return sorted(rows, key=lambda row: (NAMES.index(row["concept"]), -row["rows"]))
 

@@ -4,6 +4,7 @@ import csv
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import yaml
@@ -75,6 +76,22 @@ class Adapter:
             for schema, table, columns in self.relations()
         ]
         return [line.as_string() for line in lines]
+
+    def line_of(self, variable: str, unit: str) -> MappedVariable | None:
+        """The line of the map for a variable in a unit: that very unit before any unit, and the line for all variables only
+        for one that no other line names."""
+        lines = self._lines
+        if (line := lines.get((variable, unit)) or lines.get((variable, "*"))) is None and variable not in self._named:
+            line = lines.get(("*", "*"))
+        return line
+
+    @cached_property
+    def _lines(self) -> dict[tuple[str, str], MappedVariable]:
+        return {(line.variable, line.unit): line for line in self.concept_map}
+
+    @cached_property
+    def _named(self) -> set[str]:
+        return {line.variable for line in self.concept_map}
 
     def items(self) -> list[int]:
         """The numbers that variables of the map begin with, for SELECTs that enter a large table by the items it needs."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from psycopg.sql import Literal
 from sqlalchemy import Engine, inspect, text
-from sqlalchemy.exc import DBAPIError, NoSuchTableError
+from sqlalchemy.exc import DBAPIError, NoSuchTableError, OperationalError
 
 from rnn_core.errors import SourceError
 from sql.adapter import Adapter
@@ -33,7 +33,7 @@ def check_source(adapter: Adapter, engine: Engine) -> None:
             f"The source {adapter.name} is written for {', '.join(adapter.dialects)}, not for {engine.dialect.name}; "
             "copy its folder and translate its two SELECTs."
         )
-    if engine.dialect.name != "postgresql" and not Path(engine.url.database or "").is_file():
+    if engine.dialect.name in ("duckdb", "sqlite") and not Path(engine.url.database or "").is_file():
         raise SourceError(f"The source {adapter.name} has no file at {engine.url.database}; check the path in its URL.")
     try:
         for schema, table, columns in adapter.relations():
@@ -70,6 +70,11 @@ def _columns(engine: Engine, schema: str, table: str) -> set[str]:
 
 
 def _unreachable(adapter: Adapter, engine: Engine, error: DBAPIError) -> SourceError:
+    if engine.dialect.name == "postgresql" and not isinstance(error, OperationalError):
+        return SourceError(
+            f"The source {adapter.name} refuses to be looked at ({type(error.orig).__name__}); check the grants, and that its "
+            f"SELECTs run there. `icu-forecast source grants {adapter.name}` prints what they need."
+        )
     return SourceError(
         f"The source {adapter.name} does not answer at {engine.url.render_as_string(hide_password=True)} "
         f"({type(error.orig).__name__}); check that it runs, the address and the credentials. "
@@ -94,10 +99,13 @@ def _read(adapter: Adapter, select: str, engine: Engine, since: datetime, until:
     """
     sql, bound = statement(adapter, select, engine), bounds(adapter, since, until)
     read = {"postgresql": _read_adbc, "duckdb": _read_duckdb}.get(engine.dialect.name, _read_rows)
+    zone = adapter.timezone if adapter.local_times else "UTC"
     try:
         for rows in read(engine, sql, bound, adapter.read_timeout_minutes):
+            if adapter.local_times or adapter.shift_days:
+                rows = _with_real_times(adapter, rows)
             rows = _moved(rows, timedelta(days=adapter.shift_days)) if adapter.shift_days else rows
-            yield _within(_with_zone(rows, adapter.timezone), since, until) if adapter.local_times else rows
+            yield _within(_with_zone(rows, zone), since, until)
     # Once batches flow, the driver reports a broken stream as an OSError.
     except (DBAPIError, *_driver_errors(engine), OSError) as error:
         raise SourceError(
@@ -128,6 +136,20 @@ def bounds(adapter: Adapter, since: datetime, until: datetime) -> dict[str, date
     zone = ZoneInfo(adapter.timezone)
     since, until = (time.astimezone(zone).replace(tzinfo=None, fold=0) for time in (since, until))
     return {"since": since - _CLOCK_CHANGE, "until": until + _CLOCK_CHANGE}
+
+
+def _with_real_times(adapter: Adapter, rows: pa.RecordBatch) -> pa.RecordBatch:
+    """The same rows, dates as their midnight. Raises SourceError for a time that is text: it has no clock to be read on."""
+    for position, column in enumerate(rows.schema):
+        if column.name not in _TIMES or pa.types.is_timestamp(column.type) or pa.types.is_null(column.type):
+            continue
+        if not pa.types.is_date(column.type):
+            raise SourceError(
+                f"The source {adapter.name} gives {column.name} as {column.type}; a source with local_times or shift_days "
+                "gives its times as times. Cast it in the SELECT."
+            )
+        rows = rows.set_column(position, column.name, rows.column(position).cast(pa.timestamp("us")))
+    return rows
 
 
 def _moved(rows: pa.RecordBatch, shift: timedelta) -> pa.RecordBatch:
@@ -200,13 +222,17 @@ def _with_literals(sql: str, bound: dict[str, Any]) -> str:
 def _read_duckdb(engine: Engine, sql: str, bound: dict[str, Any], _: float) -> Iterator[pa.RecordBatch]:
     with engine.connect() as connection:
         session = connection.connection.driver_connection
+        # Otherwise times with and without a zone are compared on the clock of this machine.
+        session.execute("set timezone = 'UTC'")
         yield from session.sql(re.sub(r":(since|until)\b", r"$\1", sql), params=bound).to_arrow_reader(_ROWS_AT_ONCE)
 
 
 def _read_rows(engine: Engine, sql: str, bound: dict[str, Any], _: float) -> Iterator[pa.RecordBatch]:
     """Any other database through its SQLAlchemy driver: times as times, all else as text, since drivers tell no types."""
     if engine.dialect.name == "sqlite":
-        bound = {name: value.strftime("%Y-%m-%d %H:%M:%S") for name, value in bound.items()}
+        # Times are text there, with or without parts of a second: a second more, and what is too much is cut off.
+        margin = {"since": -timedelta(seconds=1), "until": timedelta(seconds=1)}
+        bound = {name: (value + margin[name]).strftime("%Y-%m-%d %H:%M:%S") for name, value in bound.items()}
     with engine.connect().execution_options(stream_results=True) as connection:
         result = connection.execute(text(sql), bound)
         names = list(result.keys())
@@ -219,8 +245,10 @@ def _read_rows(engine: Engine, sql: str, bound: dict[str, Any], _: float) -> Ite
 
 def _column(name: str, values: tuple[Any, ...]) -> pa.Array:
     if name in _TIMES:
-        times = pd.to_datetime(pd.Series(values, dtype=object), format="ISO8601", errors="coerce")
-        return pa.Array.from_pandas(times.astype("datetime64[us]"))
+        texts = pd.Series(values, dtype=object)
+        has_zone = texts.astype(str).str.contains(r"(?:Z|[+-]\d\d:?\d\d)$", regex=True).any()
+        times = pd.to_datetime(texts, format="ISO8601", errors="coerce", utc=bool(has_zone))
+        return pa.Array.from_pandas(times.dt.as_unit("us"))
     return pa.array([None if value is None else str(value) for value in values], pa.string())
 
 
@@ -231,19 +259,21 @@ def sequential_scans(adapter: Adapter, engine: Engine, since: datetime, until: d
     """
     if engine.dialect.name != "postgresql":
         return {}
-    whole: dict[str, int] = {}
+    whole: set[tuple[str, str]] = set()
     try:
         with engine.connect() as connection:
             for select in (adapter.stays_sql, adapter.observations_sql):
                 planned = _with_literals(statement(adapter, select, engine), bounds(adapter, since, until))
-                (plan,) = connection.exec_driver_sql("explain (format json) " + planned.replace("%", "%%")).scalar_one()
-                for node in _nodes(plan["Plan"]):
-                    if node["Node Type"] == "Seq Scan":
-                        whole[node["Relation Name"]] = 0
-            rows = text(
-                "select greatest(sum(reltuples), 0)::bigint from pg_class where relname = :name and relkind = 'r'"
-            )
-            return {name: connection.execute(rows, {"name": name}).scalar_one() for name in whole}
+                explained = "explain (verbose, format json) " + planned.replace("%", "%%")
+                (plan,) = connection.exec_driver_sql(explained).scalar_one()
+                scanned = [node for node in _nodes(plan["Plan"]) if node["Node Type"] == "Seq Scan"]
+                whole |= {(node["Schema"], node["Relation Name"]) for node in scanned}
+            rows = text("select greatest(reltuples, 0)::bigint from pg_class where oid = to_regclass(:name)")
+            quote = engine.dialect.identifier_preparer.quote
+            return {
+                table: connection.execute(rows, {"name": f"{quote(schema)}.{quote(table)}"}).scalar_one()
+                for schema, table in sorted(whole)
+            }
     except DBAPIError as error:
         raise _unreachable(adapter, engine, error) from None
 

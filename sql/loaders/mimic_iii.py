@@ -1,6 +1,6 @@
 """The published CSV files of MIMIC-III, such as its open demo of 100 patients, into a database of any engine."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
@@ -39,19 +39,22 @@ _INTEGERS = frozenset(
 def load(engine: Engine, folder: Path, schema: str = "mimiciii", progress: Progress = silent) -> LoadReport:
     """Put the tables that the adapter reads into `schema`, all columns as published; those of an earlier load are replaced.
 
-    folder: holds ICUSTAYS.csv.gz and so on, in the letters of either version. Raises ForecastError where a file is missing.
+    folder: holds ICUSTAYS.csv.gz and so on, in the letters of either version. A table at a time is held in memory, which is
+    for the demo; the full database has build scripts of its own. Raises ForecastError where a file is missing.
     """
     files = {table: find(folder, table) for table in TABLES}
-    return fill(engine, {table: read_table(file) for table, file in files.items()}, schema, progress)
+    return fill(engine, ((table, read_table(file)) for table, file in files.items()), schema, progress)
 
 
-def fill(engine: Engine, tables: Mapping[str, pa.Table], schema: str, progress: Progress = silent) -> LoadReport:
-    """Put `tables`, of the names in TABLES, into `schema` with their indices."""
+def fill(
+    engine: Engine, tables: Iterable[tuple[str, pa.Table]], schema: str, progress: Progress = silent
+) -> LoadReport:
+    """Put `tables`, of the names in TABLES, into `schema` with their indices, one after another."""
     rows = {}
     with engine.begin() as connection:
         make_schema(connection, schema)
-        for table, indices in TABLES.items():
-            rows[table] = replace_table(connection, schema, table, tables[table], indices)
+        for table, data in tables:
+            rows[table] = replace_table(connection, schema, table, data, TABLES[table])
             progress(f"{table}: {rows[table]:,} rows")
     return LoadReport(rows)
 

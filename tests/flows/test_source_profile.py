@@ -10,7 +10,7 @@ import pytest
 from builders_source import adapter_at
 
 from flows import source_profile
-from flows.source_check import _unit_faults, _whole_reads
+from flows.source_check import _midnight_faults, _unit_faults, _whole_reads
 from flows.source_profile import SAMPLE, Sample, by_unit, coverage, profile
 from sql.adapter import MappedVariable
 from sql.engine import open_engine
@@ -84,3 +84,23 @@ def test_a_large_table_without_an_index_is_something_to_look_at(make_database, m
     adapter = replace(adapter_at("clif"), stays_sql=select, observations_sql=select)
     (fault,) = _whole_reads(adapter, engine, datetime(1970, 2, 1, tzinfo=UTC))
     assert fault.startswith("an hourly run would read all 120,000 rows of chart: an index is missing")
+
+
+def test_a_variable_in_a_unit_without_a_line_is_not_left_out_with_the_others():
+    lines = (MappedVariable("T", "C", "temperature", 1, 0), MappedVariable("*", "*", None, 1, 0))
+    adapter = replace(adapter_at("clif"), concept_map=lines)
+    assert adapter.line_of("T", "C") is lines[0] and adapter.line_of("T", "F") is None
+    assert adapter.line_of("bed", "") is lines[1]
+
+
+def test_times_that_are_all_midnight_are_told_as_dates(made):
+    assert [fault.split(" are ")[0] for fault in _midnight_faults(made)] == ["100% of the 70 rows of 'T'"]
+
+
+def test_free_text_does_not_fill_the_memory(monkeypatch):
+    monkeypatch.setattr(source_profile, "_MOST_UNITS", 3)
+    known = {}
+    for number in range(10):
+        key = source_profile._bounded(known, ("T", f"unit {number}"), ("T", "(other units)"))
+        known[key] = known.get(key, 0) + 1
+    assert known == {("T", "unit 0"): 1, ("T", "unit 1"): 1, ("T", "unit 2"): 1, ("T", "(other units)"): 7}

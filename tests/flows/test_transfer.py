@@ -7,18 +7,22 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import spearmanr
 from sqlalchemy import text
 from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.forecast import forecast
 from flows.ingest import ingest
+from flows.inspection import model_card
+from flows.promotion import promote
 from flows.settings import load_settings
 from flows.train import read_known
 from flows.transfer import measure_transfer, recalibrate
-from rnn_core.errors import ArtifactError, DataTooSmallError
+from rnn_core.errors import ArtifactError, DataTooSmallError, ForecastError
 from rnn_core.forecaster import forecast_stays, load_stay_forecaster
 from rnn_core.material import Known
+from rnn_core.splits import split_stays
 from rnn_core.transfer import deaths, recalibrated, risks_at
 from sql import registry
 
@@ -47,7 +51,8 @@ def test_a_model_is_judged_at_home_and_elsewhere_with_what_is_lost(two):
     assert (there["hour"], there["missing"]) == (24, 0) and 80 < there["stays"] < 136 and there["deaths"] > 10
     value, low, high = map(float, re.findall(r"[\d.]+", there["auroc"]))
     assert low < value < high and 0.4 < value <= 1
-    assert there["observed_expected recalibrated"] != there["observed_expected"]
+    off, refitted = (float(there[name].split()[0]) for name in ("observed_expected", "observed_expected recalibrated"))
+    assert abs(np.log(refitted)) < abs(np.log(off))
     shown = CliRunner().invoke(
         app, ["transfer", "mimic_iii", "--model", row["model_id"], "--hours", "24", "--as-of", "2026-03-01", "--json"]
     )
@@ -72,22 +77,46 @@ def test_the_risk_at_an_hour_is_what_a_run_of_that_hour_would_have_forecast(two)
 def test_a_recalibrated_copy_waits_for_promotion_and_then_serves_the_other_source(two, few_drivers):
     row, forecaster = serving(two)
     told = recalibrate(row["model_id"], "mimic_iii", AT)
-    assert told["stage"] == "candidate" and told["fitted to deaths"] > 10
-    copy = registry.read_model(two, told["model"])
-    fitted = load_stay_forecaster(load_settings().artifact_folder / copy["artifact"])
+    assert told["stage"] == "candidate" and told["patients who died, fitted to"] > 5
+    fitted = load_stay_forecaster(load_settings().artifact_folder / registry.read_model(two, told["model"])["artifact"])
     known = read_known(two, "mimic_iii", AT)
-    stay, before = risks_at(forecaster, known, 24)
-    _, after = risks_at(fitted, known, 24)
-    died = deaths(known, "unit")[stay]
-    told_apart = ~np.isnan(died)
-    off, still_off = (abs(np.log(died[told_apart].sum() / risk[told_apart].sum())) for risk in (before, after))
-    assert still_off < off
-    assert (np.argsort(before, kind="stable") == np.argsort(after, kind="stable")).mean() > 0.9
-    registry.set_stage(two, told["model"], "champion", "a test")
+    judged = known.take(~split_stays(known.stays, known.as_of).learned)
+    stay, before = risks_at(forecaster, judged, 24)
+    _, after = risks_at(fitted, judged, 24)
+    assert spearmanr(before, after).statistic > 0.99
+    died = deaths(judged, "unit")[stay]
+    off, still_off = (abs(np.log(died.sum() / risk.sum())) for risk in (before, after))
+    assert still_off < off, "nearer to the deaths of patients that it was not fitted to"
+    done = promote(two, told["model"], None, force=False)
+    assert done == {"model_id": told["model"], "stage": "provisional", "retired": None}
     with two.connect() as connection:
         middle = "select intime + (outtime - intime) / 2 from icu.stay where source = 'mimic_iii'"
         hour = connection.execute(text(middle + " order by outtime - intime desc limit 1")).scalar_one()
     assert forecast.fn("mimic_iii", hour)["stays_scored"] >= 1
+    assert "AUROC" in model_card(told["model"])
+
+
+def test_a_model_is_no_transfer_where_it_or_its_origin_has_learned(two):
+    row, _ = serving(two)
+    with pytest.raises(ForecastError, match="has learned from clif"):
+        measure_transfer(row["model_id"], ["mimic_iii", "clif"], AT)
+    told = recalibrate(row["model_id"], "mimic_iii", AT)
+    with pytest.raises(ForecastError, match="has learned from clif, mimic_iii"):
+        measure_transfer(told["model"], ["clif", "mimic_iii"], AT)
+
+
+def test_a_death_after_the_hospital_is_none_and_an_open_hospital_stay_is_not_told(two):
+    known = read_known(two, "mimic_iii", AT)
+    left = known.stays["hospital_outtime"]
+    alive = np.flatnonzero(deaths(known, "hospital") == 0)
+    stays = known.stays.copy()
+    stays.loc[alive[0], "died_at"] = left[alive[0]] + pd.Timedelta(days=300)
+    stays.loc[alive[1], "hospital_outtime"] = pd.NaT
+    found = deaths(Known(stays, known.observations, known.as_of), "hospital")
+    assert found[alive[0]] == 0 and np.isnan(found[alive[1]])
+    untold = known.stays.assign(hospital_outtime=pd.NaT)
+    with pytest.raises(ArtifactError, match="no stay here tells when its hospital stay ended"):
+        deaths(Known(untold, known.observations, known.as_of), "hospital")
 
 
 def test_a_model_of_unit_stays_is_not_used_where_stays_end_with_the_hospital(two):

@@ -7,6 +7,7 @@ from importlib import import_module
 import hospital
 import numpy as np
 import pytest
+from builders_source import adapter_at, check_slices_are_one_pass
 from sqlalchemy import text
 
 from flows.ingest import ingest
@@ -66,6 +67,9 @@ def take_over(store, make_database, tmp_path_factory):
         engine = open_engine(url)
         names = import_module(f"hospital.{source}").build(engine)
         engine.dispose()
+        schema = ["main"] if dialect == "sqlite" else []
+        adapter = adapter_at(source, *schema, shift_days=load_adapter(source).shift_days)
+        take.places[source, dialect] = open_engine(url), adapter
         name = f"{source}_on_{dialect}"
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(f"ICU_SOURCES__{name.upper()}__URL", url)
@@ -75,6 +79,7 @@ def take_over(store, make_database, tmp_path_factory):
         load_settings.cache_clear()
         return name, names
 
+    take.places = {}
     return take
 
 
@@ -113,6 +118,15 @@ def test_observations_are_known_when_the_hospital_knew_them_in_the_units_of_the_
     found = as_rows(known(store, *take_over(source, dialect), as_of).observations)
     assert [row[:4] for row in found] == [row[:4] for row in as_rows(wanted)]
     assert [row[4] for row in found] == pytest.approx([row[4] for row in as_rows(wanted)], rel=1e-9)
+
+
+@pytest.mark.parametrize("which", ["stays", "observations"])
+@pytest.mark.parametrize(("source", "dialect"), PAIRS)
+def test_slices_are_one_pass(take_over, source, dialect, which):
+    """What a read gives depends on its bounds in nothing else than where they cut."""
+    take_over(source, dialect)
+    edges = [hospital.BEGIN + timedelta(hours=hours) for hours in (-1, 0, 1, 3, 3.5, 6, 13, 30, 36, 72, 96, 101, 120)]
+    check_slices_are_one_pass(*take_over.places[source, dialect], which, edges)
 
 
 @pytest.mark.parametrize(("source", "dialect"), PAIRS)

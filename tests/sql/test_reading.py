@@ -1,14 +1,17 @@
 """Reading a source: clocks that change, engines that differ, and what is said when a source is not as expected."""
 
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pandas as pd
 import pyarrow as pa
 import pytest
 from builders_source import BEGINNING, END, adapter_at, read
 from sqlalchemy import text
+from sqlalchemy.exc import NoInspectionAvailable
 
 from rnn_core.errors import ForecastError, SourceError
 from sql.adapter import load_adapter
@@ -91,7 +94,46 @@ def test_bounds_of_a_source_with_zones_are_the_slice_itself():
     assert bounds(adapter_at("clif"), since, until) == {"since": since, "until": until}
 
 
+def test_duckdb_reads_the_slice_whatever_the_clock_of_this_machine(make_engine, monkeypatch):
+    engine = make_engine("duckdb")
+    adapter = replace(charted(engine, "duckdb", [f"2026-03-01 0{h}:00" for h in range(1, 9)]), local_times=False)
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    found = known(engine, adapter, datetime(2026, 3, 1, 5, tzinfo=UTC), datetime(2026, 3, 1, 8, tzinfo=UTC))
+    monkeypatch.undo()
+    time.tzset()
+    assert found == ["03-01 06:00", "03-01 07:00", "03-01 08:00"]
+
+
+@pytest.mark.parametrize("form", ["2026-03-01 08:00:00", "2026-03-01 08:00:00.000000", "2026-03-01 08:00:00+00:00"])
+def test_times_that_sqlite_keeps_as_text_are_cut_at_the_bounds_in_any_form(make_engine, form):
+    engine = make_engine("sqlite")
+    adapter = replace(charted(engine, "sqlite", ["2026-03-01 08:00"]), local_times=False)
+    with engine.begin() as connection:
+        connection.execute(text("update chart set stored = :form"), {"form": form})
+    eight = datetime(2026, 3, 1, 8, tzinfo=UTC)
+    assert known(engine, adapter, eight - timedelta(hours=1), eight) == ["03-01 08:00"]
+    assert known(engine, adapter, eight, eight + timedelta(hours=1)) == []
+
+
+def test_a_time_as_text_has_no_clock_and_a_date_is_its_midnight(make_engine):
+    engine = make_engine("postgresql")
+    adapter = charted(engine, "postgresql", ["2026-03-01 10:00"])
+    dated = adapter.observations_sql.replace("stored as observed_at", "stored::date as observed_at")
+    rows = read(engine, replace(adapter, observations_sql=dated), "observations")
+    assert rows["observed_at"].iloc[0] == pd.Timestamp("2026-02-28 23:00", tz="UTC")
+    worded = adapter.observations_sql.replace("stored as observed_at", "stored::text as observed_at")
+    with pytest.raises(SourceError, match="gives observed_at as string; a source with local_times"):
+        read(engine, replace(adapter, observations_sql=worded), "observations")
+
+
 # -------------------------------------------------------------------------------------------- what is said, and refused
+
+
+def test_a_database_with_a_server_of_its_own_is_not_looked_for_as_a_file():
+    engine = SimpleNamespace(dialect=SimpleNamespace(name="mysql"), url=SimpleNamespace(database="ward"))
+    with pytest.raises(NoInspectionAvailable):
+        check_source(replace(adapter_at("clif"), dialects=("mysql",)), engine)
 
 
 def test_a_database_that_an_adapter_is_not_written_for_is_refused(tmp_path):

@@ -268,7 +268,7 @@ def few_patients(mimic_iii_folder):
 @pytest.mark.parametrize("dialect", ["duckdb", "sqlite"])
 def test_other_engines_give_the_rows_that_postgresql_gives(few_patients, versions, observations, tmp_path, dialect):
     engine = open_engine(f"{dialect}:///{tmp_path / 'mimic3.db'}")
-    loader.fill(engine, few_patients, "main")
+    loader.fill(engine, few_patients.items(), "main")
     for which, whole in (("stays", versions), ("observations", observations)):
         found = comparable(read(engine, "mimic_iii", which, "main"))
         subjects = set(few_patients["icustays"]["icustay_id"].to_pylist())

@@ -126,20 +126,20 @@ charted as (
         subject_id, cast(itemid as text), rateuom, starttime,
         case when storetime > starttime then storetime else starttime end, cast(rate as text)
     from {schema}.inputevents_mv
-    where itemid in ({items}) and statusdescription <> 'Rewritten'
+    where itemid in ({items}) and coalesce(statusdescription, '') <> 'Rewritten'
         and (
             storetime > :since - interval '24 hours' and storetime <= :until
             or starttime > :since - interval '24 hours' and starttime <= :until
         )
 
     union all
-    -- An interval ends with a stop, unless its rate was changed there, or by then another one of the drug was known to
-    -- have begun in it, as when a bag is changed.
+    -- An interval ends with a stop, unless its rate was changed there, or by then another one of the drug was known that
+    -- goes on, as when a bag is changed.
     select
         i.subject_id, cast(i.itemid as text), i.rateuom, i.endtime,
         case when i.storetime > i.endtime then i.storetime else i.endtime end, '0'
     from {schema}.inputevents_mv i
-    where i.itemid in ({items}) and i.statusdescription not in ('Rewritten', 'Changed')
+    where i.itemid in ({items}) and coalesce(i.statusdescription, '') not in ('Rewritten', 'Changed')
         and (
             i.storetime > :since - interval '24 hours' and i.storetime <= :until
             or i.endtime > :since - interval '24 hours' and i.endtime <= :until
@@ -147,8 +147,9 @@ charted as (
         and not exists (
             select 1 from {schema}.inputevents_mv other
             where other.subject_id = i.subject_id and other.itemid = i.itemid
-                and other.statusdescription <> 'Rewritten'
+                and coalesce(other.statusdescription, '') <> 'Rewritten'
                 and other.starttime > i.starttime and other.starttime <= i.endtime
+                and (other.endtime is null or other.endtime > i.endtime)
                 and (other.storetime is null or other.storetime <= i.storetime or other.storetime <= i.endtime)
         )
 ),

@@ -1,0 +1,79 @@
+"""The template that hospitals copy: what is known when, and slices, on rows that were stored late, early and corrected."""
+
+from datetime import UTC, datetime, timedelta
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from builders_source import adapter_at, check_named_columns, check_slices_are_one_pass, newest, read
+from hospital.site import TABLES
+
+from sql.engine import open_engine
+from sql.loaders import replace_table
+
+T0 = datetime(2026, 5, 4, 8)
+
+
+def at(hours):
+    return None if hours is None else T0 + timedelta(hours=hours)
+
+
+@pytest.fixture(scope="module")
+def ward(make_database):
+    stays = [
+        {"stay_no": "1", "begin_ts": at(0), "end_ts": at(50), "left_dead": False, "changed_ts": at(52), "is_icu": True},
+        {"stay_no": "2", "begin_ts": at(5), "end_ts": at(30), "left_dead": True, "changed_ts": at(29), "is_icu": True},
+        {"stay_no": "3", "begin_ts": at(9), "end_ts": None, "left_dead": None, "changed_ts": at(9), "is_icu": True},
+        {"stay_no": "4", "begin_ts": at(1), "end_ts": at(3), "left_dead": False, "changed_ts": at(3), "is_icu": False},
+    ]
+    values = [
+        ("1", "HR", 1, 1.2, "80"), ("1", "HR", 3, 2.5, "82"), ("1", "NA", 4, 9, "140"), ("1", "NA", 4, 11, "141"),
+        ("2", "K", 6, 7, "<3,1"), ("4", "HR", 2, 2, "70"),
+    ]  # fmt: skip
+    rows = {
+        "ward_stay": stays,
+        "ward_value": [
+            {"stay_no": s, "code": c, "observed_ts": at(o), "stored_ts": at(k), "value": v} for s, c, o, k, v in values
+        ],
+    }
+    engine = open_engine(make_database("site"))
+    with engine.begin() as connection:
+        for name, columns in TABLES.items():
+            arrays = {c: pa.array([row.get(c) for row in rows[name]], kind) for c, kind in columns.items()}
+            replace_table(connection, "public", name, pa.table(arrays))
+    return engine
+
+
+def hours(times: pd.Series) -> list[float | None]:
+    return [None if pd.isna(t) else (t - pd.Timestamp(T0, tz="UTC")) / pd.Timedelta(hours=1) for t in times]
+
+
+def test_an_end_is_known_when_its_row_was_changed_and_never_before_it_happened(ward):
+    versions = read(ward, "site", "stays").sort_values(["stay_id", "available_at"])
+    told = list(zip(versions["stay_id"], hours(versions["available_at"]), hours(versions["outtime"]), strict=True))
+    assert told == [("1", 0, None), ("1", 52, 50), ("2", 5, None), ("2", 30, 30), ("3", 9, None)]
+    assert newest(versions)["outcome"].dropna().to_dict() == {"1": "alive", "2": "died"}
+
+
+def test_a_value_is_known_when_it_was_stored_and_never_before_it_was_true(ward):
+    rows = read(ward, "site", "observations").sort_values(["stay_id", "available_at"])
+    told = list(
+        zip(rows["variable"], hours(rows["observed_at"]), hours(rows["available_at"]), rows["value"], strict=True)
+    )
+    assert told == [
+        ("HR", 1, 1.2, "80"),
+        ("HR", 3, 3, "82"),
+        ("NA", 4, 9, "140"),
+        ("NA", 4, 11, "141"),
+        ("K", 6, 7, "3.1"),
+    ]
+
+
+@pytest.mark.parametrize("which", ["stays", "observations"])
+def test_slices_together_are_one_pass(ward, which):
+    edges = [(T0 + timedelta(hours=hour)).replace(tzinfo=UTC) for hour in range(-1, 54)]
+    check_slices_are_one_pass(ward, adapter_at("site"), which, edges)
+
+
+def test_the_selects_need_only_what_the_card_names(ward):
+    check_named_columns(ward, adapter_at("site"))
