@@ -10,6 +10,8 @@ READY := $(VENV)/.ready
 # Its source package holds the program, and would rather build a newer one from what it clones; without it, tests of the
 # compose file say that they are skipped.
 COMPOSE_AS_SHIPPED := GIT_ALLOW_PROTOCOL=none
+# Charted values in the made-up source of `make bench`; 30000000 takes half an hour and 30 GB of disk.
+BENCH_ROWS ?= 3000000
 LOCK_OPTIONS := --universal --generate-hashes --no-emit-index-url --python-version 3.11 --quiet --upgrade
 
 .PHONY: help setup setup-gpu demo test lint bench soak audit lock clean
@@ -58,8 +60,8 @@ lint: $(READY)  ## style, and the floors of the architecture
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-logo
 
-bench: $(READY)  ## speed and memory, as ratios against named alternatives (minutes; needs ../shared/data)
-	@$(BIN)/python -m benchmarks
+bench: $(READY)  ## speed and memory, as ratios against named alternatives (minutes; most need ../shared/data)
+	@$(BIN)/python -m benchmarks --rows $(BENCH_ROWS)
 
 soak: $(READY)  ## a year under random faults, and faults that take minutes (about an hour)
 	@$(BIN)/python -m pytest -m soak --durations 10 -v

@@ -1,34 +1,59 @@
-"""Runs every benchmark on a throw-away installation and prints one table: `python -m benchmarks`."""
+"""Runs benchmarks on throw-away installations and prints one table: `python -m benchmarks [NAME ...] [--rows N]`."""
 
+import argparse
 import sys
 import tempfile
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
-from benchmarks import flow, ingest, scoring, windows
-from benchmarks.stage import Stage, open_stage
+from benchmarks.stage import Row, open_stage
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "physionet-2012"
+STAGED = ("ingest", "windows", "scoring", "flow")
+ROWS = 30_000_000
 
 
 def main() -> int:
-    if not (DATA / "set-a.tar.gz").is_file():
-        print(f"skipped: the PhysioNet 2012 files are not at ../shared/data/{DATA.name}", file=sys.stderr)
-        return 0
-    with (
-        tempfile.TemporaryDirectory(prefix="icu-bench-", ignore_cleanup_errors=True) as folder,
-        open_stage(Path(folder), DATA) as stage,
-    ):
-        rows = list(_run(stage))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(STAGED)}, reading; default: all")
+    parser.add_argument("--rows", type=int, default=ROWS, help=f"charted values that are read; default: {ROWS:,}")
+    given = parser.parse_args()
+    names = given.names or [*STAGED, "reading"]
+    if unknown := sorted(set(names) - {*STAGED, "reading"}):
+        parser.error(f"there is no benchmark {', '.join(unknown)}")
+    rows = list(_run_staged([name for name in STAGED if name in names]))
+    if "reading" in names:
+        rows += _told("reading").run(given.rows)
     print("\n| what | measured | named alternative | ratio | aim |\n|---|---|---|---|---|")
     for row in rows:
         print(f"| {row.what} | {row.measured} | {row.alternative} | {row.ratio} | {row.aim} |")
     return 0
 
 
-def _run(stage: Stage):
-    for module in (ingest, windows, scoring, flow):
-        print(f"... {module.__doc__.splitlines()[0]}", file=sys.stderr, flush=True)
-        yield from module.run(stage)
+def _run_staged(names: list[str]) -> Iterator[Row]:
+    if names and not (DATA / "set-a.tar.gz").is_file():
+        print(
+            f"skipped {', '.join(names)}: the PhysioNet 2012 files are not at ../shared/data/{DATA.name}",
+            file=sys.stderr,
+        )
+        return
+    if not names:
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="icu-bench-", ignore_cleanup_errors=True) as folder,
+        open_stage(Path(folder), DATA) as stage,
+    ):
+        for name in names:
+            yield from _told(name).run(stage)
+
+
+def _told(name: str) -> ModuleType:
+    """The benchmark of that name; its first line says that it begins. TensorFlow is imported by those that need it."""
+    module = import_module(f"benchmarks.{name}")
+    print(f"... {module.__doc__.splitlines()[0]}", file=sys.stderr, flush=True)
+    return module
 
 
 if __name__ == "__main__":
