@@ -50,9 +50,10 @@ def run(rows: int) -> Iterator[Row]:
             hour = {"since": AS_OF - timedelta(hours=48), "until": NEXT_HOUR}
             read = _measure("read", "begin", AS_OF)
             ingest = _measure("ingest", "", AS_OF)
-            read_hour = _measure("read", **hour)
+            # Of what takes less than a second the best of three counts: others use the machine as well.
+            read_hour = min((_measure("read", **hour) for _ in range(3)), key=lambda m: m.seconds)
+            pandas_hour = min((_measure("pandas", **hour) for _ in range(3)), key=lambda m: m.seconds)
             ingest_hour = _measure("ingest", "", NEXT_HOUR)
-            pandas_hour = _measure("pandas", **hour)
             since, share = _what_fits(begin, size, first[small]["pandas"] if first else None, small)
             pandas = _measure("pandas", since, AS_OF)
         first[size] = {"reading": read, "ingest": ingest, "pandas": pandas}

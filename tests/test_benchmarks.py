@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from benchmarks import large_source
+from benchmarks import large_source, reading
 from sql.adapter import load_adapter
 from sql.engine import open_engine, read_only
 from sql.landing import BEGINNING
@@ -71,3 +71,12 @@ def test_every_stay_has_its_admission_and_its_end(source):
     assert len({row["stay_id"] for row in stays}) == STAYS
     assert len({row["stay_id"] for row in stays if row["outtime"]}) == STAYS
     assert {row["stay_id"] for row in stays if row["outcome"] == "died"} == {"30000000"}
+
+
+def test_pandas_reads_the_newest_part_of_a_source_that_would_not_fit_in_memory():
+    begin, known = reading.AS_OF - timedelta(days=100), reading.Measured(1, 1, start_kib=0, peak_kib=2**40)
+    since, share = reading._what_fits(begin, 10, known, 1)
+    assert 0 < share < 1
+    assert since == reading.AS_OF - share * timedelta(days=100)
+    assert reading._what_fits(begin, 10, reading.Measured(1, 1, start_kib=0, peak_kib=1), 1) == ("begin", 1)
+    assert reading._what_fits(begin, 1, None, 1) == ("begin", 1)
