@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 # Its source package holds the program, and would rather build a newer one from what it clones; without it, tests of the
 # compose file say that they are skipped.
 COMPOSE_AS_SHIPPED := GIT_ALLOW_PROTOCOL=none
-# Charted values in the made-up source of `make bench`; 30000000 takes half an hour and 30 GB of disk.
+# Charted values in the made-up source of `make bench`; 30000000 takes 15 to 20 minutes, 20 GB of disk and 15 GB of memory.
 BENCH_ROWS ?= 3000000
 LOCK_OPTIONS := --universal --generate-hashes --no-emit-index-url --python-version 3.11 --quiet --upgrade
 
