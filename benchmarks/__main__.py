@@ -30,6 +30,8 @@ def main() -> int:
     rows = list(_run_staged([name for name in STAGED if name in names]))
     if "reading" in names:
         rows += _told("reading").run(given.rows)
+    if not rows:
+        return 0
     print("\n| what | measured | named alternative | ratio | aim |\n|---|---|---|---|---|")
     for row in rows:
         print(f"| {row.what} | {row.measured} | {row.alternative} | {row.ratio} | {row.aim} |")
