@@ -63,7 +63,7 @@ lint: $(READY)  ## style, and the floors of the architecture
 bench: $(READY)  ## speed and memory, as ratios against named alternatives (minutes; most need ../shared/data)
 	@$(BIN)/python -m benchmarks --rows $(BENCH_ROWS)
 
-soak: $(READY)  ## a year under random faults, and faults that take minutes (about an hour)
+soak: $(READY)  ## a year under random faults, and faults that take minutes (about an hour and a half)
 	@$(BIN)/python -m pytest -m soak --durations 10 -v
 
 audit: $(READY)  ## known holes in the locked dependencies (needs uv and the network)

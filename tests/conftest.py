@@ -158,6 +158,13 @@ def few_drivers(monkeypatch):
     monkeypatch.setattr(drivers, "explain_stays", partial(drivers.explain_stays, limit=3))
 
 
+@pytest.fixture(autouse=True)
+def _no_more_drivers_than_needed(request):
+    """Whatever forecasts with the trained model has few drivers, unless it is marked `all_drivers`."""
+    if "trained" in request.fixturenames and "all_drivers" not in request.keywords:
+        request.getfixturevalue("few_drivers")
+
+
 @pytest.fixture
 def contradictory_forecasts(monkeypatch):
     """From here on no forecast's quantiles rise: the 90th lies below the others."""

@@ -84,6 +84,7 @@ def ran(physionet_folder, tmp_path_factory):
     return folder, done
 
 
+@pytest.mark.soak
 def test_every_model_has_every_figure_under_its_name(ran):
     folder, _ = ran
     found = json.loads((folder / "out" / "out.json").read_text())
@@ -97,6 +98,7 @@ def test_every_model_has_every_figure_under_its_name(ran):
     assert set(found["differences"]) == set(RUN) - {found["strongest_baseline"]}
 
 
+@pytest.mark.soak
 def test_the_outcomes_of_the_judged_set_are_loaded_after_the_last_fit_but_that_on_the_published_score(ran):
     _, done = ran
     told = done.stderr
@@ -105,6 +107,7 @@ def test_the_outcomes_of_the_judged_set_are_loaded_after_the_last_fit_but_that_o
     assert told.index("blend fitted") < loaded[1] < told.index("saps fitted")
 
 
+@pytest.mark.soak
 def test_the_page_holds_tables_and_plots_and_the_table_is_printed(ran):
     folder, done = ran
     page = (folder / "out" / "out.html").read_text()

@@ -27,7 +27,7 @@ from rnn_core.errors import ForecastError, SourceError
 from sql import embedded, landing, results
 from sql.engine import open_engine
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_drivers")]
+pytestmark = pytest.mark.slow
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
 BEFORE = AT - timedelta(hours=1)
@@ -122,7 +122,12 @@ def two_workers_on_one_slot(store):
     return "published", None
 
 
-FAULTS = [die_while_scoring, die_in_the_publication, lose_the_database_in_the_publication, two_workers_on_one_slot]
+FAULTS = [
+    pytest.param(die_while_scoring, marks=pytest.mark.soak),
+    die_in_the_publication,
+    lose_the_database_in_the_publication,
+    pytest.param(two_workers_on_one_slot, marks=pytest.mark.soak),
+]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -146,6 +151,7 @@ def test_after_a_fault_in_a_forecast_the_next_run_publishes_the_same_numbers_onc
         assert states[-2:-1] == [("failed", "Its process ended without a word; the next run closed it.")]
 
 
+@pytest.mark.soak
 def test_a_disk_that_is_full_leaves_no_artifact_and_what_serves_goes_on(trained):
     before = tuples(trained, "select model_id, stage from forecast.model order by 1")
     artifacts = sorted(path.name for path in load_settings().artifact_folder.iterdir() if path.name != ".checkpoints")

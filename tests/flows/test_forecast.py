@@ -141,6 +141,7 @@ def test_scrambled_outcomes_and_faults_of_later_change_no_forecast(trained, unit
     pd.testing.assert_frame_equal(read(trained, UNITS, at=past), units_before, check_exact=True)
 
 
+@pytest.mark.all_drivers
 def test_each_published_risk_has_its_drivers_and_a_backfill_has_none(trained):
     forecast.fn("clif", AT)
     scored = read(
@@ -162,6 +163,7 @@ def test_each_published_risk_has_its_drivers_and_a_backfill_has_none(trained):
         explain_forecast(stay, AT - timedelta(hours=6), "clif")
 
 
+@pytest.mark.all_drivers
 def test_explain_prints_the_drivers_of_a_stay_strongest_first(trained):
     forecast.fn("clif", AT)
     stay = read(trained, "select stay_id from forecast.current_driver where rank = 5 limit 1")["stay_id"][0]
@@ -179,6 +181,7 @@ def test_explain_prints_the_drivers_of_a_stay_strongest_first(trained):
     assert at_that_hour.stdout == shown.stdout
 
 
+@pytest.mark.all_drivers
 def test_explain_says_why_a_stay_has_no_drivers(trained):
     forecast.fn("clif", AT)
     scored = read(trained, "select stay_id from forecast.current_risk where status = 'scored'")
@@ -415,6 +418,7 @@ def test_a_past_run_scored_again_gives_the_same_numbers_also_after_rows_of_that_
         reproduce(1)
 
 
+@pytest.mark.all_drivers
 def test_forecasts_that_cannot_be_explained_are_published_without_drivers(trained, monkeypatch):
     def broken(*_):
         raise ForecastError("no drivers today")

@@ -17,7 +17,7 @@ from builders_sql import tuples
 from flows.clock import floor_hour
 from sql.engine import open_engine
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.soak
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
 SLOT = f"{AT:%Y-%m-%dT%HZ}"
@@ -293,7 +293,6 @@ def test_a_run_whose_process_is_killed_is_started_again_for_its_own_hour(prefect
     assert len(prefect.started_again(died)) == 1
 
 
-@pytest.mark.soak
 def test_a_run_that_dies_together_with_its_worker_is_found_by_its_heartbeat_and_started_again(
     prefect, programs, triggered, store
 ):
@@ -312,7 +311,6 @@ def test_a_run_that_dies_together_with_its_worker_is_found_by_its_heartbeat_and_
     assert tuples(store, rows, run=again["id"]) == [("published", floor_hour(scheduled))]
 
 
-@pytest.mark.soak
 def test_a_run_during_which_the_prefect_server_is_killed_is_published_once(prefect, programs, triggered, store):
     """By itself, by the run that follows its death, or by the catching up of missed hours: readers see the hour whole."""
     scheduled = datetime.now(UTC) - timedelta(hours=8)
@@ -339,7 +337,6 @@ def test_a_run_during_which_the_prefect_server_is_killed_is_published_once(prefe
     assert tuples(store, per_stay, hour=hour) == [(0,)]
 
 
-@pytest.mark.soak
 def test_a_run_that_dies_three_times_is_left_alone_and_told(prefect, triggered, store):
     run_id = prefect.start("forecast/hourly", scheduled=datetime.now(UTC) - timedelta(hours=6))
     for attempt in (1, 2, 3):

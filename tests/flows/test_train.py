@@ -59,6 +59,7 @@ def test_a_second_training_starts_from_the_serving_model_and_a_cold_one_says_it_
     assert sum(model["stage"] in ("champion", "provisional") for model in by_version) == 1
 
 
+@pytest.mark.soak
 def test_another_cell_trains_and_serves(trained):
     counts = train.fn("clif", AT, epochs=1, members=2, cell="gru")
     assert counts["stage"] in ("provisional", "challenger")

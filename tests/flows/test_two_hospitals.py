@@ -93,7 +93,7 @@ def enter(store, monkeypatch) -> None:
     load_settings.cache_clear()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_two_sources_read_at_once_give_what_each_gives_alone(hospitals, make_database, monkeypatch):
     """Both begin on a database without a table; the second time each goes on from its own watermark."""
     enter(make_database("together"), monkeypatch)

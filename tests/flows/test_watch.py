@@ -22,8 +22,6 @@ from rnn_core.errors import ForecastError, QualityError
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
 
-pytestmark = pytest.mark.usefixtures("few_drivers")
-
 
 @pytest.fixture
 def inbox(monkeypatch):

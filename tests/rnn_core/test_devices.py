@@ -71,6 +71,7 @@ def train_on_two(checkpoints: Path) -> dict:
     return json.loads(done.stdout.split("RESULT")[1])
 
 
+@pytest.mark.soak
 def test_two_devices_give_the_weights_and_losses_of_one_even_when_cut_off_and_resumed(tmp_path):
     """An odd last batch, l1 and clipping are at work; dropout is not, since each device draws its own masks."""
     found = train_on_two(tmp_path)

@@ -3,7 +3,7 @@
 import itertools
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import builders_sql as b
@@ -241,7 +241,7 @@ def read(engine, tables: dict[str, list[dict]], *, stops: bool = False) -> Found
     """Take the rows the whole way that the ingest takes them; stops: it ends at the critical checks."""
     put_into_the_source(engine, tables)
     batch = landing.begin_batch(engine, b.SOURCE, AS_OF)
-    landing.land(engine, batch, ADAPTER, engine, "hospital", lambda _: None)
+    landing.land(engine, batch, replace(ADAPTER, schemas={"schema": "hospital"}), engine, lambda _: None)
     landing.cast_and_map(engine, batch, ADAPTER)
     if stops:
         with pytest.raises(QualityError) as error:

@@ -51,7 +51,7 @@ class Hospital:
 
     def ingest(self, hours: float) -> landing.BatchCounts:
         batch = landing.begin_batch(self.store, b.SOURCE, at(hours))
-        landing.land(self.store, batch, ADAPTER, self.source, "public", lambda _: None)
+        landing.land(self.store, batch, ADAPTER, self.source, lambda _: None)
         landing.cast_and_map(self.store, batch, ADAPTER)
         return landing.take_over(self.store, batch, landing.check(self.store, batch), {})
 
@@ -127,7 +127,7 @@ def test_the_watermark_never_passes_the_slot(hospital):
     hospital.add_stay("a", 0)
     hospital.add_values("a", 7)
     batch = landing.begin_batch(hospital.store, b.SOURCE, at(7))
-    landing.land(hospital.store, batch, ADAPTER, hospital.source, "public", lambda _: None)
+    landing.land(hospital.store, batch, ADAPTER, hospital.source, lambda _: None)
     batch.as_of = at(4)
     landing.cast_and_map(hospital.store, batch, ADAPTER)
     assert landing.take_over(hospital.store, batch, {"stay": [], "observation": []}, {}).watermark == at(4)

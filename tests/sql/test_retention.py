@@ -10,8 +10,6 @@ from flows.forecast import forecast
 from flows.ingest import ingest
 from sql import retention
 
-pytestmark = pytest.mark.usefixtures("few_drivers")
-
 AT = datetime(2026, 1, 19, tzinfo=UTC)
 CUTOFF = AT - timedelta(days=7)
 LEFT = (
