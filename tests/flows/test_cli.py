@@ -356,7 +356,7 @@ def test_load_takes_the_sets_named_and_withholds_the_outcomes_of_those_named(cha
     assert told["notes"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_run_through_prefect_that_we_refuse_shows_one_sentence_and_no_traceback(tmp_path, make_database):
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("ICU_", "PREFECT_"))} | {
         "ICU_HOME": str(tmp_path / "new"),

@@ -87,6 +87,7 @@ def test_a_training_that_breaks_leaves_the_serving_model_and_says_so(trained, mo
     assert run.status == "failed" and "ZeroDivisionError" in run.error
 
 
+@pytest.mark.soak
 def test_a_training_cut_off_after_an_epoch_goes_on_to_the_same_weights(trained, monkeypatch):
     train.fn("clif", AT, epochs=2, members=2, warm=False)
     told = train_module._tell_epoch

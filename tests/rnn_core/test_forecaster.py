@@ -165,6 +165,7 @@ def test_a_model_says_nothing_beyond_the_hours_it_learned_from(made, fitted):
     assert frame["mortality_risk"][late].isna().all()
 
 
+@pytest.mark.soak
 def test_data_that_stop_by_design_are_not_learned_from_after_their_end(made):
     """With data_hours, rows after them have no part: moving them changes no weight."""
     stays, observations = made
@@ -184,6 +185,7 @@ def test_too_few_stays_are_refused_with_a_sentence():
         fit(stays, observed((0, "heart_rate", 1, 1, 80)), small_config())
 
 
+@pytest.mark.soak
 def test_members_that_lie_apart_stretch_the_ensemble_and_equal_ones_do_not(made):
     """Log-odds of single members with noise of a known size: their mean is as far from the centre again as the truth."""
     then = at_cutoff(*made)
