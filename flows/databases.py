@@ -54,20 +54,14 @@ def open_source(name: str, settings: Settings | None = None, *, writable: bool =
 
 
 def _schemas(adapter: Adapter, source: SourceSettings, engine: Engine) -> dict[str, str]:
-    """Schema per placeholder of the adapter: as set for it, as set for all, or as published.
-
-    SQLite has one schema, main; DuckDB has it in the place of public.
-    """
+    """Schema per placeholder of the adapter: as set for it, as set for all, or as published; SQLite leaves no choice."""
     if unknown := sorted(source.schemas.keys() - adapter.schemas.keys()):
         raise ForecastError(
             f"The adapter {adapter.name} knows no schema {', '.join(unknown)}, only {', '.join(adapter.schemas)}."
         )
+    published = adapter.schemas_on(engine.dialect.name)
     if engine.dialect.name == "sqlite":
-        return dict.fromkeys(adapter.schemas, "main")
-    published = {
-        name: "main" if (engine.dialect.name, schema) == ("duckdb", "public") else schema
-        for name, schema in adapter.schemas.items()
-    }
+        return published
     if source.db_schema is not None:
         published = dict.fromkeys(published, source.db_schema)
     return published | source.schemas

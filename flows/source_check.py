@@ -77,8 +77,9 @@ class SourceReport:
             [Plot("Stays that have any", bar_plot({row["concept"]: row["stays %"] for row in present}, "% of stays"))],
         )  # fmt: skip
         yield Section(
-            "Units", ["Values after mapping, by the unit that was charted."], [_table("Variables", self.by_unit)]
-        )
+            "Units", ["Values after mapping, by the unit that was charted."],
+            [_table("Variables", [_without_rare_values(row) for row in self.by_unit])],
+        )  # fmt: skip
         late = {row["concept"]: row["delay h p95"] for row in present if row["delay h p95"]}
         yield Section(
             "Delays", ["Hours from when a value was true to when it was known; 95 of 100 values came sooner."], [],

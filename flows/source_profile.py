@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from sqlalchemy import Engine
 
 from rnn_core.concepts import BY_NAME, NAMES
 from rnn_core.errors import SourceError
-from sql.adapter import Adapter, MappedVariable
+from sql.adapter import Adapter
 from sql.landing import BEGINNING
 from sql.reading import read_observations, read_stays
 
@@ -75,7 +76,7 @@ class Profile:
     unknown: Counter = field(default_factory=Counter)
     midnights: Counter = field(default_factory=Counter)
 
-    @property
+    @cached_property
     def n_stays(self) -> int:
         return len(self.stays["stay_id"].unique())
 
@@ -126,34 +127,30 @@ def _take(
     if line.concept is None:
         found.unused[_bounded(found.unused, variable, OTHERS[0])] += len(rows)
         return
-    local = utc(rows["observed_at"]).dt.tz_convert(found.adapter.timezone)
+    observed_at = utc(rows["observed_at"])
+    local = observed_at.dt.tz_convert(found.adapter.timezone)
     found.midnights[line.variable] += int((local == local.dt.normalize()).sum())
+    concept = BY_NAME[line.concept]
+    values = rows["value"].dropna().to_numpy() * line.scale + line.offset
+    plausible = int(((values >= concept.low) & (values <= concept.high)).sum())
+    delays = (utc(rows["available_at"]) - observed_at).dropna().dt.total_seconds().to_numpy(np.float64) / 3600
+    own = [places[stay] for stay in rows["stay_id"].dropna().unique() if stay in places]
     key = _bounded(found.parts, (variable, unit), (variable, OTHERS[1]))
     for seen in (
         found.parts.setdefault(key, Seen(stays=np.zeros(len(places), bool))),
         found.concepts.setdefault(line.concept, Seen(stays=np.zeros(len(places), bool))),
     ):
-        _keep(seen, rows, line, places, rng)
+        seen.rows += len(rows)
+        seen.numbers += len(values)
+        seen.plausible += plausible
+        seen.stays[own] = True
+        seen.values.add(values, rng)
+        seen.delays.add(delays, rng)
 
 
 def _bounded(known: Mapping, key: Any, others: Any) -> Any:
     """The key, or that of all others once there are too many: a column of free text must not fill the memory."""
     return key if key in known or len(known) < _MOST_UNITS else others
-
-
-def _keep(
-    seen: Seen, rows: pd.DataFrame, line: MappedVariable, places: dict[str, int], rng: np.random.Generator
-) -> None:
-    concept = BY_NAME[line.concept]
-    values = rows["value"].dropna().to_numpy() * line.scale + line.offset
-    delay = utc(rows["available_at"]) - utc(rows["observed_at"])
-    seen.rows += len(rows)
-    seen.numbers += len(values)
-    seen.plausible += int(((values >= concept.low) & (values <= concept.high)).sum())
-    own = [places[stay] for stay in rows["stay_id"].dropna().unique() if stay in places]
-    seen.stays[own] = True
-    seen.values.add(values, rng)
-    seen.delays.add((delay.dropna().dt.total_seconds() / 3600).to_numpy(np.float64), rng)
 
 
 def utc(column: pd.Series) -> pd.Series:

@@ -62,6 +62,13 @@ class Adapter:
             *schema, table = name.split(".")
             yield self.schemas[schema[0] if schema else "schema"], table, columns
 
+    def schemas_on(self, dialect: str) -> dict[str, str]:
+        """The schema per placeholder where a source is as published: SQLite has but one, main; DuckDB has it for public."""
+        return {
+            name: "main" if dialect == "sqlite" or (dialect, schema) == ("duckdb", "public") else schema
+            for name, schema in self.schemas.items()
+        }
+
     def grants(self, role: str) -> list[str]:
         """Statements (PostgreSQL) that let `role` select what the SELECTs read, and nothing else."""
         name = sql.Identifier(role)

@@ -39,22 +39,23 @@ def make_database(postgres_url):
     return make
 
 
+def _published(name: str, what: str) -> Path:
+    folder = SHARED / "data" / name
+    if not folder.is_dir():
+        pytest.skip(f"{what} not beside this checkout (../shared/data/{name})")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def physionet_folder():
     """The published files of PhysioNet 2012."""
-    folder = SHARED / "data" / "physionet-2012"
-    if not folder.is_dir():
-        pytest.skip("the PhysioNet 2012 files are not beside this checkout (../shared/data/physionet-2012)")
-    return folder
+    return _published("physionet-2012", "the PhysioNet 2012 files are")
 
 
 @pytest.fixture(scope="session")
 def mimic_iii_folder():
     """The published files of the MIMIC-III demo."""
-    folder = SHARED / "data" / "mimic-iii-demo"
-    if not folder.is_dir():
-        pytest.skip("the MIMIC-III demo is not beside this checkout (../shared/data/mimic-iii-demo)")
-    return folder
+    return _published("mimic-iii-demo", "the MIMIC-III demo is")
 
 
 @pytest.fixture(scope="session")

@@ -136,13 +136,11 @@ def create(engine: Engine, source: str, tables: dict[str, dict[str, pa.DataType]
 
     tables: the published columns that matter, with their types; rows give some of them, the others are null.
     """
-    schemas = load_adapter(source).schemas
+    schemas = load_adapter(source).schemas_on(engine.dialect.name)
     with engine.begin() as connection:
         for name, columns in tables.items():
             *placeholder, table = name.split(".")
             schema = schemas[placeholder[0] if placeholder else "schema"]
-            if engine.dialect.name != "postgresql":
-                schema = "main" if engine.dialect.name == "sqlite" or schema == "public" else schema
             make_schema(connection, schema)
             given = rows.get(name, [])
             assert not {key for row in given for key in row} - set(columns), name

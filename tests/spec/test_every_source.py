@@ -7,7 +7,7 @@ from importlib import import_module
 import hospital
 import numpy as np
 import pytest
-from builders_source import adapter_at, check_slices_are_one_pass
+from builders_source import check_slices_are_one_pass
 from sqlalchemy import text
 
 from flows.ingest import ingest
@@ -67,8 +67,8 @@ def take_over(store, make_database, tmp_path_factory):
         engine = open_engine(url)
         names = import_module(f"hospital.{source}").build(engine)
         engine.dispose()
-        schema = ["main"] if dialect == "sqlite" else []
-        adapter = adapter_at(source, *schema, shift_days=load_adapter(source).shift_days)
+        adapter = load_adapter(source)
+        adapter = replace(adapter, schemas=adapter.schemas_on(dialect))
         take.places[source, dialect] = open_engine(url), adapter
         name = f"{source}_on_{dialect}"
         with pytest.MonkeyPatch.context() as patch:

@@ -15,7 +15,8 @@ def source(request):
 
 
 def test_the_databases_that_teams_have_are_there():
-    assert {"clif", "physionet_2012"} <= set(adapter_names())
+    wanted = {"clif", "eicu", "mimic_iii", "mimic_iv", "omop", "physionet_2012", "site"}
+    assert wanted <= set(adapter_names())
 
 
 def test_a_folder_holds_all_that_a_source_is(source):
