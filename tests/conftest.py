@@ -124,6 +124,18 @@ def trained_template(make_database, clif_source, tmp_path_factory):
     return store, folder
 
 
+@pytest.fixture(scope="session")
+def trained_forecaster(trained_template):
+    """The stay forecaster that serves in the template, loaded; never changed by a test."""
+    from rnn_core.forecaster import load_stay_forecaster
+    from sql import registry
+    from sql.engine import open_engine
+
+    store, folder = trained_template
+    serving = registry.serving_model(open_engine(store), "clif", "stay")
+    return load_stay_forecaster(folder / "artifacts" / serving["artifact"])
+
+
 @pytest.fixture
 def trained(trained_template, postgres_url, clif_source, tmp_path, monkeypatch):
     """An installation of its own in which a model of the CLIF demo serves: a copy of the template."""

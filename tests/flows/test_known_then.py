@@ -13,12 +13,12 @@ from flows.databases import open_store
 from flows.ingest import ingest
 from flows.settings import load_settings
 from rnn_core.config import WindowConfig
-from rnn_core.forecaster import forecast_stays, load_stay_forecaster
+from rnn_core.forecaster import forecast_stays
 from rnn_core.grid import make_grid
 from rnn_core.material import Known
 from rnn_core.scaling import fit_scaler, static_features
 from rnn_core.windows import make_windows
-from sql import canonical, registry
+from sql import canonical
 from sql.adapter import load_adapter
 from sql.engine import open_engine
 from sql.schema import observation
@@ -43,13 +43,6 @@ def store(make_database, mimic_iii_source, tmp_path_factory):
         ingest.fn("mimic_iii", AFTER_ALL)
         yield open_store()
     load_settings.cache_clear()
-
-
-@pytest.fixture(scope="module")
-def forecaster(trained_template):
-    url, folder = trained_template
-    serving = registry.serving_model(open_engine(url), "clif", "stay")
-    return load_stay_forecaster(folder / "artifacts" / serving["artifact"])
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +83,13 @@ def assert_equal(found, wanted):
         np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
-def test_dropping_every_row_of_later_changes_no_window_no_feature_and_no_forecast(store, hours, forecaster):
+def test_dropping_every_row_of_later_changes_no_window_no_feature_and_no_forecast(store, hours, trained_forecaster):
     """From the latest hour to the earliest, the rows of later are deleted for good and all is made again."""
     with store.begin() as connection:
         for table in ("observation", "stay_version"):
             connection.execute(text(f"create table icu.kept_{table} as select * from icu.{table}"))
     try:
-        assert sum(_scored_without_later_rows(store, as_of, forecaster) for as_of in hours) >= 3
+        assert sum(_scored_without_later_rows(store, as_of, trained_forecaster) for as_of in hours) >= 3
     finally:
         with store.begin() as connection:
             for table in ("observation", "stay_version"):

@@ -17,7 +17,7 @@ from rnn_core.grid import make_grid
 from rnn_core.material import Known
 from rnn_core.scaling import fit_scaler, static_features
 from rnn_core.windows import make_windows
-from sql import canonical, registry
+from sql import canonical
 from sql.adapter import adapter_names, load_adapter
 from sql.engine import open_engine
 
@@ -155,24 +155,15 @@ def test_windows_are_those_of_the_hospital(store, take_over, source, dialect):
     np.testing.assert_array_equal(made.score_from, wanted.score_from)
 
 
-@pytest.fixture(scope="module")
-def forecaster(trained_template):
-    from rnn_core.forecaster import load_stay_forecaster
-
-    store, folder = trained_template
-    serving = registry.serving_model(open_engine(store), "clif", "stay")
-    return load_stay_forecaster(folder / "artifacts" / serving["artifact"])
-
-
 @pytest.mark.parametrize(("source", "dialect"), PAIRS)
-def test_forecasts_are_those_of_the_hospital(store, take_over, forecaster, source, dialect):
+def test_forecasts_are_those_of_the_hospital(store, take_over, trained_forecaster, source, dialect):
     from rnn_core.forecaster import forecast_stays
 
     found = known(store, *take_over(source, dialect), DURING)
     stays, observations = hospital.expected(DURING, source not in WITHOUT_DELAYS)
     # A model is refused where stays end at something else; what is compared here is the reading alone.
     made, wanted = (
-        forecast_stays(forecaster, replace(k, stays=k.stays.assign(ends_at=forecaster.ends_at)))
+        forecast_stays(trained_forecaster, replace(k, stays=k.stays.assign(ends_at=trained_forecaster.ends_at)))
         for k in (found, Known(stays, observations, found.as_of))
     )
     assert made["status"].tolist() == wanted["status"].tolist() and "scored" in set(made["status"])
