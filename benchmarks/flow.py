@@ -10,22 +10,22 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.stage import AS_OF, SOURCE, Row, Stage
-from rnn_core.calibration import Calibration
-from rnn_core.concepts import NAMES, concept_hash
-from rnn_core.config import ModelConfig, NetworkConfig
-from rnn_core.forecaster import StayForecaster, save_stay_forecaster
-from rnn_core.grid import make_grid
-from rnn_core.network import build_ensemble, build_network
-from rnn_core.scaling import fit_scaler, static_features
-from rnn_core.windows import make_windows
-from sql import canonical, registry
+from rnn_core.contracts.concepts import NAMES, concept_hash
+from rnn_core.contracts.config import ModelConfig, NetworkConfig
+from rnn_core.forecasters.stay import StayForecaster, save_stay_forecaster
+from rnn_core.network.build import build_ensemble, build_network
+from rnn_core.series.grid import make_grid
+from rnn_core.series.scaling import fit_scaler, static_features
+from rnn_core.series.windows import make_windows
+from rnn_core.statistics.calibration import Calibration
+from sql.published import canonical, registry
 
 # Not getrusage: after an exec its peak still holds that of the parent.
 SCRIPT = """
 import json, re
 from datetime import datetime
 from time import perf_counter
-from flows.forecast import forecast
+from flows.jobs.forecast import forecast
 begun = perf_counter()
 counts = forecast.fn({source!r}, datetime.fromisoformat({as_of!r}))
 print(json.dumps({{"seconds": perf_counter() - begun, "stays": counts["stays_scored"],
@@ -67,9 +67,15 @@ def _register_untrained(stage: Stage) -> None:
     forecaster = StayForecaster(model, scaler, config, Calibration(), "hospital")
     folder = save_stay_forecaster(stage.home / "artifacts", "untrained", forecaster, {})
     row = {
-        "model_id": "untrained", "name": "stay", "source": SOURCE, "artifact": folder.name, "config": config.to_json(),
-        "metrics": {}, "data_cutoff": pd.Timestamp(AS_OF).to_pydatetime(), "concept_hash": concept_hash(),
-    }  # fmt: skip
+        "model_id": "untrained",
+        "name": "stay",
+        "source": SOURCE,
+        "artifact": folder.name,
+        "config": config.to_json(),
+        "metrics": {},
+        "data_cutoff": pd.Timestamp(AS_OF).to_pydatetime(),
+        "concept_hash": concept_hash(),
+    }
     with stage.store.begin() as connection:
         registry.register(connection, row)
     registry.set_stage(stage.store, "untrained", "champion", "benchmark")

@@ -8,10 +8,10 @@ import pandas as pd
 from sqlalchemy import text
 
 from benchmarks.stage import AS_OF, SOURCE, Row, Stage
-from flows.databases import open_source
-from sql import landing
-from sql.landing import BEGINNING
-from sql.reading import statement
+from flows.runtime.databases import open_source
+from sql.intake import landing
+from sql.intake.landing import BEGINNING
+from sql.intake.reading import statement
 
 
 def run(stage: Stage) -> Iterator[Row]:

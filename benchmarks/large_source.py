@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine, text
 
-from sql.adapter import load_adapter
+from sql.intake.adapter import load_adapter
 
 SOURCE = "mimic_iv"
 # The hospital is the same at every size: it admits ten patients a day to about thirty beds. A larger source goes back
@@ -42,33 +42,70 @@ _VITAL = tuple(
     for item in ((220045, 50, 130, "bpm"), (220210, 8, 35, "insp/min"), (220277, 88, 100, "%"))
 )
 _PRESSURES = (
-    Item(220050, 80, 170, "mmHg"), Item(220051, 40, 90, "mmHg"), Item(220052, 55, 110, "mmHg"),
-    Item(220179, 80, 170, "mmHg"), Item(220180, 40, 90, "mmHg"), Item(220181, 55, 110, "mmHg"),
-)  # fmt: skip
+    Item(220050, 80, 170, "mmHg"),
+    Item(220051, 40, 90, "mmHg"),
+    Item(220052, 55, 110, "mmHg"),
+    Item(220179, 80, 170, "mmHg"),
+    Item(220180, 40, 90, "mmHg"),
+    Item(220181, 55, 110, "mmHg"),
+)
 _OTHER = (
-    Item(223761, 96, 102, "°F", 0.1), Item(220739, 1, 4), Item(223900, 1, 5), Item(223901, 1, 6),
-    Item(223835, 30, 100), Item(220339, 5, 15, "cmH2O"), Item(224685, 300, 700, "mL"),
-)  # fmt: skip
+    Item(223761, 96, 102, "°F", 0.1),
+    Item(220739, 1, 4),
+    Item(223900, 1, 5),
+    Item(223901, 1, 6),
+    Item(223835, 30, 100),
+    Item(220339, 5, 15, "cmH2O"),
+    Item(224685, 300, 700, "mL"),
+)
 _MODE = (Item(223849, 0, 0, says="CMV/ASSIST/AutoFlow"),)
 # Rhythm, ectopy, turns, care, and the limits of alarms: half of what is charted, and no item of the map.
 _NOT_MAPPED = (
-    Item(220048, 0, 0, says="SR (Sinus Rhythm)"), Item(224650, 0, 0, says="None"), Item(224080, 0, 0, says="Yes"),
-    Item(224082, 0, 0, says="Right Side"), Item(227969, 0, 0, says="Bed locked in low position"),
-    Item(224168, 0, 0, says="Applied"), Item(228236, 0, 1), Item(223791, 0, 10), Item(220046, 110, 140, "bpm"),
-    Item(220047, 40, 60, "bpm"), Item(223769, 100, 100, "%"), Item(223770, 85, 92, "%"), Item(223751, 150, 180, "mmHg"),
-    Item(223752, 80, 100, "mmHg"), Item(224161, 28, 40, "insp/min"), Item(224162, 6, 10, "insp/min"),
-    Item(220056, 60, 100, "mmHg"), Item(220058, 80, 100, "mmHg"), Item(224697, 6, 16, "cmH2O"), Item(224688, 12, 24),
-)  # fmt: skip
+    Item(220048, 0, 0, says="SR (Sinus Rhythm)"),
+    Item(224650, 0, 0, says="None"),
+    Item(224080, 0, 0, says="Yes"),
+    Item(224082, 0, 0, says="Right Side"),
+    Item(227969, 0, 0, says="Bed locked in low position"),
+    Item(224168, 0, 0, says="Applied"),
+    Item(228236, 0, 1),
+    Item(223791, 0, 10),
+    Item(220046, 110, 140, "bpm"),
+    Item(220047, 40, 60, "bpm"),
+    Item(223769, 100, 100, "%"),
+    Item(223770, 85, 92, "%"),
+    Item(223751, 150, 180, "mmHg"),
+    Item(223752, 80, 100, "mmHg"),
+    Item(224161, 28, 40, "insp/min"),
+    Item(224162, 6, 10, "insp/min"),
+    Item(220056, 60, 100, "mmHg"),
+    Item(220058, 80, 100, "mmHg"),
+    Item(224697, 6, 16, "cmH2O"),
+    Item(224688, 12, 24),
+)
 CHARTED = _VITAL + _PRESSURES + _OTHER + _MODE + _NOT_MAPPED
 DRAWN = (
-    Item(50912, 0.4, 4, "mg/dL", 0.1), Item(50983, 130, 148, "mEq/L"), Item(50971, 3.2, 5.5, "mEq/L", 0.1),
-    Item(50902, 95, 112, "mEq/L"), Item(50882, 16, 30, "mEq/L"), Item(51006, 8, 60, "mg/dL"),
-    Item(50931, 80, 220, "mg/dL"), Item(50893, 7, 10, "mg/dL", 0.1), Item(50960, 1.5, 2.6, "mg/dL", 0.1),
-    Item(50970, 2, 6, "mg/dL", 0.1), Item(51221, 22, 42, "%", 0.1), Item(51222, 7, 14, "g/dL", 0.1),
-    Item(51301, 3, 20, "K/uL", 0.1), Item(51265, 60, 400, "K/uL"), Item(51237, 1, 3, None, 0.1),
-    Item(50813, 0.6, 5, "mmol/L", 0.1), Item(50868, 8, 20, "mEq/L"), Item(51248, 26, 34, "pg", 0.1),
-    Item(51249, 30, 36, "%", 0.1), Item(51250, 80, 100, "fL"), Item(51277, 12, 18, "%", 0.1),
-)  # fmt: skip
+    Item(50912, 0.4, 4, "mg/dL", 0.1),
+    Item(50983, 130, 148, "mEq/L"),
+    Item(50971, 3.2, 5.5, "mEq/L", 0.1),
+    Item(50902, 95, 112, "mEq/L"),
+    Item(50882, 16, 30, "mEq/L"),
+    Item(51006, 8, 60, "mg/dL"),
+    Item(50931, 80, 220, "mg/dL"),
+    Item(50893, 7, 10, "mg/dL", 0.1),
+    Item(50960, 1.5, 2.6, "mg/dL", 0.1),
+    Item(50970, 2, 6, "mg/dL", 0.1),
+    Item(51221, 22, 42, "%", 0.1),
+    Item(51222, 7, 14, "g/dL", 0.1),
+    Item(51301, 3, 20, "K/uL", 0.1),
+    Item(51265, 60, 400, "K/uL"),
+    Item(51237, 1, 3, None, 0.1),
+    Item(50813, 0.6, 5, "mmol/L", 0.1),
+    Item(50868, 8, 20, "mEq/L"),
+    Item(51248, 26, 34, "pg", 0.1),
+    Item(51249, 30, 36, "%", 0.1),
+    Item(51250, 80, 100, "fL"),
+    Item(51277, 12, 18, "%", 0.1),
+)
 GASES = (Item(50820, 7.2, 7.5, "units", 0.01), Item(50818, 30, 60, "mm Hg"), Item(50821, 60, 200, "mm Hg"))
 _SPECIMEN = (Item(52033, 0, 0, says="ART."),)
 
@@ -109,10 +146,18 @@ def generate(engine: Engine, rows: int) -> datetime:
 def _places(items: tuple[Item, ...]) -> dict:
     """The items by their place in a round; values in whole steps, which divide to short decimals."""
     places = [
-        {"place": place, "itemid": i.itemid, "low": round(i.low / i.step), "steps": round((i.high - i.low) / i.step),
-         "parts": round(1 / i.step), "unit": i.unit, "half": i.half, "says": i.says}
+        {
+            "place": place,
+            "itemid": i.itemid,
+            "low": round(i.low / i.step),
+            "steps": round((i.high - i.low) / i.step),
+            "parts": round(1 / i.step),
+            "unit": i.unit,
+            "half": i.half,
+            "says": i.says,
+        }
         for place, i in enumerate(items)
-    ]  # fmt: skip
+    ]
     return {"items": json.dumps(places), "places": len(items)}
 
 

@@ -15,7 +15,7 @@ from time import perf_counter
 
 from benchmarks.large_source import LAST, SOURCE, generate
 from benchmarks.stage import Row
-from flows.settings import load_settings, use_own_home
+from flows.runtime.settings import load_settings, use_own_home
 
 # Up to when the first ingest takes over, with patients in their beds; the hour after it is the increment.
 AS_OF = LAST - timedelta(hours=12)
@@ -83,8 +83,8 @@ def _grown(small: float, large: float) -> str:
 @contextmanager
 def _source(rows: int) -> Iterator[datetime]:
     """A home with a source of that size and an empty store, on a server of their own; yields when the source begins."""
-    from flows.databases import open_source, open_store
-    from sql import embedded
+    from flows.runtime.databases import open_source, open_store
+    from sql.store import embedded
 
     with tempfile.TemporaryDirectory(prefix="icu-bench-", ignore_cleanup_errors=True) as folder:
         use_own_home(Path(folder))
@@ -122,7 +122,7 @@ def _measure(what: str, since: str | datetime, until: datetime) -> Measured:
 
 def measure(what: str, since: str, until: str) -> None:
     """What the process of a measurement runs; prints what it found as JSON."""
-    from sql.landing import BEGINNING
+    from sql.intake.landing import BEGINNING
 
     bounds = (BEGINNING if since == "begin" else since and datetime.fromisoformat(since), datetime.fromisoformat(until))
     work = {"read": _prepare_read, "pandas": _prepare_pandas, "ingest": _prepare_ingest}[what](*bounds)
@@ -134,8 +134,8 @@ def measure(what: str, since: str, until: str) -> None:
 
 
 def _prepare_read(since: datetime, until: datetime):
-    from flows.databases import open_source
-    from sql.reading import read_observations
+    from flows.runtime.databases import open_source
+    from sql.intake.reading import read_observations
 
     adapter, engine = open_source(SOURCE)
     return lambda: sum(rows.num_rows for rows in read_observations(adapter, engine, since, until))
@@ -145,8 +145,8 @@ def _prepare_pandas(since: datetime, until: datetime):
     import pandas as pd
     from sqlalchemy import text
 
-    from flows.databases import open_source
-    from sql.reading import bounds, statement
+    from flows.runtime.databases import open_source
+    from sql.intake.reading import bounds, statement
 
     adapter, engine = open_source(SOURCE)
     select = text(statement(adapter, adapter.observations_sql, engine))
@@ -161,7 +161,7 @@ def _prepare_pandas(since: datetime, until: datetime):
 def _prepare_ingest(_: str, until: datetime):
     import great_expectations  # noqa: F401 - costs seconds once per process
 
-    from flows.ingest import ingest
+    from flows.jobs.ingest import ingest
 
     return lambda: ingest.fn(SOURCE, until)["observations read"]
 

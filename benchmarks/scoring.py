@@ -6,14 +6,14 @@ from time import perf_counter
 import numpy as np
 
 from benchmarks.stage import AS_OF, SOURCE, Row, Stage
-from rnn_core.concepts import NAMES
-from rnn_core.config import ModelConfig, NetworkConfig
-from rnn_core.grid import make_grid
-from rnn_core.network import build_ensemble, build_network
-from rnn_core.scaling import fit_scaler, static_features
-from rnn_core.scoring import score_rows
-from rnn_core.windows import gather_batch, last_predictions, make_windows
-from sql import canonical
+from rnn_core.contracts.concepts import NAMES
+from rnn_core.contracts.config import ModelConfig, NetworkConfig
+from rnn_core.network.build import build_ensemble, build_network
+from rnn_core.network.scoring import score_rows
+from rnn_core.series.grid import make_grid
+from rnn_core.series.scaling import fit_scaler, static_features
+from rnn_core.series.windows import gather_batch, last_predictions, make_windows
+from sql.published import canonical
 
 
 def run(stage: Stage) -> Iterator[Row]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from flows.settings import load_settings, use_own_home
+from flows.runtime.settings import load_settings, use_own_home
 
 SOURCE = "physionet_2012"
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -37,9 +37,9 @@ class Stage:
 @contextmanager
 def open_stage(folder: Path, data: Path) -> Iterator[Stage]:
     """Load set a, all stays together with outcomes withheld, into a source database; the store is empty and migrated."""
-    from flows.databases import open_source, open_store
-    from sql import embedded
+    from flows.runtime.databases import open_source, open_store
     from sql.loaders import physionet_2012
+    from sql.store import embedded
 
     use_own_home(folder)
     adapter, source = open_source(SOURCE, writable=True)

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.stage import AS_OF, SOURCE, Row, Stage
-from rnn_core.config import WindowConfig
-from rnn_core.frames import Observations
-from rnn_core.grid import make_grid
-from rnn_core.scaling import fit_scaler, static_features
-from rnn_core.windows import make_windows
-from sql import canonical
+from rnn_core.contracts.config import WindowConfig
+from rnn_core.contracts.frames import Observations
+from rnn_core.series.grid import make_grid
+from rnn_core.series.scaling import fit_scaler, static_features
+from rnn_core.series.windows import make_windows
+from sql.published import canonical
 
 REPEATS = 3
 

@@ -8,16 +8,19 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from flows import clock
-from flows.settings import load_settings, quiet_environment
-from flows.terminal import print_counts, print_done, print_rows, tell_own_errors_once
-from rnn_core.config import Cell
-from rnn_core.errors import ForecastError
+from flows.runtime import clock
+from flows.runtime.settings import load_settings, quiet_environment
+from flows.runtime.terminal import print_counts, print_done, print_rows, tell_own_errors_once
+from rnn_core.contracts.config import Cell
+from rnn_core.contracts.errors import ForecastError
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
     help="Forecasts of ICU risk and length of stay, from any SQL source to result tables. All times are UTC.",
-)  # fmt: skip
+)
 db = typer.Typer(no_args_is_help=True, help="The database of icu-forecast, embedded unless ICU_DATABASE_URL is set.")
 models = typer.Typer(no_args_is_help=True, help="Which models there are and which one serves.")
 source_app = typer.Typer(no_args_is_help=True, help="Look at a source before relying on it.")
@@ -35,7 +38,7 @@ app.add_typer(benchmark_app, name="benchmark")
 
 def _known_source(name: str) -> str:
     """Refuse a source that does not exist here, before a run starts Prefect's server."""
-    from flows.databases import adapter_name
+    from flows.runtime.databases import adapter_name
 
     adapter_name(name)
     return name
@@ -107,7 +110,7 @@ def load(
 
     Example: icu-forecast load clif --reanchor
     """
-    from flows.datasets import describe, load_clif, load_mimic_iii, load_physionet_2012
+    from flows.public_data.datasets import describe, load_clif, load_mimic_iii, load_physionet_2012
 
     if dataset is Dataset.clif:
         report = load_clif(reanchor=reanchor, seed=seed)
@@ -138,7 +141,7 @@ def ingest(
 
     Example: icu-forecast ingest clif --as-of 2026-01-20T14:00
     """
-    from flows.ingest import ingest as flow
+    from flows.jobs.ingest import ingest as flow
 
     _run(flow, direct, as_json, source=source, as_of=_slot(as_of), reconcile=reconcile, dry_run=dry_run)
 
@@ -160,12 +163,21 @@ def train(
 
     Example: icu-forecast train clif --as-of 2026-01-20T14:00
     """
-    from flows.train import train as flow
+    from flows.jobs.train import train as flow
 
     _run(
-        flow, direct, as_json, source=source, as_of=_slot(as_of), warm=not cold, seed=seed, epochs=epochs, members=members,
-        cell=cell, mixed_precision=mixed_precision,
-    )  # fmt: skip
+        flow,
+        direct,
+        as_json,
+        source=source,
+        as_of=_slot(as_of),
+        warm=not cold,
+        seed=seed,
+        epochs=epochs,
+        members=members,
+        cell=cell,
+        mixed_precision=mixed_precision,
+    )
 
 
 @app.command()
@@ -180,7 +192,7 @@ def forecast(
 
     Example: icu-forecast forecast clif --as-of 2026-01-20T14:00
     """
-    from flows.forecast import forecast as flow
+    from flows.jobs.forecast import forecast as flow
 
     _run(flow, direct, as_json, source=source, as_of=_slot(as_of), dry_run=dry_run)
 
@@ -191,7 +203,7 @@ def evaluate(source: Source, as_of: AsOf = None, direct: Direct = False, as_json
 
     Example: icu-forecast evaluate clif
     """
-    from flows.evaluate import evaluate as flow
+    from flows.jobs.evaluate import evaluate as flow
 
     _run(flow, direct, as_json, source=source, as_of=_slot(as_of))
 
@@ -214,12 +226,20 @@ def backfill(
     """
     slots = clock.slots(clock.parse_time(start), clock.parse_time(end), timedelta(hours=every))
     clock.slot(slots[-1])
-    from flows.backfill import backfill as flow
+    from flows.jobs.backfill import backfill as flow
 
     _run(
-        flow, direct, as_json, source=source, start=slots[0], end=slots[-1], every_hours=every, again=again, jobs=jobs,
+        flow,
+        direct,
+        as_json,
+        source=source,
+        start=slots[0],
+        end=slots[-1],
+        every_hours=every,
+        again=again,
+        jobs=jobs,
         dry_run=dry_run,
-    )  # fmt: skip
+    )
 
 
 @app.command("catch-up")
@@ -237,12 +257,19 @@ def catch_up(
 
     Example: icu-forecast catch-up clif --newest-first
     """
-    from flows.catch_up import catch_up as flow
+    from flows.jobs.catch_up import catch_up as flow
 
     _run(
-        flow, direct, as_json, source=source, as_of=_slot(as_of), hours=hours, limit=limit, newest_first=newest_first,
+        flow,
+        direct,
+        as_json,
+        source=source,
+        as_of=_slot(as_of),
+        hours=hours,
+        limit=limit,
+        newest_first=newest_first,
         dry_run=dry_run,
-    )  # fmt: skip
+    )
 
 
 @app.command()
@@ -257,7 +284,7 @@ def transfer(
 
     Example: icu-forecast transfer clif mimic_iii --model physionet_2012-stay-20261101T00-2
     """
-    from flows.transfer import measure_transfer
+    from flows.jobs.transfer import measure_transfer
 
     chosen = [_known_source(source) for source in sources]
     if not all(hour.isdigit() and int(hour) > 0 for hour in _names(hours)):
@@ -273,7 +300,7 @@ def demo(seed: Annotated[int, typer.Option(help="Seed of the re-anchored stays."
 
     Example: icu-forecast demo
     """
-    from flows.demo import run_demo
+    from flows.public_data.demo import run_demo
 
     run_demo(seed)
 
@@ -294,7 +321,7 @@ def deploy(
 
     Example: icu-forecast deploy clif
     """
-    from flows import deploy as deployment
+    from flows.server import deploy as deployment
 
     chosen = deployment.configured_sources(sources)
     if dry_run:
@@ -319,7 +346,7 @@ def worker(
 
     Example: icu-forecast worker cpu
     """
-    from flows.workers import start_worker
+    from flows.server.workers import start_worker
 
     start_worker(pool, name, limit, health_port)
 
@@ -336,12 +363,12 @@ def watch(
     Example: icu-forecast watch --dry-run --direct
     """
     if test_alert:
-        from flows import notify
+        from flows.runtime import notify
 
         notify.send("icu-forecast: a test", "If you read this, alerts reach you.")
         print_done("sent", {"sent": True}, as_json)
         return
-    from flows.watch import watch as flow
+    from flows.jobs.watch import watch as flow
 
     _run(flow, direct, as_json, dry_run=dry_run)
 
@@ -355,7 +382,7 @@ def sql(query: Annotated[str, typer.Argument(help="One SELECT.", show_default=Fa
 
     Example: icu-forecast sql "select * from forecast.current_risk limit 5"
     """
-    from flows.inspection import run_query
+    from flows.inspection.models import run_query
 
     print_rows(run_query(query), as_json)
 
@@ -371,7 +398,7 @@ def why(
 
     Example: icu-forecast why 20044587-1 --as-of 2026-01-20T14:00
     """
-    from flows.inspection import explain_rows
+    from flows.inspection.models import explain_rows
 
     print_rows(explain_rows(stay, clock.slot(clock.parse_time(as_of)), source), as_json)
 
@@ -389,7 +416,7 @@ def explain(
 
     Example: icu-forecast explain 20044587-1
     """
-    from flows.inspection import explain_forecast
+    from flows.inspection.models import explain_forecast
 
     print_rows(explain_forecast(stay, clock.slot(clock.parse_time(as_of)) if as_of else None, source), as_json)
 
@@ -402,7 +429,7 @@ def reproduce(
 
     Example: icu-forecast reproduce 42
     """
-    from flows.reproduce import reproduce as score_again
+    from flows.inspection.reproduce import reproduce as score_again
 
     found = score_again(run_id)
     print_counts(found, as_json)
@@ -416,7 +443,7 @@ def doctor(as_json: Json = False) -> None:
 
     Example: icu-forecast doctor
     """
-    from flows.doctor import examine
+    from flows.inspection.doctor import examine
 
     findings = examine(load_settings())
     print_rows([finding.to_json() for finding in findings], as_json)
@@ -430,7 +457,7 @@ def source_check(source: Source, as_of: AsOf = None, as_json: Json = False) -> N
 
     Example: icu-forecast source check clif
     """
-    from flows.source_check import check
+    from flows.inspection.source_check import check
 
     report = check(source, _slot(as_of) or clock.slot(None))
     report.print(as_json, whole=False)
@@ -451,7 +478,7 @@ def source_profile(
 
     Example: icu-forecast source profile clif --page clif.html
     """
-    from flows.source_check import check
+    from flows.inspection.source_check import check
 
     at = _slot(as_of) or clock.slot(None)
     report = check(source, at)
@@ -471,7 +498,7 @@ def source_grants(
 
     Example: icu-forecast source grants clif > grants.sql
     """
-    from flows.databases import open_source
+    from flows.runtime.databases import open_source
 
     adapter, _ = open_source(source)
     typer.echo("\n".join(adapter.grants(role)))
@@ -487,7 +514,7 @@ def source_audit(
 
     Example: icu-forecast source audit clif mimic_iii
     """
-    from flows.source_check import audit_source
+    from flows.inspection.source_check import audit_source
 
     at = _slot(as_of) or clock.slot(None)
     print_rows([{"source": s, **row} for s in map(_known_source, sources) for row in audit_source(s, at)], as_json)
@@ -523,7 +550,8 @@ def benchmark_physionet_2012(
 
     Example: icu-forecast benchmark physionet-2012 --train data/a,data/b --test data/c --json out.json --report out.html
     """
-    from flows import benchmark
+    from flows.pages.benchmark import table_lines
+    from flows.public_data import benchmark
 
     train_sets = benchmark.find_sets([Path(place) for place in _names(train)])
     test_sets = benchmark.find_sets([Path(place) for place in _names(test)])
@@ -538,7 +566,9 @@ def benchmark_physionet_2012(
     outcome = benchmark.run_benchmark(
         train_sets, test_sets, models=chosen, folds=folds, seed=seed, epochs=epochs, members=members
     )
-    benchmark.publish(outcome, json_file, report)
+    for line in table_lines(outcome):
+        typer.echo(line)
+    benchmark.write_files(outcome, json_file, report)
 
 
 @benchmark_app.command("ages")
@@ -554,7 +584,7 @@ def benchmark_ages(
 
     Example: icu-forecast benchmark ages clif --as-of 2026-01-29
     """
-    from flows.benchmark_ages import measure_ages
+    from flows.public_data.ages import measure_ages
 
     print_rows(measure_ages(source, _slot(as_of) or clock.slot(None), folds), as_json)
 
@@ -570,7 +600,7 @@ def models_list(
 
     Example: icu-forecast models list --source clif
     """
-    from flows.inspection import list_models
+    from flows.inspection.models import list_models
 
     print_rows(list_models(source), as_json)
 
@@ -584,8 +614,8 @@ def models_card(
 
     Example: icu-forecast models card clif-stay-20260120T14-2 --out card.md
     """
-    from flows.inspection import model_card
-    from flows.pages import write_text
+    from flows.inspection.models import model_card
+    from flows.pages.page import write_text
 
     card = model_card(model_id)
     if out is None:
@@ -605,8 +635,8 @@ def models_promote(
 
     Example: icu-forecast models promote clif-stay-20260120T14-2
     """
-    from flows.databases import open_store
-    from flows.promotion import promote
+    from flows.jobs.promotion import promote
+    from flows.runtime.databases import open_store
 
     done = promote(open_store(), model_id, reason, force)
     retired = done["retired"]
@@ -625,7 +655,7 @@ def models_diff(
 
     Example: icu-forecast models diff clif-stay-20260113T14-2 clif-stay-20260120T14-9
     """
-    from flows.inspection import diff_models
+    from flows.inspection.models import diff_models
 
     print_rows(diff_models(first, second), as_json)
 
@@ -641,7 +671,7 @@ def models_recalibrate(
 
     Example: icu-forecast models recalibrate clif-stay-20260120T14-2 mimic_iii
     """
-    from flows.transfer import recalibrate
+    from flows.jobs.transfer import recalibrate
 
     print_counts(recalibrate(model_id, source, _slot(as_of) or clock.slot(None)), as_json)
 
@@ -656,8 +686,8 @@ def models_rollback(
 
     Example: icu-forecast models rollback clif
     """
-    from flows.databases import open_store
-    from sql import registry
+    from flows.runtime.databases import open_store
+    from sql.published import registry
 
     row = registry.rollback(open_store(), source, name)
     print_done(f"{row['model_id']} serves now", {"model_id": row["model_id"], "stage": row["stage"]}, as_json)
@@ -680,14 +710,15 @@ def trial_start(
 
     Example: icu-forecast trial start clif --days 28
     """
-    from flows.databases import open_store
-    from sql import trials
+    from flows.runtime.databases import open_store
+    from sql.published import trials
 
     row = trials.start_trial(open_store(), source, days, _slot(as_of) or clock.slot(None))
     print_done(
         f"{source} is on trial until {row['ends_at']:%Y-%m-%d}: forecasts are made and judged, and shown to nobody",
-        {"source": source, "started_at": row["started_at"].isoformat(), "ends_at": row["ends_at"].isoformat()}, as_json,
-    )  # fmt: skip
+        {"source": source, "started_at": row["started_at"].isoformat(), "ends_at": row["ends_at"].isoformat()},
+        as_json,
+    )
 
 
 @trial_app.command("report")
@@ -700,7 +731,7 @@ def trial_report(
 
     Example: icu-forecast trial report clif --out trial.html
     """
-    from flows.trial_page import report_trial
+    from flows.pages.trial import report_trial
 
     decision, path = report_trial(source, out)
     rows = [{"criterion": what, "found": found, "met": met} for what, found, met in decision.criteria]
@@ -719,14 +750,15 @@ def trial_end(source: Source, as_json: Json = False) -> None:
 
     Example: icu-forecast trial end clif
     """
-    from flows.databases import open_store
-    from sql import trials
+    from flows.runtime.databases import open_store
+    from sql.published import trials
 
     row = trials.end_trial(open_store(), source)
     print_done(
         f"the trial of {source} has ended; from the next run on forecast.current_risk shows its forecasts",
-        {"source": source, "ended_at": row["ended_at"].isoformat()}, as_json,
-    )  # fmt: skip
+        {"source": source, "ended_at": row["ended_at"].isoformat()},
+        as_json,
+    )
 
 
 # ---------------------------------------------------------------------------------------------- database
@@ -738,7 +770,7 @@ def db_start(as_json: Json = False) -> None:
 
     Example: icu-forecast db start
     """
-    from flows.databases import open_store
+    from flows.runtime.databases import open_store
 
     url = open_store().url.render_as_string(hide_password=True)
     print_done(f"running at {url}", {"url": url}, as_json)
@@ -750,7 +782,7 @@ def db_stop(as_json: Json = False) -> None:
 
     Example: icu-forecast db stop
     """
-    from sql import embedded
+    from sql.store import embedded
 
     stopped = embedded.stop(load_settings().cluster_folder)
     print_done("stopped" if stopped else "was not running", {"stopped": stopped}, as_json)
@@ -762,8 +794,8 @@ def db_url(as_json: Json = False) -> None:
 
     Example: psql "$(icu-forecast db url)"
     """
-    from flows.databases import open_store
-    from sql.engine import libpq_uri
+    from flows.runtime.databases import open_store
+    from sql.store.engine import libpq_uri
 
     url = libpq_uri(open_store())
     print_done(url, {"url": url}, as_json)
@@ -775,8 +807,8 @@ def db_migrate(as_json: Json = False) -> None:
 
     Example: icu-forecast db migrate
     """
-    from flows.databases import open_store
-    from sql.migrate import newest_revision
+    from flows.runtime.databases import open_store
+    from sql.store.migrate import newest_revision
 
     open_store()
     print_done(f"at revision {newest_revision()}", {"revision": newest_revision()}, as_json)
@@ -796,8 +828,8 @@ def purge(
 
     Example: icu-forecast purge clif --older-than 730 --dry-run
     """
-    from flows.databases import open_store
-    from sql import retention
+    from flows.runtime.databases import open_store
+    from sql.intake import retention
 
     store, cutoff = open_store(), clock.slot(None) - timedelta(days=older_than)
     counts = retention.purge(store, source, cutoff, dry_run=True)
@@ -816,8 +848,8 @@ def db_psql() -> None:
 
     Example: icu-forecast db psql
     """
-    from flows.databases import open_store
-    from sql import embedded
+    from flows.runtime.databases import open_store
+    from sql.store import embedded
 
     raise typer.Exit(embedded.psql(open_store().url))
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from rnn_core.concepts import BY_NAME, INDEX, NAMES
-from rnn_core.config import ModelConfig, WindowConfig
-from rnn_core.frames import STAY_COLUMNS, Observations, Windows
-from rnn_core.grid import make_grid
-from rnn_core.scaling import STATIC_NAMES, Scaler
-from rnn_core.windows import make_windows
+from rnn_core.contracts.concepts import BY_NAME, INDEX, NAMES
+from rnn_core.contracts.config import ModelConfig, WindowConfig
+from rnn_core.contracts.frames import STAY_COLUMNS, Observations, Windows
+from rnn_core.series.grid import make_grid
+from rnn_core.series.scaling import STATIC_NAMES, Scaler
+from rnn_core.series.windows import make_windows
 
 T0 = np.datetime64("2024-03-01T00:00:00", "us")
 TIME_COLUMNS = ("intime", "outtime", "hospital_intime", "hospital_outtime", "died_at")

@@ -13,10 +13,10 @@ import pyarrow as pa
 from sqlalchemy import Engine
 
 import sql.sources
-from rnn_core.concepts import BY_NAME
-from sql.adapter import Adapter, load_adapter
-from sql.engine import open_engine
-from sql.reading import check_source, read_observations, read_stays
+from rnn_core.contracts.concepts import BY_NAME
+from sql.intake.adapter import Adapter, load_adapter
+from sql.intake.reading import check_source, read_observations, read_stays
+from sql.store.engine import open_engine
 
 FOLDER = Path(sql.sources.__file__).parent
 BEGINNING, END = datetime(1900, 1, 1, tzinfo=UTC), datetime(2300, 1, 1, tzinfo=UTC)

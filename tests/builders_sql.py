@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pandas as pd
 from sqlalchemy import Engine, insert, text
 
-from sql import migrate, registry, results, schema
-from sql.engine import open_engine
+from sql.published import registry, results
+from sql.store import migrate, schema
+from sql.store.engine import open_engine
 
 SOURCE = "hospital"
 NOW = datetime(2031, 5, 10, 12, tzinfo=UTC)
@@ -63,9 +64,14 @@ def add_batch(engine: Engine, *, as_of=NOW, ingested_at=NOW, source=SOURCE) -> i
 def add_stay(engine: Engine, stay_id: str, *, batch_id: int | None = None, source=SOURCE, **values) -> None:
     """One version of a stay; without other values it began 30 hours ago, was known at once, and is open."""
     row = {
-        "intime": NOW - hours(30), "patient_id": f"p-{stay_id}", "unit": "MICU", "unit_type": "medical",
-        "ends_at": "unit", "age_years": 60.0, "sex": "female",
-    } | values  # fmt: skip
+        "intime": NOW - hours(30),
+        "patient_id": f"p-{stay_id}",
+        "unit": "MICU",
+        "unit_type": "medical",
+        "ends_at": "unit",
+        "age_years": 60.0,
+        "sex": "female",
+    } | values
     row.setdefault("available_at", row["intime"])
     with engine.begin() as connection:
         connection.execute(
@@ -85,10 +91,15 @@ def add_model(engine: Engine, model_id: str, *, stage: str | None = "champion", 
         registry.register(
             connection,
             {
-                "model_id": model_id, "name": name, "source": source, "data_cutoff": NOW - hours(24),
-                "artifact": f"models/{model_id}", "config": {}, "metrics": {},
+                "model_id": model_id,
+                "name": name,
+                "source": source,
+                "data_cutoff": NOW - hours(24),
+                "artifact": f"models/{model_id}",
+                "config": {},
+                "metrics": {},
             },
-        )  # fmt: skip
+        )
     if stage not in (None, "candidate"):
         registry.set_stage(engine, model_id, stage, "test")
     return model_id
@@ -122,13 +133,26 @@ def forecasts(risks: dict[str, float | None]) -> pd.DataFrame:
 
 
 def add_forecasts(
-    engine: Engine, risks: dict[str, float | None], *, model_id: str, as_of=NOW, kind="forecast", role="champion",
+    engine: Engine,
+    risks: dict[str, float | None],
+    *,
+    model_id: str,
+    as_of=NOW,
+    kind="forecast",
+    role="champion",
     source=SOURCE,
-) -> int:  # fmt: skip
+) -> int:
     """A published run with these risks; its run_id."""
     run_id = results.start_run(engine, source, kind, as_of, role=role, model_id=model_id)
     results.publish(
-        engine, run_id, forecasts(risks), model_id=model_id, source=source, prediction_time=as_of,
-        watermark=as_of, newest_observation_at=as_of - hours(2), kind=kind,
-    )  # fmt: skip
+        engine,
+        run_id,
+        forecasts(risks),
+        model_id=model_id,
+        source=source,
+        prediction_time=as_of,
+        watermark=as_of,
+        newest_observation_at=as_of - hours(2),
+        kind=kind,
+    )
     return run_id

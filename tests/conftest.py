@@ -20,7 +20,7 @@ _names = itertools.count()
 @pytest.fixture(scope="session")
 def postgres_url():
     """URL of an embedded server that lives as long as the session."""
-    from sql import embedded
+    from sql.store import embedded
 
     folder = Path(tempfile.mkdtemp(prefix="icu-pg-"))
     yield embedded.start(folder / "pg")
@@ -31,7 +31,7 @@ def postgres_url():
 @pytest.fixture(scope="session")
 def make_database(postgres_url):
     """A function that creates an empty database and returns its URL."""
-    from sql import embedded
+    from sql.store import embedded
 
     def make(prefix: str = "t"):
         return embedded.create_database(postgres_url, f"{prefix}_{os.getpid()}_{next(_names)}")
@@ -61,8 +61,8 @@ def mimic_iii_folder():
 @pytest.fixture(scope="session")
 def mimic_iii_source(make_database, mimic_iii_folder):
     """URL of a source database with the MIMIC-III demo; read only, shared by all tests."""
-    from sql.engine import open_engine
     from sql.loaders import mimic_iii
+    from sql.store.engine import open_engine
 
     url = make_database("mimic_iii")
     mimic_iii.load(open_engine(url), mimic_iii_folder)
@@ -72,8 +72,8 @@ def mimic_iii_source(make_database, mimic_iii_folder):
 @pytest.fixture(scope="session")
 def clif_source(make_database):
     """URL of a source database with the CLIF demo, re-anchored; read only, shared by all tests."""
-    from sql.engine import open_engine
     from sql.loaders import clif
+    from sql.store.engine import open_engine
 
     url = make_database("clif")
     clif.load(open_engine(url), reanchor=True)
@@ -81,7 +81,7 @@ def clif_source(make_database):
 
 
 def _enter(monkeypatch, folder: Path, store, clif_source) -> None:
-    from flows.settings import load_settings
+    from flows.runtime.settings import load_settings
 
     monkeypatch.setenv("ICU_HOME", str(folder))
     monkeypatch.setenv("ICU_DATABASE_URL", store.render_as_string(hide_password=False))
@@ -92,8 +92,8 @@ def _enter(monkeypatch, folder: Path, store, clif_source) -> None:
 @pytest.fixture
 def installation(make_database, clif_source, tmp_path, monkeypatch):
     """A fresh installation: settings in the environment, an empty migrated database, the CLIF demo as a source."""
-    from flows.databases import open_store
-    from flows.settings import load_settings
+    from flows.runtime.databases import open_store
+    from flows.runtime.settings import load_settings
 
     _enter(monkeypatch, tmp_path, make_database("store"), clif_source)
     engine = open_store()
@@ -109,10 +109,10 @@ TRAINED_AT = datetime(2026, 1, 19, tzinfo=UTC)
 @pytest.fixture(scope="session")
 def trained_template(make_database, clif_source, tmp_path_factory):
     """A database and an artifact folder in which the CLIF demo was ingested and trained on, briefly."""
-    from flows.databases import open_store
-    from flows.ingest import ingest
-    from flows.settings import load_settings
-    from flows.train import train
+    from flows.jobs.ingest import ingest
+    from flows.jobs.train import train
+    from flows.runtime.databases import open_store
+    from flows.runtime.settings import load_settings
 
     folder, store = tmp_path_factory.mktemp("trained"), make_database("trained")
     with pytest.MonkeyPatch.context() as patch:
@@ -127,9 +127,9 @@ def trained_template(make_database, clif_source, tmp_path_factory):
 @pytest.fixture(scope="session")
 def trained_forecaster(trained_template):
     """The stay forecaster that serves in the template, loaded; never changed by a test."""
-    from rnn_core.forecaster import load_stay_forecaster
-    from sql import registry
-    from sql.engine import open_engine
+    from rnn_core.forecasters.stay import load_stay_forecaster
+    from sql.published import registry
+    from sql.store.engine import open_engine
 
     store, folder = trained_template
     serving = registry.serving_model(open_engine(store), "clif", "stay")
@@ -141,9 +141,9 @@ def trained(trained_template, postgres_url, clif_source, tmp_path, monkeypatch):
     """An installation of its own in which a model of the CLIF demo serves: a copy of the template."""
     from sqlalchemy import text
 
-    from flows.databases import open_store
-    from flows.settings import load_settings
-    from sql.engine import open_engine
+    from flows.runtime.databases import open_store
+    from flows.runtime.settings import load_settings
+    from sql.store.engine import open_engine
 
     template, folder = trained_template
     name = f"copy_{os.getpid()}_{next(_names)}"
@@ -166,7 +166,7 @@ def few_drivers(monkeypatch):
     """Forecasts of this test explain three stays only: most of the time of a small run goes into its drivers."""
     from functools import partial
 
-    from rnn_core import drivers
+    from rnn_core.forecasters import drivers
 
     monkeypatch.setattr(drivers, "explain_stays", partial(drivers.explain_stays, limit=3))
 
@@ -181,7 +181,7 @@ def _no_more_drivers_than_needed(request):
 @pytest.fixture
 def contradictory_forecasts(monkeypatch):
     """From here on no forecast's quantiles rise: the 90th lies below the others."""
-    from flows import forecast
+    from flows.jobs import forecast
 
     score = forecast.score
 

@@ -7,10 +7,10 @@ import pytest
 from sqlalchemy import text
 
 from benchmarks import large_source, reading
-from sql.adapter import load_adapter
-from sql.engine import open_engine, read_only
-from sql.landing import BEGINNING
-from sql.reading import check_source, read_observations, read_stays
+from sql.intake.adapter import load_adapter
+from sql.intake.landing import BEGINNING
+from sql.intake.reading import check_source, read_observations, read_stays
+from sql.store.engine import open_engine, read_only
 
 ROWS = 20_000
 STAYS = ROWS // large_source.CHARTED_PER_STAY
@@ -36,9 +36,15 @@ def test_it_has_the_tables_of_the_adapter_and_the_rows_that_were_asked_for(sourc
             for schema, table, _ in load_adapter("mimic_iv").relations()
         }
     assert counts == {
-        "icustays": STAYS, "admissions": STAYS, "patients": STAYS, "transfers": 2 * STAYS, "chartevents": ROWS,
-        "labevents": ROWS // 8, "inputevents": 20 * STAYS, "outputevents": 50 * STAYS,
-    }  # fmt: skip
+        "icustays": STAYS,
+        "admissions": STAYS,
+        "patients": STAYS,
+        "transfers": 2 * STAYS,
+        "chartevents": ROWS,
+        "labevents": ROWS // 8,
+        "inputevents": 20 * STAYS,
+        "outputevents": 50 * STAYS,
+    }
 
 
 def test_the_adapter_reads_every_mapped_value_once_and_places_it_in_its_stay(source):

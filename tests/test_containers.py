@@ -14,7 +14,7 @@ import typer.main
 import yaml
 
 from flows.cli import app
-from flows.settings import Settings
+from flows.runtime.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 PASSWORDS = {

@@ -11,9 +11,9 @@ import pytest
 import typer.main
 from sqlalchemy import text
 
-from flows.settings import Settings, SourceSettings
-from rnn_core.concepts import CONCEPTS
-from sql.views import RELATIONS, is_function
+from flows.runtime.settings import Settings, SourceSettings
+from rnn_core.contracts.concepts import CONCEPTS
+from sql.store.rebuild_views import RELATIONS, is_function
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -62,9 +62,13 @@ def test_every_relative_link_leads_to_a_file_and_a_heading_that_exist():
 
 # Put together here, so that this file does not hold them.
 FOREIGN = [
-    "/" + "work/", "/" + "root/", "py" + "pi.org/simple", "files.python" + "hosted.org", "--index" + "-url",
+    "/" + "work/",
+    "/" + "root/",
+    "py" + "pi.org/simple",
+    "files.python" + "hosted.org",
+    "--index" + "-url",
     "--find" + "-links",
-]  # fmt: skip
+]
 
 
 def test_no_file_names_a_path_of_a_machine_or_a_package_registry():
@@ -149,7 +153,7 @@ def test_every_view_is_named_in_the_architecture(relation):
 
 
 def test_every_table_is_named_in_the_architecture():
-    from sql.schema import metadata
+    from sql.store.schema import metadata
 
     document = read("docs/architecture.md")
     assert [name for name in metadata.tables if f"`{name}`" not in document] == []
@@ -186,8 +190,8 @@ def documented_columns(document: str, relation: str) -> list[str]:
 
 
 def test_the_columns_of_the_data_dictionary_are_those_of_the_database(make_database):
-    from sql import migrate
-    from sql.engine import open_engine
+    from sql.store import migrate
+    from sql.store.engine import open_engine
 
     engine = open_engine(make_database("dictionary"))
     migrate.upgrade(engine)
@@ -209,9 +213,9 @@ def test_the_columns_of_the_data_dictionary_are_those_of_the_database(make_datab
 @pytest.fixture
 def ward(installation, make_database, tmp_path, monkeypatch):
     """The invented hospital of docs/your-own-database.md, as it stands there, read with the user that it makes."""
-    from flows.settings import load_settings
-    from sql import adapter
-    from sql.engine import open_engine
+    from flows.runtime.settings import load_settings
+    from sql.intake import adapter
+    from sql.store.engine import open_engine
 
     files = blocks("docs/your-own-database.md")
     url = make_database("ward")
@@ -239,7 +243,7 @@ AS_OF = datetime(2026, 1, 12, 6, tzinfo=UTC)
 
 
 def test_the_worked_example_takes_over_and_quarantines_what_the_page_says(ward, installation):
-    from flows.ingest import ingest
+    from flows.jobs.ingest import ingest
 
     counts = ingest.fn("ward", AS_OF)
     with installation.connect() as connection:
@@ -253,14 +257,12 @@ def test_the_worked_example_takes_over_and_quarantines_what_the_page_says(ward, 
         beds = dict(rows("select unit, beds from icu.unit"))
     assert sorted(line for (line,) in taken) == ward["taken.txt"].splitlines()
     assert stays == [("1", None, 69, 164, "female"), ("2", None, 35, None, "male")]
-    assert rejected == [
-        ("implausible_value", "735"), ("text_in_a_number", "see note"), ("unknown_variable", "1"),
-    ]  # fmt: skip
+    assert rejected == [("implausible_value", "735"), ("text_in_a_number", "see note"), ("unknown_variable", "1")]
     assert (counts["rows not mapped"], beds) == (1, {"ICU1": 12, "ICU2": 8})
 
 
 def test_the_end_of_the_worked_example_is_known_when_its_row_was_changed(ward, installation):
-    from flows.ingest import ingest
+    from flows.jobs.ingest import ingest
 
     ingest.fn("ward", datetime(2026, 1, 13, tzinfo=UTC))
     query = text("select outtime, outcome from icu.stay_at(:as_of) where stay_id = '1'")
@@ -272,7 +274,7 @@ def test_the_end_of_the_worked_example_is_known_when_its_row_was_changed(ward, i
 
 
 def test_the_check_of_the_worked_example_names_the_variable_that_has_no_line(ward):
-    from flows.source_check import check
+    from flows.inspection.source_check import check
 
     report = check("ward", AS_OF)
     (fault,) = report.faults
@@ -281,8 +283,8 @@ def test_the_check_of_the_worked_example_names_the_variable_that_has_no_line(war
 
 
 def test_the_query_of_the_readme_runs_on_current_risk(make_database):
-    from sql import migrate
-    from sql.engine import open_engine
+    from sql.store import migrate
+    from sql.store.engine import open_engine
 
     (query,) = re.findall(r"```sql\n(.+?)```", read("README.md"), re.DOTALL)
     engine = open_engine(make_database("readme"))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 from sqlalchemy import Connection
 
-from sql.copy import copy_arrow
+from sql.store.copy import copy_arrow
 
 Progress = Callable[[str], None]
 

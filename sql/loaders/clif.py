@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from sqlalchemy import Connection, Engine, text
 
-from rnn_core.errors import ForecastError
+from rnn_core.contracts.errors import ForecastError
 from sql.loaders import LoadReport, Progress, make_schema, quoted, replace_table, silent
 
 ANCHOR = datetime(2026, 1, 5, tzinfo=UTC)

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.csv as csv
 from sqlalchemy import Engine
 
-from rnn_core.errors import ForecastError
+from rnn_core.contracts.errors import ForecastError
 from sql.loaders import LoadReport, Progress, make_schema, replace_table, silent
 
 # Each table that the adapter reads, with the indices that let its SELECTs enter it by time.
@@ -23,17 +23,44 @@ TABLES: dict[str, tuple[str, ...]] = {
     "inputevents_mv": ("(storetime)", "(starttime)", "(endtime)", "(subject_id)"),
 }
 _TIMES = frozenset(
-    ("intime", "outtime", "admittime", "dischtime", "deathtime", "edregtime", "edouttime", "dob", "dod", "dod_hosp",
-     "dod_ssn", "charttime", "storetime", "starttime", "endtime", "comments_date")
-)  # fmt: skip
+    (
+        "intime",
+        "outtime",
+        "admittime",
+        "dischtime",
+        "deathtime",
+        "edregtime",
+        "edouttime",
+        "dob",
+        "dod",
+        "dod_hosp",
+        "dod_ssn",
+        "charttime",
+        "storetime",
+        "starttime",
+        "endtime",
+        "comments_date",
+    )
+)
 _NUMBERS = frozenset(
     ("valuenum", "rate", "amount", "originalrate", "originalamount", "totalamount", "patientweight", "los")
 )
 
 _INTEGERS = frozenset(
-    ("row_id", "subject_id", "hadm_id", "icustay_id", "itemid", "cgid", "error", "warning", "expire_flag",
-     "hospital_expire_flag", "has_chartevents_data")
-)  # fmt: skip
+    (
+        "row_id",
+        "subject_id",
+        "hadm_id",
+        "icustay_id",
+        "itemid",
+        "cgid",
+        "error",
+        "warning",
+        "expire_flag",
+        "hospital_expire_flag",
+        "has_chartevents_data",
+    )
+)
 
 
 def load(engine: Engine, folder: Path, schema: str = "mimiciii", progress: Progress = silent) -> LoadReport:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pyarrow import csv
 from sqlalchemy import Engine
 
-from rnn_core.errors import ContractError, ForecastError
+from rnn_core.contracts.errors import ContractError, ForecastError
 from sql.loaders import LoadReport, Progress, make_schema, quoted, replace_table, silent
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from sql.schema import SCHEMAS, metadata
+from sql.store.schema import SCHEMAS, metadata
 
 
 def include_name(name: str | None, kind: str, parents: dict) -> bool:

@@ -6,8 +6,9 @@ import signal
 import sys
 from datetime import datetime
 
-from flows import forecast, ingest, train
-from sql import landing, quality, results
+from flows.jobs import forecast, ingest, train
+from sql.intake import landing, quality
+from sql.published import results
 
 AFTER = {
     "land": (landing, "land"),

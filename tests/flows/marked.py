@@ -5,17 +5,17 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import text
 
-from flows.settings import load_settings, quiet_environment
+from flows.runtime.settings import load_settings, quiet_environment
 
 quiet_environment(load_settings())
 
-from flows.databases import open_store  # noqa: E402
-from flows.evaluate import evaluate  # noqa: E402
-from flows.forecast import forecast  # noqa: E402
-from flows.ingest import ingest  # noqa: E402
-from flows.train import train  # noqa: E402
-from flows.watch import watch  # noqa: E402
-from rnn_core.errors import ForecastError  # noqa: E402
+from flows.jobs.evaluate import evaluate  # noqa: E402
+from flows.jobs.forecast import forecast  # noqa: E402
+from flows.jobs.ingest import ingest  # noqa: E402
+from flows.jobs.train import train  # noqa: E402
+from flows.jobs.watch import watch  # noqa: E402
+from flows.runtime.databases import open_store  # noqa: E402
+from rnn_core.contracts.errors import ForecastError  # noqa: E402
 
 QUOTING = """
 create function quote() returns trigger language plpgsql as

@@ -3,12 +3,12 @@
 import sys
 from datetime import datetime, timedelta
 
-from flows.databases import open_store
-from flows.forecast import forecast
-from flows.ingest import ingest
-from flows.log import log
-from rnn_core.errors import ForecastError
-from sql import results
+from flows.jobs.forecast import forecast
+from flows.jobs.ingest import ingest
+from flows.runtime.databases import open_store
+from flows.runtime.log import log
+from rnn_core.contracts.errors import ForecastError
+from sql.published import results
 
 # A fault ends a slot or two; what fails so often without a slot in between is no fault of the weather.
 PATIENCE = 20

@@ -10,13 +10,24 @@ from pathlib import Path
 
 import pytest
 
-from flows.benchmark import MODELS, check, find_sets
-from rnn_core.errors import ForecastError
+from flows.public_data.benchmark import MODELS, check, find_sets
+from rnn_core.contracts.errors import ForecastError
 
 METRICS = (
-    "auroc", "auprc", "event1", "event2", "brier", "calibration_slope", "calibration_intercept", "los_mae_days",
-    "los_medae_days", "los_msle", "los_kappa", "los_concordance", "interval80_coverage",
-)  # fmt: skip
+    "auroc",
+    "auprc",
+    "event1",
+    "event2",
+    "brier",
+    "calibration_slope",
+    "calibration_intercept",
+    "los_mae_days",
+    "los_medae_days",
+    "los_msle",
+    "los_kappa",
+    "los_concordance",
+    "interval80_coverage",
+)
 RUN = ("prevalence", "saps", "logistic", "trees", "forecaster", "blend")
 
 
@@ -72,9 +83,14 @@ def ran(physionet_folder, tmp_path_factory):
         outcomes = (physionet_folder / f"Outcomes-{letter}.txt").read_text()
         (folder / letter / f"Outcomes-{letter}.txt").write_text(outcomes)
     options = {
-        "--train": folder / "a", "--test": folder / "b", "--json": folder / "out" / "out.json",
-        "--report": folder / "out" / "out.html", "--models": ",".join(RUN), "--epochs": "1", "--members": "2",
-    }  # fmt: skip
+        "--train": folder / "a",
+        "--test": folder / "b",
+        "--json": folder / "out" / "out.json",
+        "--report": folder / "out" / "out.html",
+        "--models": ",".join(RUN),
+        "--epochs": "1",
+        "--members": "2",
+    }
     given = [str(part) for option in options.items() for part in option]
     command = [Path(sys.executable).with_name("icu-forecast"), "benchmark", "physionet-2012", *given]
     # A home that must not be touched: the benchmark works in one of its own.

@@ -14,7 +14,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.source_check import audit_stays
+from flows.inspection.source_check import audit_stays
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 AT = "2026-01-19T00:00"
@@ -49,14 +49,14 @@ def test_sql_prints_an_array_of_row_objects(trained):
 
 
 def test_sql_changes_nothing(trained):
-    from rnn_core.errors import ForecastError
+    from rnn_core.contracts.errors import ForecastError
 
     with pytest.raises(ForecastError, match="read-only"):
         run("sql", "delete from icu.observation")
 
 
 def test_sql_takes_one_statement_so_that_none_can_leave_the_read_only_transaction(trained):
-    from rnn_core.errors import ForecastError
+    from rnn_core.contracts.errors import ForecastError
 
     with pytest.raises(ForecastError, match="multiple commands"):
         run("sql", "commit; create table public.x(a int); commit")
@@ -93,7 +93,7 @@ def test_why_lists_what_was_used_what_was_not_yet_known_and_what_was_quarantined
 
 
 def test_why_of_an_unknown_stay_is_refused_with_a_sentence(trained):
-    from rnn_core.errors import ForecastError
+    from rnn_core.contracts.errors import ForecastError
 
     with pytest.raises(ForecastError, match="No source knows"):
         run("why", "nobody", "--as-of", AT)
@@ -139,7 +139,7 @@ def test_doctor_names_the_training_device_and_why(trained):
 
 
 def test_doctor_says_where_tensorflow_cannot_be_imported(trained, monkeypatch):
-    monkeypatch.delitem(sys.modules, "rnn_core.devices", raising=False)
+    monkeypatch.delitem(sys.modules, "rnn_core.network.devices", raising=False)
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     finding = doctor()["training device"]
     assert finding["state"] == "fault"
@@ -177,8 +177,8 @@ def test_doctor_names_views_that_are_not_of_this_version(trained):
 
 
 def test_doctor_names_a_table_of_the_source_that_may_not_be_selected(trained, clif_source, monkeypatch):
-    from flows.settings import load_settings
-    from sql.engine import open_engine
+    from flows.runtime.settings import load_settings
+    from sql.store.engine import open_engine
 
     owner = open_engine(clif_source)
     with owner.begin() as connection:
@@ -258,21 +258,36 @@ def test_source_audit_counts_by_source(trained):
 
 def test_the_label_audit_of_a_source_counts_by_the_rules_of_ingest_and_of_the_view(installation):
     def stay(stay_id, patient, begin, end, died=None, known=0):
-        day = {name: None if hours is None else T0 + timedelta(hours=hours) for name, hours in
-               {"available_at": known, "intime": begin, "outtime": end, "died_at": died}.items()}  # fmt: skip
-        return {"stay_id": stay_id, "patient_id": patient, "outcome": "died" if died else "alive",
-                "hospital_intime": None, "hospital_outtime": None, **day}  # fmt: skip
+        day = {
+            name: None if hours is None else T0 + timedelta(hours=hours)
+            for name, hours in {"available_at": known, "intime": begin, "outtime": end, "died_at": died}.items()
+        }
+        return {
+            "stay_id": stay_id,
+            "patient_id": patient,
+            "outcome": "died" if died else "alive",
+            "hospital_intime": None,
+            "hospital_outtime": None,
+            **day,
+        }
 
-    stays = pa.Table.from_pylist([
-        stay("1", "a", 0, 100), stay("2", "a", 90, 200),
-        stay("3", "b", 0, 100, died=63), stay("4", "c", 0, 100, died=65),
-        stay("5", "d", 10, 10),
-        stay("6", "e", 10, 5, known=0), stay("6", "e", 10, 50, known=1),
-    ])  # fmt: skip
+    stays = pa.Table.from_pylist(
+        [
+            stay("1", "a", 0, 100),
+            stay("2", "a", 90, 200),
+            stay("3", "b", 0, 100, died=63),
+            stay("4", "c", 0, 100, died=65),
+            stay("5", "d", 10, 10),
+            stay("6", "e", 10, 5, known=0),
+            stay("6", "e", 10, 50, known=1),
+        ]
+    )
     *faults, everything = audit_stays(stays)
     assert {row["fault"]: row["stays"] for row in faults} == {
-        "overlapping_stays": 1, "died_before_outtime": 1, "negative_stay": 1,
-    }  # fmt: skip
+        "overlapping_stays": 1,
+        "died_before_outtime": 1,
+        "negative_stay": 1,
+    }
     assert everything["note"].startswith("6 stays, 6 ended, 2 deaths, 1 charted")
 
 
@@ -311,7 +326,7 @@ def test_the_database_tells_its_address_and_revision_as_one_object(trained):
 def test_what_cannot_be_run_is_refused_before_a_flow_begins(arguments, sentence, installation, monkeypatch):
     from prefect import Flow
 
-    from rnn_core.errors import ForecastError
+    from rnn_core.contracts.errors import ForecastError
 
     monkeypatch.setattr(Flow, "__call__", lambda *_, **__: pytest.fail("a flow began"))
     with pytest.raises(ForecastError, match=sentence):
@@ -326,7 +341,7 @@ def test_an_unknown_cell_is_wrong_usage():
 @pytest.fixture
 def challenge(make_database, tmp_path, monkeypatch):
     """Sets a and b with a stay each, and an empty database for them."""
-    from flows.settings import load_settings
+    from flows.runtime.settings import load_settings
 
     for name, record in (("a", 1), ("b", 2)):
         (tmp_path / f"set-{name}").mkdir()
@@ -345,11 +360,14 @@ def challenge(make_database, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "stays", "outcomes"),
     [
-        ([], 2, 2), (["--sets", "a"], 1, 1), (["--sets", "a,b", "--withhold-outcomes", "b"], 2, 1),
-        (["--withhold-outcomes", "a, b"], 2, 0), (["--withhold-outcomes", "all"], 2, 0),
+        ([], 2, 2),
+        (["--sets", "a"], 1, 1),
+        (["--sets", "a,b", "--withhold-outcomes", "b"], 2, 1),
+        (["--withhold-outcomes", "a, b"], 2, 0),
+        (["--withhold-outcomes", "all"], 2, 0),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)  # fmt: skip
+)
 def test_load_takes_the_sets_named_and_withholds_the_outcomes_of_those_named(challenge, options, stays, outcomes):
     told = json.loads(run("load", "physionet_2012", "--path", str(challenge), *options, "--json"))
     assert (told["rows"]["record"], told["rows"]["outcome"]) == (stays, outcomes)
@@ -363,9 +381,13 @@ def test_a_run_through_prefect_that_we_refuse_shows_one_sentence_and_no_tracebac
         "ICU_DATABASE_URL": make_database("refused").render_as_string(hide_password=False),
     }
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "forecast", "clif"], env=environment, capture_output=True, text=True,
-        check=False, timeout=300,
-    )  # fmt: skip
+        [sys.executable, "-m", "flows.cli", "forecast", "clif"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.count("No model serves clif yet") == 1
     assert "Finished in state Failed\n" in done.stderr
@@ -373,8 +395,9 @@ def test_a_run_through_prefect_that_we_refuse_shows_one_sentence_and_no_tracebac
 
 def test_the_program_ends_with_1_and_one_sentence_on_standard_error(tmp_path):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ICU_")} | {
-        "ICU_HOME": str(tmp_path), "ICU_DATABASE_URL": "postgresql://someone:secret@127.0.0.1:9/x",
-    }  # fmt: skip
+        "ICU_HOME": str(tmp_path),
+        "ICU_DATABASE_URL": "postgresql://someone:secret@127.0.0.1:9/x",
+    }
     done = subprocess.run(
         [sys.executable, "-m", "flows.cli", "db", "migrate"],
         env=environment,
@@ -388,7 +411,10 @@ def test_the_program_ends_with_1_and_one_sentence_on_standard_error(tmp_path):
 
 def test_a_misspelt_setting_is_named(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "doctor"], env={**os.environ, "ICU_DATABSE_URL": "x"}, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "flows.cli", "doctor"],
+        env={**os.environ, "ICU_DATABSE_URL": "x"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1 and "ICU_DATABSE_URL" in done.stderr

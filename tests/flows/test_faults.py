@@ -17,15 +17,17 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from wire import Wire
 
-from flows import clock
-from flows.databases import open_store
-from flows.forecast import forecast
-from flows.ingest import ingest
-from flows.settings import load_settings
-from flows.train import train
-from rnn_core.errors import ForecastError, SourceError
-from sql import embedded, landing, results
-from sql.engine import open_engine
+from flows.jobs.forecast import forecast
+from flows.jobs.ingest import ingest
+from flows.jobs.train import train
+from flows.runtime import clock
+from flows.runtime.databases import open_store
+from flows.runtime.settings import load_settings
+from rnn_core.contracts.errors import ForecastError, SourceError
+from sql.intake import landing
+from sql.published import results
+from sql.store import embedded
+from sql.store.engine import open_engine
 
 pytestmark = pytest.mark.slow
 

@@ -12,26 +12,26 @@ import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from flows import clock
-from flows import forecast as forecast_module
-from flows import refresh as refresh_module
-from flows.backfill import backfill
-from flows.catch_up import catch_up
 from flows.cli import app
-from flows.evaluate import evaluate
-from flows.forecast import forecast
-from flows.ingest import ingest
-from flows.inspection import diff_models, explain_forecast
-from flows.promotion import promote
-from flows.reproduce import reproduce
-from flows.settings import load_settings
-from flows.trial_page import report_trial
-from rnn_core.bootstrap import Estimate
-from rnn_core.config import ClassicConfig
-from rnn_core.errors import ArtifactError, ForecastError, QualityError, SourceError
-from rnn_core.gate import MARGINS
-from rnn_core.judging import Comparison
-from sql import registry, trials
+from flows.inspection.models import diff_models, explain_forecast
+from flows.inspection.reproduce import reproduce
+from flows.jobs import forecast as forecast_module
+from flows.jobs import refresh as refresh_module
+from flows.jobs.backfill import backfill
+from flows.jobs.catch_up import catch_up
+from flows.jobs.evaluate import evaluate
+from flows.jobs.forecast import forecast
+from flows.jobs.ingest import ingest
+from flows.jobs.promotion import promote
+from flows.pages.trial import report_trial
+from flows.runtime import clock
+from flows.runtime.settings import load_settings
+from rnn_core.contracts.config import ClassicConfig
+from rnn_core.contracts.errors import ArtifactError, ForecastError, QualityError, SourceError
+from rnn_core.evaluation.gate import MARGINS
+from rnn_core.evaluation.holdout import Comparison
+from rnn_core.statistics.bootstrap import Estimate
+from sql.published import registry, trials
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
 NUMBERS = (
@@ -53,16 +53,21 @@ def read(engine, query: str, **bound) -> pd.DataFrame:
 @pytest.fixture
 def unit_model(trained):
     """A unit forecaster that serves: short windows, so that the demo's units have enough stays for it."""
-    from rnn_core.classic import fit_classic, save_classic
+    from rnn_core.forecasters.unit import fit_classic, save_classic
 
     lengths = {"A": np.random.default_rng(0).gamma(2.0, 2.0, 60)}
     config = ClassicConfig(window=3, horizon=2, units=(4,), first_epochs=1, second_epochs=1)
     model_id = "clif-unit-small"
     folder = save_classic(load_settings().artifact_folder, model_id, fit_classic(lengths, config), {})
     row = {
-        "model_id": model_id, "name": "unit", "source": "clif", "data_cutoff": AT, "artifact": model_id,
-        "config": {}, "metrics": {},
-    }  # fmt: skip
+        "model_id": model_id,
+        "name": "unit",
+        "source": "clif",
+        "data_cutoff": AT,
+        "artifact": model_id,
+        "config": {},
+        "metrics": {},
+    }
     with trained.begin() as connection:
         registry.register(connection, row)
     registry.set_stage(trained, model_id, "champion", "test")
@@ -225,8 +230,8 @@ def test_a_backfill_waits_for_the_source_and_catching_up_leaves_what_it_filled(t
 
 
 def test_a_catch_up_that_fails_is_an_incident(trained, monkeypatch):
-    from flows import catch_up as module
-    from sql import incidents
+    from flows.jobs import catch_up as module
+    from sql.published import incidents
 
     forecast.fn("clif", AT - timedelta(hours=2))
     monkeypatch.setattr(module, "find_missed", lambda *_: 1 / 0)
@@ -363,9 +368,9 @@ def test_a_promotion_without_outcomes_enough_is_refused_and_forced_only_with_a_r
 def test_evaluate_judges_the_challenger_and_lets_it_serve_once_it_passes(trained, challenger, monkeypatch):
     assert evaluate.fn("clif", AT)["its stage"] in ("challenger", "provisional")
     assert registry.serving_model(trained, "clif", "stay")["model_id"] != challenger.name
-    monkeypatch.setattr("rnn_core.gate.MIN_DEATHS", 0)
+    monkeypatch.setattr("rnn_core.evaluation.gate.MIN_DEATHS", 0)
     monkeypatch.setattr(
-        "rnn_core.judging.compare", lambda *_: Comparison(dict.fromkeys(MARGINS, Estimate(0, 0, 0, 9)), {})
+        "rnn_core.evaluation.holdout.compare", lambda *_: Comparison(dict.fromkeys(MARGINS, Estimate(0, 0, 0, 9)), {})
     )
     assert evaluate.fn("clif", AT)["its stage"] == "champion"
     assert registry.serving_model(trained, "clif", "stay")["model_id"] == challenger.name
@@ -406,10 +411,12 @@ def test_a_past_run_scored_again_gives_the_same_numbers_also_after_rows_of_that_
     assert found["greatest difference"] == 0
     with trained.begin() as connection:
         connection.execute(
-            text("update forecast.stay_forecast set mortality_risk = mortality_risk / 2 where run_id = :run and stay_id ="
-                 " (select min(stay_id) from forecast.stay_forecast where run_id = :run and status = 'scored')"),
+            text(
+                "update forecast.stay_forecast set mortality_risk = mortality_risk / 2 where run_id = :run and stay_id ="
+                " (select min(stay_id) from forecast.stay_forecast where run_id = :run and status = 'scored')"
+            ),
             {"run": run_id},
-        )  # fmt: skip
+        )
     assert reproduce(run_id)["rows equal"] == found["rows equal"] - 1
     forecast.fn("clif", AT)
     with pytest.raises(ForecastError, match="has replaced the slot"):

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from flows.databases import open_source
-from flows.ingest import ingest
-from rnn_core.errors import ForecastError, QualityError, SourceError
-from sql.adapter import load_adapter
-from sql.engine import open_engine
+from flows.jobs.ingest import ingest
+from flows.runtime.databases import open_source
+from rnn_core.contracts.errors import ForecastError, QualityError, SourceError
+from sql.intake.adapter import load_adapter
+from sql.store.engine import open_engine
 
 AS_OF = datetime(2026, 1, 13, 12, tzinfo=UTC)
 
@@ -41,8 +41,8 @@ def clean_run(make_database, clif_source):
     """What one undisturbed pass up to AS_OF leaves."""
     import os
 
-    from flows.databases import open_store
-    from flows.settings import load_settings
+    from flows.runtime.databases import open_store
+    from flows.runtime.settings import load_settings
 
     before = dict(os.environ)
     os.environ["ICU_DATABASE_URL"] = make_database("clean").render_as_string(hide_password=False)
@@ -117,7 +117,7 @@ def _only_sentence(error) -> str:
 
 
 def test_an_unreachable_source_stops_the_run_with_one_sentence(installation, monkeypatch):
-    from flows.settings import load_settings
+    from flows.runtime.settings import load_settings
 
     monkeypatch.setenv("ICU_SOURCES__CLIF__URL", "postgresql+psycopg://reader:secret@127.0.0.1:9/hospital")
     load_settings.cache_clear()
@@ -140,7 +140,7 @@ def test_an_unreachable_source_stops_the_run_with_one_sentence(installation, mon
 def test_a_missing_table_or_column_is_named_and_nothing_is_taken_over(
     installation, make_database, monkeypatch, change, named
 ):
-    from flows.settings import load_settings
+    from flows.runtime.settings import load_settings
     from sql.loaders import clif
 
     broken = open_engine(make_database("broken"))
@@ -156,7 +156,7 @@ def test_a_missing_table_or_column_is_named_and_nothing_is_taken_over(
 
 
 def test_a_changed_unit_stops_the_run_and_names_the_check(installation, make_database, monkeypatch):
-    from flows.settings import load_settings
+    from flows.runtime.settings import load_settings
     from sql.loaders import clif
 
     changed = open_engine(make_database("fahrenheit"))
@@ -179,7 +179,7 @@ def test_a_source_is_opened_read_only(installation):
 
 
 def test_two_ingests_of_one_source_do_not_run_at_once(installation):
-    from sql.engine import advisory_lock
+    from sql.store.engine import advisory_lock
 
     with installation.connect() as connection, advisory_lock(connection, "icu-forecast ingest clif") as free:
         assert free

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import text
 
-from flows.databases import open_store
-from flows.inspection import explain_rows
-from flows.settings import load_settings
+from flows.inspection.models import explain_rows
+from flows.runtime.databases import open_store
+from flows.runtime.settings import load_settings
 
 AT = datetime(2026, 1, 12, tzinfo=UTC)
 QUARANTINED = """

@@ -9,19 +9,19 @@ import pandas as pd
 import pytest
 from sqlalchemy import insert, text
 
-from flows.databases import open_store
-from flows.ingest import ingest
-from flows.settings import load_settings
-from rnn_core.config import WindowConfig
-from rnn_core.forecaster import forecast_stays
-from rnn_core.grid import make_grid
-from rnn_core.material import Known
-from rnn_core.scaling import fit_scaler, static_features
-from rnn_core.windows import make_windows
-from sql import canonical
-from sql.adapter import load_adapter
-from sql.engine import open_engine
-from sql.schema import observation
+from flows.jobs.ingest import ingest
+from flows.runtime.databases import open_store
+from flows.runtime.settings import load_settings
+from rnn_core.contracts.config import WindowConfig
+from rnn_core.contracts.known import Known
+from rnn_core.forecasters.stay import forecast_stays
+from rnn_core.series.grid import make_grid
+from rnn_core.series.scaling import fit_scaler, static_features
+from rnn_core.series.windows import make_windows
+from sql.intake.adapter import load_adapter
+from sql.published import canonical
+from sql.store.engine import open_engine
+from sql.store.schema import observation
 
 # Dates of the demo are read as of 1902 to 2002.
 AFTER_ALL = datetime(2005, 1, 1, tzinfo=UTC)
@@ -176,8 +176,17 @@ def test_scrambled_labels_leave_the_inputs_as_they_are(store, hours):
     as_of = hours[len(hours) // 2]
     moment = as_of.replace(tzinfo=None) - timedelta(days=load_adapter("mimic_iii").shift_days)
     source = open_engine(load_settings().source("mimic_iii").url.get_secret_value())
-    tables = ("icustays", "admissions", "patients", "transfers", "chartevents", "labevents", "outputevents",
-              "inputevents_cv", "inputevents_mv")  # fmt: skip
+    tables = (
+        "icustays",
+        "admissions",
+        "patients",
+        "transfers",
+        "chartevents",
+        "labevents",
+        "outputevents",
+        "inputevents_cv",
+        "inputevents_mv",
+    )
     with source.begin() as connection:
         connection.execute(text("drop schema if exists scrambled cascade; create schema scrambled"))
         for table in tables:
@@ -202,10 +211,7 @@ def test_scrambled_labels_leave_the_inputs_as_they_are(store, hours):
             bound,
         )
     ingest.fn("scrambled", as_of)
-    assert_equal(
-        arrays(known(store, "scrambled", as_of)),
-        arrays(known(store, "mimic_iii", as_of)),
-    )
+    assert_equal(arrays(known(store, "scrambled", as_of)), arrays(known(store, "mimic_iii", as_of)))
 
 
 def test_outcomes_of_stays_that_ended_never_reach_the_inputs(store):

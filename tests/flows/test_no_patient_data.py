@@ -11,8 +11,8 @@ import pytest
 from builders_sql import tuples
 from sqlalchemy import text
 
-from sql.engine import open_engine
 from sql.loaders import clif
+from sql.store.engine import open_engine
 
 pytestmark = pytest.mark.slow
 

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from flows.pages import Plot, Section, Table, render_page, write_text
-from rnn_core.errors import ForecastError
+from flows.pages.page import Plot, Section, Table, render_page, write_text
+from rnn_core.contracts.errors import ForecastError
 
 PAGE = render_page(
     "Title <b>",

@@ -13,15 +13,15 @@ pytestmark = pytest.mark.slow
 SCRIPT = """
 import json
 from datetime import UTC, datetime
-from flows.settings import load_settings, quiet_environment
+from flows.runtime.settings import load_settings, quiet_environment
 quiet_environment(load_settings())
 from prefect.client.orchestration import get_client
-from flows.catch_up import catch_up
-from flows.evaluate import evaluate
-from flows.forecast import forecast
-from flows.ingest import ingest
-from flows.train import train
-from rnn_core.errors import ForecastError
+from flows.jobs.catch_up import catch_up
+from flows.jobs.evaluate import evaluate
+from flows.jobs.forecast import forecast
+from flows.jobs.ingest import ingest
+from flows.jobs.train import train
+from rnn_core.contracts.errors import ForecastError
 
 at = datetime(2026, 1, 19, tzinfo=UTC)
 counts = {"ingest": ingest("clif", at), "train": train("clif", at, epochs=2, members=2), "forecast": forecast("clif", at)}
@@ -68,10 +68,12 @@ def result(request, make_database, clif_source, tmp_path_factory):
 def test_each_flow_completes_as_a_flow_run(result):
     runs = {name: state for name, state in result["runs"].items() if not name.startswith("catch_up")}
     assert runs == {
-        "ingest clif 2026-01-19T00Z": "Completed", "train clif 2026-01-19T00Z": "Completed",
-        "forecast clif 2026-01-19T00Z": "Completed", "evaluate clif 2026-01-19T00Z": "Completed",
+        "ingest clif 2026-01-19T00Z": "Completed",
+        "train clif 2026-01-19T00Z": "Completed",
+        "forecast clif 2026-01-19T00Z": "Completed",
+        "evaluate clif 2026-01-19T00Z": "Completed",
         "forecast physionet_2012 2026-01-19T00Z": "Failed",
-    }  # fmt: skip
+    }
     assert result["forecast"]["stays_scored"] > 10
 
 
@@ -95,7 +97,7 @@ def test_each_run_leaves_one_table_of_counts(result):
 def test_neither_logs_nor_parameters_nor_artifacts_name_a_stay(result, clif_source):
     from sqlalchemy import text
 
-    from sql.engine import open_engine
+    from sql.store.engine import open_engine
 
     with open_engine(clif_source).connect() as connection:
         query = text("select hospitalization_id from hospitalization union select patient_id from patient")

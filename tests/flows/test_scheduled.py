@@ -14,8 +14,8 @@ import httpx
 import pytest
 from builders_sql import tuples
 
-from flows.clock import floor_hour
-from sql.engine import open_engine
+from flows.runtime.clock import floor_hour
+from sql.store.engine import open_engine
 
 pytestmark = pytest.mark.soak
 
@@ -24,9 +24,13 @@ SLOT = f"{AT:%Y-%m-%dT%HZ}"
 PASSWORD = "icu:not-a-secret"
 # By hand only, so that no schedule falls due during the test; but one, to see its time zone.
 SCHEDULES = {
-    "INGEST_HOURLY": "", "INGEST_NIGHTLY": "", "FORECAST_HOURLY": "", "CATCH_UP_HOURLY": "", "REFRESH_WEEKLY": "",
+    "INGEST_HOURLY": "",
+    "INGEST_NIGHTLY": "",
+    "FORECAST_HOURLY": "",
+    "CATCH_UP_HOURLY": "",
+    "REFRESH_WEEKLY": "",
     "EVALUATE_DAILY": "30 6 1 1 *",
-}  # fmt: skip
+}
 
 
 class Prefect:
@@ -211,8 +215,10 @@ def test_every_triggered_run_ends_well_and_its_predictions_are_there_in_sql(trig
     assert {flow: run["state_type"] for flow, run in triggered.items()} == dict.fromkeys(triggered, "COMPLETED")
     published = tuples(store, "select kind, as_of, status, flow_run_id from forecast.run order by run_id")
     assert [(kind, as_of, status) for kind, as_of, status, _ in published] == [
-        ("ingest", AT, "published"), ("train", AT, "published"), ("forecast", AT, "published")
-    ]  # fmt: skip
+        ("ingest", AT, "published"),
+        ("train", AT, "published"),
+        ("forecast", AT, "published"),
+    ]
     assert str(published[-1].flow_run_id) == triggered["forecast"]["id"]
     ((at_risk, without_reason),) = tuples(
         store,
@@ -224,8 +230,11 @@ def test_every_triggered_run_ends_well_and_its_predictions_are_there_in_sql(trig
 
 def test_training_runs_in_the_gpu_pool_and_nobody_waits_for_it(triggered):
     assert {flow: run["work_pool_name"] for flow, run in triggered.items()} == {
-        "ingest": "cpu", "refresh": "cpu", "train": "gpu", "forecast": "cpu"
-    }  # fmt: skip
+        "ingest": "cpu",
+        "refresh": "cpu",
+        "train": "gpu",
+        "forecast": "cpu",
+    }
     assert triggered["refresh"]["end_time"] < triggered["train"]["end_time"]
 
 
@@ -367,9 +376,14 @@ def test_deploying_again_changes_nothing_and_removes_what_the_plan_does_not_know
     assert len(prefect.post("/automations/filter")) == 2
     several = environment | {"ICU_SOURCES__WARD__ADAPTER": "clif"}
     assert {row["name"] for row in deploy(several) if row["done"] == "removed"} == {
-        "ingest/hourly", "ingest/nightly", "forecast/hourly", "catch_up/hourly", "evaluate/daily", "refresh/weekly",
+        "ingest/hourly",
+        "ingest/nightly",
+        "forecast/hourly",
+        "catch_up/hourly",
+        "evaluate/daily",
+        "refresh/weekly",
         "train/weekly",
-    }  # fmt: skip
+    }
     assert "forecast/hourly-ward" in {row["name"] for row in deploy(several, "ward")}
     names = {d["name"] for d in prefect.post("/deployments/filter")}
     assert {"hourly-clif", "hourly-ward"} <= names

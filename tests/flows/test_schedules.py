@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from prefect.server.schemas.schedules import CronSchedule
 
-from flows import clock
-from flows.deploy import plan_deployments
-from flows.settings import Settings, SourceSettings
+from flows.runtime import clock
+from flows.runtime.settings import Settings, SourceSettings
+from flows.server.deploy import plan_deployments
 
 # Two days around each change: Berlin to summer and to winter, New York likewise, Lord Howe by half an hour.
 CHANGES = [

@@ -15,12 +15,12 @@ from builders_sql import tuples
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from flows.databases import open_store
-from flows.ingest import ingest
-from flows.settings import load_settings
-from flows.train import train
-from sql.engine import open_engine
+from flows.jobs.ingest import ingest
+from flows.jobs.train import train
+from flows.runtime.databases import open_store
+from flows.runtime.settings import load_settings
 from sql.loaders import clif
+from sql.store.engine import open_engine
 
 pytestmark = pytest.mark.soak
 

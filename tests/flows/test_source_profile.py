@@ -9,12 +9,12 @@ import pyarrow as pa
 import pytest
 from builders_source import adapter_at
 
-from flows import source_profile
-from flows.source_check import _midnight_faults, _unit_faults, _whole_reads
-from flows.source_profile import SAMPLE, Sample, by_unit, coverage, profile
-from sql.adapter import MappedVariable
-from sql.engine import open_engine
+from flows.inspection import source_profile
+from flows.inspection.source_check import _midnight_faults, _unit_faults, _whole_reads
+from flows.inspection.source_profile import SAMPLE, Sample, by_unit, coverage, profile
+from sql.intake.adapter import MappedVariable
 from sql.loaders import replace_table
+from sql.store.engine import open_engine
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 

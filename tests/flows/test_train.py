@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from flows import train as train_module
-from flows.forecast import forecast
-from flows.inspection import model_card
-from flows.settings import load_settings
-from flows.train import train
-from rnn_core.errors import ForecastError
-from sql import registry
+from flows.inspection.models import model_card
+from flows.jobs import train as train_module
+from flows.jobs.forecast import forecast
+from flows.jobs.train import train
+from flows.runtime.settings import load_settings
+from rnn_core.contracts.errors import ForecastError
+from sql.published import registry
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
 
@@ -108,7 +108,7 @@ def test_a_training_cut_off_after_an_epoch_goes_on_to_the_same_weights(trained, 
 
 
 def test_training_without_stays_says_what_to_do(installation):
-    from rnn_core.errors import DataTooSmallError
+    from rnn_core.contracts.errors import DataTooSmallError
 
     with pytest.raises(DataTooSmallError, match="icu-forecast ingest clif"):
         train.fn("clif", AT - timedelta(days=300))

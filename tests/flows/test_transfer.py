@@ -12,19 +12,19 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.forecast import forecast
-from flows.ingest import ingest
-from flows.inspection import model_card
-from flows.promotion import promote
-from flows.settings import load_settings
-from flows.train import read_known
-from flows.transfer import measure_transfer, recalibrate
-from rnn_core.errors import ArtifactError, DataTooSmallError, ForecastError
-from rnn_core.forecaster import forecast_stays, load_stay_forecaster
-from rnn_core.material import Known
-from rnn_core.splits import split_stays
-from rnn_core.transfer import deaths, recalibrated, risks_at
-from sql import registry
+from flows.inspection.models import model_card
+from flows.jobs.forecast import forecast
+from flows.jobs.ingest import ingest
+from flows.jobs.promotion import promote
+from flows.jobs.train import read_known
+from flows.jobs.transfer import measure_transfer, recalibrate
+from flows.runtime.settings import load_settings
+from rnn_core.contracts.errors import ArtifactError, DataTooSmallError, ForecastError
+from rnn_core.contracts.known import Known
+from rnn_core.evaluation.transfer import deaths, recalibrated, risks_at
+from rnn_core.forecasters.stay import forecast_stays, load_stay_forecaster
+from rnn_core.series.splits import split_stays
+from sql.published import registry
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 

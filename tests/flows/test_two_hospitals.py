@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 import pytest
 from builders_sql import tuples
 
-from flows.databases import open_source, open_store
-from flows.forecast import forecast
-from flows.ingest import ingest
-from flows.settings import load_settings
-from rnn_core.errors import ForecastError, SourceError
-from sql import landing, registry
+from flows.jobs.forecast import forecast
+from flows.jobs.ingest import ingest
+from flows.runtime.databases import open_source, open_store
+from flows.runtime.settings import load_settings
+from rnn_core.contracts.errors import ForecastError, SourceError
+from sql.intake import landing
+from sql.published import registry
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
 LATER = datetime(2026, 1, 19, 6, tzinfo=UTC)

@@ -11,14 +11,14 @@ from builders_sql import tuples
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from flows import clock, notify
 from flows.cli import app
-from flows.evaluate import evaluate
-from flows.forecast import forecast
-from flows.ingest import ingest
-from flows.settings import load_settings
-from flows.watch import watch
-from rnn_core.errors import ForecastError, QualityError
+from flows.jobs.evaluate import evaluate
+from flows.jobs.forecast import forecast
+from flows.jobs.ingest import ingest
+from flows.jobs.watch import watch
+from flows.runtime import clock, notify
+from flows.runtime.settings import load_settings
+from rnn_core.contracts.errors import ForecastError, QualityError
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
 

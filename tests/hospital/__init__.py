@@ -13,9 +13,9 @@ import pyarrow as pa
 from builders import stays_frame
 from sqlalchemy import Engine
 
-from rnn_core.concepts import INDEX
-from rnn_core.frames import Observations
-from sql.adapter import load_adapter
+from rnn_core.contracts.concepts import INDEX
+from rnn_core.contracts.frames import Observations
+from sql.intake.adapter import load_adapter
 from sql.loaders import make_schema, replace_table
 
 BEGIN = datetime(2026, 3, 2, 8, tzinfo=UTC)
@@ -114,10 +114,12 @@ def expected(as_of: datetime, delays: bool) -> tuple[pd.DataFrame, Observations]
     stays = [s for s in STAYS if s.intime <= as_of]
     known = [(c, c.known_at if delays else c.observed_at) for c in CHARTED if BY_NAME[c.stay] in stays]
     known = sorted(((c, at) for c, at in known if at <= as_of), key=lambda pair: (pair[1], pair[0].observed_at))
-    frame = stays_frame(*(
-        {"stay_id": s.name, "unit_type": s.unit_type, "intime": _naive(s.intime), "age_years": s.age, "sex": s.sex}
-        for s in stays
-    ))  # fmt: skip
+    frame = stays_frame(
+        *(
+            {"stay_id": s.name, "unit_type": s.unit_type, "intime": _naive(s.intime), "age_years": s.age, "sex": s.sex}
+            for s in stays
+        )
+    )
     return frame, Observations(
         np.array([stays.index(BY_NAME[c.stay]) for c, _ in known], np.int32),
         np.array([INDEX[c.concept] for c, _ in known], np.int16),

@@ -8,57 +8,128 @@ from hospital import BY_NAME, CHARTED, IMPLAUSIBLE, NOT_A_NUMBER, SAID, STAYS, C
 TEXT, WHOLE, NUMBER = pa.string(), pa.int64(), pa.float64()
 TABLES = {
     "patient": {
-        "patientunitstayid": WHOLE, "patienthealthsystemstayid": WHOLE, "gender": TEXT, "age": TEXT, "ethnicity": TEXT,
-        "hospitalid": WHOLE, "wardid": WHOLE, "apacheadmissiondx": TEXT, "admissionheight": NUMBER,
-        "hospitaladmittime24": TEXT, "hospitaladmitoffset": WHOLE, "hospitaladmitsource": TEXT,
-        "hospitaldischargeyear": WHOLE, "hospitaldischargetime24": TEXT, "hospitaldischargeoffset": WHOLE,
-        "hospitaldischargelocation": TEXT, "hospitaldischargestatus": TEXT, "unittype": TEXT, "unitadmittime24": TEXT,
-        "unitadmitsource": TEXT, "unitvisitnumber": WHOLE, "unitstaytype": TEXT, "admissionweight": NUMBER,
-        "dischargeweight": NUMBER, "unitdischargetime24": TEXT, "unitdischargeoffset": WHOLE,
-        "unitdischargelocation": TEXT, "unitdischargestatus": TEXT, "uniquepid": TEXT,
+        "patientunitstayid": WHOLE,
+        "patienthealthsystemstayid": WHOLE,
+        "gender": TEXT,
+        "age": TEXT,
+        "ethnicity": TEXT,
+        "hospitalid": WHOLE,
+        "wardid": WHOLE,
+        "apacheadmissiondx": TEXT,
+        "admissionheight": NUMBER,
+        "hospitaladmittime24": TEXT,
+        "hospitaladmitoffset": WHOLE,
+        "hospitaladmitsource": TEXT,
+        "hospitaldischargeyear": WHOLE,
+        "hospitaldischargetime24": TEXT,
+        "hospitaldischargeoffset": WHOLE,
+        "hospitaldischargelocation": TEXT,
+        "hospitaldischargestatus": TEXT,
+        "unittype": TEXT,
+        "unitadmittime24": TEXT,
+        "unitadmitsource": TEXT,
+        "unitvisitnumber": WHOLE,
+        "unitstaytype": TEXT,
+        "admissionweight": NUMBER,
+        "dischargeweight": NUMBER,
+        "unitdischargetime24": TEXT,
+        "unitdischargeoffset": WHOLE,
+        "unitdischargelocation": TEXT,
+        "unitdischargestatus": TEXT,
+        "uniquepid": TEXT,
     },
     "nursecharting": {
-        "nursingchartid": WHOLE, "patientunitstayid": WHOLE, "nursingchartoffset": WHOLE,
-        "nursingchartentryoffset": WHOLE, "nursingchartcelltypecat": TEXT, "nursingchartcelltypevallabel": TEXT,
-        "nursingchartcelltypevalname": TEXT, "nursingchartvalue": TEXT,
+        "nursingchartid": WHOLE,
+        "patientunitstayid": WHOLE,
+        "nursingchartoffset": WHOLE,
+        "nursingchartentryoffset": WHOLE,
+        "nursingchartcelltypecat": TEXT,
+        "nursingchartcelltypevallabel": TEXT,
+        "nursingchartcelltypevalname": TEXT,
+        "nursingchartvalue": TEXT,
     },
     "respiratorycharting": {
-        "respchartid": WHOLE, "patientunitstayid": WHOLE, "respchartoffset": WHOLE, "respchartentryoffset": WHOLE,
-        "respcharttypecat": TEXT, "respchartvaluelabel": TEXT, "respchartvalue": TEXT,
+        "respchartid": WHOLE,
+        "patientunitstayid": WHOLE,
+        "respchartoffset": WHOLE,
+        "respchartentryoffset": WHOLE,
+        "respcharttypecat": TEXT,
+        "respchartvaluelabel": TEXT,
+        "respchartvalue": TEXT,
     },
     "lab": {
-        "labid": WHOLE, "patientunitstayid": WHOLE, "labresultoffset": WHOLE, "labtypeid": NUMBER, "labname": TEXT,
-        "labresult": NUMBER, "labresulttext": TEXT, "labmeasurenamesystem": TEXT, "labmeasurenameinterface": TEXT,
+        "labid": WHOLE,
+        "patientunitstayid": WHOLE,
+        "labresultoffset": WHOLE,
+        "labtypeid": NUMBER,
+        "labname": TEXT,
+        "labresult": NUMBER,
+        "labresulttext": TEXT,
+        "labmeasurenamesystem": TEXT,
+        "labmeasurenameinterface": TEXT,
         "labresultrevisedoffset": WHOLE,
     },
     "infusiondrug": {
-        "infusiondrugid": WHOLE, "patientunitstayid": WHOLE, "infusionoffset": WHOLE, "drugname": TEXT,
-        "drugrate": TEXT, "infusionrate": TEXT, "drugamount": TEXT, "volumeoffluid": TEXT, "patientweight": TEXT,
+        "infusiondrugid": WHOLE,
+        "patientunitstayid": WHOLE,
+        "infusionoffset": WHOLE,
+        "drugname": TEXT,
+        "drugrate": TEXT,
+        "infusionrate": TEXT,
+        "drugamount": TEXT,
+        "volumeoffluid": TEXT,
+        "patientweight": TEXT,
     },
     "intakeoutput": {
-        "intakeoutputid": WHOLE, "patientunitstayid": WHOLE, "intakeoutputoffset": WHOLE, "intaketotal": NUMBER,
-        "outputtotal": NUMBER, "dialysistotal": NUMBER, "nettotal": NUMBER, "intakeoutputentryoffset": WHOLE,
-        "cellpath": TEXT, "celllabel": TEXT, "cellvaluenumeric": NUMBER, "cellvaluetext": TEXT,
+        "intakeoutputid": WHOLE,
+        "patientunitstayid": WHOLE,
+        "intakeoutputoffset": WHOLE,
+        "intaketotal": NUMBER,
+        "outputtotal": NUMBER,
+        "dialysistotal": NUMBER,
+        "nettotal": NUMBER,
+        "intakeoutputentryoffset": WHOLE,
+        "cellpath": TEXT,
+        "celllabel": TEXT,
+        "cellvaluenumeric": NUMBER,
+        "cellvaluetext": TEXT,
     },
     "vitalperiodic": {
-        "vitalperiodicid": WHOLE, "patientunitstayid": WHOLE, "observationoffset": WHOLE, "temperature": NUMBER,
-        "sao2": WHOLE, "heartrate": WHOLE, "respiration": WHOLE, "cvp": WHOLE, "etco2": WHOLE,
-        "systemicsystolic": WHOLE, "systemicdiastolic": WHOLE, "systemicmean": WHOLE,
+        "vitalperiodicid": WHOLE,
+        "patientunitstayid": WHOLE,
+        "observationoffset": WHOLE,
+        "temperature": NUMBER,
+        "sao2": WHOLE,
+        "heartrate": WHOLE,
+        "respiration": WHOLE,
+        "cvp": WHOLE,
+        "etco2": WHOLE,
+        "systemicsystolic": WHOLE,
+        "systemicdiastolic": WHOLE,
+        "systemicmean": WHOLE,
     },
     "vitalaperiodic": {
-        "vitalaperiodicid": WHOLE, "patientunitstayid": WHOLE, "observationoffset": WHOLE,
-        "noninvasivesystolic": NUMBER, "noninvasivediastolic": NUMBER, "noninvasivemean": NUMBER,
+        "vitalaperiodicid": WHOLE,
+        "patientunitstayid": WHOLE,
+        "observationoffset": WHOLE,
+        "noninvasivesystolic": NUMBER,
+        "noninvasivediastolic": NUMBER,
+        "noninvasivemean": NUMBER,
     },
-}  # fmt: skip
+}
 UNITS = {"medical": "MICU", "surgical": "SICU", "cardiac": "Cardiac ICU"}
 NURSE = {
-    "heart_rate": ("Heart Rate", "Heart Rate"), "temperature": ("Temperature", "Temperature (F)"),
+    "heart_rate": ("Heart Rate", "Heart Rate"),
+    "temperature": ("Temperature", "Temperature (F)"),
     "gcs_total": ("Glasgow coma score", "GCS Total"),
-}  # fmt: skip
+}
 LABS = {
-    "creatinine": ("creatinine", "mg/dL"), "sodium": ("sodium", "mmol/L"), "potassium": ("potassium", "mmol/L"),
-    "platelets": ("platelets x 1000", "K/mcL"), "bun": ("BUN", "mg/dL"),
-}  # fmt: skip
+    "creatinine": ("creatinine", "mg/dL"),
+    "sodium": ("sodium", "mmol/L"),
+    "potassium": ("potassium", "mmol/L"),
+    "platelets": ("platelets x 1000", "K/mcL"),
+    "bun": ("BUN", "mg/dL"),
+}
 WEIGHT = "flowsheet|Flowsheet Cell Labels|I&O|Weight|Bodyweight (kg)"
 
 
@@ -84,13 +155,24 @@ def _minutes(hours: float) -> int:
 def _patient(s: Stay) -> dict:
     status = "Expired" if s.died else "Alive"
     return {
-        "patientunitstayid": _id(s), "patienthealthsystemstayid": 100 + int(s.name), "uniquepid": f"002-{s.name}",
-        "gender": s.sex.capitalize(), "age": str(s.age), "hospitalid": 73, "wardid": 90 + int(s.name),
-        "unittype": UNITS[s.unit_type], "unitstaytype": "admit", "unitvisitnumber": 1, "hospitaladmitoffset": 0,
-        "unitadmittime24": s.intime.strftime("%H:%M:%S"), "hospitaldischargeyear": s.intime.year,
-        "unitdischargeoffset": _minutes(24 * s.days), "unitdischargestatus": status,
-        "hospitaldischargeoffset": _minutes(24 * s.days), "hospitaldischargestatus": status,
-    }  # fmt: skip
+        "patientunitstayid": _id(s),
+        "patienthealthsystemstayid": 100 + int(s.name),
+        "uniquepid": f"002-{s.name}",
+        "gender": s.sex.capitalize(),
+        "age": str(s.age),
+        "hospitalid": 73,
+        "wardid": 90 + int(s.name),
+        "unittype": UNITS[s.unit_type],
+        "unitstaytype": "admit",
+        "unitvisitnumber": 1,
+        "hospitaladmitoffset": 0,
+        "unitadmittime24": s.intime.strftime("%H:%M:%S"),
+        "hospitaldischargeyear": s.intime.year,
+        "unitdischargeoffset": _minutes(24 * s.days),
+        "unitdischargestatus": status,
+        "hospitaldischargeoffset": _minutes(24 * s.days),
+        "hospitaldischargestatus": status,
+    }
 
 
 def _row(c: Charted) -> tuple[str, dict]:
@@ -99,29 +181,42 @@ def _row(c: Charted) -> tuple[str, dict]:
     if c.is_lab:
         name, unit = LABS[c.concept]
         return "lab", {
-            "patientunitstayid": stay, "labname": name, "labresultoffset": at, "labresult": c.value,
-            "labresulttext": str(c.value), "labmeasurenamesystem": unit,
+            "patientunitstayid": stay,
+            "labname": name,
+            "labresultoffset": at,
+            "labresult": c.value,
+            "labresulttext": str(c.value),
+            "labmeasurenamesystem": unit,
             "labresultrevisedoffset": _minutes((c.known_at - BY_NAME[c.stay].intime).total_seconds() / 3600),
-        }  # fmt: skip
+        }
     if c.concept == "sbp_invasive":
-        return "vitalperiodic", {
-            "patientunitstayid": stay, "observationoffset": at, "systemicsystolic": int(c.value)
-        }  # fmt: skip
+        return "vitalperiodic", {"patientunitstayid": stay, "observationoffset": at, "systemicsystolic": int(c.value)}
     if c.concept == "map_noninvasive":
         return "vitalaperiodic", {"patientunitstayid": stay, "observationoffset": at, "noninvasivemean": c.value}
     if c.concept == "fio2":
         return "respiratorycharting", {
-            "patientunitstayid": stay, "respchartoffset": at, "respchartentryoffset": at,
-            "respchartvaluelabel": "FiO2", "respchartvalue": f"{100 * c.value:g}",
-        }  # fmt: skip
+            "patientunitstayid": stay,
+            "respchartoffset": at,
+            "respchartentryoffset": at,
+            "respchartvaluelabel": "FiO2",
+            "respchartvalue": f"{100 * c.value:g}",
+        }
     if c.concept == "weight":
         return "intakeoutput", {
-            "patientunitstayid": stay, "intakeoutputoffset": at, "intakeoutputentryoffset": at, "cellpath": WEIGHT,
-            "celllabel": "Bodyweight (kg)", "cellvaluenumeric": c.value,
-        }  # fmt: skip
+            "patientunitstayid": stay,
+            "intakeoutputoffset": at,
+            "intakeoutputentryoffset": at,
+            "cellpath": WEIGHT,
+            "celllabel": "Bodyweight (kg)",
+            "cellvaluenumeric": c.value,
+        }
     label, name = NURSE[c.concept]
     value = c.value * 9 / 5 + 32 if c.concept == "temperature" else c.value
     return "nursecharting", {
-        "patientunitstayid": stay, "nursingchartoffset": at, "nursingchartentryoffset": at,
-        "nursingchartcelltypevallabel": label, "nursingchartcelltypevalname": name, "nursingchartvalue": str(value),
-    }  # fmt: skip
+        "patientunitstayid": stay,
+        "nursingchartoffset": at,
+        "nursingchartentryoffset": at,
+        "nursingchartcelltypevallabel": label,
+        "nursingchartcelltypevalname": name,
+        "nursingchartvalue": str(value),
+    }

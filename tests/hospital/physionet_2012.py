@@ -10,18 +10,32 @@ TABLES = {
     "record": {"record_id": WHOLE, "set_name": TEXT, "intime": pa.timestamp("us", "UTC")},
     "measurement": {"record_id": WHOLE, "set_name": TEXT, "time": TEXT, "parameter": TEXT, "value": TEXT},
     "outcome": {
-        "record_id": WHOLE, "set_name": TEXT, "saps_i": WHOLE, "sofa": WHOLE, "length_of_stay": WHOLE, "survival": WHOLE,
+        "record_id": WHOLE,
+        "set_name": TEXT,
+        "saps_i": WHOLE,
+        "sofa": WHOLE,
+        "length_of_stay": WHOLE,
+        "survival": WHOLE,
         "in_hospital_death": WHOLE,
     },
-}  # fmt: skip
+}
 
 
 def build(engine: Engine) -> dict[str, str]:
     names = {
-        "heart_rate": "HR", "temperature": "Temp", "sbp_invasive": "SysABP", "map_noninvasive": "NIMAP",
-        "creatinine": "Creatinine", "sodium": "Na", "gcs_total": "GCS", "fio2": "FiO2", "potassium": "K",
-        "platelets": "Platelets", "bun": "BUN", "weight": "Weight",
-    }  # fmt: skip
+        "heart_rate": "HR",
+        "temperature": "Temp",
+        "sbp_invasive": "SysABP",
+        "map_noninvasive": "NIMAP",
+        "creatinine": "Creatinine",
+        "sodium": "Na",
+        "gcs_total": "GCS",
+        "fio2": "FiO2",
+        "potassium": "K",
+        "platelets": "Platelets",
+        "bun": "BUN",
+        "weight": "Weight",
+    }
     kinds = {"cardiac": 1, "cardiac_surgery": 2, "medical": 3, "surgical": 4}
 
     def line(stay: str, hour: float, parameter: str, value: object) -> dict:
@@ -38,11 +52,16 @@ def build(engine: Engine) -> dict[str, str]:
     # A death is charted as the number of the day it fell on, a discharge as days in hospital.
     outcome = [
         {
-            "record_id": int(s.name), "set_name": "a", "saps_i": 1, "sofa": 1, "length_of_stay": s.days,
-            "survival": s.days - 1 if s.died else -1, "in_hospital_death": int(s.died),
+            "record_id": int(s.name),
+            "set_name": "a",
+            "saps_i": 1,
+            "sofa": 1,
+            "length_of_stay": s.days,
+            "survival": s.days - 1 if s.died else -1,
+            "in_hospital_death": int(s.died),
         }
         for s in STAYS
-    ]  # fmt: skip
+    ]
     record = [{"record_id": int(s.name), "set_name": "a", "intime": s.intime} for s in STAYS]
     create(engine, "physionet_2012", TABLES, {"record": record, "measurement": measurement, "outcome": outcome})
     return {s.name: f"a-{s.name}" for s in STAYS}

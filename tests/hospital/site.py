@@ -8,30 +8,55 @@ from hospital import CHARTED, IMPLAUSIBLE, NOT_A_NUMBER, SAID, STAYS, Charted, c
 TEXT, NUMBER, TIME, FLAG = pa.string(), pa.float64(), pa.timestamp("s"), pa.bool_()
 TABLES = {
     "ward_stay": {
-        "stay_no": TEXT, "patient_no": TEXT, "ward": TEXT, "is_icu": FLAG, "begin_ts": TIME, "end_ts": TIME,
-        "left_dead": FLAG, "changed_ts": TIME, "age_years": NUMBER, "sex_code": TEXT, "height_cm": NUMBER,
-        "weight_kg": NUMBER, "admission_code": TEXT,
+        "stay_no": TEXT,
+        "patient_no": TEXT,
+        "ward": TEXT,
+        "is_icu": FLAG,
+        "begin_ts": TIME,
+        "end_ts": TIME,
+        "left_dead": FLAG,
+        "changed_ts": TIME,
+        "age_years": NUMBER,
+        "sex_code": TEXT,
+        "height_cm": NUMBER,
+        "weight_kg": NUMBER,
+        "admission_code": TEXT,
     },
-    "ward_value": {
-        "stay_no": TEXT, "code": TEXT, "unit": TEXT, "observed_ts": TIME, "stored_ts": TIME, "value": TEXT,
-    },
-}  # fmt: skip
+    "ward_value": {"stay_no": TEXT, "code": TEXT, "unit": TEXT, "observed_ts": TIME, "stored_ts": TIME, "value": TEXT},
+}
 WARDS = {"medical": "ICU1", "surgical": "ICU2", "cardiac": "ICU3"}
 CODES = {
-    "heart_rate": ("HR", None), "temperature": ("TEMP", "degC"), "sbp_invasive": ("ABPS", "mmHg"),
-    "map_noninvasive": ("NIBPM", "mmHg"), "gcs_total": ("GCS", None), "fio2": ("FIO2", "%"), "weight": ("WEIGHT", "kg"),
-    "creatinine": ("CREA", "mg/dL"), "sodium": ("NA", "mmol/L"), "potassium": ("K", "mmol/L"),
-    "platelets": ("PLT", "10^9/L"), "bun": ("BUN", "mg/dL"),
-}  # fmt: skip
+    "heart_rate": ("HR", None),
+    "temperature": ("TEMP", "degC"),
+    "sbp_invasive": ("ABPS", "mmHg"),
+    "map_noninvasive": ("NIBPM", "mmHg"),
+    "gcs_total": ("GCS", None),
+    "fio2": ("FIO2", "%"),
+    "weight": ("WEIGHT", "kg"),
+    "creatinine": ("CREA", "mg/dL"),
+    "sodium": ("NA", "mmol/L"),
+    "potassium": ("K", "mmol/L"),
+    "platelets": ("PLT", "10^9/L"),
+    "bun": ("BUN", "mg/dL"),
+}
 
 
 def build(engine: Engine) -> dict[str, str]:
     stays = [
-        {"stay_no": s.name, "patient_no": f"p{s.name}", "ward": WARDS[s.unit_type], "is_icu": True,
-         "begin_ts": _local(s.intime), "end_ts": _local(s.outtime), "left_dead": s.died, "changed_ts": _local(s.outtime),
-         "age_years": float(s.age), "sex_code": s.sex[0].upper()}
+        {
+            "stay_no": s.name,
+            "patient_no": f"p{s.name}",
+            "ward": WARDS[s.unit_type],
+            "is_icu": True,
+            "begin_ts": _local(s.intime),
+            "end_ts": _local(s.outtime),
+            "left_dead": s.died,
+            "changed_ts": _local(s.outtime),
+            "age_years": float(s.age),
+            "sex_code": s.sex[0].upper(),
+        }
         for s in STAYS
-    ]  # fmt: skip
+    ]
     values = [*(_value(c) for c in (*CHARTED, IMPLAUSIBLE)), _value(NOT_A_NUMBER) | {"value": SAID}]
     create(engine, "site", TABLES, {"ward_stay": stays, "ward_value": values})
     return {s.name: s.name for s in STAYS}
@@ -45,6 +70,10 @@ def _value(c: Charted) -> dict:
     code, unit = CODES[c.concept]
     value = 100 * c.value if c.concept == "fio2" else c.value
     return {
-        "stay_no": c.stay, "code": code, "unit": unit, "observed_ts": _local(c.observed_at),
-        "stored_ts": _local(c.known_at), "value": str(value).replace(".", ","),
-    }  # fmt: skip
+        "stay_no": c.stay,
+        "code": code,
+        "unit": unit,
+        "observed_ts": _local(c.observed_at),
+        "stored_ts": _local(c.known_at),
+        "value": str(value).replace(".", ","),
+    }

@@ -10,16 +10,16 @@ import pytest
 from builders_source import check_slices_are_one_pass
 from sqlalchemy import text
 
-from flows.ingest import ingest
-from rnn_core.config import WindowConfig
-from rnn_core.frames import Observations
-from rnn_core.grid import make_grid
-from rnn_core.material import Known
-from rnn_core.scaling import fit_scaler, static_features
-from rnn_core.windows import make_windows
-from sql import canonical
-from sql.adapter import adapter_names, load_adapter
-from sql.engine import open_engine
+from flows.jobs.ingest import ingest
+from rnn_core.contracts.config import WindowConfig
+from rnn_core.contracts.frames import Observations
+from rnn_core.contracts.known import Known
+from rnn_core.series.grid import make_grid
+from rnn_core.series.scaling import fit_scaler, static_features
+from rnn_core.series.windows import make_windows
+from sql.intake.adapter import adapter_names, load_adapter
+from sql.published import canonical
+from sql.store.engine import open_engine
 
 # All three stays lie in the unit, and some laboratory values are not known yet.
 DURING = hospital.BEGIN + timedelta(hours=36)
@@ -36,8 +36,8 @@ PAIRS = [
 @pytest.fixture(scope="module")
 def store(make_database, tmp_path_factory):
     """Our database, in which every source is taken over under its own name."""
-    from flows.databases import open_store
-    from flows.settings import load_settings
+    from flows.runtime.databases import open_store
+    from flows.runtime.settings import load_settings
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ICU_HOME", str(tmp_path_factory.mktemp("spec")))
@@ -58,7 +58,7 @@ def take_over(store, make_database, tmp_path_factory):
         return taken[source, dialect]
 
     def _take_over(source: str, dialect: str) -> tuple[str, dict[str, str]]:
-        from flows.settings import load_settings
+        from flows.runtime.settings import load_settings
 
         if dialect == "postgresql":
             url = make_database(f"spec_{source}").render_as_string(hide_password=False)
@@ -157,7 +157,7 @@ def test_windows_are_those_of_the_hospital(store, take_over, source, dialect):
 
 @pytest.mark.parametrize(("source", "dialect"), PAIRS)
 def test_forecasts_are_those_of_the_hospital(store, take_over, trained_forecaster, source, dialect):
-    from rnn_core.forecaster import forecast_stays
+    from rnn_core.forecasters.stay import forecast_stays
 
     found = known(store, *take_over(source, dialect), DURING)
     stays, observations = hospital.expected(DURING, source not in WITHOUT_DELAYS)

@@ -4,8 +4,8 @@ import pyarrow as pa
 import pytest
 from sqlalchemy import text
 
-from sql.copy import BATCH_ROWS, copy_arrow
-from sql.engine import open_engine
+from sql.store.copy import BATCH_ROWS, copy_arrow
+from sql.store.engine import open_engine
 
 
 @pytest.fixture(scope="module")

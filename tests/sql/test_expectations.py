@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 from sqlalchemy import text
 
-from rnn_core.config import Sampling
-from rnn_core.errors import QualityError
-from sql import landing, quality, schema
-from sql.adapter import Adapter, MappedVariable
+from rnn_core.contracts.config import Sampling
+from rnn_core.contracts.errors import QualityError
+from sql.intake import landing, quality
+from sql.intake.adapter import Adapter, MappedVariable
+from sql.store import schema
 
 SUITES = ("stay", "observation", "forecast")
 EVERY_CHECK = [
@@ -25,15 +26,19 @@ AS_OF = BEGIN + timedelta(days=10)
 
 # It hands over its tables whole and as text, so that any row can come; a read that ignores its bounds is one more.
 ADAPTER = Adapter(
-    name=b.SOURCE, title="", licence="", ends_at="unit", sampling=Sampling(0.0, math.inf), availability="",
-    dialects=("postgresql",), tables={}, units={},
+    name=b.SOURCE,
+    title="",
+    licence="",
+    ends_at="unit",
+    sampling=Sampling(0.0, math.inf),
+    availability="",
+    dialects=("postgresql",),
+    tables={},
+    units={},
     stays_sql="select * from {schema}.stay where :since < :until",
     observations_sql="select * from {schema}.observation where :since < :until",
-    concept_map=(
-        MappedVariable("HR", "bpm", "heart_rate", 1.0, 0.0),
-        MappedVariable("K", "*", "potassium", 1.0, 0.0),
-    ),
-)  # fmt: skip
+    concept_map=(MappedVariable("HR", "bpm", "heart_rate", 1.0, 0.0), MappedVariable("K", "*", "potassium", 1.0, 0.0)),
+)
 
 
 def at(hours: float) -> str:
@@ -43,11 +48,25 @@ def at(hours: float) -> str:
 def stay(stay_id: str | None, **values: str | None) -> dict:
     """A finished, clean stay of three days as text, but for `values`."""
     row = {
-        "stay_id": stay_id, "available_at": at(72), "patient_id": f"of {stay_id}", "unit": "MICU",
-        "unit_type": "medical", "intime": at(0), "outtime": at(72), "outcome": "alive", "ends_at": "unit",
-        "end_precision_hours": "0", "hospital_intime": at(-10), "hospital_outtime": at(72), "died_at": None,
-        "age_years": "71", "sex": "female", "height_cm": "170", "weight_kg": "80", "admission_type": "emergency",
-    }  # fmt: skip
+        "stay_id": stay_id,
+        "available_at": at(72),
+        "patient_id": f"of {stay_id}",
+        "unit": "MICU",
+        "unit_type": "medical",
+        "intime": at(0),
+        "outtime": at(72),
+        "outcome": "alive",
+        "ends_at": "unit",
+        "end_precision_hours": "0",
+        "hospital_intime": at(-10),
+        "hospital_outtime": at(72),
+        "died_at": None,
+        "age_years": "71",
+        "sex": "female",
+        "height_cm": "170",
+        "weight_kg": "80",
+        "admission_type": "emergency",
+    }
     return row | values
 
 
@@ -76,11 +95,23 @@ CLEAN = {
 
 # A value other than the clean one for each column that a version of a stay holds besides its key.
 CHANGED = {
-    "patient_id": "another", "unit": "SICU", "unit_type": "surgical", "intime": at(1), "outtime": at(71),
-    "outcome": "died", "ends_at": "hospital", "end_precision_hours": "24", "hospital_intime": at(-11),
-    "hospital_outtime": None, "died_at": at(72), "age_years": "72", "sex": None, "height_cm": "171", "weight_kg": "81",
+    "patient_id": "another",
+    "unit": "SICU",
+    "unit_type": "surgical",
+    "intime": at(1),
+    "outtime": at(71),
+    "outcome": "died",
+    "ends_at": "hospital",
+    "end_precision_hours": "24",
+    "hospital_intime": at(-11),
+    "hospital_outtime": None,
+    "died_at": at(72),
+    "age_years": "72",
+    "sex": None,
+    "height_cm": "171",
+    "weight_kg": "81",
     "admission_type": "elective",
-}  # fmt: skip
+}
 BEFORE_A_CHANGE = {"stay": [stay(f"changed-{column}") for column in CHANGED], "observation": [observation()]}
 AFTER_A_CHANGE = {
     "stay": [row | {column: CHANGED[column]} for row, column in zip(BEFORE_A_CHANGE["stay"], CHANGED, strict=True)],
@@ -95,9 +126,15 @@ def forecast(stay_id: str, *, scored: bool = True, **values) -> dict:
 
 
 NUMBERS = {
-    "mortality_risk": 0.1, "prolonged_stay_risk": 0.1, "remaining_los_p10_hours": 1.0, "remaining_los_p50_hours": 1.0,
-    "remaining_los_p90_hours": 1.0, "discharge_24h_prob": 0.1, "discharge_48h_prob": 0.1, "discharge_72h_prob": 0.1,
-}  # fmt: skip
+    "mortality_risk": 0.1,
+    "prolonged_stay_risk": 0.1,
+    "remaining_los_p10_hours": 1.0,
+    "remaining_los_p50_hours": 1.0,
+    "remaining_los_p90_hours": 1.0,
+    "discharge_24h_prob": 0.1,
+    "discharge_48h_prob": 0.1,
+    "discharge_72h_prob": 0.1,
+}
 
 # Per suite and check the rows that are to fail it. The rows of a critical check come in a batch of their own.
 DIRTY: dict[str, dict[str, list[dict]]] = {
@@ -114,15 +151,21 @@ DIRTY: dict[str, dict[str, list[dict]]] = {
         "missing_stay_id": [stay(None), stay("")],
         "missing_patient_id": [stay("no patient", patient_id=None), stay("empty patient", patient_id="")],
         "unreadable_time": [
-            stay("no begin", intime=None), stay("begin is no time", intime="last night"),
-            stay("known at no time", available_at="soon"), stay("end is no time", outtime="2026-02-31"),
+            stay("no begin", intime=None),
+            stay("begin is no time", intime="last night"),
+            stay("known at no time", available_at="soon"),
+            stay("end is no time", outtime="2026-02-31"),
             stay("death is no time", died_at="unknown"),
         ],
-        "unreadable_number": [stay("age in words", age_years="old"), stay("precise in words", end_precision_hours="a day")],
+        "unreadable_number": [
+            stay("age in words", age_years="old"),
+            stay("precise in words", end_precision_hours="a day"),
+        ],
         "unknown_outcome": [stay("transferred", outcome="transferred")],
         "unknown_end": [stay("ends nowhere", ends_at=None), stay("ends on a ward", ends_at="ward")],
         "ends_before_it_begins": [
-            stay("negative", outtime=at(-1)), stay("no length", outtime=at(0)),
+            stay("negative", outtime=at(-1)),
+            stay("no length", outtime=at(0)),
             stay("negative, died first", outtime=at(-1), died_at=at(-2), outcome="died"),
             stay("died as it began", died_at=at(0), outtime=at(20)),
             stay("died shortly before", died_at=at(-5), outtime=at(20)),
@@ -145,7 +188,8 @@ DIRTY: dict[str, dict[str, list[dict]]] = {
         "missing_value": [observation(value=None), observation(value=" ")],
         "text_in_a_number": [observation(value=v) for v in ("haemolysed", "<0.5", "37,2", "1e308", "1e-308")],
         "implausible_value": [
-            *(observation(value=v) for v in ("735", "-5", "NaN", "Infinity")), CLEAN["observation"][1] | {"value": "735"}
+            *(observation(value=v) for v in ("735", "-5", "NaN", "Infinity")),
+            CLEAN["observation"][1] | {"value": "735"},
         ],
         "unknown_stay": [observation(stay_id="of no stay"), observation(stay_id="negative")],
         "duplicate_key": [CLEAN["observation"][0] | {"value": "99"}],
@@ -154,27 +198,33 @@ DIRTY: dict[str, dict[str, list[dict]]] = {
     # Each of these breaks its own check and no other, so the counts of a run are known exactly.
     "forecast": {
         "probabilities_lie_between_0_and_1": [
-            forecast("1", mortality_risk=-0.1), forecast("2", prolonged_stay_risk=1.1),
-            forecast("3", prolonged_stay_risk=None), forecast("4", discharge_24h_prob=-0.1),
+            forecast("1", mortality_risk=-0.1),
+            forecast("2", prolonged_stay_risk=1.1),
+            forecast("3", prolonged_stay_risk=None),
+            forecast("4", discharge_24h_prob=-0.1),
         ],
         "times_are_finite": [
-            forecast("5", remaining_los_p90_hours=math.inf), forecast("6", remaining_los_p10_hours=-1.0)
+            forecast("5", remaining_los_p90_hours=math.inf),
+            forecast("6", remaining_los_p10_hours=-1.0),
         ],
         "quantiles_rise": [
-            forecast("7", remaining_los_p50_hours=91.0), forecast("8", remaining_los_p10_hours=21.0),
+            forecast("7", remaining_los_p50_hours=91.0),
+            forecast("8", remaining_los_p10_hours=21.0),
             forecast("9", remaining_los_p50_hours=None),
         ],
         "discharge_probability_rises_with_the_horizon": [
-            forecast("10", discharge_24h_prob=0.6), forecast("11", discharge_48h_prob=0.64)
+            forecast("10", discharge_24h_prob=0.6),
+            forecast("11", discharge_48h_prob=0.64),
         ],
         "leaving_alive_and_dying_do_not_exceed_certainty": [forecast("12", mortality_risk=0.4)],
         "abstentions_carry_a_reason_and_no_number": [
-            forecast("13", scored=False, status_reason=None), forecast("14", scored=False, risk_band="low"),
+            forecast("13", scored=False, status_reason=None),
+            forecast("14", scored=False, risk_band="low"),
             *(forecast(column, scored=False, **{column: number}) for column, number in NUMBERS.items()),
         ],
         "one_row_per_stay": [forecast("twice")],
     },
-}  # fmt: skip
+}
 CLEAN["forecast"] = [forecast("twice"), forecast("clean"), forecast("abstained", scored=False)]
 
 # What a correction makes of its rows; all other columns stay as they came.
@@ -274,9 +324,11 @@ def outcomes(engine, suite: str, **of: int) -> dict[str, quality.CheckOutcome]:
     """The outcomes that were kept of a batch or a run."""
     ((column, number),) = of.items()
     kept = b.rows(
-        engine, f"select * from quality.check_result where suite = :suite and {column} = :number",
-        suite=suite, number=number,
-    )  # fmt: skip
+        engine,
+        f"select * from quality.check_result where suite = :suite and {column} = :number",
+        suite=suite,
+        number=number,
+    )
     checks = {check.name: check for check in quality.load_suite(suite)}
     return {
         row["check_name"]: quality.CheckOutcome(checks[row["check_name"]], row["passed"], row["rows_failed"])
@@ -346,8 +398,11 @@ def test_a_stay_after_its_own_death_is_rejected_and_not_cut_to_nothing(first):
     reasons = {q["row"]["stay_id"]: q["reason"] for q in first.quarantine if q["check_name"] == "ends_before_it_begins"}
     named = {stay_id: reason.rpartition(": ")[2] for stay_id, reason in reasons.items()}
     assert {stay_id for stay_id, fault in named.items() if fault == "died_at is not after intime"} == {
-        "died as it began", "died shortly before", "died long before", "died before, still open"
-    }  # fmt: skip
+        "died as it began",
+        "died shortly before",
+        "died long before",
+        "died before, still open",
+    }
     assert set(named.values()) == {"died_at is not after intime", "outtime is not after intime"}
 
 
@@ -382,9 +437,14 @@ def test_a_check_that_passed_is_run_again_once_a_correction_changed_rows(engine)
             "create table landing.mended_checked as select ctid as row_id, * from landing.mended"
         )
         rejected = quality.quarantine(
-            connection, [quality.CheckOutcome(checks[0], False, 1), quality.CheckOutcome(checks[1], True, 0)],
-            relation="mended", checked="landing.mended_checked", landed="landing.mended", source=b.SOURCE, batch_id=1,
-        )  # fmt: skip
+            connection,
+            [quality.CheckOutcome(checks[0], False, 1), quality.CheckOutcome(checks[1], True, 0)],
+            relation="mended",
+            checked="landing.mended_checked",
+            landed="landing.mended",
+            source=b.SOURCE,
+            batch_id=1,
+        )
         left = connection.execute(text("select ends from landing.mended_checked")).scalars().all()
         kept = connection.execute(
             text("select check_name, disposition, row from quality.quarantine where relation = 'mended' order by 1")
@@ -393,5 +453,6 @@ def test_a_check_that_passed_is_run_again_once_a_correction_changed_rows(engine)
     as_it_came = {"begins": 0, "ends": 50}
     assert (rejected, left) == (1, [5])
     assert [tuple(row) for row in kept] == [
-        ("late_end", "corrected", as_it_came), ("no_length", "rejected", as_it_came)
-    ]  # fmt: skip
+        ("late_end", "corrected", as_it_came),
+        ("no_length", "rejected", as_it_came),
+    ]

@@ -8,18 +8,25 @@ import builders_sql as b
 import pytest
 from sqlalchemy import Engine, text
 
-from rnn_core.config import Sampling
-from sql import landing
-from sql.adapter import Adapter, MappedVariable
-from sql.engine import open_engine
+from rnn_core.contracts.config import Sampling
+from sql.intake import landing
+from sql.intake.adapter import Adapter, MappedVariable
+from sql.store.engine import open_engine
 
 ADAPTER = Adapter(
-    name=b.SOURCE, title="", licence="", ends_at="unit", sampling=Sampling(0.0, math.inf), availability="",
-    dialects=("postgresql",), tables={}, units={},
+    name=b.SOURCE,
+    title="",
+    licence="",
+    ends_at="unit",
+    sampling=Sampling(0.0, math.inf),
+    availability="",
+    dialects=("postgresql",),
+    tables={},
+    units={},
     stays_sql="select * from {schema}.stay where available_at > :since and available_at <= :until",
     observations_sql="select * from {schema}.observation where available_at > :since and available_at <= :until",
     concept_map=(MappedVariable("HR", "*", "heart_rate", 1.0, 0.0),),
-)  # fmt: skip
+)
 BEGIN = datetime.fromisoformat("2026-03-02T08:00:00+00:00")
 _STAY = "stay_id, available_at, patient_id, unit, unit_type, intime, ends_at"
 

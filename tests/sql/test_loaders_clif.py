@@ -6,9 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import text
 
-from rnn_core.errors import ForecastError
-from sql.engine import open_engine
+from rnn_core.contracts.errors import ForecastError
 from sql.loaders import clif
+from sql.store.engine import open_engine
 
 ANCHOR = clif.ANCHOR
 END = ANCHOR + timedelta(days=clif.DAYS)
@@ -18,10 +18,7 @@ END = ANCHOR + timedelta(days=clif.DAYS)
 def loaded(make_database):
     """An engine on a database with the demo in the schemas `published` and `moved` (re-anchored), and the reports."""
     engine = open_engine(make_database("clif_loader"))
-    reports = {
-        "published": clif.load(engine, "published"),
-        "moved": clif.load(engine, "moved", reanchor=True),
-    }
+    reports = {"published": clif.load(engine, "published"), "moved": clif.load(engine, "moved", reanchor=True)}
     yield engine, reports
     engine.dispose()
 

@@ -3,9 +3,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from rnn_core.errors import ContractError, ForecastError
-from sql.engine import open_engine
+from rnn_core.contracts.errors import ContractError, ForecastError
 from sql.loaders import physionet_2012
+from sql.store.engine import open_engine
 
 START = physionet_2012.START
 ONE_STAY = {7: "00:00,Age,54\n00:07,HR,73\n"}
@@ -151,11 +151,7 @@ def test_loading_again_replaces_the_tables(engine, make_challenge_set):
     assert (
         physionet_2012.load(engine, folder, schema="again").rows
         == first.rows
-        == {
-            "record": 2,
-            "measurement": 4,
-            "outcome": 2,
-        }
+        == {"record": 2, "measurement": 4, "outcome": 2}
     )
     assert rows(engine, "select count(*) from again.measurement") == [(4,)]
     physionet_2012.load(engine, folder, sets=["a"], schema="again")

@@ -10,10 +10,10 @@ from alembic.runtime.migration import MigrationContext
 from builders_sql import migrated, rows
 from sqlalchemy import text
 
-from rnn_core.errors import ForecastError
-from sql import migrate, views
-from sql.engine import open_engine
-from sql.schema import SCHEMAS, metadata
+from rnn_core.contracts.errors import ForecastError
+from sql.store import migrate, rebuild_views
+from sql.store.engine import open_engine
+from sql.store.schema import SCHEMAS, metadata
 
 # What compare_metadata does not look at: checks, keys, indexes, defaults, identities, comments, unlogged tables.
 _CATALOG = """
@@ -104,7 +104,7 @@ def test_two_upgrades_at_once_both_succeed(make_database):
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(migrate.upgrade, engines)) == [migrate.newest_revision()] * 2
     with engines[0].connect() as connection:
-        assert views.are_current(connection)
+        assert rebuild_views.are_current(connection)
     for engine in engines:
         engine.dispose()
 
@@ -112,10 +112,10 @@ def test_two_upgrades_at_once_both_succeed(make_database):
 def test_a_changed_view_is_rebuilt(engine):
     make_stale(engine)
     with engine.connect() as connection:
-        assert not views.are_current(connection)
+        assert not rebuild_views.are_current(connection)
     migrate.upgrade(engine)
     with engine.connect() as connection:
-        assert views.are_current(connection)
+        assert rebuild_views.are_current(connection)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_the_right_to_read_a_view_is_enough_to_read_it(engine):
         if not connection.execute(text("select 1 from pg_roles where rolname = 'reader'")).scalar():
             connection.execute(text("create role reader"))
         connection.execute(text("grant usage on schema icu, quality, forecast to reader"))
-        readable = [relation for relation in views.RELATIONS if not views.is_function(relation)]
+        readable = [relation for relation in rebuild_views.RELATIONS if not rebuild_views.is_function(relation)]
         for relation in readable:
             connection.execute(text(f"grant select on {relation} to reader"))
     with engine.connect() as connection:
@@ -186,9 +186,9 @@ def test_the_right_to_read_a_view_is_enough_to_read_it(engine):
 
 
 def test_every_file_of_views_is_a_relation_with_a_header():
-    files = {path.stem for path in (Path(views.__file__).parent / "views").glob("*.sql")}
-    assert files == set(views.RELATIONS)
-    for relation in views.RELATIONS:
-        assert "-- include" not in views.definition(relation)
+    files = {path.stem for path in (Path(rebuild_views.__file__).parents[1] / "views").glob("*.sql")}
+    assert files == set(rebuild_views.RELATIONS)
+    for relation in rebuild_views.RELATIONS:
+        assert "-- include" not in rebuild_views.definition(relation)
         for word in ("-- Grain:", "-- Purpose:", "-- Units:"):
-            assert word in views.definition(relation)
+            assert word in rebuild_views.definition(relation)

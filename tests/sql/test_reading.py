@@ -13,11 +13,11 @@ from builders_source import BEGINNING, END, adapter_at, read
 from sqlalchemy import text
 from sqlalchemy.exc import NoInspectionAvailable
 
-from rnn_core.errors import ForecastError, SourceError
-from sql.adapter import load_adapter
-from sql.engine import open_engine, read_only
+from rnn_core.contracts.errors import ForecastError, SourceError
+from sql.intake.adapter import load_adapter
+from sql.intake.reading import bounds, check_source, sequential_scans
 from sql.loaders import replace_table
-from sql.reading import bounds, check_source, sequential_scans
+from sql.store.engine import open_engine, read_only
 
 ZURICH = "Europe/Zurich"
 DIALECTS = ["postgresql", "duckdb", "sqlite"]

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from rnn_core.errors import ContractError, ForecastError
-from sql import registry
+from rnn_core.contracts.errors import ContractError, ForecastError
+from sql.published import registry
 
 
 def stages(engine):
@@ -17,9 +17,14 @@ def stages(engine):
 
 def row(model_id, **changes):
     return {
-        "model_id": model_id, "name": "stay", "source": b.SOURCE, "data_cutoff": b.NOW, "artifact": "a",
-        "config": {"units": [64]}, "metrics": {"auroc": 0.8},
-    } | changes  # fmt: skip
+        "model_id": model_id,
+        "name": "stay",
+        "source": b.SOURCE,
+        "data_cutoff": b.NOW,
+        "artifact": "a",
+        "config": {"units": [64]},
+        "metrics": {"auroc": 0.8},
+    } | changes
 
 
 def test_versions_count_up_per_source_and_name(engine):

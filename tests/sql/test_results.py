@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from sqlalchemy import text
 
-from rnn_core.errors import ContractError, ForecastError
-from sql import results
+from rnn_core.contracts.errors import ContractError, ForecastError
+from sql.published import results
 
 BEFORE = b.NOW - b.hours(1)
 
@@ -309,10 +309,14 @@ def test_published_slots_are_those_of_good_runs_of_the_asked_kinds(engine):
 def unit_frame(days):
     return pd.DataFrame(
         {
-            "unit": ["MICU"] * len(days), "step": range(1, len(days) + 1), "los_days": days, "last_los_days": 2.0,
-            "median_los_days": 3.0, "n_stays": 50,
+            "unit": ["MICU"] * len(days),
+            "step": range(1, len(days) + 1),
+            "los_days": days,
+            "last_los_days": 2.0,
+            "median_los_days": 3.0,
+            "n_stays": 50,
         }
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -360,9 +364,20 @@ def test_a_run_without_a_unit_model_leaves_the_units_of_the_slot(engine, unit_mo
 def test_scores_replace_those_of_the_same_run_and_store_nan_as_null(engine):
     run_id = start(engine, kind="evaluate")
     row = {
-        "model_id": "m1", "source": b.SOURCE, "unit": "all", "month": "all", "age_group": "all", "sex": "all",
-        "stay_hours": "all", "metric": "auroc", "value": 0.8, "low": 0.7, "high": math.nan, "baseline": 0.5, "n": 100,
-    }  # fmt: skip
+        "model_id": "m1",
+        "source": b.SOURCE,
+        "unit": "all",
+        "month": "all",
+        "age_group": "all",
+        "sex": "all",
+        "stay_hours": "all",
+        "metric": "auroc",
+        "value": 0.8,
+        "low": 0.7,
+        "high": math.nan,
+        "baseline": 0.5,
+        "n": 100,
+    }
     for rows in ([row, row | {"metric": "brier"}], [row]):
         with engine.begin() as connection:
             assert results.write_scores(connection, run_id, rows) == len(rows)

@@ -6,9 +6,9 @@ import pytest
 from builders_sql import tuples
 from sqlalchemy import text
 
-from flows.forecast import forecast
-from flows.ingest import ingest
-from sql import retention
+from flows.jobs.forecast import forecast
+from flows.jobs.ingest import ingest
+from sql.intake import retention
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
 CUTOFF = AT - timedelta(days=7)

@@ -8,19 +8,19 @@ from builders_sql import rows, tuples
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
-from flows.evaluate import evaluate
-from flows.forecast import forecast
-from flows.ingest import ingest
-from flows.settings import load_settings
-from flows.train import train
-from rnn_core.errors import ForecastError
-from sql import migrate, views
-from sql.adapter import load_adapter
-from sql.engine import open_engine
-from sql.reading import check_source, read_observations, read_stays
+from flows.jobs.evaluate import evaluate
+from flows.jobs.forecast import forecast
+from flows.jobs.ingest import ingest
+from flows.jobs.train import train
+from flows.runtime.settings import load_settings
+from rnn_core.contracts.errors import ForecastError
+from sql.intake.adapter import load_adapter
+from sql.intake.reading import check_source, read_observations, read_stays
+from sql.store import migrate, rebuild_views
+from sql.store.engine import open_engine
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
-ROLES = (Path(views.__file__).parent / "roles.sql").read_text()
+ROLES = (Path(rebuild_views.__file__).parents[1] / "roles.sql").read_text()
 KINDS = ("migrator", "job", "analyst")
 RUN = "insert into forecast.run (source, kind, as_of) values ('s', 'train', now())"
 
@@ -92,7 +92,7 @@ def test_the_job_does_all_its_work_with_the_jobs_rights_alone(engines, clif_sour
 
 
 def test_the_analyst_asks_on_the_command_line_too(engines, monkeypatch):
-    from flows.inspection import run_query
+    from flows.inspection.models import run_query
 
     monkeypatch.setenv("ICU_DATABASE_URL", engines["analyst"].url.render_as_string(hide_password=False))
     load_settings.cache_clear()
@@ -103,10 +103,13 @@ def test_the_analyst_asks_on_the_command_line_too(engines, monkeypatch):
 
 
 def test_the_analyst_reads_every_view_of_forecast_and_no_table_or_canonical_row(engines):
-    for relation in (r for r in views.RELATIONS if r.startswith("forecast.")):
+    for relation in (r for r in rebuild_views.RELATIONS if r.startswith("forecast.")):
         tuples(engines["analyst"], f"select * from {relation}")
-    tables = tuples(engines["owner"], "select schemaname || '.' || tablename from pg_tables where schemaname = any(:s)",
-                    s=["icu", "landing", "quality", "forecast"])  # fmt: skip
+    tables = tuples(
+        engines["owner"],
+        "select schemaname || '.' || tablename from pg_tables where schemaname = any(:s)",
+        s=["icu", "landing", "quality", "forecast"],
+    )
     assert len(tables) > 15
     for (table,) in tables:
         assert refused(engines["analyst"], f"select * from {table}"), table
@@ -119,7 +122,9 @@ def test_the_job_changes_rows_and_no_table(engines):
     with engines["job"].begin() as connection:
         connection.execute(text(RUN))
     for statement in (
-        "drop table forecast.run", "alter table icu.observation drop constraint pk_observation",
-        "create table forecast.mine (n int)", "truncate icu.observation",
-    ):  # fmt: skip
+        "drop table forecast.run",
+        "alter table icu.observation drop constraint pk_observation",
+        "create table forecast.mine (n int)",
+        "truncate icu.observation",
+    ):
         assert refused(engines["job"], statement), statement

@@ -15,10 +15,10 @@ from builders_source import (
 )
 from sqlalchemy import text
 
-from rnn_core.frames import ADMISSION_TYPES, OUTCOMES, SEXES, STAY_COLUMNS, UNIT_TYPES
-from sql.engine import open_engine
+from rnn_core.contracts.frames import ADMISSION_TYPES, OUTCOMES, SEXES, STAY_COLUMNS, UNIT_TYPES
+from sql.intake.reading import sequential_scans
 from sql.loaders import clif as loader
-from sql.reading import sequential_scans
+from sql.store.engine import open_engine
 
 TABLES = list(loader.TABLES)
 
@@ -272,58 +272,81 @@ def hand_made_clif(engine, adt, discharge_category, discharge):
 
 # Rows of adt, category and hour of the discharge; then (stay, known at hour, intime, outtime, outcome) of each version.
 HAND_MADE = {
-    "an open stay has one open version": (
-        [("A", 1, None)], None, None,
-        [("h-1", 1, 1, None, None)],
-    ),
+    "an open stay has one open version": ([("A", 1, None)], None, None, [("h-1", 1, 1, None, None)]),
     "a row that joins the last one goes on with its stay": (
-        [("A", 1, 5), ("A", 5, 9)], "Home", 20,
+        [("A", 1, 5), ("A", 5, 9)],
+        "Home",
+        20,
         [("h-1", 1, 1, None, None), ("h-1", 9, 1, 9, "alive"), ("h-1", 20, 1, 9, "alive")],
     ),
     "a return within an hour opens the stay again": (
-        [("A", 1, 5), ("A", 6, 9)], None, None,
+        [("A", 1, 5), ("A", 6, 9)],
+        None,
+        None,
         [("h-1", 1, 1, None, None), ("h-1", 5, 1, 5, "alive"), ("h-1", 6, 1, None, None), ("h-1", 9, 1, 9, "alive")],
     ),
     "a return after more than an hour is another stay": (
-        [("A", 1, 5), ("A", 6.1, None)], None, None,
+        [("A", 1, 5), ("A", 6.1, None)],
+        None,
+        None,
         [("h-1", 1, 1, None, None), ("h-1", 5, 1, 5, "alive"), ("h-2", 6.1, 6.1, None, None)],
     ),
     "another unit is another stay": (
-        [("A", 1, 5), ("B", 5, 9)], None, None,
+        [("A", 1, 5), ("B", 5, 9)],
+        None,
+        None,
         [("h-1", 1, 1, None, None), ("h-1", 5, 1, 5, "alive"), ("h-2", 5, 5, None, None), ("h-2", 9, 5, 9, "alive")],
     ),
     "a death ends the last stay only": (
-        [("A", 1, 5), ("B", 5, 9)], "Expired", 5.5,
+        [("A", 1, 5), ("B", 5, 9)],
+        "Expired",
+        5.5,
         [
-            ("h-1", 1, 1, None, None), ("h-1", 5, 1, 5, "alive"), ("h-1", 5.5, 1, 5, "alive"),
-            ("h-2", 5, 5, None, None), ("h-2", 5.5, 5, 5.5, "died"), ("h-2", 9, 5, 9, "died"),
+            ("h-1", 1, 1, None, None),
+            ("h-1", 5, 1, 5, "alive"),
+            ("h-1", 5.5, 1, 5, "alive"),
+            ("h-2", 5, 5, None, None),
+            ("h-2", 5.5, 5, 5.5, "died"),
+            ("h-2", 9, 5, 9, "died"),
         ],
     ),
     "a death at the charted end is one version": (
-        [("A", 1, 5)], "Expired", 5,
+        [("A", 1, 5)],
+        "Expired",
+        5,
         [("h-1", 1, 1, None, None), ("h-1", 5, 1, 5, "died")],
     ),
     "a death in an open row ends the stay": (
-        [("A", 1, None)], "Expired", 5,
+        [("A", 1, None)],
+        "Expired",
+        5,
         [("h-1", 1, 1, None, None), ("h-1", 5, 1, 5, "died")],
     ),
     "a death within an hour after the end corrects the outcome": (
-        [("A", 1, 5)], "Expired", 5.9,
+        [("A", 1, 5)],
+        "Expired",
+        5.9,
         [("h-1", 1, 1, None, None), ("h-1", 5, 1, 5, "alive"), ("h-1", 5.9, 1, 5, "died")],
     ),
     "a death later than an hour after the end leaves the unit's outcome": (
-        [("A", 1, 5)], "Expired", 6.1,
+        [("A", 1, 5)],
+        "Expired",
+        6.1,
         [("h-1", 1, 1, None, None), ("h-1", 5, 1, 5, "alive"), ("h-1", 6.1, 1, 5, "alive")],
     ),
     "a discharge before the charted end does not end the stay": (
-        [("A", 1, 5)], "Home", 4,
+        [("A", 1, 5)],
+        "Home",
+        4,
         [("h-1", 1, 1, None, None), ("h-1", 4, 1, None, None), ("h-1", 5, 1, 5, "alive")],
     ),
     "a death as a joining row begins ends the stay": (
-        [("A", 1, 5), ("A", 5, 9)], "Expired", 5,
+        [("A", 1, 5), ("A", 5, 9)],
+        "Expired",
+        5,
         [("h-1", 1, 1, None, None), ("h-1", 5, 1, 5, "died"), ("h-1", 9, 1, 9, "died")],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", HAND_MADE)
@@ -343,8 +366,10 @@ def test_clif_3_0_gives_the_same_rows(clif):
         connection.execute(text("drop schema if exists three cascade; create schema three"))
         for table in TABLES:
             connection.execute(text(f"create table three.{table} as select * from published.{table}"))
-            names = text("select column_name from information_schema.columns where table_schema = 'three'"
-                         " and table_name = :t and column_name ~ '_(category|group|type)$' and data_type = 'text'")  # fmt: skip
+            names = text(
+                "select column_name from information_schema.columns where table_schema = 'three'"
+                " and table_name = :t and column_name ~ '_(category|group|type)$' and data_type = 'text'"
+            )
             for column in connection.execute(names, {"t": table}).scalars().all():
                 for old, new in renamed.items():
                     connection.execute(

@@ -18,9 +18,9 @@ from builders_source import (
 from hospital import create
 from hospital.eicu import TABLES, WEIGHT
 
-from rnn_core.frames import OUTCOMES, STAY_COLUMNS, UNIT_TYPES
-from sql.adapter import load_adapter
-from sql.engine import open_engine
+from rnn_core.contracts.frames import OUTCOMES, STAY_COLUMNS, UNIT_TYPES
+from sql.intake.adapter import load_adapter
+from sql.store.engine import open_engine
 
 # The first of January, when the stay 365 of the year 2015 begins.
 START = pd.Timestamp("2015-01-01 08:00", tz="UTC")
@@ -40,10 +40,20 @@ def eicu(make_database):
 def patient(stay=365, hospital_stay=None, **columns):
     """A row of `patient`: an open stay of a woman of 60 years, unless said otherwise."""
     return {
-        "patientunitstayid": stay, "patienthealthsystemstayid": hospital_stay or stay, "uniquepid": "002-1",
-        "gender": "Female", "age": "60", "hospitalid": 73, "wardid": 83, "unittype": "MICU", "unitstaytype": "admit",
-        "unitvisitnumber": 1, "hospitaladmitoffset": -60, "hospitaldischargeyear": 2015, "unitadmittime24": "08:00:00",
-    } | columns  # fmt: skip
+        "patientunitstayid": stay,
+        "patienthealthsystemstayid": hospital_stay or stay,
+        "uniquepid": "002-1",
+        "gender": "Female",
+        "age": "60",
+        "hospitalid": 73,
+        "wardid": 83,
+        "unittype": "MICU",
+        "unitstaytype": "admit",
+        "unitvisitnumber": 1,
+        "hospitaladmitoffset": -60,
+        "hospitaldischargeyear": 2015,
+        "unitadmittime24": "08:00:00",
+    } | columns
 
 
 def versions_of(eicu, *patients):
@@ -65,10 +75,7 @@ def ending(*values, stay=365, **columns):
 
 # Rows of patient; then (stay, known at, intime, outtime, outcome, died_at) of each version.
 CASES = {
-    "an open stay has one open version": (
-        [patient()],
-        [("365", 0, 0, None, None, None)],
-    ),
+    "an open stay has one open version": ([patient()], [("365", 0, 0, None, None, None)]),
     "an end is known when it comes, the hospital's likewise": (
         [ending(600, "Alive", 1200, "Alive")],
         [("365", 0, 0, None, None, None), ("365", 600, 0, 600, "alive", None), ("365", 1200, 0, 600, "alive", None)],
@@ -118,25 +125,50 @@ CASES = {
         [("365", 0, 0, None, None, None), ("365", 1, 0, -30, "alive", None)],
     ),
     "a return to the unit in the same hospital stay is another stay": (
-        [ending(600, "Alive", 3000, "Alive", hospital_stay=9),
-         ending(200, "Alive", 2000, "Alive", stay=4, hospital_stay=9, hospitaladmitoffset=-1060, unitvisitnumber=2)],
-        [("365", 0, 0, None, None, None), ("365", 600, 0, 600, "alive", None), ("365", 3000, 0, 600, "alive", None),
-         ("4", 1000, 1000, None, None, None), ("4", 1200, 1000, 1200, "alive", None),
-         ("4", 3000, 1000, 1200, "alive", None)],
+        [
+            ending(600, "Alive", 3000, "Alive", hospital_stay=9),
+            ending(200, "Alive", 2000, "Alive", stay=4, hospital_stay=9, hospitaladmitoffset=-1060, unitvisitnumber=2),
+        ],
+        [
+            ("365", 0, 0, None, None, None),
+            ("365", 600, 0, 600, "alive", None),
+            ("365", 3000, 0, 600, "alive", None),
+            ("4", 1000, 1000, None, None, None),
+            ("4", 1200, 1000, 1200, "alive", None),
+            ("4", 3000, 1000, 1200, "alive", None),
+        ],
     ),
     "a death ends the last stay only": (
-        [ending(600, "Alive", 650, "Expired", hospital_stay=9),
-         ending(100, "Expired", 50, "Expired", stay=4, hospital_stay=9, hospitaladmitoffset=-660)],
-        [("365", 0, 0, None, None, None), ("365", 600, 0, 600, "alive", None), ("365", 650, 0, 600, "alive", 650),
-         ("4", 600, 600, None, None, None), ("4", 650, 600, 650, "died", 650), ("4", 700, 600, 700, "died", 650)],
+        [
+            ending(600, "Alive", 650, "Expired", hospital_stay=9),
+            ending(100, "Expired", 50, "Expired", stay=4, hospital_stay=9, hospitaladmitoffset=-660),
+        ],
+        [
+            ("365", 0, 0, None, None, None),
+            ("365", 600, 0, 600, "alive", None),
+            ("365", 650, 0, 600, "alive", 650),
+            ("4", 600, 600, None, None, None),
+            ("4", 650, 600, 650, "died", 650),
+            ("4", 700, 600, 700, "died", 650),
+        ],
     ),
     "a step-down bed is no stay, and who died there had left the unit": (
-        [ending(600, "Alive", 650, "Expired", hospital_stay=9),
-         ending(50, "Expired", 50, "Expired", stay=4, hospital_stay=9, hospitaladmitoffset=-660,
-                unitstaytype="stepdown/other")],
+        [
+            ending(600, "Alive", 650, "Expired", hospital_stay=9),
+            ending(
+                50,
+                "Expired",
+                50,
+                "Expired",
+                stay=4,
+                hospital_stay=9,
+                hospitaladmitoffset=-660,
+                unitstaytype="stepdown/other",
+            ),
+        ],
         [("365", 0, 0, None, None, None), ("365", 600, 0, 600, "alive", None), ("365", 650, 0, 600, "alive", 650)],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -242,23 +274,31 @@ def observed(eicu, stay=None, **tables):
 
 def nurse(name, offset, value, entered=None, label=None, **columns):
     return {
-        "nursingchartoffset": offset, "nursingchartentryoffset": offset if entered is None else entered,
-        "nursingchartcelltypevallabel": label or name, "nursingchartcelltypevalname": name, "nursingchartvalue": value,
-    } | columns  # fmt: skip
+        "nursingchartoffset": offset,
+        "nursingchartentryoffset": offset if entered is None else entered,
+        "nursingchartcelltypevallabel": label or name,
+        "nursingchartcelltypevalname": name,
+        "nursingchartvalue": value,
+    } | columns
 
 
 def respiratory(label, offset, value, entered=None):
     return {
-        "respchartoffset": offset, "respchartentryoffset": offset if entered is None else entered,
-        "respchartvaluelabel": label, "respchartvalue": value,
-    }  # fmt: skip
+        "respchartoffset": offset,
+        "respchartentryoffset": offset if entered is None else entered,
+        "respchartvaluelabel": label,
+        "respchartvalue": value,
+    }
 
 
 def lab(name, drawn, result, entered=None, **columns):
     return {
-        "labname": name, "labresultoffset": drawn, "labresult": result, "labresultrevisedoffset": entered,
+        "labname": name,
+        "labresultoffset": drawn,
+        "labresult": result,
+        "labresultrevisedoffset": entered,
         "labmeasurenamesystem": "mmol/L",
-    } | columns  # fmt: skip
+    } | columns
 
 
 def infusion(drug, offset, rate, weight=""):
@@ -267,9 +307,13 @@ def infusion(drug, offset, rate, weight=""):
 
 def output(label, offset, value, entered=None, number=1):
     return {
-        "intakeoutputid": number, "intakeoutputoffset": offset, "celllabel": label, "cellpath": URINE + label,
-        "intakeoutputentryoffset": offset if entered is None else entered, "cellvaluenumeric": value,
-    }  # fmt: skip
+        "intakeoutputid": number,
+        "intakeoutputoffset": offset,
+        "celllabel": label,
+        "cellpath": URINE + label,
+        "intakeoutputentryoffset": offset if entered is None else entered,
+        "cellvaluenumeric": value,
+    }
 
 
 def test_offsets_are_minutes_from_the_unit_admission_and_monitors_are_known_at_once(eicu):
@@ -324,11 +368,7 @@ def test_an_end_before_the_begin_cuts_no_values_off(eicu):
 
 def test_a_laboratory_value_is_known_when_it_was_entered_else_three_hours_after_drawing(eicu):
     found = observed(eicu, lab=[lab("sodium", 10, 140.0, 45), lab("potassium", 10, 4.0), lab("chloride", 10, 100.0, 5)])
-    assert found == [
-        ("lab.chloride", 10, 10, "100"),
-        ("lab.potassium", 10, 190, "4"),
-        ("lab.sodium", 10, 45, "140"),
-    ]
+    assert found == [("lab.chloride", 10, 10, "100"), ("lab.potassium", 10, 190, "4"), ("lab.sodium", 10, 45, "140")]
 
 
 def test_a_corrected_value_is_a_later_version_and_changes_nothing_before(eicu):
@@ -375,11 +415,14 @@ def test_a_temperature_charted_in_both_units_counts_once_and_fahrenheit_becomes_
     taken = converted(
         eicu,
         nursecharting=[
-            temperature("C", 10, "36.8"), temperature("F", 10, "98.2"), temperature("F", 20, "100.4"),
-            temperature("F", 30, "98.6"), temperature("C", 30, "37.1", entered=40),
+            temperature("C", 10, "36.8"),
+            temperature("F", 10, "98.2"),
+            temperature("F", 20, "100.4"),
+            temperature("F", 30, "98.6"),
+            temperature("C", 30, "37.1", entered=40),
         ],
         vitalperiodic=[{"observationoffset": 50, "temperature": 38.0}],
-    )  # fmt: skip
+    )
     assert taken == {
         ("nursecharting.Temperature (C)", 10): 36.8,
         ("nursecharting.Temperature (F)", 20): pytest.approx(38, abs=1e-6),
@@ -393,28 +436,41 @@ def test_the_share_of_oxygen_comes_in_percent_and_as_a_fraction(eicu):
     taken = converted(
         eicu,
         respiratorycharting=[
-            respiratory("FiO2", 1, "50"), respiratory("FiO2", 2, "0.4"), respiratory("FiO2", 3, "35%"),
-            respiratory("FiO2", 4, "1"), respiratory("FIO2 (%)", 5, "100 %"),
+            respiratory("FiO2", 1, "50"),
+            respiratory("FiO2", 2, "0.4"),
+            respiratory("FiO2", 3, "35%"),
+            respiratory("FiO2", 4, "1"),
+            respiratory("FIO2 (%)", 5, "100 %"),
         ],
         lab=[lab("FiO2", 6, 60.0, 10), lab("FiO2", 7, 0.21, 10)],
-    )  # fmt: skip
+    )
     assert sorted((at, value) for (_, at), value in taken.items()) == [
-        (1, 0.5), (2, 0.4), (3, 0.35), (4, 1), (5, 1), (6, 0.6), (7, 0.21)
-    ]  # fmt: skip
+        (1, 0.5),
+        (2, 0.4),
+        (3, 0.35),
+        (4, 1),
+        (5, 1),
+        (6, 0.6),
+        (7, 0.21),
+    ]
 
 
 def test_text_that_holds_a_number_becomes_one_and_other_text_is_passed_on(eicu):
     found = observed(
         eicu,
         lab=[
-            lab("troponin - I", 1, None, 9, labresulttext="<0.02"), lab("sodium", 2, None, 9, labresulttext="> 180 "),
-            lab("potassium", 3, None, 9, labresulttext="haemolysed"), lab("BUN", 4, None, 9, labresulttext=""),
+            lab("troponin - I", 1, None, 9, labresulttext="<0.02"),
+            lab("sodium", 2, None, 9, labresulttext="> 180 "),
+            lab("potassium", 3, None, 9, labresulttext="haemolysed"),
+            lab("BUN", 4, None, 9, labresulttext=""),
         ],
         nursecharting=[
-            nurse("O2 Saturation", 5, " 98% "), nurse("O2 Saturation", 6, ""), nurse("O2 Saturation", 7, "see note"),
+            nurse("O2 Saturation", 5, " 98% "),
+            nurse("O2 Saturation", 6, ""),
+            nurse("O2 Saturation", 7, "see note"),
             nurse("GCS Total", 8, "Unable to score due to medication", None, "Glasgow coma score"),
         ],
-    )  # fmt: skip
+    )
     assert [row[3] for row in sorted(found, key=lambda row: row[1])] == ["0.02", "180", "haemolysed", "98", "see note"]
 
 
@@ -443,9 +499,21 @@ def test_rates_of_vasoactive_drugs_are_text_with_the_unit_in_the_drugs_name(eicu
         ],
     )
     assert {at: value for (_, at), value in taken.items()} == {
-        1: 0.05, 2: 0.1, 3: 0.16, 4: None, 5: None, 6: None, 7: 0.1, 8: 0.5, 9: 2, 10: 2.4, 11: 2.4, 12: None, 13: 0,
+        1: 0.05,
+        2: 0.1,
+        3: 0.16,
+        4: None,
+        5: None,
+        6: None,
+        7: 0.1,
+        8: 0.5,
+        9: 2,
+        10: 2.4,
+        11: 2.4,
+        12: None,
+        13: 0,
         14: 0,
-    }  # fmt: skip
+    }
 
 
 def test_a_rate_per_minute_without_a_weight_is_set_aside_and_no_number_is_passed_on(eicu):
@@ -477,13 +545,16 @@ def test_the_monitors_value_of_the_same_minute_goes_before_the_nurses(eicu):
     found = observed(
         eicu,
         nursecharting=[
-            nurse("Heart Rate", 5, "80"), nurse("Heart Rate", 10, "81"), nurse("Heart Rate", 15, "82", entered=40),
-            nurse("Respiratory Rate", 5, "18"), nurse("Heart Rate", -5, "83", entered=-2),
+            nurse("Heart Rate", 5, "80"),
+            nurse("Heart Rate", 10, "81"),
+            nurse("Heart Rate", 15, "82", entered=40),
+            nurse("Respiratory Rate", 5, "18"),
+            nurse("Heart Rate", -5, "83", entered=-2),
             nurse("Non-Invasive BP Mean", 5, "70", None, "Non-Invasive BP"),
         ],
         vitalperiodic=[{"observationoffset": at, "heartrate": 60} for at in (-5, 5, 15)],
         vitalaperiodic=[{"observationoffset": 5, "noninvasivemean": 71.0}],
-    )  # fmt: skip
+    )
     assert found == [
         ("nursecharting.Heart Rate", 10, 10, "81"),
         ("nursecharting.Heart Rate", 15, 40, "82"),
@@ -573,13 +644,18 @@ def chance_world():
         hospital_end = [None, -5, *chance.integers(1, 1500, size=8).tolist()][int(chance.integers(10))]
         rows["patient"].append(
             patient(
-                stay, 1 + hospital_stay, uniquepid=f"002-{hospital_stay}", hospitaladmitoffset=-begins,
-                unitdischargeoffset=end, unitdischargestatus=None if end is None else str(chance.choice(statuses)),
-                hospitaldischargeoffset=hospital_end, admissionweight=[None, 70.0][int(chance.integers(2))],
+                stay,
+                1 + hospital_stay,
+                uniquepid=f"002-{hospital_stay}",
+                hospitaladmitoffset=-begins,
+                unitdischargeoffset=end,
+                unitdischargestatus=None if end is None else str(chance.choice(statuses)),
+                hospitaldischargeoffset=hospital_end,
+                admissionweight=[None, 70.0][int(chance.integers(2))],
                 hospitaldischargestatus=None if hospital_end is None else str(chance.choice(statuses)),
                 unitstaytype=str(chance.choice(["admit", "admit", "readmit", "stepdown/other"])),
             )
-        )  # fmt: skip
+        )
         for row in range(CHANCE_ROWS):
             at, late = int(chance.integers(-30, 200)) * 5, int(chance.integers(-10, 40)) * 5
             value, own = float(chance.integers(1, 100)), {"patientunitstayid": stay}
@@ -628,8 +704,9 @@ def test_no_version_tells_a_time_that_had_not_come(world):
     begins = begins_of(rows["patient"])
     assert {int(stay): intime for stay, intime in zip(versions["stay_id"], versions["intime"], strict=True)} == {
         row["patientunitstayid"]: begins[row["patientunitstayid"]]
-        for row in rows["patient"] if row["unitstaytype"] != "stepdown/other"
-    }  # fmt: skip
+        for row in rows["patient"]
+        if row["unitstaytype"] != "stepdown/other"
+    }
     for column in ("intime", "outtime", "hospital_outtime", "died_at"):
         told = versions[column].notna()
         assert (versions.loc[told, column] <= versions.loc[told, "available_at"]).all(), column

@@ -20,10 +20,10 @@ from builders_source import (
 )
 from sqlalchemy import text
 
-from rnn_core.frames import ADMISSION_TYPES, OUTCOMES, SEXES, STAY_COLUMNS, UNIT_TYPES
-from sql.engine import open_engine
+from rnn_core.contracts.frames import ADMISSION_TYPES, OUTCOMES, SEXES, STAY_COLUMNS, UNIT_TYPES
+from sql.intake.reading import sequential_scans
 from sql.loaders import mimic_iii as loader
-from sql.reading import sequential_scans
+from sql.store.engine import open_engine
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +177,13 @@ def test_a_result_below_its_limit_counts_as_the_limit_and_other_text_is_passed_o
     assert (troponin.astype(str) == "0.01").sum() >= 50
     text_values = observations.loc[pd.to_numeric(observations["value"], errors="coerce").isna(), "value"]
     assert set(text_values) == {
-        "GREATER THAN 2000", "GREATER THAN 500", "GREATER THAN 50", "LESS THAN 0.4", "LESS THAN 0.01", "UNABLE TO REPORT",
-    }  # fmt: skip
+        "GREATER THAN 2000",
+        "GREATER THAN 500",
+        "GREATER THAN 50",
+        "LESS THAN 0.4",
+        "LESS THAN 0.01",
+        "UNABLE TO REPORT",
+    }
 
 
 def test_an_infusion_whose_rate_changes_is_not_stopped_in_between(observations):

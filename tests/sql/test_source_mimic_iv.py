@@ -19,9 +19,9 @@ from hospital import create
 from hospital.mimic_iv import TABLES
 from sqlalchemy import text
 
-from rnn_core.frames import STAY_COLUMNS
-from sql.engine import open_engine
-from sql.reading import sequential_scans
+from rnn_core.contracts.frames import STAY_COLUMNS
+from sql.intake.reading import sequential_scans
+from sql.store.engine import open_engine
 
 BEGIN = datetime(2150, 3, 1)
 MICU, SICU = "Medical Intensive Care Unit (MICU)", "Surgical Intensive Care Unit (SICU)"
@@ -160,54 +160,75 @@ def test_a_version_has_the_columns_of_the_contract(engine):
 # Begins and ends of the stays of one admission, hours of discharge and death;
 # then (stay, known at, outtime, outcome, died_at, hospital_outtime) of each version.
 VERSIONS = {
-    "an open stay has one open version": (
-        [(0, None)], None, None,
-        [(1, 0, None, None, None, None)],
-    ),
+    "an open stay has one open version": ([(0, None)], None, None, [(1, 0, None, None, None, None)]),
     "a stay ends when it ends and the hospital stay later": (
-        [(0, 48)], 100, None,
+        [(0, 48)],
+        100,
+        None,
         [(1, 0, None, None, None, None), (1, 48, 48, "alive", None, None), (1, 100, 48, "alive", None, 100)],
     ),
     "a discharge before the charted end does not end the stay": (
-        [(0, 48)], 47, None,
+        [(0, 48)],
+        47,
+        None,
         [(1, 0, None, None, None, None), (1, 47, None, None, None, 47), (1, 48, 48, "alive", None, 47)],
     ),
     "a death at the charted end is one version": (
-        [(0, 48)], 48, 48,
+        [(0, 48)],
+        48,
+        48,
         [(1, 0, None, None, None, None), (1, 48, 48, "died", 48, 48)],
     ),
     "a death in an open stay ends it": (
-        [(0, None)], 30, 30,
+        [(0, None)],
+        30,
+        30,
         [(1, 0, None, None, None, None), (1, 30, 30, "died", 30, 30)],
     ),
     "a death before the charted end is known when it happened": (
-        [(0, 48)], 30, 30,
+        [(0, 48)],
+        30,
+        30,
         [(1, 0, None, None, None, None), (1, 30, 30, "died", 30, 30), (1, 48, 48, "died", 30, 30)],
     ),
     "a death within an hour after the end corrects the outcome": (
-        [(0, 48)], 48.5, 48.5,
+        [(0, 48)],
+        48.5,
+        48.5,
         [(1, 0, None, None, None, None), (1, 48, 48, "alive", None, None), (1, 48.5, 48, "died", 48.5, 48.5)],
     ),
     "a death exactly an hour after the end still belongs to the stay": (
-        [(0, 48)], 49, 49,
+        [(0, 48)],
+        49,
+        49,
         [(1, 0, None, None, None, None), (1, 48, 48, "alive", None, None), (1, 49, 48, "died", 49, 49)],
     ),
     "a death long after the unit leaves the unit's outcome": (
-        [(0, 48)], 200, 200,
+        [(0, 48)],
+        200,
+        200,
         [(1, 0, None, None, None, None), (1, 48, 48, "alive", None, None), (1, 200, 48, "alive", 200, 200)],
     ),
     "a death ends the last stay only": (
-        [(0, 48), (48, 90)], 80, 80,
+        [(0, 48), (48, 90)],
+        80,
+        80,
         [
-            (1, 0, None, None, None, None), (1, 48, 48, "alive", None, None), (1, 80, 48, "alive", 80, 80),
-            (2, 48, None, None, None, None), (2, 80, 80, "died", 80, 80), (2, 90, 90, "died", 80, 80),
+            (1, 0, None, None, None, None),
+            (1, 48, 48, "alive", None, None),
+            (1, 80, 48, "alive", 80, 80),
+            (2, 48, None, None, None, None),
+            (2, 80, 80, "died", 80, 80),
+            (2, 90, 90, "died", 80, 80),
         ],
     ),
     "an end before the begin is passed on for the ingest to quarantine": (
-        [(0, -2)], 60, None,
+        [(0, -2)],
+        60,
+        None,
         [(1, 0, -2, "alive", None, None), (1, 60, -2, "alive", None, 60)],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", VERSIONS)
@@ -226,14 +247,19 @@ def test_the_length_of_stay_is_not_read_even_where_it_contradicts_the_end(engine
 
 def test_the_unit_of_a_stay_merged_over_a_move_changes_as_of_the_move(engine):
     moves = [
-        transfer(1, -3, "Emergency Department"), transfer(2, 0, MICU), transfer(3, 20, CVICU),
-        transfer(4, 48, "Medicine"), transfer(5, 90, None),
-    ]  # fmt: skip
+        transfer(1, -3, "Emergency Department"),
+        transfer(2, 0, MICU),
+        transfer(3, 20, CVICU),
+        transfer(4, 48, "Medicine"),
+        transfer(5, 90, None),
+    ]
     fill(engine, [stay(end=48, last_careunit=CVICU)], [admission(discharge=90)], transfers=moves)
     assert versions(engine, "available_at", "unit", "unit_type") == [
-        (0, MICU, "medical"), (20, CVICU, "cardiac_surgery"), (48, CVICU, "cardiac_surgery"),
+        (0, MICU, "medical"),
+        (20, CVICU, "cardiac_surgery"),
+        (48, CVICU, "cardiac_surgery"),
         (90, CVICU, "cardiac_surgery"),
-    ]  # fmt: skip
+    ]
 
 
 def test_a_stay_without_transfers_has_its_first_care_unit(engine):
@@ -243,21 +269,33 @@ def test_a_stay_without_transfers_has_its_first_care_unit(engine):
 
 def test_care_units_are_told_by_type(engine):
     types = {
-        MICU: "medical", SICU: "surgical", "Trauma SICU (TSICU)": "trauma", "Coronary Care Unit (CCU)": "cardiac",
-        CVICU: "cardiac_surgery", "Neuro Intermediate": "neuro", "Neuro Stepdown": "neuro",
+        MICU: "medical",
+        SICU: "surgical",
+        "Trauma SICU (TSICU)": "trauma",
+        "Coronary Care Unit (CCU)": "cardiac",
+        CVICU: "cardiac_surgery",
+        "Neuro Intermediate": "neuro",
+        "Neuro Stepdown": "neuro",
         "Neuro Surgical Intensive Care Unit (Neuro SICU)": "neuro",
-        "Medical/Surgical Intensive Care Unit (MICU/SICU)": "mixed", "PACU": None,
-    }  # fmt: skip
+        "Medical/Surgical Intensive Care Unit (MICU/SICU)": "mixed",
+        "PACU": None,
+    }
     fill(engine, [stay(end=None, number=n, patient=n, unit=unit) for n, unit in enumerate(types)])
     assert dict(versions(engine, "unit", "unit_type")) == types
 
 
 def test_admission_types_are_told_by_urgency(engine):
     kinds = {
-        "EW EMER.": "emergency", "DIRECT EMER.": "emergency", "EU OBSERVATION": "emergency",
-        "OBSERVATION ADMIT": "emergency", "URGENT": "urgent", "ELECTIVE": "elective",
-        "SURGICAL SAME DAY ADMISSION": "elective", "DIRECT OBSERVATION": None, "AMBULATORY OBSERVATION": None,
-    }  # fmt: skip
+        "EW EMER.": "emergency",
+        "DIRECT EMER.": "emergency",
+        "EU OBSERVATION": "emergency",
+        "OBSERVATION ADMIT": "emergency",
+        "URGENT": "urgent",
+        "ELECTIVE": "elective",
+        "SURGICAL SAME DAY ADMISSION": "elective",
+        "DIRECT OBSERVATION": None,
+        "AMBULATORY OBSERVATION": None,
+    }
     stays = [stay(end=None, number=n, patient=n) for n in range(len(kinds))]
     fill(engine, stays, [admission(n, kind=kind) for n, kind in enumerate(kinds)])
     assert [row[0] for row in versions(engine, "admission_type")] == list(kinds.values())
@@ -279,9 +317,9 @@ def test_an_age_counts_from_the_anchor_year_and_over_89_is_91(engine):
 
 
 def test_the_ingest_quarantines_a_stay_that_ends_before_it_begins(make_database, tmp_path):
-    from flows.databases import open_store
-    from flows.ingest import ingest
-    from flows.settings import load_settings
+    from flows.jobs.ingest import ingest
+    from flows.runtime.databases import open_store
+    from flows.runtime.settings import load_settings
 
     hospital = make_database("mimic_iv_negative")
     fill(open_engine(hospital), [stay(0, 48), stay(0, -2, number=2, patient=2)])
@@ -344,8 +382,12 @@ def test_a_value_between_two_stays_belongs_to_the_next_and_one_from_an_overlap_t
     stays = [stay(0, 10, 1), stay(20, 50, 2), stay(40, 60, 3)]
     fill(engine, stays, charts=[chart(220045, hour, 80) for hour in (9, 15, 39, 45, 55)])
     assert [(row[0], *row[2:4]) for row in values(engine)] == [
-        (1, 9, 9), (2, 15, 20), (2, 39, 39), (3, 45, 45), (3, 55, 55)
-    ]  # fmt: skip
+        (1, 9, 9),
+        (2, 15, 20),
+        (2, 39, 39),
+        (3, 45, 45),
+        (3, 55, 55),
+    ]
 
 
 def test_a_stay_that_ends_before_it_begins_takes_no_value_from_another(engine):
@@ -433,10 +475,13 @@ def test_blood_gases_are_told_apart_by_their_specimen(engine):
 
 def test_a_blood_gas_is_known_with_its_specimen_and_one_without_is_left_out(engine):
     labs = [
-        lab(50820, 1, 7.2, 1.25, 1, 1), lab(52033, 1, "ART.", 40, 2, 1),
+        lab(50820, 1, 7.2, 1.25, 1, 1),
+        lab(52033, 1, "ART.", 40, 2, 1),
         lab(50820, 2, 7.3, 2.25, 3, 2),
-        lab(52033, 3, "ART.", 3.25, 4, 3), lab(52033, 3, "VEN.", 9, 5, 3), lab(50820, 3, 7.4, 3.5, 6, 3),
-    ]  # fmt: skip
+        lab(52033, 3, "ART.", 3.25, 4, 3),
+        lab(52033, 3, "VEN.", 9, 5, 3),
+        lab(50820, 3, 7.4, 3.5, 6, 3),
+    ]
     fill(engine, [stay()], labs=labs)
     assert values(engine) == [(1, "50820 arterial", 1, 40, 7.2), (1, "50820 arterial", 3, 3.5, 7.4)]
     assert values(engine, since=at(39).replace(tzinfo=UTC)) == [(1, "50820 arterial", 1, 40, 7.2)]
@@ -444,9 +489,12 @@ def test_a_blood_gas_is_known_with_its_specimen_and_one_without_is_left_out(engi
 
 def test_the_coma_scale_is_the_sum_of_three_parts_charted_for_one_time(engine):
     charts = [
-        chart(220739, 1, 3), chart(223900, 1, 4, stored=1.5), chart(223901, 1, 6),
-        chart(220739, 2, 4), chart(223901, 2, 6),
-    ]  # fmt: skip
+        chart(220739, 1, 3),
+        chart(223900, 1, 4, stored=1.5),
+        chart(223901, 1, 6),
+        chart(220739, 2, 4),
+        chart(223901, 2, 6),
+    ]
     fill(engine, [stay()], charts=charts)
     assert values(engine, "gcs total of parts") == [(1, "gcs total of parts", 1, 1.5, 13)]
     fill(engine, [stay()], charts=[*charts, chart(220739, 1, 1, stored=8)])
@@ -462,9 +510,14 @@ def test_the_braden_score_is_the_sum_of_six_parts(engine):
 
 def test_ventilation_begins_with_a_mode_and_ends_with_a_mask_or_a_standby(engine):
     charted = [
-        (223849, "CMV/ASSIST", 1), (229314, "APV (cmv)", 1), (229314, "NIV", 0), (223849, "Standby", 0),
-        (226732, "Trach mask ", 0), (226732, "High flow nasal cannula", 0), (226732, "None", 0),
-    ]  # fmt: skip
+        (223849, "CMV/ASSIST", 1),
+        (229314, "APV (cmv)", 1),
+        (229314, "NIV", 0),
+        (223849, "Standby", 0),
+        (226732, "Trach mask ", 0),
+        (226732, "High flow nasal cannula", 0),
+        (226732, "None", 0),
+    ]
     silent = [(226732, "Endotracheal tube", 30), (226732, "Other", 31), (223849, "Other/Remarks", 32)]
     charts = [chart(item, hour, word) for hour, (item, word, _) in enumerate(charted)]
     both = [chart(223849, 20, "PSV/SBT"), chart(226732, 20, "Nasal cannula")]
@@ -502,9 +555,7 @@ def test_a_change_of_bags_is_no_stop_when_the_next_one_is_known_by_then(engine):
 def test_phenylephrine_of_another_strength_goes_on_with_the_drug(engine):
     rows = [infusion(1, 5, 0.2, item=221749), infusion(5, 9, 0.3, order=2, item=229630)]
     fill(engine, [stay()], infusions=rows)
-    assert [row[1:] for row in values(engine)] == [
-        ("221749", 1, 1, 0.2), ("229630", 5, 5, 0.3), ("229630", 9, 9, 0)
-    ]  # fmt: skip
+    assert [row[1:] for row in values(engine)] == [("221749", 1, 1, 0.2), ("229630", 5, 5, 0.3), ("229630", 9, 9, 0)]
 
 
 def test_a_rewritten_row_is_left_out_and_the_row_in_its_place_is_read(engine):

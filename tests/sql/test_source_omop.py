@@ -18,11 +18,11 @@ from hospital import create
 from hospital.omop import EHR, ICU, INPATIENT, LAB, TABLES
 from sqlalchemy import text
 
-from rnn_core.concepts import BY_NAME, Category
-from rnn_core.frames import STAY_COLUMNS
-from sql.adapter import load_adapter
-from sql.engine import open_engine
-from sql.reading import sequential_scans
+from rnn_core.contracts.concepts import BY_NAME, Category
+from rnn_core.contracts.frames import STAY_COLUMNS
+from sql.intake.adapter import load_adapter
+from sql.intake.reading import sequential_scans
+from sql.store.engine import open_engine
 
 START = datetime(2021, 1, 1)
 A, B, WARD = 1, 2, 9
@@ -41,20 +41,31 @@ def day_of(hour: float) -> date:
 
 def detail(number, person, site, begin, end, visit=None):
     return {
-        "visit_detail_id": number, "person_id": person, "visit_occurrence_id": visit or person, "care_site_id": site,
-        "visit_detail_concept_id": INPATIENT if site == WARD else ICU, "visit_detail_start_datetime": at(begin),
-        "visit_detail_start_date": day_of(begin), "visit_detail_end_datetime": at(end),
+        "visit_detail_id": number,
+        "person_id": person,
+        "visit_occurrence_id": visit or person,
+        "care_site_id": site,
+        "visit_detail_concept_id": INPATIENT if site == WARD else ICU,
+        "visit_detail_start_datetime": at(begin),
+        "visit_detail_start_date": day_of(begin),
+        "visit_detail_end_datetime": at(end),
         # Never null by the DDL, so it tells nothing of an open stay.
-        "visit_detail_end_date": day_of(begin if end is None else end), "visit_detail_type_concept_id": EHR,
-    }  # fmt: skip
+        "visit_detail_end_date": day_of(begin if end is None else end),
+        "visit_detail_type_concept_id": EHR,
+    }
 
 
 def visit(number, person, end=None, concept=INPATIENT):
     return {
-        "visit_occurrence_id": number, "person_id": person, "visit_concept_id": concept, "visit_start_date": day_of(0),
-        "visit_start_datetime": at(0), "visit_end_date": day_of(0 if end is None else end),
-        "visit_end_datetime": at(end), "visit_type_concept_id": EHR,
-    }  # fmt: skip
+        "visit_occurrence_id": number,
+        "person_id": person,
+        "visit_concept_id": concept,
+        "visit_start_date": day_of(0),
+        "visit_start_datetime": at(0),
+        "visit_end_date": day_of(0 if end is None else end),
+        "visit_end_datetime": at(end),
+        "visit_type_concept_id": EHR,
+    }
 
 
 def person(number, **values):
@@ -70,10 +81,14 @@ def death(number, died):
 
 def measured(number, concept, hour, value=None, unit=None, kind=EHR, **values):
     return {
-        "person_id": number, "measurement_concept_id": concept, "measurement_date": day_of(hour),
-        "measurement_datetime": at(hour), "measurement_type_concept_id": kind, "value_as_number": value,
+        "person_id": number,
+        "measurement_concept_id": concept,
+        "measurement_date": day_of(hour),
+        "measurement_datetime": at(hour),
+        "measurement_type_concept_id": kind,
+        "value_as_number": value,
         "unit_concept_id": unit,
-    } | values  # fmt: skip
+    } | values
 
 
 def fill(engine, **rows):
@@ -84,128 +99,185 @@ def fill(engine, **rows):
 # Rows of visit_detail (unit, begin, end), hour or date of the death, end of the visit; then what each version tells:
 # (stay, known at hour, intime, outtime, outcome, died at), the stay by the number of its first row.
 HAND_MADE = {
-    "an open stay has one open version": (
-        [(A, 1, None)], None, None,
-        [(1, 1, 1, None, None, None)],
-    ),
-    "a stay that ends has two": (
-        [(A, 1, 5)], None, None,
-        [(1, 1, 1, None, None, None), (1, 5, 1, 5, "alive", None)],
-    ),
+    "an open stay has one open version": ([(A, 1, None)], None, None, [(1, 1, 1, None, None, None)]),
+    "a stay that ends has two": ([(A, 1, 5)], None, None, [(1, 1, 1, None, None, None), (1, 5, 1, 5, "alive", None)]),
     "the end of the visit is another": (
-        [(A, 1, 5)], None, 20,
+        [(A, 1, 5)],
+        None,
+        20,
         [(1, 1, 1, None, None, None), (1, 5, 1, 5, "alive", None), (1, 20, 1, 5, "alive", None)],
     ),
     "a row that joins the last one goes on with its stay": (
-        [(A, 1, 5), (A, 5, 9)], None, None,
+        [(A, 1, 5), (A, 5, 9)],
+        None,
+        None,
         [(1, 1, 1, None, None, None), (1, 9, 1, 9, "alive", None)],
     ),
     "a return within an hour opens the stay again": (
-        [(A, 1, 5), (A, 6, 9)], None, None,
+        [(A, 1, 5), (A, 6, 9)],
+        None,
+        None,
         [
-            (1, 1, 1, None, None, None), (1, 5, 1, 5, "alive", None), (1, 6, 1, None, None, None),
+            (1, 1, 1, None, None, None),
+            (1, 5, 1, 5, "alive", None),
+            (1, 6, 1, None, None, None),
             (1, 9, 1, 9, "alive", None),
         ],
     ),
     "a return after more than an hour is another stay": (
-        [(A, 1, 5), (A, 6.1, None)], None, None,
+        [(A, 1, 5), (A, 6.1, None)],
+        None,
+        None,
         [(1, 1, 1, None, None, None), (1, 5, 1, 5, "alive", None), (2, 6.1, 6.1, None, None, None)],
     ),
     "another unit is another stay": (
-        [(A, 1, 5), (B, 5, 9)], None, None,
+        [(A, 1, 5), (B, 5, 9)],
+        None,
+        None,
         [
-            (1, 1, 1, None, None, None), (1, 5, 1, 5, "alive", None), (2, 5, 5, None, None, None),
+            (1, 1, 1, None, None, None),
+            (1, 5, 1, 5, "alive", None),
+            (2, 5, 5, None, None, None),
             (2, 9, 5, 9, "alive", None),
         ],
     ),
     "a ward between two rows of one unit parts them": (
-        [(A, 1, 5), (WARD, 5, 9), (A, 9, None)], None, None,
+        [(A, 1, 5), (WARD, 5, 9), (A, 9, None)],
+        None,
+        None,
         [(1, 1, 1, None, None, None), (1, 5, 1, 5, "alive", None), (3, 9, 9, None, None, None)],
     ),
     "another unit between two rows of one unit parts them": (
-        [(A, 1, 5), (B, 5, 5.5), (A, 5.5, None)], None, None,
+        [(A, 1, 5), (B, 5, 5.5), (A, 5.5, None)],
+        None,
+        None,
         [
-            (1, 1, 1, None, None, None), (1, 5, 1, 5, "alive", None), (2, 5, 5, None, None, None),
-            (2, 5.5, 5, 5.5, "alive", None), (3, 5.5, 5.5, None, None, None),
+            (1, 1, 1, None, None, None),
+            (1, 5, 1, 5, "alive", None),
+            (2, 5, 5, None, None, None),
+            (2, 5.5, 5, 5.5, "alive", None),
+            (3, 5.5, 5.5, None, None, None),
         ],
     ),
     "beds within a unit belong to its stay": (
-        [(A, 1, 50), (A, 1, 10), (A, 20, 30)], None, None,
+        [(A, 1, 50), (A, 1, 10), (A, 20, 30)],
+        None,
+        None,
         [(1, 1, 1, None, None, None), (1, 50, 1, 50, "alive", None)],
     ),
     "a death at the charted end is one version": (
-        [(A, 1, 5)], 5, None,
+        [(A, 1, 5)],
+        5,
+        None,
         [(1, 1, 1, None, None, None), (1, 5, 1, 5, "died", 5)],
     ),
     "a death in an open row ends the stay": (
-        [(A, 1, None)], 5, None,
+        [(A, 1, None)],
+        5,
+        None,
         [(1, 1, 1, None, None, None), (1, 5, 1, 5, "died", 5)],
     ),
     "a death before the charted end ends the stay twice": (
-        [(A, 1, 9)], 5, 9,
+        [(A, 1, 9)],
+        5,
+        9,
         [(1, 1, 1, None, None, None), (1, 5, 1, 5, "died", 5), (1, 9, 1, 9, "died", 5)],
     ),
     "a death within an hour after the end corrects the outcome": (
-        [(A, 1, 5)], 5.9, None,
+        [(A, 1, 5)],
+        5.9,
+        None,
         [(1, 1, 1, None, None, None), (1, 5, 1, 5, "alive", None), (1, 5.9, 1, 5, "died", 5.9)],
     ),
     "a death later than an hour after the end leaves the unit's outcome": (
-        [(A, 1, 5)], 6.1, None,
+        [(A, 1, 5)],
+        6.1,
+        None,
         [(1, 1, 1, None, None, None), (1, 5, 1, 5, "alive", None), (1, 6.1, 1, 5, "alive", 6.1)],
     ),
     "a death long after the unit is told and changes no outcome": (
-        [(A, 1, 5)], 2000.5, 100,
+        [(A, 1, 5)],
+        2000.5,
+        100,
         [
-            (1, 1, 1, None, None, None), (1, 5, 1, 5, "alive", None), (1, 100, 1, 5, "alive", None),
+            (1, 1, 1, None, None, None),
+            (1, 5, 1, 5, "alive", None),
+            (1, 100, 1, 5, "alive", None),
             (1, 2000.5, 1, 5, "alive", 2000.5),
         ],
     ),
     "a death ends the last stay only": (
-        [(A, 1, 5), (B, 5, 9)], 5.5, None,
+        [(A, 1, 5), (B, 5, 9)],
+        5.5,
+        None,
         [
-            (1, 1, 1, None, None, None), (1, 5, 1, 5, "alive", None), (1, 5.5, 1, 5, "alive", 5.5),
-            (2, 5, 5, None, None, None), (2, 5.5, 5, 5.5, "died", 5.5), (2, 9, 5, 9, "died", 5.5),
+            (1, 1, 1, None, None, None),
+            (1, 5, 1, 5, "alive", None),
+            (1, 5.5, 1, 5, "alive", 5.5),
+            (2, 5, 5, None, None, None),
+            (2, 5.5, 5, 5.5, "died", 5.5),
+            (2, 9, 5, 9, "died", 5.5),
         ],
     ),
     "a date of death is known when the day is over, and is of the unit that was left on it": (
-        [(A, 1, 14)], date(2021, 1, 1), None,
+        [(A, 1, 14)],
+        date(2021, 1, 1),
+        None,
         [(1, 1, 1, None, None, None), (1, 14, 1, 14, "alive", None), (1, 24, 1, 14, "died", 24)],
     ),
     "a date of death ends an open stay at midnight": (
-        [(A, 1, None)], date(2021, 1, 1), None,
+        [(A, 1, None)],
+        date(2021, 1, 1),
+        None,
         [(1, 1, 1, None, None, None), (1, 24, 1, 24, "died", 24)],
     ),
     "a date of death before the charted end ends the stay twice": (
-        [(A, 1, 33)], date(2021, 1, 1), None,
+        [(A, 1, 33)],
+        date(2021, 1, 1),
+        None,
         [(1, 1, 1, None, None, None), (1, 24, 1, 24, "died", 24), (1, 33, 1, 33, "died", 24)],
     ),
     "a date of death after a visit that went on is of the ward": (
-        [(A, 1, 10)], date(2021, 1, 1), 20,
+        [(A, 1, 10)],
+        date(2021, 1, 1),
+        20,
         [
-            (1, 1, 1, None, None, None), (1, 10, 1, 10, "alive", None), (1, 20, 1, 10, "alive", None),
+            (1, 1, 1, None, None, None),
+            (1, 10, 1, 10, "alive", None),
+            (1, 20, 1, 10, "alive", None),
             (1, 24, 1, 10, "alive", 24),
         ],
     ),
     "a visit that is closed after the day of death tells nothing of it": (
-        [(A, 1, 14)], date(2021, 1, 1), 33,
+        [(A, 1, 14)],
+        date(2021, 1, 1),
+        33,
         [
-            (1, 1, 1, None, None, None), (1, 14, 1, 14, "alive", None), (1, 24, 1, 14, "died", 24),
+            (1, 1, 1, None, None, None),
+            (1, 14, 1, 14, "alive", None),
+            (1, 24, 1, 14, "died", 24),
             (1, 33, 1, 14, "died", 24),
         ],
     ),
     "a date of death on a later day is not of the unit": (
-        [(A, 1, 14)], date(2021, 1, 2), None,
+        [(A, 1, 14)],
+        date(2021, 1, 2),
+        None,
         [(1, 1, 1, None, None, None), (1, 14, 1, 14, "alive", None), (1, 48, 1, 14, "alive", 48)],
     ),
     "a time of death at midnight is a date without a time": (
-        [(A, 1, 38)], 24.0, None,
+        [(A, 1, 38)],
+        24.0,
+        None,
         [(1, 1, 1, None, None, None), (1, 38, 1, 38, "alive", None), (1, 48, 1, 38, "died", 48)],
     ),
     "an end before the begin comes right after the begin, for the audit to name": (
-        [(A, 5, 3)], None, None,
+        [(A, 5, 3)],
+        None,
+        None,
         [(1, 5, 5, None, None, None), (1, 5 + A_SECOND, 5, 3, "alive", None)],
     ),
-}  # fmt: skip
+}
 PERSONS = {case: number for number, case in enumerate(HAND_MADE, start=1)}
 
 
@@ -533,9 +605,7 @@ def test_the_fractions_of_oxygen_of_the_select_are_those_of_the_map():
 def test_a_value_with_a_date_alone_is_known_when_the_day_is_over(engine):
     undated = {"measurement_datetime": None}
     rows = observed(
-        engine,
-        measured(1, HEART_RATE, 30, 80, **undated),
-        measured(1, CREATININE, 55, 1.2, 8840, **undated),
+        engine, measured(1, HEART_RATE, 30, 80, **undated), measured(1, CREATININE, 55, 1.2, 8840, **undated)
     )
     assert list(zip(rows["observed_at"], rows["available_at"], strict=True)) == [(36, 48), (60, 75)]
 
@@ -561,8 +631,10 @@ def test_text_is_passed_on_and_a_row_without_a_result_is_no_observation(engine):
         measured(1, CREATININE, 5, 1.2, 8840, value_source_value="1.2 mg/dL", value_as_concept_id=45884084),
     )
     assert list(zip(rows["observed_at"], rows["value"], strict=True)) == [
-        (1, "ERROR"), (4, "concept 45884084"), (5, "1.2")
-    ]  # fmt: skip
+        (1, "ERROR"),
+        (4, "concept 45884084"),
+        (5, "1.2"),
+    ]
 
 
 def test_a_measurement_stored_twice_comes_once(engine):
@@ -586,9 +658,14 @@ def test_a_value_belongs_to_the_stay_it_lies_in_or_to_the_next_within_24_hours(e
         details=[(A, 0, 5), (A, 5.5, 8), (WARD, 8, 40), (B, 40, None)],
     )
     assert rows[["stay_id", "observed_at", "available_at"]].values.tolist() == [
-        ["1", -23, 0], ["1", 1, 1], ["1", 5.2, 5.5], ["1", 5.7, 5.7],
-        ["4", 20, 40], ["4", 39, 40], ["4", 41, 41],
-    ]  # fmt: skip
+        ["1", -23, 0],
+        ["1", 1, 1],
+        ["1", 5.2, 5.5],
+        ["1", 5.7, 5.7],
+        ["4", 20, 40],
+        ["4", 39, 40],
+        ["4", 41, 41],
+    ]
 
 
 def test_values_from_beds_within_a_unit_belong_to_its_stay(engine):
@@ -600,9 +677,9 @@ def test_values_from_beds_within_a_unit_belong_to_its_stay(engine):
 
 def test_a_correction_in_place_does_not_change_what_was_known(make_database, tmp_path, monkeypatch):
     """OMOP has no time of storing: only a row of a later time is a later value; the ingest keeps what it took over."""
-    from flows.databases import open_store
-    from flows.ingest import ingest
-    from flows.settings import load_settings
+    from flows.jobs.ingest import ingest
+    from flows.runtime.databases import open_store
+    from flows.runtime.settings import load_settings
 
     url = make_database("omop_corrected").render_as_string(hide_password=False)
     store = make_database("omop_store").render_as_string(hide_password=False)
@@ -626,10 +703,19 @@ def test_a_correction_in_place_does_not_change_what_was_known(make_database, tmp
 
 # Grams of what is counted per mole: mg/dL = mmol/L x grams / 10.
 GRAMS = {
-    "creatinine": 113.12, "glucose": 180.16, "bun": 28.01, "bilirubin_total": 584.7, "bilirubin_conjugated": 584.7,
-    "calcium_total": 40.08, "calcium_ionized": 40.08, "magnesium": 24.305, "phosphate": 30.974, "lactate": 90.08,
-    "cholesterol": 386.65, "hemoglobin": 16114,
-}  # fmt: skip
+    "creatinine": 113.12,
+    "glucose": 180.16,
+    "bun": 28.01,
+    "bilirubin_total": 584.7,
+    "bilirubin_conjugated": 584.7,
+    "calcium_total": 40.08,
+    "calcium_ionized": 40.08,
+    "magnesium": 24.305,
+    "phosphate": 30.974,
+    "lactate": 90.08,
+    "cholesterol": 386.65,
+    "hemoglobin": 16114,
+}
 IN_CONCEPT = {"mg/dL": 1, "g/dL": 1000, "mmol/L": None}
 IN_UNIT = {"8840": 1, "8713": 1000, "8636": 100, "8753": None, "8749": 0.001}
 

@@ -18,10 +18,10 @@ from builders_source import (
 )
 from sqlalchemy import text
 
-from rnn_core.frames import STAY_COLUMNS
-from sql.adapter import load_adapter
-from sql.engine import open_engine
+from rnn_core.contracts.frames import STAY_COLUMNS
+from sql.intake.adapter import load_adapter
 from sql.loaders import physionet_2012 as loader
+from sql.store.engine import open_engine
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pytest
 from builders_source import adapter_at, check_named_columns, check_slices_are_one_pass, newest, read
 from hospital.site import TABLES
 
-from sql.engine import open_engine
 from sql.loaders import replace_table
+from sql.store.engine import open_engine
 
 T0 = datetime(2026, 5, 4, 8)
 
@@ -27,9 +27,13 @@ def ward(make_database):
         {"stay_no": "4", "begin_ts": at(1), "end_ts": at(3), "left_dead": False, "changed_ts": at(3), "is_icu": False},
     ]
     values = [
-        ("1", "HR", 1, 1.2, "80"), ("1", "HR", 3, 2.5, "82"), ("1", "NA", 4, 9, "140"), ("1", "NA", 4, 11, "141"),
-        ("2", "K", 6, 7, "<3,1"), ("4", "HR", 2, 2, "70"),
-    ]  # fmt: skip
+        ("1", "HR", 1, 1.2, "80"),
+        ("1", "HR", 3, 2.5, "82"),
+        ("1", "NA", 4, 9, "140"),
+        ("1", "NA", 4, 11, "141"),
+        ("2", "K", 6, 7, "<3,1"),
+        ("4", "HR", 2, 2, "70"),
+    ]
     rows = {
         "ward_stay": stays,
         "ward_value": [

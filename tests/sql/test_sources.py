@@ -3,8 +3,8 @@ import math
 import pytest
 from builders_source import FOLDER, concept_map
 
-from rnn_core.concepts import BY_NAME
-from sql.adapter import adapter_names, load_adapter
+from rnn_core.contracts.concepts import BY_NAME
+from sql.intake.adapter import adapter_names, load_adapter
 
 COLUMNS = ["variable", "unit", "concept", "scale", "offset"]
 

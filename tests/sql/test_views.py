@@ -7,8 +7,8 @@ import pytest
 from builders_sql import NOW, hours
 from sqlalchemy import insert, text
 
-from sql import canonical, results
-from sql.schema import observation, quarantine, stay_version
+from sql.published import canonical, results
+from sql.store.schema import observation, quarantine, stay_version
 
 
 @pytest.fixture
@@ -67,13 +67,21 @@ def test_the_newest_version_known_by_then_is_taken(engine):
 
 def test_descriptors_stay_those_of_the_first_version(engine):
     first = {
-        "age_years": 60.0, "sex": "female", "height_cm": 170.0, "weight_kg": None, "admission_type": "urgent",
+        "age_years": 60.0,
+        "sex": "female",
+        "height_cm": 170.0,
+        "weight_kg": None,
+        "admission_type": "urgent",
         "unit_type": "medical",
-    }  # fmt: skip
+    }
     later = {
-        "age_years": 61.0, "sex": "male", "height_cm": 171.0, "weight_kg": 80.0, "admission_type": "elective",
+        "age_years": 61.0,
+        "sex": "male",
+        "height_cm": 171.0,
+        "weight_kg": 80.0,
+        "admission_type": "elective",
         "unit_type": "surgical",
-    }  # fmt: skip
+    }
     b.add_stay(engine, "s1", **first)
     b.end_stay(engine, "s1", outtime=NOW - hours(2), **later)
     for row in (*stay_at(engine, NOW), b.one(engine, "select * from icu.stay")):
@@ -163,13 +171,26 @@ def test_a_condition_on_one_stay_goes_through_stay_at_to_the_key_of_the_table(en
 def test_clean_stays_have_no_fault(engine):
     """An ordinary course: two stays in a row, then a death charted a little before the end."""
     b.add_stay(
-        engine, "s1", patient_id="p", intime=NOW - hours(100), outtime=NOW - hours(60), outcome="alive",
-        hospital_intime=NOW - hours(110), hospital_outtime=NOW - hours(10),
-    )  # fmt: skip
+        engine,
+        "s1",
+        patient_id="p",
+        intime=NOW - hours(100),
+        outtime=NOW - hours(60),
+        outcome="alive",
+        hospital_intime=NOW - hours(110),
+        hospital_outtime=NOW - hours(10),
+    )
     b.add_stay(
-        engine, "s2", patient_id="p", intime=NOW - hours(60.5), outtime=NOW - hours(8), outcome="died",
-        died_at=NOW - hours(20), hospital_intime=NOW - hours(110), hospital_outtime=NOW - hours(10),
-    )  # fmt: skip
+        engine,
+        "s2",
+        patient_id="p",
+        intime=NOW - hours(60.5),
+        outtime=NOW - hours(8),
+        outcome="died",
+        died_at=NOW - hours(20),
+        hospital_intime=NOW - hours(110),
+        hospital_outtime=NOW - hours(10),
+    )
     b.add_stay(engine, "s3")
     assert faults(engine) == {}
 
@@ -191,8 +212,7 @@ def test_a_stay_within_another_is_named_even_while_open(engine):
 
 
 @pytest.mark.parametrize(
-    "other",
-    [{"patient_id": "q"}, {"source": "other"}, {"intime": NOW - hours(20.9)}, {"outtime": NOW - hours(24.5)}],
+    "other", [{"patient_id": "q"}, {"source": "other"}, {"intime": NOW - hours(20.9)}, {"outtime": NOW - hours(24.5)}]
 )
 def test_stays_of_others_or_up_to_an_hour_do_not_overlap(engine, other):
     b.add_stay(engine, "first", patient_id="p", intime=NOW - hours(50), outtime=NOW - hours(20))
@@ -240,10 +260,15 @@ def quarantined(
     with engine.begin() as connection:
         connection.execute(
             quarantine.insert().values(
-                source=b.SOURCE, relation=relation, row_hash=row_hash or f"{stay_id}-{batch_id}", check_name=check,
-                batch_id=batch_id, row=row, **{"reason": "because"} | values,
+                source=b.SOURCE,
+                relation=relation,
+                row_hash=row_hash or f"{stay_id}-{batch_id}",
+                check_name=check,
+                batch_id=batch_id,
+                row=row,
+                **{"reason": "because"} | values,
             )
-        )  # fmt: skip
+        )
 
 
 def test_a_stay_quarantined_for_a_negative_length_is_named_until_a_newer_version_comes(engine):
@@ -274,9 +299,13 @@ def test_a_fault_is_there_from_when_it_was_known(engine):
     """The death is told two days after the stay ended, the overlap once the first stay has ended."""
     b.add_stay(engine, "dead", intime=NOW - hours(90), outtime=NOW - hours(50), available_at=NOW - hours(50))
     b.add_stay(
-        engine, "dead", intime=NOW - hours(90), outtime=NOW - hours(50), died_at=NOW - hours(87),
+        engine,
+        "dead",
+        intime=NOW - hours(90),
+        outtime=NOW - hours(50),
+        died_at=NOW - hours(87),
         available_at=NOW - hours(2),
-    )  # fmt: skip
+    )
     b.add_stay(engine, "first", patient_id="p", intime=NOW - hours(40))
     b.add_stay(engine, "second", patient_id="p", intime=NOW - hours(20))
     b.end_stay(engine, "first", patient_id="p", intime=NOW - hours(40), outtime=NOW - hours(10))
@@ -344,13 +373,32 @@ def test_current_risk_tells_all_about_a_forecast(engine, champion):
     row = b.one(engine, "select *, extract(epoch from now()) as now from forecast.current_risk")
     assert row.pop("forecast_age_hours") == pytest.approx((float(row.pop("now")) - NOW.timestamp()) / 3600)
     assert row == {
-        "source": b.SOURCE, "unit": "MICU", "stay_id": "s1", "patient_id": "p-s1", "prediction_time": NOW,
-        "data_age_hours": 2.0, "hours_in_stay": 30.0, "mortality_risk": 0.75, "risk_band": "high", "risk_change": 0.25,
-        "prolonged_stay_risk": 0.2, "remaining_los_p10_hours": 5.0, "remaining_los_p50_hours": 20.0,
-        "remaining_los_p90_hours": 90.0, "discharge_24h_prob": 0.25, "discharge_48h_prob": 0.5,
-        "discharge_72h_prob": 0.625, "n_observations": 40, "hours_since_last_observation": 1.0, "status": "scored",
-        "status_reason": None, "model_id": "m1", "model_stage": "champion", "provisional": False, "run_id": run_id,
-    }  # fmt: skip
+        "source": b.SOURCE,
+        "unit": "MICU",
+        "stay_id": "s1",
+        "patient_id": "p-s1",
+        "prediction_time": NOW,
+        "data_age_hours": 2.0,
+        "hours_in_stay": 30.0,
+        "mortality_risk": 0.75,
+        "risk_band": "high",
+        "risk_change": 0.25,
+        "prolonged_stay_risk": 0.2,
+        "remaining_los_p10_hours": 5.0,
+        "remaining_los_p50_hours": 20.0,
+        "remaining_los_p90_hours": 90.0,
+        "discharge_24h_prob": 0.25,
+        "discharge_48h_prob": 0.5,
+        "discharge_72h_prob": 0.625,
+        "n_observations": 40,
+        "hours_since_last_observation": 1.0,
+        "status": "scored",
+        "status_reason": None,
+        "model_id": "m1",
+        "model_stage": "champion",
+        "provisional": False,
+        "run_id": run_id,
+    }
 
 
 def test_risk_change_is_null_where_the_run_before_has_no_risk(engine, champion):
@@ -493,18 +541,40 @@ def test_unit_census_sums_the_current_forecasts(engine, champion):
     run_id = b.add_forecasts(engine, {"s1": 0.75, "s2": 0.25, "s3": None, "s4": 0.5}, model_id=champion)
     assert census(engine) == {
         "MICU": {
-            "source": b.SOURCE, "unit": "MICU", "prediction_time": NOW, "n_patients": 3, "beds": 4, "free_beds": 1,
-            "n_high_risk": 1, "expected_discharges_24h": 0.5, "expected_discharges_48h": 1.0,
-            "expected_discharges_72h": 1.25, "expected_deaths": 1.0, "n_abstained": 1, "n_not_forecast": 0,
-            "provisional": False, "run_id": run_id,
+            "source": b.SOURCE,
+            "unit": "MICU",
+            "prediction_time": NOW,
+            "n_patients": 3,
+            "beds": 4,
+            "free_beds": 1,
+            "n_high_risk": 1,
+            "expected_discharges_24h": 0.5,
+            "expected_discharges_48h": 1.0,
+            "expected_discharges_72h": 1.25,
+            "expected_deaths": 1.0,
+            "n_abstained": 1,
+            "n_not_forecast": 0,
+            "provisional": False,
+            "run_id": run_id,
         },
         "SICU": {
-            "source": b.SOURCE, "unit": "SICU", "prediction_time": NOW, "n_patients": 1, "beds": None,
-            "free_beds": None, "n_high_risk": 1, "expected_discharges_24h": 0.25, "expected_discharges_48h": 0.5,
-            "expected_discharges_72h": 0.625, "expected_deaths": 0.5, "n_abstained": 0, "n_not_forecast": 0,
-            "provisional": False, "run_id": run_id,
+            "source": b.SOURCE,
+            "unit": "SICU",
+            "prediction_time": NOW,
+            "n_patients": 1,
+            "beds": None,
+            "free_beds": None,
+            "n_high_risk": 1,
+            "expected_discharges_24h": 0.25,
+            "expected_discharges_48h": 0.5,
+            "expected_discharges_72h": 0.625,
+            "expected_deaths": 0.5,
+            "n_abstained": 0,
+            "n_not_forecast": 0,
+            "provisional": False,
+            "run_id": run_id,
         },
-    }  # fmt: skip
+    }
 
 
 def test_an_empty_unit_shows_zero(engine, champion):
@@ -512,9 +582,15 @@ def test_an_empty_unit_shows_zero(engine, champion):
     b.add_stay(engine, "s1", unit="NICU", outtime=NOW - hours(1), outcome="alive")
     b.add_forecasts(engine, {}, model_id=champion)
     zero = {
-        "n_patients": 0, "n_high_risk": 0, "expected_discharges_24h": 0.0, "expected_discharges_48h": 0.0,
-        "expected_discharges_72h": 0.0, "expected_deaths": 0.0, "n_abstained": 0, "n_not_forecast": 0,
-    }  # fmt: skip
+        "n_patients": 0,
+        "n_high_risk": 0,
+        "expected_discharges_24h": 0.0,
+        "expected_discharges_48h": 0.0,
+        "expected_discharges_72h": 0.0,
+        "expected_deaths": 0.0,
+        "n_abstained": 0,
+        "n_not_forecast": 0,
+    }
     found = census(engine)
     assert {u: {k: r[k] for k in zero} for u, r in found.items()} == {"CVICU": zero, "NICU": zero}
     assert (found["CVICU"]["free_beds"], found["NICU"]["free_beds"]) == (8, None)
@@ -573,23 +649,51 @@ def test_a_forecast_is_paired_with_what_happened(engine, champion):
     run_id = b.add_forecasts(engine, {"s1": 0.5, "open": 0.5}, model_id=champion)
     assert outcomes(engine) == {}
     b.end_stay(
-        engine, "s1", outtime=NOW + hours(140), outcome="died", end_precision_hours=24.0,
+        engine,
+        "s1",
+        outtime=NOW + hours(140),
+        outcome="died",
+        end_precision_hours=24.0,
         batch_id=b.add_batch(engine, as_of=NOW + hours(200)),
-    )  # fmt: skip
+    )
     assert outcomes(engine) == {
         ("m1", "s1"): {
-            "source": b.SOURCE, "model_id": "m1", "role": "champion", "kind": "forecast", "model_stage": "champion",
-            "provisional": False, "run_id": run_id, "stay_id": "s1", "patient_id": "p-s1", "unit": "MICU",
-            "month": "2031-05", "prediction_time": NOW, "hours_in_stay": 30.0, "status": "scored",
-            "status_reason": None, "mortality_risk": 0.5, "risk_band": "high", "prolonged_stay_risk": 0.2,
+            "source": b.SOURCE,
+            "model_id": "m1",
+            "role": "champion",
+            "kind": "forecast",
+            "model_stage": "champion",
+            "provisional": False,
+            "run_id": run_id,
+            "stay_id": "s1",
+            "patient_id": "p-s1",
+            "unit": "MICU",
+            "month": "2031-05",
+            "prediction_time": NOW,
+            "hours_in_stay": 30.0,
+            "status": "scored",
+            "status_reason": None,
+            "mortality_risk": 0.5,
+            "risk_band": "high",
+            "prolonged_stay_risk": 0.2,
             "remaining_los_p10_hours": 5.0,
-            "remaining_los_p50_hours": 20.0, "remaining_los_p90_hours": 90.0, "discharge_24h_prob": 0.25,
-            "discharge_48h_prob": 0.5, "discharge_72h_prob": 0.625, "n_observations": 40,
-            "hours_since_last_observation": 1.0, "died": True, "ends_at": "unit", "remaining_hours": 140.0,
-            "end_precision_hours": 24.0, "total_stay_hours": 170.0, "prolonged": True,
-            "outcome_known_at": NOW + hours(140), "excluded": False,
+            "remaining_los_p50_hours": 20.0,
+            "remaining_los_p90_hours": 90.0,
+            "discharge_24h_prob": 0.25,
+            "discharge_48h_prob": 0.5,
+            "discharge_72h_prob": 0.625,
+            "n_observations": 40,
+            "hours_since_last_observation": 1.0,
+            "died": True,
+            "ends_at": "unit",
+            "remaining_hours": 140.0,
+            "end_precision_hours": 24.0,
+            "total_stay_hours": 170.0,
+            "prolonged": True,
+            "outcome_known_at": NOW + hours(140),
+            "excluded": False,
         }
-    }  # fmt: skip
+    }
 
 
 def test_what_is_not_known_of_an_outcome_is_null(engine, champion):
@@ -651,10 +755,15 @@ def add_observation(engine, stay_id, available_at):
     with engine.begin() as connection:
         connection.execute(
             insert(observation).values(
-                source=b.SOURCE, stay_id=stay_id, concept="heart_rate", observed_at=available_at,
-                available_at=available_at, value=80.0, batch_id=1,
+                source=b.SOURCE,
+                stay_id=stay_id,
+                concept="heart_rate",
+                observed_at=available_at,
+                available_at=available_at,
+                value=80.0,
+                batch_id=1,
             )
-        )  # fmt: skip
+        )
 
 
 def pairs(engine, as_of):
@@ -724,9 +833,16 @@ def test_pairs_carry_what_the_scorecard_groups_by(engine, champion):
     b.add_forecasts(engine, {"s1": 0.5}, model_id=champion, as_of=NOW - hours(6))
     row = canonical.read_outcome_pairs(engine, b.SOURCE, NOW).iloc[0]
     wanted = {
-        "model_id": "m1", "stay_id": "s1", "patient_id": "p-s1", "unit": "SICU", "month": "2031-05",
-        "prediction_time": NOW - hours(6), "mortality_risk": 0.5, "hours_in_stay": 24.0, "end_precision_hours": 24.0,
-    }  # fmt: skip
+        "model_id": "m1",
+        "stay_id": "s1",
+        "patient_id": "p-s1",
+        "unit": "SICU",
+        "month": "2031-05",
+        "prediction_time": NOW - hours(6),
+        "mortality_risk": 0.5,
+        "hours_in_stay": 24.0,
+        "end_precision_hours": 24.0,
+    }
     assert {name: row[name] for name in wanted} == wanted
 
 
@@ -741,11 +857,19 @@ def evaluate(engine, values, *, as_of, finish=True):
     run_id = results.start_run(engine, b.SOURCE, "evaluate", as_of)
     scores = [
         {
-            "model_id": model_id, "source": b.SOURCE, "unit": "all", "month": "2031-05", "metric": "auroc",
-            "value": value, "low": value - 0.25, "high": value + 0.25, "baseline": 0.5, "n": 90,
+            "model_id": model_id,
+            "source": b.SOURCE,
+            "unit": "all",
+            "month": "2031-05",
+            "metric": "auroc",
+            "value": value,
+            "low": value - 0.25,
+            "high": value + 0.25,
+            "baseline": 0.5,
+            "n": 90,
         }
         for model_id, value in values.items()
-    ]  # fmt: skip
+    ]
     with engine.begin() as connection:
         results.write_scores(connection, run_id, scores)
     if finish:
@@ -763,10 +887,21 @@ def test_the_scorecard_shows_the_newest_published_evaluation_of_each_model(engin
         ("m2", 0.5, NOW - hours(48)),
     ]
     assert found[0] == {
-        "source": b.SOURCE, "model_id": "m1", "unit": "all", "month": "2031-05", "age_group": "all", "sex": "all",
-        "stay_hours": "all", "metric": "auroc", "value": 0.75, "low": 0.5,
-        "high": 1.0, "baseline": 0.5, "n": 90, "evaluated_at": NOW - hours(24),
-    }  # fmt: skip
+        "source": b.SOURCE,
+        "model_id": "m1",
+        "unit": "all",
+        "month": "2031-05",
+        "age_group": "all",
+        "sex": "all",
+        "stay_hours": "all",
+        "metric": "auroc",
+        "value": 0.75,
+        "low": 0.5,
+        "high": 1.0,
+        "baseline": 0.5,
+        "n": 90,
+        "evaluated_at": NOW - hours(24),
+    }
 
 
 # -------------------------------------------------------------------------------- forecast.alert_burden
@@ -786,9 +921,11 @@ def test_the_alert_burden_counts_a_band_with_those_above_it(engine, champion):
         for r in b.rows(engine, "select * from forecast.alert_burden")
     }
     assert found == {
-        "very high": (2, 0.5, 1, 1.0, 1.0), "high": (2, 1.0, 2, 1.0, 0.5), "medium": (2, 1.5, 2, 1.0, 0.5),
+        "very high": (2, 0.5, 1, 1.0, 1.0),
+        "high": (2, 1.0, 2, 1.0, 0.5),
+        "medium": (2, 1.5, 2, 1.0, 0.5),
         "low": (2, 3.0, 3, 1.0, 1 / 3),
-    }  # fmt: skip
+    }
 
 
 # -------------------------------------------------------------------------------- forecast.run_health
@@ -821,8 +958,11 @@ def test_run_health_shows_the_last_good_run_and_what_failed_since(engine):
     ran(engine, "forecast", hours_ago=1)
     row = health(engine)["forecast"]
     assert (row["last_run_status"], row["last_run_error"], row["consecutive_failures"], row["stale"]) == (
-        "published", None, 0, False,
-    )  # fmt: skip
+        "published",
+        None,
+        0,
+        False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -867,9 +1007,14 @@ def test_quarantine_is_counted_by_reason(engine):
     for n, time in enumerate((last, first)):
         quarantined(engine, batch_id, f"s{n}", check="implausible", relation="observation", quarantined_at=time)
     quarantined(
-        engine, batch_id, "s9", check="implausible", relation="observation", disposition="corrected",
+        engine,
+        batch_id,
+        "s9",
+        check="implausible",
+        relation="observation",
+        disposition="corrected",
         quarantined_at=last,
-    )  # fmt: skip
+    )
     found = b.rows(engine, "select * from forecast.quarantine_summary order by disposition desc")
     same = {"source": b.SOURCE, "relation": "observation", "check_name": "implausible", "reason": "because"}
     assert found == [

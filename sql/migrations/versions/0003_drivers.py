@@ -39,9 +39,11 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_stay_forecast_driver_run_id"), "stay_forecast_driver", ["run_id"], schema="forecast")
     op.create_index(
-        op.f("ix_stay_forecast_driver_source_stay_id_prediction_time"), "stay_forecast_driver",
-        ["source", "stay_id", "prediction_time"], schema="forecast",
-    )  # fmt: skip
+        op.f("ix_stay_forecast_driver_source_stay_id_prediction_time"),
+        "stay_forecast_driver",
+        ["source", "stay_id", "prediction_time"],
+        schema="forecast",
+    )
 
 
 def downgrade() -> None:

@@ -24,9 +24,13 @@ def upgrade() -> None:
         schema="forecast",
     )
     op.create_index(
-        "ix_trial_one_open", "trial", ["source"], unique=True, schema="forecast",
+        "ix_trial_one_open",
+        "trial",
+        ["source"],
+        unique=True,
+        schema="forecast",
         postgresql_where=sa.text("ended_at is null"),
-    )  # fmt: skip
+    )
 
 
 def downgrade() -> None:

@@ -1,0 +1,221 @@
+"""Examines an installation from end to end: what is in order, what is not, and what to do about it."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Engine, column, false, select, table, text
+from sqlalchemy.exc import DBAPIError
+
+from flows.runtime import notify
+from flows.runtime.databases import open_source, store_url
+from flows.runtime.log import import_tensorflow
+from flows.runtime.settings import Settings
+from rnn_core.contracts.errors import ForecastError
+from sql.intake.adapter import Adapter
+from sql.intake.landing import read_watermark
+from sql.intake.reading import check_source
+from sql.published import registry
+from sql.store import rebuild_views
+from sql.store.engine import check_reachable, open_engine
+from sql.store.migrate import current_revision, newest_revision
+from sql.store.schema import SCHEMAS, metadata
+
+FREE_GB = 2.0
+# Newest row older than this: worth knowing, and, where ingest runs by the clock and forecasts are read, a fault.
+LAG_HOURS, FAULT_LAG_HOURS = 3.0, 26.0
+LIVE_HOURS = 48.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """state is ok, note (worth knowing) or fault (something to do)."""
+
+    what: str
+    state: str
+    found: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """All findings, in the order in which a run would meet them."""
+    findings = [_disk(settings)]
+    try:
+        store = open_engine(store_url(settings))
+        check_reachable(store, "database of icu-forecast (ICU_DATABASE_URL)")
+    except ForecastError as error:
+        return [*findings, Finding("database", "fault", str(error)), _prefect()]
+    findings += [Finding("database", "ok", store.url.render_as_string(hide_password=True)), _migrations(store)]
+    if findings[-1].state == "ok":
+        findings += [*_grants(store), _indices(store)]
+        for source in _sources(store, settings):
+            findings += [_source(source, settings), _watermark(store, source), *_models(store, source, settings)]
+    return [*findings, _training_device(), _prefect(), _alerts()]
+
+
+def _alerts() -> Finding:
+    told = "watch tells who is behind ICU_NOTIFY" if notify.is_configured() else "ICU_NOTIFY is not set: nobody is told"
+    return Finding("alerts", "ok" if notify.is_configured() else "note", told)
+
+
+def _disk(settings: Settings) -> Finding:
+    folder = settings.artifact_folder
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free / 1e9
+    if not os.access(folder, os.W_OK):
+        return Finding("disk", "fault", f"{folder} cannot be written to; set ICU_ARTIFACTS to a folder that can.")
+    state = "ok" if free >= FREE_GB else "fault"
+    return Finding(
+        "disk", state, f"{free:.1f} GB free at {folder}" + ("" if state == "ok" else f", {FREE_GB} GB needed")
+    )
+
+
+def _migrations(store: Engine) -> Finding:
+    with store.connect() as connection:
+        revision, current = current_revision(connection), rebuild_views.are_current(connection)
+    if revision == newest_revision() and current:
+        return Finding(
+            "migrations", "ok", f"at {revision}, {len(rebuild_views.RELATIONS)} views and functions of this version"
+        )
+    if revision == newest_revision():
+        return Finding(
+            "migrations", "fault", "a view or function is missing or not this version's; run `icu-forecast db migrate`."
+        )
+    return Finding(
+        "migrations", "fault", f"at {revision}, this version needs {newest_revision()}; run `icu-forecast db migrate`."
+    )
+
+
+def _grants(store: Engine) -> Iterator[Finding]:
+    query = text(
+        "select schema, has_schema_privilege(current_user, schema, 'usage, create') from unnest(cast(:s as text[])) schema"
+    )
+    with store.connect() as connection:
+        lacking = [name for name, granted in connection.execute(query, {"s": list(SCHEMAS)}) if not granted]
+    if lacking:
+        yield Finding("grants", "fault", f"this user may not use and create in {', '.join(lacking)}; grant both.")
+    else:
+        yield Finding("grants", "ok", f"usage and create in {', '.join(SCHEMAS)}")
+
+
+def _indices(store: Engine) -> Finding:
+    wanted = {index.name for table in metadata.tables.values() for index in table.indexes}
+    with store.connect() as connection:
+        found = set(
+            connection.execute(
+                text("select c.relname from pg_index i join pg_class c on c.oid = i.indexrelid where i.indisvalid")
+            ).scalars()
+        )
+    if missing := sorted(wanted - found):
+        return Finding(
+            "indices", "fault", f"missing or invalid: {', '.join(missing)}; create them as sql/store/schema.py says."
+        )
+    return Finding("indices", "ok", f"{len(wanted)} in place")
+
+
+def _sources(store: Engine, settings: Settings) -> list[str]:
+    with store.connect() as connection:
+        ingested = connection.execute(text("select distinct source from icu.batch")).scalars()
+        return sorted({*ingested, *settings.sources})
+
+
+def _source(source: str, settings: Settings) -> Finding:
+    try:
+        adapter, engine = open_source(source, settings)
+        check_source(adapter, engine)
+        refused = _refused_tables(adapter, engine)
+    except (ForecastError, DBAPIError) as error:
+        found = str(error) if isinstance(error, ForecastError) else type(error).__name__
+        return Finding(f"source {source}", "fault", found)
+    if refused:
+        found = f"this user may not select what the adapter reads of {', '.join(refused)}; grant select on them."
+        return Finding(f"source {source}", "fault", found)
+    return Finding(f"source {source}", "ok", f"reachable, {len(adapter.tables)} tables with the columns that are read")
+
+
+def _refused_tables(adapter: Adapter, engine: Engine) -> list[str]:
+    """Tables that can be seen and yet not selected from: the catalogue shows columns to those who may not read them."""
+    refused = []
+    for schema, name, columns in adapter.relations():
+        query = select(*map(column, columns)).select_from(table(name, schema=schema)).where(false())
+        try:
+            with engine.connect() as connection:
+                connection.execute(query)
+        except DBAPIError:
+            refused.append(f"{schema}.{name}")
+    return refused
+
+
+def _watermark(store: Engine, source: str) -> Finding:
+    query = text(
+        "select max(as_of) filter (where kind = 'ingest'),"
+        " coalesce(bool_or(kind = 'forecast' and status = 'published'), false)"
+        " from forecast.run where source = :source"
+    )
+    with store.connect() as connection:
+        watermark = read_watermark(connection, source)
+        last_ingest, forecasts_are_read = connection.execute(query, {"source": source}).one()
+    if watermark is None:
+        return Finding(f"watermark {source}", "note", f"nothing ingested yet; run `icu-forecast ingest {source}`.")
+    lag = _hours_since(watermark)
+    found = f"newest row known at {watermark:%Y-%m-%d %H:%M}, {lag:.1f} h ago"
+    if lag <= LAG_HOURS:
+        return Finding(f"watermark {source}", "ok", found)
+    is_live = last_ingest is not None and _hours_since(last_ingest) <= LIVE_HOURS
+    if lag > FAULT_LAG_HOURS and is_live and forecasts_are_read:
+        found += ", though ingest ran for a recent hour; see forecast.run_health, and whether the source still fills."
+        return Finding(f"watermark {source}", "fault", found)
+    return Finding(f"watermark {source}", "note", found)
+
+
+def _hours_since(time: datetime) -> float:
+    return (datetime.now(UTC) - time).total_seconds() / 3600
+
+
+def _models(store: Engine, source: str, settings: Settings) -> Iterator[Finding]:
+    """The stay forecaster, and the unit forecaster where there is one: a source may be too small for it."""
+    from rnn_core.forecasters.artifact import check_artifact
+
+    for name, what in (("stay", f"model {source}"), ("unit", f"unit model {source}")):
+        serving = registry.serving_model(store, source, name)
+        if serving is None:
+            if name == "stay":
+                yield Finding(what, "note", f"none serves yet; run `icu-forecast train {source}`.")
+            continue
+        try:
+            check_artifact(settings.artifact_folder / serving["artifact"])
+            yield Finding(what, "ok", f"{serving['model_id']}, {serving['stage']}, checksums right")
+        except ForecastError as error:
+            yield Finding(what, "fault", str(error))
+
+
+def _training_device() -> Finding:
+    try:
+        import_tensorflow()
+        from rnn_core.network.devices import choose_devices
+    except ImportError as error:
+        found = f"TensorFlow cannot be imported ({error}); run `make setup`, or `make setup-gpu` on a GPU worker."
+        return Finding("training device", "fault", found)
+    devices = choose_devices()
+    return Finding("training device", "ok", f"training here would use {devices.reason}")
+
+
+def _prefect() -> Finding:
+    import httpx
+    from prefect.settings import get_current_settings
+
+    url = get_current_settings().api.url
+    if not url:
+        return Finding("prefect", "note", "no PREFECT_API_URL; each run starts a temporary server")
+    try:
+        httpx.get(f"{url.rstrip('/')}/health", timeout=5).raise_for_status()
+    except httpx.HTTPError as error:
+        return Finding(
+            "prefect", "fault", f"{url} does not answer ({type(error).__name__}); start `prefect server start`."
+        )
+    return Finding("prefect", "ok", url)

@@ -1,0 +1,233 @@
+"""Looks at a source before anyone relies on it: what it lacks, units that look wrong, labels that contradict themselves."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from sqlalchemy import Engine, text
+
+from flows.inspection.source_profile import Profile, by_unit, coverage, profile, read_all_stays, utc
+from flows.pages.page import Plot, Section, Table, render_page, write_text
+from flows.runtime.databases import open_source, store_url
+from flows.runtime.settings import load_settings
+from flows.runtime.terminal import print_rows
+from sql.intake.adapter import Adapter
+from sql.intake.quality import load_suite
+from sql.intake.reading import check_source, sequential_scans
+from sql.store.copy import copy_arrow
+from sql.store.engine import open_engine
+
+# Less than this share of readable values inside the plausible range looks like another unit.
+PLAUSIBLE_SHARE = 90.0
+FEW = 20
+NOT_IN_MAP = "are not in concept_map.csv"
+# One hour in 24 begins at midnight.
+MIDNIGHT_SHARE = 0.5
+# A table of so many rows is not to be read whole every hour.
+LARGE_TABLE = 100_000
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """What was found, as rows to print; `faults` are the sentences that need someone to act."""
+
+    adapter: Adapter
+    coverage: list[dict[str, Any]]
+    by_unit: list[dict[str, Any]]
+    unmapped: list[dict[str, Any]]
+    audit: list[dict[str, Any]]
+    faults: list[str]
+
+    def print(self, as_json: bool, whole: bool) -> None:
+        """whole: with a row per variable and unit."""
+        if as_json:
+            print(
+                json.dumps(
+                    {
+                        "source": self.adapter.name,
+                        "coverage": self.coverage,
+                        "by unit": self.by_unit,
+                        "unmapped": self.unmapped,
+                        "audit": self.audit,
+                        "faults": self.faults,
+                    }
+                )
+            )
+            return
+        print(f"{self.adapter.title}\nKnown when: {self.adapter.availability}\n")
+        print_rows(self.coverage, title="Concepts")
+        if whole:
+            print_rows(self.by_unit, title="\nVariables by unit, values after mapping")
+        print_rows(self.unmapped, title="\nVariables that no concept takes (counted, not copied)")
+        print_rows(self.audit, title="\nLabel audit")
+        print("\n" + ("\n".join(f"LOOK: {fault}" for fault in self.faults) or "Nothing looks wrong."))
+
+    def write_page(self, as_of: datetime, path: Path | None) -> Path:
+        """The same for people, as one file that opens without a network; returns its path."""
+        path = path or load_settings().home / "reports" / f"source-{self.adapter.name}.html"
+        lead = f"All that was known on {as_of:%Y-%m-%d %H:%M} UTC. Known when: {self.adapter.availability}"
+        write_text(path, render_page(f"Source {self.adapter.name}: {self.adapter.title}", lead, list(self._sections())))
+        return path
+
+    def _sections(self) -> Iterator[Section]:
+        from rnn_core.reporting.plots import bar_plot
+
+        yield Section("Look at", [*self._faults_of_the_page()] or ["Nothing looks wrong."])
+        present = [row for row in self.coverage if row["rows"]]
+        lacking = [f"{row['concept']} ({row['lacks']})" for row in self.coverage if row["lacks"]]
+        yield Section(
+            "Coverage",
+            [f"Missing: {', '.join(lacking) or 'nothing'}. A missing concept is read as missing, never as normal."],
+            [_table("Concepts", [_without_rare_values(row) for row in self.coverage])],
+            [Plot("Stays that have any", bar_plot({row["concept"]: row["stays %"] for row in present}, "% of stays"))],
+        )
+        yield Section(
+            "Units",
+            ["Values after mapping, by the unit that was charted."],
+            [_table("Variables", [_without_rare_values(row) for row in self.by_unit])],
+        )
+        late = {row["concept"]: row["delay h p95"] for row in present if row["delay h p95"]}
+        yield Section(
+            "Delays",
+            ["Hours from when a value was true to when it was known; 95 of 100 values came sooner."],
+            [],
+            [Plot("Known after, in 95 of 100 cases", bar_plot(late, "hours"))],
+        )
+        yield Section("Label audit", [], [_table("Stays whose times contradict each other", self.audit)])
+        if self.unmapped:
+            yield Section("Not used", [], [_table("Variables that no concept takes", self.unmapped)])
+
+    def _faults_of_the_page(self) -> Iterator[str]:
+        """Without the texts of rows that the map does not know: a unit may hold anything that somebody typed."""
+        unknown = [fault for fault in self.faults if fault.endswith(NOT_IN_MAP)]
+        yield from (fault for fault in self.faults if fault not in unknown)
+        if unknown:
+            yield f"{len(unknown)} variables and units are not in concept_map.csv; `icu-forecast source check` names them."
+
+
+def _without_rare_values(row: dict[str, Any]) -> dict[str, Any]:
+    """Quantiles of a few rows are values of a few patients."""
+    rare = row["rows"] < FEW
+    return {name: None if rare and name in ("p1", "p50", "p99") else row[name] for name in row if name != "lacks"}
+
+
+def _table(caption: str, rows: list[dict[str, Any]]) -> Table:
+    columns = list(rows[0]) if rows else []
+    return Table(caption, columns, [[_cell(row[name]) for name in columns] for row in rows])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def check(source: str, as_of: datetime) -> SourceReport:
+    """Read everything the source holds up to `as_of`; nothing is stored. Raises SourceError where it cannot be read."""
+    adapter, engine = open_source(source)
+    check_source(adapter, engine)
+    found = profile(adapter, engine, as_of)
+    concepts, units, audit = coverage(found), by_unit(found), audit_stays(found.stays)
+    faults = [*_unit_faults(units), *_midnight_faults(found), *_unknown(found)]
+    faults += [f"{row['stays']} stays: {row['fault']}" for row in audit if row["stays"]]
+    faults += _whole_reads(adapter, engine, as_of)
+    unmapped = [{"variable": name, "rows": n} for name, n in sorted(found.unused.items(), key=lambda item: -item[1])]
+    return SourceReport(adapter, concepts, units, unmapped, audit, faults)
+
+
+def _unit_faults(units: list[dict[str, Any]]) -> Iterator[str]:
+    for row in units:
+        if row["rows"] >= FEW and (row["plausible %"] or 0) < PLAUSIBLE_SHARE:
+            yield (
+                f"{row['concept']}: of {row['rows']:,} rows of {row['variable']!r} in {row['charted in']} only"
+                f" {row['plausible %'] or 0:g} % are within its range; another unit?"
+            )
+
+
+def _midnight_faults(found: Profile) -> Iterator[str]:
+    """A time of 00:00:00 is often a date: such a value would count as known before it was true."""
+    rows = Counter()
+    for (variable, _), seen in found.parts.items():
+        rows[variable] += seen.rows
+    for variable, n in sorted(rows.items()):
+        if n >= FEW and (share := found.midnights[variable] / n) > MIDNIGHT_SHARE:
+            yield f"{share:.0%} of the {n:,} rows of {variable!r} are observed at midnight: dates without a time?"
+
+
+def _unknown(found: Profile) -> Iterator[str]:
+    for (variable, unit), n in sorted(found.unknown.items(), key=str):
+        yield f"{n:,} rows of {variable!r} in unit {unit!r} {NOT_IN_MAP}"
+
+
+def _whole_reads(adapter: Adapter, engine: Engine, as_of: datetime) -> Iterator[str]:
+    """What an hourly run would read whole: the last 48 hours are read again each time."""
+    hours = load_settings().overlap_hours + 1
+    for table, n in sorted(sequential_scans(adapter, engine, as_of - timedelta(hours=hours), as_of).items()):
+        if n >= LARGE_TABLE:
+            yield f"an hourly run would read all {n:,} rows of {table}: an index is missing, see the source's README"
+
+
+_TIMES = ("intime", "outtime", "hospital_intime", "hospital_outtime", "died_at")
+_TEXTS = ("stay_id", "patient_id", "outcome")
+_AUDITED = (
+    "create temporary table audited (source text default '', "
+    + ", ".join([*(f"{name} text" for name in _TEXTS), *(f"{name} timestamptz" for name in _TIMES)])
+    + ") on commit drop"
+)
+_CLIP = "update pg_temp.audited as rows set {correct} where {where}"
+_FAULTS = """
+with stay as (
+    select * from pg_temp.audited where ({negative}) is not true
+), version as (
+    select source, stay_id, 0 as batch_id from pg_temp.audited
+), rejected as (
+    select source, 'stay' as relation, 'ends_before_it_begins' as check_name, 0 as batch_id, to_jsonb(rows) as row
+    from pg_temp.audited as rows where {negative}
+), audit as (
+    with
+    {rules}
+)
+select fault, count(distinct stay_id) as stays from audit group by fault order by fault
+"""
+
+
+def audit_source(source: str, as_of: datetime) -> list[dict[str, Any]]:
+    """The label audit of a source alone, without reading its observations; rows as `audit_stays` gives them."""
+    adapter, engine = open_source(source)
+    check_source(adapter, engine)
+    return audit_stays(read_all_stays(adapter, engine, as_of))
+
+
+def audit_stays(stays: pa.Table) -> list[dict[str, Any]]:
+    """Counts per fault of the newest version of each stay, by the rules that ingest and quality.stay_audit have.
+
+    stays: what an adapter's stays.sql gives. The last row tells of all stays.
+    """
+    newest = stays.select(["available_at", *_TEXTS, *_TIMES]).to_pandas()
+    newest = newest.sort_values("available_at", kind="stable").drop_duplicates("stay_id", keep="last")
+    newest = newest[[*_TEXTS, *_TIMES]].assign(**{name: utc(newest[name]) for name in _TIMES})
+    rules = {check.name: check for check in load_suite("stay")}
+    clip, negative = rules["death_shortly_before_charted_end"], rules["ends_before_it_begins"]
+    audit = (files("sql") / "views" / "parts" / "stay_faults.sql").read_text()
+    columns = pa.Table.from_pandas(newest, preserve_index=False)
+    columns = columns.cast(
+        pa.schema([(c, pa.string() if c in _TEXTS else columns.schema.field(c).type) for c in columns.column_names])
+    )
+    # Only as a place to compute in: the table is the transaction's own, and gone with it.
+    store = open_engine(store_url(load_settings()))
+    with store.begin() as connection:
+        connection.exec_driver_sql(_AUDITED)
+        copy_arrow(connection, "pg_temp.audited", columns)
+        clipped = connection.execute(text(_CLIP.format(correct=clip.correct, where=clip.where))).rowcount
+        query = _FAULTS.format(negative=negative.where, rules=audit)
+        found = [dict(row) for row in connection.execute(text(query)).mappings()]
+    store.dispose()
+    ended, died = int(newest["outtime"].notna().sum()), int((newest["outcome"] == "died").sum())
+    note = f"{len(newest)} stays, {ended} ended, {died} deaths, {clipped} charted as ending after death (clipped)"
+    return [*({**row, "note": ""} for row in found), {"fault": "(all stays)", "stays": 0, "note": note}]

@@ -1,0 +1,1 @@
+"""The scheduled and manual jobs, each a list of steps."""

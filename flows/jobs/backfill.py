@@ -1,0 +1,115 @@
+"""The back-fill: scores past slots from what was known then, and resumes where it stopped."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextvars import copy_context
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from prefect import flow
+from sqlalchemy import Engine
+
+from flows.jobs.forecast import load_model, publish_slot, require_serving, role_of
+from flows.runtime import clock
+from flows.runtime.databases import open_store
+from flows.runtime.log import log
+from flows.runtime.naming import run_name
+from flows.runtime.run_report import report
+from flows.runtime.steps import alone
+from sql.intake.landing import read_watermark
+from sql.published import results
+
+if TYPE_CHECKING:
+    from rnn_core.forecasters.stay import StayForecaster
+
+
+@flow(name="backfill", flow_run_name=run_name)
+def backfill(
+    source: str,
+    start: datetime,
+    end: datetime,
+    every_hours: int = 1,
+    again: bool = False,
+    jobs: int = 1,
+    dry_run: bool = False,
+) -> dict:
+    """Publish every slot of `source` from `start` to `end` that the serving model has not published yet.
+
+    again: score published slots too. jobs: slots at work at the same time. Slots before the model's data cut-off are
+    scored all the same, but evaluate leaves them out: the model has learned from their outcomes. Slots of which the source
+    has not told yet (after the watermark of ingest) wait.
+    """
+    store = open_store()
+    serving, role = require_serving(store, source), role_of(store, source)
+    wanted = clock.slots(start, end, timedelta(hours=every_hours))
+    done = set() if again else set(results.published_slots(store, source, role=role, model_id=serving["model_id"]))
+    todo, waiting = told_of(store, source, [slot for slot in wanted if slot not in done])
+    counts = {"slots asked for": len(wanted), "published before": len(wanted) - len(todo) - waiting}
+    if waiting:
+        counts |= {"waiting for ingest": waiting}
+    tell_early(todo, serving)
+    if dry_run:
+        return counts | {"to publish": len(todo)}
+    if todo:
+        forecaster = load_model(serving["artifact"])
+        with alone(store, source, "backfill"):
+            publish_slots(store, source, todo, forecaster, serving, kind="backfill", role=role, jobs=jobs)
+    counts |= {"published now": len(todo)}
+    report(store, "backfill", source, wanted[-1], counts)
+    return counts
+
+
+def told_of(store: Engine, source: str, slots: list[datetime]) -> tuple[list[datetime], int]:
+    """Those of `slots` of which the source has told (up to the watermark of ingest), and how many wait for it."""
+    with store.connect() as connection:
+        watermark = read_watermark(connection, source)
+    ready = [slot for slot in slots if watermark and slot <= watermark]
+    return ready, len(slots) - len(ready)
+
+
+def tell_early(slots: list[datetime], serving: dict) -> None:
+    """Warn of slots whose outcomes the model has learned from."""
+    early = sum(slot <= serving["data_cutoff"] for slot in slots)
+    if early:
+        log.warning(
+            "%d of %d slots lie before the model's data cut-off; the scorecard leaves them out", early, len(slots)
+        )
+
+
+def publish_slots(
+    store: Engine,
+    source: str,
+    slots: list[datetime],
+    forecaster: "StayForecaster",
+    serving: dict,
+    *,
+    kind: str,
+    role: str,
+    jobs: int = 1,
+) -> None:
+    """Publish each slot, `jobs` at a time, for whoever is `alone` with the source.
+
+    The first that fails ends it: those at work are finished, the rest is left for the next time.
+    """
+    began = time.monotonic()
+    with ThreadPoolExecutor(jobs) as pool:
+        pending = {
+            pool.submit(
+                copy_context().run, publish_slot, store, source, slot, forecaster, serving, kind=kind, role=role
+            ): slot
+            for slot in slots
+        }
+        try:
+            for number, done in enumerate(as_completed(pending), start=1):
+                done.result()
+                left = (time.monotonic() - began) / number * (len(slots) - number)
+                log.info(
+                    "slot %d of %d published: %s, about %.0f s left",
+                    number,
+                    len(slots),
+                    f"{pending[done]:%Y-%m-%dT%H:%MZ}",
+                    left,
+                )
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise

@@ -1,0 +1,93 @@
+"""The evaluate flow: published forecasts against what happened, data against what was learned from, and who serves next."""
+
+from datetime import datetime, timedelta
+
+import pandas as pd
+from prefect import flow
+from sqlalchemy import Engine
+
+from flows.jobs.promotion import promote_challenger
+from flows.runtime import clock
+from flows.runtime.databases import open_store
+from flows.runtime.log import log
+from flows.runtime.naming import run_name
+from flows.runtime.run_report import report_run
+from flows.runtime.steps import Recorded, alone, recorded, step
+from rnn_core.contracts.errors import ForecastError
+from rnn_core.contracts.known import Known
+from sql.published import canonical, registry, results
+
+
+@flow(name="evaluate", flow_run_name=run_name)
+def evaluate(source: str, as_of: datetime | None = None) -> dict:
+    """Score what was published for `source` against what is known at `as_of`; open stays count as followed so far."""
+    store = open_store()
+    as_of = clock.slot(as_of, clock.scheduled_time())
+    with alone(store, source, "evaluate"), recorded(store, source, "evaluate", as_of) as run:
+        pairs = pair_outcomes(store, source, as_of)
+        rows = make_scorecard(pairs)
+        drift = measure_drift(store, source, as_of)
+        write_scorecard(store, run, rows, drift)
+        run.counts |= {"drifted concepts": ", ".join(row["concept"] for row in drift if row["drifted"]) or "none"}
+        run.counts |= {"page": draw_page(store, source, as_of, pairs, rows, drift)}
+        run.counts |= judge_challenger(store, source, as_of)
+        run.counts |= {"forecasts paired": len(pairs), "stays": int(pairs["stay_id"].nunique()), "scores": len(rows)}
+        report_run(run, "evaluate")
+    return run.counts
+
+
+@step("judge the challenger")
+def judge_challenger(store: Engine, source: str, as_of: datetime) -> dict[str, str]:
+    """One that cannot be judged leaves the scorecard as good as it is."""
+    try:
+        return promote_challenger(store, source, as_of)
+    except ForecastError as error:
+        log.error("the challenger was not judged: %s", error)
+        return {"challenger": f"not judged: {error}"}
+
+
+@step("pair forecasts with outcomes", retries=2)
+def pair_outcomes(store: Engine, source: str, as_of: datetime) -> pd.DataFrame:
+    pairs = canonical.read_outcome_pairs(store, source, as_of)
+    log.info("%s scored forecasts followed up", f"{len(pairs):,}")
+    return pairs
+
+
+@step("score")
+def make_scorecard(pairs: pd.DataFrame) -> list[dict]:
+    from rnn_core.evaluation.scorecard import score_published
+
+    return score_published(pairs)
+
+
+@step("measure drift")
+def measure_drift(store: Engine, source: str, as_of: datetime) -> list[dict]:
+    """The last days beside what the serving model learned from; no rows without a model, or for one that kept nothing."""
+    from rnn_core.evaluation import drift
+
+    serving = registry.serving_model(store, source, "stay")
+    if serving is None:
+        return []
+    stays = canonical.read_stays(store, source, as_of)
+    began = clock.to_numpy(as_of - timedelta(days=drift.RECENT_DAYS))
+    stays = stays[stays["outtime"].isna() | (stays["outtime"] > began)].reset_index(drop=True)
+    recent = Known(stays, canonical.read_observations(store, source, stays, as_of), clock.to_numpy(as_of))
+    rows = drift.measure_drift(serving["metrics"].get("participants", {}), recent)
+    return [{"model_id": serving["model_id"], **row} for row in rows]
+
+
+@step("write the scorecard")
+def write_scorecard(store: Engine, run: Recorded, rows: list[dict], drift: list[dict]) -> None:
+    with store.begin() as connection:
+        results.write_scores(connection, run.run_id, [{**row, "source": run.source} for row in rows])
+        results.write_drift(connection, run.run_id, [{**row, "source": run.source} for row in drift])
+    results.finish_run(store, run.run_id)
+
+
+@step("draw the page")
+def draw_page(
+    store: Engine, source: str, as_of: datetime, pairs: pd.DataFrame, rows: list[dict], drift: list[dict]
+) -> str:
+    from flows.pages.evaluation import write_page
+
+    return str(write_page(store, source, as_of, pairs, rows, drift))

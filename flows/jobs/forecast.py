@@ -1,0 +1,205 @@
+"""The forecast flow: from the canonical tables to published forecasts of every open stay."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from prefect import flow
+from sqlalchemy import Engine
+
+from flows.runtime import clock
+from flows.runtime.databases import open_store
+from flows.runtime.log import import_tensorflow, log
+from flows.runtime.naming import run_name
+from flows.runtime.run_report import AGE, hours_old, report
+from flows.runtime.settings import load_settings
+from flows.runtime.steps import Recorded, alone, recorded, step
+from rnn_core.contracts.errors import ForecastError
+from rnn_core.contracts.frames import Observations
+from rnn_core.contracts.known import Known
+from sql.intake import quality
+from sql.published import canonical, registry, results, trials
+
+if TYPE_CHECKING:
+    from rnn_core.forecasters.stay import StayForecaster
+
+# Seconds that one run of forecasts waits for another: the hourly run for the catching up of missed hours, and back.
+PATIENCE = 600.0
+
+
+@flow(name="forecast", flow_run_name=run_name)
+def forecast(source: str, as_of: datetime | None = None, dry_run: bool = False) -> dict:
+    """Forecast every stay of `source` that is open at `as_of` and publish the run; returns counts.
+
+    A challenger, where there is one, scores the same slot in its shadow.
+    """
+    store = open_store()
+    as_of = clock.slot(as_of, clock.scheduled_time())
+    serving = require_serving(store, source)
+    forecaster = load_model(serving["artifact"])
+    if dry_run:
+        forecasts = score(forecaster, *read_open_stays(store, source, as_of), as_of)
+        return {"open stays": len(forecasts), **forecasts["status"].value_counts().to_dict(), "published": 0}
+    with alone(store, source, "forecast", PATIENCE):
+        role = role_of(store, source)
+        counts = publish_slot(store, source, as_of, forecaster, serving, kind="forecast", role=role)
+        counts |= score_in_shadow(store, source, as_of)
+    report(store, "forecast", source, as_of, counts)
+    return counts
+
+
+def role_of(store: Engine, source: str) -> str:
+    """What the serving model's runs are: shown to readers, or kept from them while the source is on trial."""
+    return "trial" if trials.open_trial(store, source) else "champion"
+
+
+def publish_slot(
+    store: Engine, source: str, as_of: datetime, forecaster: "StayForecaster", model: dict, *, kind: str, role: str
+) -> dict:
+    """All steps of one slot, for whoever is `alone` with the source: the schedule, the back-fill, the shadow."""
+    with recorded(store, source, kind, as_of, role=role, model_id=model["model_id"]) as run:
+        started_at = results.read_run(store, run.run_id)["started_at"]
+        stays, observations = read_open_stays(store, source, as_of, started_at)
+        forecasts = score(forecaster, stays, observations, as_of)
+        check_forecasts(store, run, forecasts)
+        # A back-fill is read by the hundred, not by the patient, and a shadow by nobody.
+        drivers = None
+        if kind == "forecast" and role != "shadow":
+            drivers = _explained(run, forecaster, stays, observations, as_of, forecasts)
+        units = (None, None) if role == "shadow" else forecast_units(store, source, as_of)
+        newest = clock.newest(observations.available_at)
+        run.counts |= publish(store, run, forecasts, drivers, units, newest, model["model_id"], kind)
+        run.counts |= {"model": model["model_id"], "stage": model["stage"]}
+    return {"run": run.run_id, **run.counts}
+
+
+def _explained(run: Recorded, *given: Any) -> pd.DataFrame | None:
+    """The drivers; a forecast that cannot be explained is published without, and the run says so."""
+    try:
+        return explain(*given)
+    except ForecastError as error:
+        log.error("published without drivers: %s", error)
+        run.counts["drivers"] = f"none: {error}"
+        return None
+
+
+def score_in_shadow(store: Engine, source: str, as_of: datetime) -> dict:
+    """Publish the challenger's forecasts of the slot, marked as shadow; one that fails harms nobody but itself."""
+    challenger = registry.challenger(store, source)
+    if challenger is None:
+        return {}
+    try:
+        forecaster = load_model(challenger["artifact"])
+        publish_slot(store, source, as_of, forecaster, challenger, kind="forecast", role="shadow")
+    except ForecastError as error:
+        log.error("the challenger %s was not scored: %s", challenger["model_id"], error)
+        return {"challenger": f"{challenger['model_id']} failed: {error}"}
+    return {"challenger": challenger["model_id"]}
+
+
+def require_serving(store: Engine, source: str) -> dict:
+    """The model that serves `source`. Raises ForecastError where none does."""
+    serving = registry.serving_model(store, source, "stay")
+    if serving is None:
+        raise ForecastError(
+            f"No model serves {source} yet; run `icu-forecast train {source}`, or promote one with "
+            "`icu-forecast models promote`."
+        )
+    return serving
+
+
+@step("load the model")
+def load_model(artifact: str) -> "StayForecaster":
+    import_tensorflow()
+    from rnn_core.forecasters.stay import load_stay_forecaster
+
+    return load_stay_forecaster(load_settings().artifact_folder / artifact)
+
+
+@step("read open stays", retries=2)
+def read_open_stays(
+    store: Engine, source: str, as_of: datetime, ingested_by: datetime | None = None
+) -> tuple[pd.DataFrame, Observations]:
+    """ingested_by: what the tables held then; a run takes its own start, so that it can be scored again at any time."""
+    stays = canonical.read_stays(store, source, as_of, only_open=True, ingested_by=ingested_by)
+    observations = canonical.read_observations(store, source, stays, as_of, ingested_by=ingested_by)
+    log.info("%d open stays, %s observations", len(stays), f"{len(observations):,}")
+    return stays, observations
+
+
+@step("score")
+def score(
+    forecaster: "StayForecaster", stays: pd.DataFrame, observations: Observations, as_of: datetime
+) -> pd.DataFrame:
+    from rnn_core.forecasters.stay import forecast_stays
+
+    known = Known(stays, observations, clock.to_numpy(as_of))
+    return forecast_stays(forecaster, known)
+
+
+@step("explain")
+def explain(
+    forecaster: "StayForecaster",
+    stays: pd.DataFrame,
+    observations: Observations,
+    as_of: datetime,
+    forecasts: pd.DataFrame,
+) -> pd.DataFrame:
+    """What the risks rest on, of the stays most at risk."""
+    from rnn_core.forecasters.drivers import explain_stays
+
+    known = Known(stays, observations, clock.to_numpy(as_of))
+    return explain_stays(forecaster, known, forecasts["mortality_risk"].to_numpy())
+
+
+@step("check the forecasts")
+def check_forecasts(store: Engine, run: Recorded, forecasts: pd.DataFrame) -> None:
+    quality.check_forecasts(store, run.run_id, run.source, forecasts)
+
+
+@step("forecast the next lengths of stay per unit")
+def forecast_units(store: Engine, source: str, as_of: datetime) -> tuple[pd.DataFrame | None, str | None]:
+    """The classic forecast and its model; a source too small for one has neither."""
+    serving = registry.serving_model(store, source, "unit")
+    if serving is None:
+        return None, None
+    import_tensorflow()
+    from rnn_core.forecasters import unit as classic
+
+    lengths = canonical.read_unit_lengths(store, source, as_of)
+    fitted = classic.load_classic(load_settings().artifact_folder / serving["artifact"])
+    return classic.forecast_units(fitted, lengths), serving["model_id"]
+
+
+@step("publish")
+def publish(
+    store: Engine,
+    run: Recorded,
+    forecasts: pd.DataFrame,
+    drivers: pd.DataFrame | None,
+    units: tuple[pd.DataFrame | None, str | None],
+    newest: datetime | None,
+    model_id: str,
+    kind: str,
+) -> dict:
+    """Stays and units in one transaction: a run that lacks one of them is not published at all."""
+    from sql.intake.landing import read_watermark
+
+    with store.connect() as connection:
+        watermark = read_watermark(connection, run.source)
+    unit_forecasts, unit_model_id = units
+    counts = results.publish(
+        store,
+        run.run_id,
+        forecasts,
+        model_id=model_id,
+        source=run.source,
+        prediction_time=run.as_of,
+        drivers=drivers,
+        unit_forecasts=unit_forecasts,
+        unit_model_id=unit_model_id,
+        watermark=watermark,
+        newest_observation_at=newest,
+        kind=kind,
+    )
+    return {**counts, AGE: hours_old(run.as_of, newest)}

@@ -1,0 +1,116 @@
+"""The ingest flow: from a source database to the canonical tables, checked."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+from prefect import flow
+from sqlalchemy import Engine
+
+from flows.runtime import clock
+from flows.runtime.databases import open_source, open_store
+from flows.runtime.log import log
+from flows.runtime.naming import run_name
+from flows.runtime.run_report import report_run
+from flows.runtime.settings import load_settings
+from flows.runtime.steps import alone, recorded, safe_sentence, step, write_down
+from sql.intake import landing
+from sql.intake.adapter import Adapter
+from sql.intake.landing import Batch, BatchCounts
+from sql.intake.reading import check_source
+from sql.published import results
+
+
+@flow(name="ingest", flow_run_name=run_name)
+def ingest(source: str, as_of: datetime | None = None, reconcile: bool = False, dry_run: bool = False) -> dict:
+    """Take over what became available in `source` since the last time, up to `as_of`; returns counts.
+
+    reconcile: read again from the beginning, to find what the source wrote late under an early time.
+    dry_run: read and check, then let go of the batch.
+    """
+    store = open_store()
+    as_of = clock.slot(as_of, clock.scheduled_time())
+    opened = open_source(source)
+    with alone(store, source, "ingest"):
+        if dry_run:
+            with _landed(store, source, as_of, reconcile, opened) as (batch, outcomes):
+                landing.fail_batch(store, batch, "dry run")
+                return _found(outcomes)
+        return _ingest_recorded(store, source, as_of, reconcile, opened)
+
+
+def _ingest_recorded(
+    store: Engine, source: str, as_of: datetime, reconcile: bool, opened: tuple[Adapter, Engine]
+) -> dict:
+    with recorded(store, source, "ingest", as_of) as run:
+        with _landed(store, source, as_of, reconcile, opened) as (batch, outcomes):
+            counts = take_over_rows(store, batch, outcomes, opened[0].units)
+        run.counts |= _told(counts)
+        results.finish_run(store, run.run_id, watermark=counts.watermark)
+        report_run(run, "ingest")
+    return run.counts
+
+
+@contextmanager
+def _landed(
+    store: Engine, source: str, as_of: datetime, reconcile: bool, opened: tuple[Adapter, Engine]
+) -> Iterator[tuple[Batch, dict]]:
+    """A batch that was read, cast and checked, with what the checks found; if anything fails, nothing of it stays."""
+    adapter, database = opened
+    check_source(adapter, database)
+    overlap = timedelta(hours=load_settings().overlap_hours)
+    batch = landing.begin_batch(store, source, as_of, reconcile=reconcile, overlap=overlap)
+    try:
+        read_rows(store, batch, adapter, database)
+        cast_rows(store, batch, adapter)
+        yield batch, check_rows(store, batch)
+    except Exception as error:
+        write_down(landing.fail_batch, store, batch, safe_sentence(error))
+        raise
+
+
+@step("read the source", retries=0)
+def read_rows(store, batch: Batch, adapter, database) -> None:
+    landing.land(store, batch, adapter, database, log.info)
+    log.info("landed %s", ", ".join(f"{n:,} {relation} rows" for relation, n in batch.rows_landed.items()))
+
+
+@step("cast and map")
+def cast_rows(store, batch: Batch, adapter) -> None:
+    landing.cast_and_map(store, batch, adapter)
+
+
+@step("check with Great Expectations")
+def check_rows(store, batch: Batch) -> dict:
+    outcomes = landing.check(store, batch)
+    for relation, found in outcomes.items():
+        failed = {o.check.name: o.rows_failed for o in found if not o.passed}
+        log.info("%s: %d checks, %s", relation, len(found), f"findings {failed}" if failed else "no findings")
+    return outcomes
+
+
+@step("take over")
+def take_over_rows(store, batch: Batch, outcomes: dict, beds: dict) -> BatchCounts:
+    return landing.take_over(store, batch, outcomes, beds)
+
+
+def _told(counts: BatchCounts) -> dict:
+    return {
+        "batch": counts.batch_id,
+        "stay versions added": counts.stays_added,
+        "observations read": counts.observations_read,
+        "observations added": counts.observations_added,
+        "rows quarantined": counts.quarantined,
+        "rows not mapped": sum(counts.unmapped.values()),
+        "watermark": counts.watermark.isoformat() if counts.watermark else None,
+    }
+
+
+def _found(outcomes: dict) -> dict:
+    """Findings per check, for a dry run."""
+    return {
+        f"{relation}: {outcome.check.name}": outcome.rows_failed
+        for relation, found in outcomes.items()
+        for outcome in found
+        if not outcome.passed
+    }

@@ -1,0 +1,76 @@
+"""Who serves next: the gate for a model that waits, asked by hand and by every evaluation."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Engine
+
+from flows.jobs.train import judge_beside, read_known
+from flows.runtime import clock
+from flows.runtime.log import import_tensorflow, log
+from flows.runtime.settings import load_settings
+from rnn_core.contracts.errors import ForecastError
+from sql.published import registry
+
+if TYPE_CHECKING:
+    from rnn_core.evaluation.gate import Verdict
+
+
+def judge_candidate(store: Engine, model_id: str, as_of: datetime) -> "Verdict":
+    """The gate's verdict on a stay model that does not serve, on the newest stays that neither it nor the serving model
+    has learned from, by what is known at `as_of`.
+
+    Raises ForecastError where there is nothing to judge it against, ArtifactError where an artifact is damaged.
+    """
+    row = registry.read_model(store, model_id)
+    serving = registry.serving_model(store, row["source"], row["name"])
+    if serving is None and "recalibrated_from" in row["metrics"]:
+        from rnn_core.evaluation.gate import Verdict
+
+        return Verdict(
+            "provisional", f"Recalibrated from {row['metrics']['recalibrated_from']}; nothing served before."
+        )
+    if row["name"] != "stay" or serving is None or serving["model_id"] == model_id:
+        raise ForecastError(
+            f"{model_id} cannot be judged: the gate compares a stay model that waits with the one that serves. "
+            "`--force` promotes without a verdict."
+        )
+    import_tensorflow()
+    from rnn_core.forecasters.stay import load_stay_forecaster
+
+    folder = load_settings().artifact_folder
+    ours, theirs = (load_stay_forecaster(folder / each["artifact"]) for each in (row, serving))
+    then, now = (read_known(store, row["source"], time) for time in (row["data_cutoff"], as_of))
+    return judge_beside(serving, theirs, ours, then, now)
+
+
+def promote_challenger(store: Engine, source: str, as_of: datetime) -> dict[str, str]:
+    """Judge the challenger of a source, if there is one, and let it serve where it passes; returns what to report."""
+    challenger = registry.challenger(store, source)
+    if challenger is None:
+        return {}
+    verdict = judge_candidate(store, challenger["model_id"], as_of)
+    log.info("challenger %s: %s", challenger["model_id"], verdict.reason)
+    if verdict.stage == "champion":
+        registry.set_stage(store, challenger["model_id"], "champion", verdict.reason)
+    return {"challenger": challenger["model_id"], "its stage": verdict.stage, "verdict": verdict.reason}
+
+
+def promote(store: Engine, model_id: str, reason: str | None, force: bool) -> dict:
+    """Let a model serve that passes the gate, or any with `force`; returns its stage and whom it retired.
+
+    Raises ForecastError where it does not pass, or is forced without a reason.
+    """
+    if force:
+        if not reason:
+            raise ForecastError('A promotion past the gate is kept with its reason: add --reason "...".')
+        stage, told = "champion", f"by hand, past the gate: {reason}"
+    else:
+        verdict = judge_candidate(store, model_id, clock.slot(None))
+        if verdict.stage not in registry.SERVING:
+            raise ForecastError(
+                f'{model_id} does not pass the gate. {verdict.reason} `--force --reason "..."` promotes all the same.'
+            )
+        stage, told = verdict.stage, f"{verdict.reason} {reason or ''}".strip()
+    before = registry.set_stage(store, model_id, stage, told)
+    return {"model_id": model_id, "stage": stage, "retired": before["model_id"] if before else None}

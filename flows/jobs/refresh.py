@@ -1,0 +1,94 @@
+"""The refresh flow: decides whether a source has enough to learn from again, and has the GPU pool train."""
+
+from datetime import datetime
+from uuid import UUID
+
+from prefect import flow
+from sqlalchemy import Engine
+
+from flows.runtime import clock
+from flows.runtime.databases import open_store
+from flows.runtime.log import log
+from flows.runtime.naming import run_name
+from flows.runtime.run_report import report
+from flows.runtime.steps import step
+from flows.server.deploy import TAG, source_tag
+from rnn_core.contracts.errors import ForecastError
+from sql.published import canonical, results
+
+# Fewer newly finished stays than this teach a model nothing that its next refresh would not.
+MIN_NEW_STAYS = 20
+
+
+@flow(name="refresh", flow_run_name=run_name)
+def refresh(source: str, as_of: datetime | None = None, min_new_stays: int = MIN_NEW_STAYS) -> dict:
+    """Start the training of `source` in its own pool, without waiting for it; returns counts.
+
+    min_new_stays: stays that ended since the last training; with fewer, no training is started, unless an evaluation
+    since then has found drift. A source that was never trained on always is.
+    """
+    store = open_store()
+    as_of = clock.slot(as_of, clock.scheduled_time())
+    new = count_new_stays(store, source, as_of)
+    drifted = count_drifted(store, source)
+    counts = {"finished stays since the last training": new, "drifted concepts since": drifted, "training run": None}
+    if new is not None and new < min_new_stays and not drifted:
+        log.info(
+            "%s: %d stays ended since the last training, %d are needed, and nothing drifted; no training",
+            source,
+            new,
+            min_new_stays,
+        )
+    else:
+        counts |= {"training run": start_training(source, as_of)}
+    report(store, "refresh", source, as_of, counts)
+    return counts
+
+
+@step("count newly finished stays", retries=2)
+def count_new_stays(store: Engine, source: str, as_of: datetime) -> int | None:
+    """Stays that ended since the last training, None where there was none."""
+    last = results.last_slot(store, source, "train")
+    if last is None:
+        return None
+    stays = canonical.read_stays(store, source, as_of, only_sound=True)
+    return int((stays["outtime"] > last.replace(tzinfo=None)).sum())
+
+
+@step("count drifted concepts", retries=2)
+def count_drifted(store: Engine, source: str) -> int:
+    """Concepts that an evaluation after the last training found drifted."""
+    last, evaluated = results.last_slot(store, source, "train"), results.last_slot(store, source, "evaluate")
+    if last is None or evaluated is None or evaluated <= last:
+        return 0
+    return results.count_drifted(store, source)
+
+
+@step("start the training")
+def start_training(source: str, as_of: datetime) -> str:
+    """Name of the flow run that trains; asked again for the same slot, it is the same run."""
+    from prefect.deployments import run_deployment
+
+    run = run_deployment(
+        _training_deployment(source),
+        parameters={"source": source, "as_of": as_of},
+        timeout=0,
+        as_subflow=False,
+        idempotency_key=f"train {source} {as_of.isoformat()}",
+    )
+    log.info("training of %s started as %s in its own pool", source, run.name)
+    return str(run.name)
+
+
+def _training_deployment(source: str) -> UUID:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags, FlowFilter, FlowFilterName
+
+    with get_client(sync_client=True) as client:
+        found = client.read_deployments(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=["train"])),
+            deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG, source_tag(source)])),
+        )
+    if not found:
+        raise ForecastError(f"No training of {source} is deployed; run `icu-forecast deploy`.")
+    return found[0].id

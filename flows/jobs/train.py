@@ -1,0 +1,340 @@
+"""The train flow: fit a challenger, judge it, register it, and let it serve where it passed the gate."""
+
+import shutil
+from dataclasses import dataclass, replace
+from datetime import datetime
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from prefect import flow
+from sqlalchemy import Engine
+
+from flows.runtime import clock
+from flows.runtime.databases import open_source, open_store
+from flows.runtime.log import import_tensorflow, log
+from flows.runtime.naming import run_name
+from flows.runtime.run_report import report_run
+from flows.runtime.settings import load_settings
+from flows.runtime.steps import Recorded, alone, recorded, step
+from rnn_core.contracts.config import ClassicConfig, ModelConfig, Sampling
+from rnn_core.contracts.errors import ArtifactError, ContractError, DataTooSmallError
+from rnn_core.contracts.known import Known
+from sql.published import canonical, registry, results
+
+if TYPE_CHECKING:
+    from rnn_core.evaluation.gate import Verdict
+    from rnn_core.evaluation.judged_fit import FitReport
+    from rnn_core.forecasters.stay import StayForecaster
+    from rnn_core.forecasters.unit import ClassicModel
+
+# The newest stays, by admission, judge a model and have no part in fitting it.
+HOLD_OUT_SHARE = 0.15
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A fitted stay model on its way to the registry; warm_from is the model it really started from."""
+
+    model_id: str
+    forecaster: "StayForecaster"
+    report: "FitReport"
+    verdict: "Verdict"
+    warm_from: str | None
+
+
+@dataclass(frozen=True)
+class UnitCandidate:
+    """A fitted unit model on its way to the registry."""
+
+    model_id: str
+    fitted: "ClassicModel"
+    verdict: "Verdict"
+
+
+@flow(name="train", flow_run_name=run_name)
+def train(
+    source: str,
+    as_of: datetime | None = None,
+    warm: bool = True,
+    seed: int = 0,
+    epochs: int | None = None,
+    members: int | None = None,
+    cell: str = "lstm",
+    mixed_precision: bool = False,
+) -> dict:
+    """Train the stay forecaster and the unit forecaster of `source` on what was known at `as_of`; returns counts.
+
+    warm: start from the serving model where it has the same shape. An interrupted training goes on where it stopped.
+    mixed_precision: compute in bfloat16 where all GPUs are fast in it; float32 elsewhere.
+    """
+    store = open_store()
+    as_of = clock.slot(as_of, clock.scheduled_time())
+    config = _configure(seed, epochs, members, cell, mixed_precision)
+    with alone(store, source, "train"), recorded(store, source, "train", as_of) as run:
+        then, now, sampling = read_training_set(store, source, as_of)
+        incumbent = registry.serving_model(store, source, "stay")
+        serving = load_serving(incumbent)
+        start = serving if warm and serving and _same_shape(serving, config) else None
+        forecaster, report, warmed = fit(source, then, now, config, sampling, start)
+        verdict = give_verdict(incumbent, serving, forecaster, report, then, now)
+        warm_from = incumbent["model_id"] if warmed and incumbent else None
+        stay = Candidate(_model_id(run, "stay"), forecaster, report, verdict, warm_from)
+        unit = fit_units(store, run, seed)
+        save(stay, unit, then, now)
+        register(store, run, stay, unit, then)
+        run.counts |= _told(stay, unit)
+        results.finish_run(store, run.run_id, model_id=stay.model_id)
+        report_run(run, "train")
+    return run.counts
+
+
+def _configure(seed: int, epochs: int | None, members: int | None, cell: str, mixed_precision: bool) -> ModelConfig:
+    config = ModelConfig()
+    training = replace(
+        config.train,
+        seed=seed,
+        epochs=epochs or config.train.epochs,
+        folds=members or config.train.folds,
+        mixed_precision=mixed_precision,
+    )
+    return replace(config, train=training, network=replace(config.network, cell=cell))
+
+
+@step("read the training set", retries=2)
+def read_training_set(store: Engine, source: str, as_of: datetime) -> tuple[Known, Known, Sampling]:
+    """What was known at the cut-off, to learn from, and at `as_of`, to judge with; and how the source samples stays."""
+    adapter, _ = open_source(source)
+    now = read_known(store, source, as_of)
+    if len(now.stays) == 0:
+        raise DataTooSmallError(
+            f"There is no stay of {source} as of {as_of.isoformat()}; run `icu-forecast ingest {source}`."
+        )
+    cutoff = now.stays["intime"].quantile(1 - HOLD_OUT_SHARE).floor("h")
+    then = read_known(store, source, cutoff.tz_localize("UTC").to_pydatetime())
+    log.info(
+        "%d stays, %s observations; learning from the %d stays known at %s",
+        len(now.stays),
+        f"{len(now.observations):,}",
+        len(then.stays),
+        cutoff,
+    )
+    return then, now, adapter.sampling
+
+
+def read_known(store: Engine, source: str, as_of: datetime) -> Known:
+    """All stays of `source` and their observations as they were known at `as_of`."""
+    stays = canonical.read_stays(store, source, as_of)
+    observations = canonical.read_observations(store, source, stays, as_of)
+    return Known(stays, observations, clock.to_numpy(as_of))
+
+
+@step("load the serving model")
+def load_serving(incumbent: dict | None) -> "StayForecaster | None":
+    """The model to start from and to compare with; None where there is none or it was made for other concepts."""
+    import_tensorflow()
+    from rnn_core.forecasters.stay import load_stay_forecaster
+
+    if incumbent is None:
+        return None
+    try:
+        return load_stay_forecaster(load_settings().artifact_folder / incumbent["artifact"])
+    except ArtifactError as error:
+        log.warning("The serving model is not used: %s", error)
+        return None
+
+
+def _same_shape(serving: "StayForecaster", config: ModelConfig) -> bool:
+    theirs, ours = serving.config, config
+    sizes = {name: getattr(theirs.network, name) for name in ("n_channels", "n_concepts", "n_static")}
+    same_network = theirs.network == replace(ours.network, **sizes)
+    return same_network and (theirs.window, theirs.train.folds) == (ours.window, ours.train.folds)
+
+
+@step("fit the stay forecaster")
+def fit(
+    source: str, then: Known, now: Known, config: ModelConfig, sampling: Sampling, warm: "StayForecaster | None"
+) -> "tuple[StayForecaster, FitReport, bool]":
+    """Forecaster, report, and whether it really started from `warm`."""
+    from rnn_core.evaluation.judged_fit import fit_stay_forecaster
+    from rnn_core.network.devices import choose_devices
+
+    log.info("training uses %s", choose_devices().reason)
+
+    def start(warm: "StayForecaster | None", config: ModelConfig) -> "tuple[StayForecaster, FitReport]":
+        return fit_stay_forecaster(
+            then,
+            now,
+            config,
+            sampling=sampling,
+            checkpoint_dir=_checkpoints(source),
+            warm_from=warm,
+            progress=_tell_epoch,
+        )
+
+    if warm is not None:
+        # A refresh takes the fine steps only: large ones would forget what the serving model knew.
+        fine = replace(config, train=replace(config.train, learning_rate=config.train.learning_rate / 4))
+        try:
+            return *start(warm, fine), True
+        except ContractError as error:
+            log.warning("No warm start: %s", error)
+    return *start(None, config), False
+
+
+def _tell_epoch(record: dict[str, float]) -> None:
+    log.info(
+        "member %d of %d, epoch %d of %d: loss %.4f, validation %.4f (%.1f s)",
+        record["member"],
+        record["members"],
+        record["epoch"],
+        record["epochs"],
+        record["train_loss"],
+        record["valid_loss"],
+        record["seconds"],
+    )
+
+
+def _checkpoints(source: str) -> Path:
+    return load_settings().artifact_folder / ".checkpoints" / source
+
+
+@step("judge")
+def give_verdict(
+    incumbent: dict | None,
+    serving: "StayForecaster | None",
+    forecaster: "StayForecaster",
+    report: "FitReport",
+    then: Known,
+    now: Known,
+) -> "Verdict":
+    """Against the serving model on stays that began after both cut-offs; against the trivial baseline without one."""
+    from rnn_core.evaluation.gate import judge_first
+
+    if incumbent is None or serving is None:
+        return judge_first(report.metrics, report.n_deaths["judged"])
+    verdict = judge_beside(incumbent, serving, forecaster, then, now)
+    if verdict.stage == "champion" and incumbent["stage"] == "provisional":
+        return judge_first(report.metrics, report.n_deaths["judged"])
+    return verdict
+
+
+def judge_beside(
+    incumbent: dict, serving: "StayForecaster", forecaster: "StayForecaster", then: Known, now: Known
+) -> "Verdict":
+    """The gate on the newest stays that neither model has learned from; `then` is what the new one learned from."""
+    from rnn_core.evaluation.gate import judge_challenger
+    from rnn_core.evaluation.holdout import compare, count_deaths, unseen
+
+    _, newer = unseen(now, then)
+    newer &= now.stays["intime"].to_numpy("datetime64[us]") >= clock.to_numpy(incumbent["data_cutoff"])
+    hold_out = now.take(newer)
+    found = compare(forecaster, serving, hold_out)
+    return judge_challenger(found.overall, found.groups, count_deaths(hold_out), incumbent["stage"])
+
+
+@step("fit the unit forecaster")
+def fit_units(store: Engine, run: Recorded, seed: int) -> "UnitCandidate | None":
+    """The classic forecaster; a source with too few stays per unit goes without, and the run says so."""
+    from rnn_core.evaluation.gate import judge_unit
+    from rnn_core.forecasters.unit import fit_classic, load_classic, newest_mse
+
+    lengths = canonical.read_unit_lengths(store, run.source, run.as_of)
+    try:
+        fitted = fit_classic(lengths, ClassicConfig(seed=seed))
+    except DataTooSmallError as error:
+        log.warning("No unit forecaster: %s", error)
+        return None
+    serving_mse = None
+    if serving := registry.serving_model(store, run.source, "unit"):
+        try:
+            serving_mse = newest_mse(load_classic(load_settings().artifact_folder / serving["artifact"]), lengths)
+        except ArtifactError as error:
+            log.warning("The serving unit model is not compared: %s", error)
+    return UnitCandidate(_model_id(run, "unit"), fitted, judge_unit(fitted.report.to_json(), serving_mse))
+
+
+@step("save the artifacts")
+def save(stay: Candidate, unit: UnitCandidate | None, then: Known, now: Known) -> None:
+    from rnn_core.forecasters.stay import save_stay_forecaster
+    from rnn_core.forecasters.unit import save_classic
+
+    folder, times = load_settings().artifact_folder, {"data_cutoff": str(then.as_of), "as_of": str(now.as_of)}
+    save_stay_forecaster(folder, stay.model_id, stay.forecaster, {**times, "metrics": stay.report.to_json()})
+    if unit is not None:
+        save_classic(folder, unit.model_id, unit.fitted, times | {"data_cutoff": times["as_of"]})
+
+
+@step("register")
+def register(store: Engine, run: Recorded, stay: Candidate, unit: UnitCandidate | None, then: Known) -> None:
+    """Last of all, so that a training that breaks anywhere leaves the serving models as they were."""
+    rows = {
+        stay.model_id: {
+            "name": "stay",
+            "ends_at": stay.forecaster.ends_at,
+            "config": stay.forecaster.config.to_json(),
+            "metrics": stay.report.to_json() | {"risk_thresholds": list(stay.forecaster.risk_thresholds)},
+            "warm_from": stay.warm_from,
+            "data_cutoff": _utc(then.as_of),
+        }
+    }
+    verdicts = {stay.model_id: stay.verdict}
+    if unit is not None:
+        rows[unit.model_id] = {
+            "name": "unit",
+            "config": unit.fitted.config.to_json(),
+            "metrics": unit.fitted.report.to_json(),
+            "data_cutoff": run.as_of,
+        }
+        verdicts[unit.model_id] = unit.verdict
+    with store.begin() as connection:
+        for model_id, row in rows.items():
+            registry.register(connection, row | _described(model_id) | {"model_id": model_id, "source": run.source})
+    for model_id, verdict in verdicts.items():
+        registry.set_stage(store, model_id, verdict.stage, verdict.reason)
+    shutil.rmtree(_checkpoints(run.source), ignore_errors=True)
+
+
+def _described(model_id: str) -> dict[str, Any]:
+    from rnn_core.forecasters.artifact import read_meta
+
+    meta = read_meta(load_settings().artifact_folder / model_id)
+    return {"artifact": model_id, "concept_hash": meta["concept_hash"], "git_revision": meta["git_revision"]}
+
+
+def _utc(time: np.datetime64) -> datetime:
+    return pd.Timestamp(time, tz="UTC").to_pydatetime()
+
+
+def _model_id(run: Recorded, name: str) -> str:
+    return f"{run.source}-{name}-{run.as_of:%Y%m%dT%H}-{run.run_id}"
+
+
+# What the run's report shows; everything else is in forecast.model.metrics.
+_SHOWN = (
+    "mortality_auroc",
+    "mortality_auprc",
+    "mortality_brier",
+    "mortality_calibration_slope",
+    "los_mean_absolute_error_days",
+    "los_concordance",
+    "los_interval_coverage",
+)
+
+
+def _told(stay: Candidate, unit: UnitCandidate | None) -> dict[str, Any]:
+    report = stay.report
+    told: dict[str, Any] = {"model": stay.model_id, "stage": stay.verdict.stage, "reason": stay.verdict.reason}
+    told |= {f"{part} stays": f"{n} ({report.n_deaths[part]} died)" for part, n in report.n_stays.items()}
+    for name in _SHOWN:
+        estimate, trivial = report.metrics[name], report.metrics[f"baseline_{name}"]
+        told[name] = (
+            f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f}), without a model {trivial.value:.3f}"
+            if isfinite(estimate.value)
+            else "not measurable on these stays"
+        )
+    if unit is None:
+        return told | {"unit model": "none, too few stays per unit"}
+    return told | {"unit model": unit.model_id, "unit stage": unit.verdict.stage, "unit": unit.fitted.report.sentence()}

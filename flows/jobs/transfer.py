@@ -1,0 +1,159 @@
+"""A model on sources that it was not trained on: how good it is there, and a copy recalibrated to one of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sqlalchemy import Engine
+
+from flows.jobs.train import read_known
+from flows.runtime.databases import open_store
+from flows.runtime.log import import_tensorflow, log
+from flows.runtime.settings import load_settings
+from rnn_core.contracts.errors import ForecastError
+from rnn_core.contracts.known import Known
+from rnn_core.statistics.bootstrap import Estimate
+from sql.published import registry
+
+if TYPE_CHECKING:
+    from rnn_core.evaluation.transfer import Transferred
+    from rnn_core.forecasters.stay import StayForecaster
+
+HOURS = (24, 48)
+
+
+def measure_transfer(
+    model_id: str, sources: Sequence[str], as_of: datetime, hours: Sequence[int] = HOURS
+) -> list[dict[str, Any]]:
+    """A row per source and hour of the stay: first the model's own source, on stays that it did not learn from, then each
+    of `sources`, with what is lost on the way. Nothing is stored.
+
+    Raises ForecastError where the model is none of stays or has learned from one of `sources`, or where a source tells
+    nothing that it could be judged by.
+    """
+    store = open_store()
+    row, forecaster = _load(store, model_id)
+    if learned := set(sources) & _learned_from(store, row):
+        raise ForecastError(
+            f"{model_id} has learned from {', '.join(sorted(learned))}, so it is no transfer there; its own source is judged "
+            "on held-out stays in the first rows in any case."
+        )
+    from rnn_core.evaluation.drift import concepts_elsewhere
+    from rnn_core.evaluation.holdout import unseen
+    from rnn_core.evaluation.transfer import judge_transfer
+
+    home = read_known(store, row["source"], as_of)
+    judged, _ = unseen(home, read_known(store, row["source"], row["data_cutoff"]))
+    at_home = judge_transfer(forecaster, home.take(judged), hours)
+    rows = [_told(f"{row['source']} (held out)", found, None) for found in at_home]
+    for source in sources:
+        known = _require_stays(read_known(store, source, as_of), source)
+        absent, other_unit = concepts_elsewhere(row["metrics"].get("participants", {}), known)
+        log.info("%s has no %s", source, ", ".join(absent) or "concept less than the model learned from")
+        if other_unit:
+            log.warning("%s: charted in another unit than the model learned? %s", source, ", ".join(other_unit))
+        found = zip(judge_transfer(forecaster, known, hours), at_home, strict=True)
+        rows += [_told(source, *pair) | {"missing": len(absent), "other unit": ", ".join(other_unit)} for pair in found]
+    return rows
+
+
+def _learned_from(store: Engine, row: Mapping[str, Any] | None) -> set[str]:
+    """Sources of a model and of those that it was made from."""
+    sources = set()
+    while row is not None:
+        sources.add(row["source"])
+        row = registry.read_model(store, row["warm_from"]) if row["warm_from"] else None
+    return sources
+
+
+def _load(store: Engine, model_id: str) -> tuple[dict[str, Any], "StayForecaster"]:
+    row = registry.read_model(store, model_id)
+    if row["name"] != "stay":
+        raise ForecastError(f"{model_id} forecasts units; a stay model was expected (`icu-forecast models list`).")
+    import_tensorflow()
+    from rnn_core.forecasters.stay import load_stay_forecaster
+
+    return row, load_stay_forecaster(load_settings().artifact_folder / row["artifact"])
+
+
+def _require_stays(known: Known, source: str) -> Known:
+    if len(known.stays) == 0:
+        raise ForecastError(f"No stay of {source} is known; run `icu-forecast ingest {source}` first.")
+    return known
+
+
+def _told(source: str, found: "Transferred", at_home: "Transferred | None") -> dict[str, Any]:
+    from rnn_core.evaluation.transfer import drop
+
+    told: dict[str, Any] = {
+        "source": source,
+        "hour": found.hour,
+        "stays": found.n_stays,
+        "deaths": found.n_deaths,
+        "outcome not known": found.n_untold,
+    }
+    told |= {name: _shown(estimate) for name, estimate in found.as_trained.items()}
+    share = found.n_deaths / max(found.n_stays, 1)
+    told["brier without a model"] = round(share * (1 - share), 3)
+    for name in ("brier", "observed_expected", "calibration_slope"):
+        told[f"{name} recalibrated"] = _shown(found.recalibrated[name])
+    lost = drop(found.as_trained["auroc"], at_home.as_trained["auroc"]) if at_home else None
+    return told | {"auroc lost": _shown(lost) if lost else "", "missing": 0, "other unit": ""}
+
+
+def _shown(estimate: Estimate) -> str:
+    if not np.isfinite(estimate.value):
+        return "-"
+    if not np.isfinite(estimate.low):
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+
+
+def recalibrate(model_id: str, source: str, as_of: datetime, hours: Sequence[int] = HOURS) -> dict[str, Any]:
+    """Register a copy of a model for `source`, its risk of death fitted to the stays that have ended there by `as_of`.
+
+    It waits as a candidate; `models promote` lets it serve, as provisional where nothing serves yet. Raises ArtifactError
+    where the stays of the source end at something else than those the model learned from, DataTooSmallError without
+    deaths or survivors to fit to.
+    """
+    store = open_store()
+    row, forecaster = _load(store, model_id)
+    from rnn_core.evaluation.transfer import judge_transfer, recalibrated
+    from rnn_core.forecasters.stay import save_stay_forecaster
+
+    known = _require_stays(read_known(store, source, as_of), source)
+    fitted, n_deaths = recalibrated(forecaster, known, hours)
+    judged = judge_transfer(forecaster, known, hours)
+    folder = load_settings().artifact_folder
+    number = 1 + sum(one["name"] == "stay" for one in registry.list_models(store, source))
+    new_id = f"{source}-stay-{as_of:%Y%m%dT%H}-from-{row['source']}-{number}"
+    metrics = {
+        "recalibrated_from": model_id,
+        "participants": row["metrics"].get("participants", {}),
+        "metrics": {f"mortality_{name}": asdict(found) for name, found in judged[-1].recalibrated.items()},
+        "risk_thresholds": list(forecaster.risk_thresholds),
+    }
+    cutoff = str(known.as_of)
+    path = save_stay_forecaster(folder, new_id, fitted, {"data_cutoff": cutoff, "as_of": cutoff, "metrics": metrics})
+    with store.begin() as connection:
+        registry.register(
+            connection,
+            {
+                "model_id": new_id,
+                "name": "stay",
+                "source": source,
+                "ends_at": row["ends_at"],
+                "config": row["config"],
+                "metrics": metrics,
+                "data_cutoff": as_of,
+                "artifact": str(path.relative_to(folder)),
+                "warm_from": model_id,
+            },
+        )
+    told = {"model": new_id, "stage": "candidate", "patients who died, fitted to": n_deaths}
+    for found in judged:
+        before, after = (part["observed_expected"] for part in (found.as_trained, found.recalibrated))
+        told[f"observed to expected at {found.hour} h"] = f"{_shown(before)}, recalibrated out of fold {_shown(after)}"
+    return told

@@ -1,0 +1,195 @@
+"""The page of a benchmark run: every table and plot of what was measured, in one file."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flows.pages.page import Plot, Section, Table, render_page
+from rnn_core.benchmark.outcome import BASELINES, SHIPPED, Outcome
+
+if TYPE_CHECKING:
+    from rnn_core.statistics.bootstrap import Estimate
+
+_METRICS = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "event1": "Event 1",
+    "event2": "Event 2",
+    "brier": "Brier",
+    "calibration_slope": "slope",
+    "calibration_intercept": "intercept",
+    "los_mae_days": "MAE, days",
+    "los_medae_days": "median error, days",
+    "los_msle": "MSLE",
+    "los_kappa": "kappa, ten buckets",
+    "los_concordance": "concordance",
+    "interval80_coverage": "80 % interval covers",
+    "interval80_width_days": "its width, days",
+}
+_OF_DEATH, _OF_STAY = list(_METRICS)[:7], list(_METRICS)[7:]
+# Plots of all models at once would show none of them.
+_PLOTTED = ("logistic", "trees", "lstm", "forecaster", "blend")
+_LEVELS = np.linspace(0.1, 0.9, 9)
+
+
+def build_page(outcome: Outcome) -> str:
+    """The page as HTML."""
+    told = outcome.protocol
+    lead = (
+        f"Learned from {told['learned_stays']:,} stays ({told['learned_deaths']:,} deaths) of set "
+        f"{', '.join(told['train'])}; judged {told['judged_stays']:,} stays ({told['judged_deaths']:,} deaths), "
+        f"{_where(told['test'])}, {told['hour']} hours after admission to intensive care. Values with 95 % intervals "
+        "from 1,000 resamples of stays."
+    )
+    return render_page("PhysioNet Challenge 2012", lead, list(_sections(outcome)))
+
+
+_TABLE = ("auroc", "auprc", "event1", "event2", "calibration_slope", "los_mae_days", "los_kappa", "interval80_coverage")
+
+
+def table_lines(outcome: Outcome) -> Iterator[str]:
+    """The main figures as a Markdown table, one model per line."""
+    yield "| model | " + " | ".join(_TABLE) + " |"
+    yield "|---" * (len(_TABLE) + 1) + "|"
+    for name, scores in outcome.scores.items():
+        yield f"| {name} | " + " | ".join(_told_briefly(scores[metric]) for metric in _TABLE) + " |"
+
+
+def _told_briefly(estimate: "Estimate") -> str:
+    if np.isnan(estimate.value):
+        return ""
+    return f"{estimate.value:.3f} ({estimate.low:.3f}-{estimate.high:.3f})"
+
+
+def _where(test: list[str] | str) -> str:
+    return test if isinstance(test, str) else f"set {', '.join(test)}"
+
+
+def _sections(outcome: Outcome) -> Iterator[Section]:
+    told, scores = outcome.protocol, outcome.scores
+    yield Section(
+        "Death in hospital",
+        [
+            f"The scoring flow would use {SHIPPED}. The strongest baseline by AUROC is {outcome.strongest}. Event 1 is the "
+            "smaller of sensitivity and positive predictivity at a threshold fixed out of fold on the learned stays; "
+            "Event 2 is the challenge's Hosmer-Lemeshow statistic over its range, less is better.",
+            f"{told['abstained']} judged stays have too little data; for them every model says what prevalence says.",
+        ],
+        [_scores_table("Every model", scores, _OF_DEATH)],
+        list(_death_plots(outcome)),
+    )
+    yield Section(
+        "Length of stay",
+        [
+            "From the forecast to the end of the hospital stay. Ends are known to whole days; a known end counts by the share "
+            "of its two days that an interval covers."
+        ],
+        [_scores_table("Every model", scores, _OF_STAY)],
+        list(_stay_plots(outcome)),
+    )
+    yield Section(
+        f"Against {outcome.strongest}",
+        ["Differences on the same resamples of stays. Where an interval holds 0 the data do not tell the two apart."],
+        [
+            _scores_table(
+                f"Model less {outcome.strongest}", outcome.differences, list(next(iter(outcome.differences.values())))
+            )
+        ],
+        [
+            Plot(
+                "AUROC, difference",
+                _plots().interval_plot(
+                    {name: found["auroc"] for name, found in outcome.differences.items()}, "AUROC, difference", 0.0
+                ),
+            )
+        ],
+    )
+    yield Section("By group of patients", [], list(_group_tables(outcome)))
+    histories = {name: c.histories[0] for name, c in outcome.contests.items() if c.histories}
+    cells = {name: history for name, history in histories.items() if name != "classic"}
+    yield Section(
+        "How they learned",
+        ["Of an ensemble, its first member. The loss of the classic network is its squared error."],
+        [Table("Wall time", ["model", "seconds"], [[n, f"{c.seconds:.0f}"] for n, c in outcome.contests.items()])],
+        [
+            Plot("Loss per epoch, learned (dashed) and left out", _plots().learning_curves_plot(cells)),
+            Plot(
+                "The classic network",
+                _plots().learning_curves_plot({k: v for k, v in histories.items() if k == "classic"}),
+            ),
+        ],
+    )
+    settings = [[key, str(value)] for key, value in told.items() if key != "config"]
+    settings += [
+        [f"{part}.{key}", str(value)] for part in ("network", "train") for key, value in told["config"][part].items()
+    ]
+    yield Section("Protocol", [], [Table("What was run", ["what", "value"], settings)])
+
+
+def _death_plots(outcome: Outcome) -> Iterator[Plot]:
+    from rnn_core.statistics.decision_metrics import net_benefit, net_benefit_of_all
+
+    plots, known = _plots(), ~np.isnan(outcome.truth.death)
+    y = outcome.truth.death[known]
+    risks = {n: outcome.contests[n].forecast.risk[known] for n in _PLOTTED if n in outcome.contests}
+    yield Plot("Receiver operating characteristic", plots.roc_plot(y, risks))
+    yield Plot("Precision and recall; dotted: the share of deaths", plots.precision_recall_plot(y, risks))
+    yield Plot("Calibration in tenths of the forecasts", plots.calibration_plot(y, risks))
+    thresholds = np.linspace(0.02, 0.6, 59)
+    curves = {name: net_benefit(y, risk, thresholds) for name, risk in risks.items()}
+    yield Plot(
+        "Decision curve",
+        plots.decision_curve_plot(thresholds, curves | {"everybody": net_benefit_of_all(y, thresholds)}),
+    )
+    yield Plot("AUROC", plots.interval_plot({n: s["auroc"] for n, s in outcome.scores.items()}, "AUROC"))
+    yield Plot("AUPRC", plots.interval_plot({n: s["auprc"] for n, s in outcome.scores.items()}, "AUPRC"))
+
+
+def _stay_plots(outcome: Outcome) -> Iterator[Plot]:
+    from rnn_core.benchmark.contest import coverage
+
+    whole = {
+        n: c for n, c in outcome.contests.items() if c.forecast.masses is not None and n in (*_PLOTTED, "prevalence")
+    }
+    shares = {name: coverage(contest, outcome.truth, _LEVELS) for name, contest in whole.items()}
+    yield Plot("Intervals of the remaining stay, told and kept", _plots().coverage_plot(_LEVELS, shares))
+    errors = {name: found["los_mae_days"] for name, found in outcome.scores.items()}
+    yield Plot("Mean absolute error of the length of stay", _plots().interval_plot(errors, "days"))
+
+
+def _group_tables(outcome: Outcome) -> Iterator[Table]:
+    shown = [name for name in (SHIPPED, outcome.strongest) if name in outcome.scores]
+    for kind, groups in outcome.subgroups.items():
+        rows = [
+            [f"{group}, {name}", f"{found['n']:,}", f"{found['deaths']:,}", *map(_told, found["models"][name].values())]
+            for group, found in groups.items()
+            for name in shown
+        ]
+        if rows:
+            metrics = next(iter(groups.values()))["models"][shown[0]]
+            yield Table(kind.replace("_", " "), ["group", "stays", "deaths", *(_METRICS[m] for m in metrics)], rows)
+
+
+def _scores_table(caption: str, scores: "dict[str, dict[str, Estimate]]", metrics: list[str]) -> Table:
+    rows = [[_named(name), *(_told(found[metric]) for metric in metrics)] for name, found in scores.items()]
+    return Table(caption, ["model", *(_METRICS[metric] for metric in metrics)], rows)
+
+
+def _named(name: str) -> str:
+    return f"{name} (baseline)" if name in BASELINES else name
+
+
+def _told(estimate: "Estimate") -> str:
+    if np.isnan(estimate.value):
+        return "-"
+    digits = 1 if abs(estimate.value) >= 10 else 3
+    if np.isnan(estimate.low):
+        return f"{estimate.value:.{digits}f}"
+    return f"{estimate.value:.{digits}f} ({estimate.low:.{digits}f} to {estimate.high:.{digits}f})"
+
+
+def _plots():
+    from rnn_core.reporting import plots
+
+    return plots

@@ -1,0 +1,199 @@
+"""The page of an evaluation: one file with the plots of how forecasts and data stand, without a patient in it."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sqlalchemy import Engine, text
+
+from flows.pages.page import Plot, Section, Table, render_page, write_text
+from flows.runtime.settings import load_settings
+from rnn_core.statistics.distribution import RISK_BANDS
+
+_BURDEN = (
+    "select model_id, role, risk_band, n_days, flagged_per_day, n_stays, n_died, n_flagged, sensitivity, ppv"
+    " from forecast.alert_burden where source = :source order by model_id, role, n_flagged desc"
+)
+BURDEN_COLUMNS = ["band and above", "patients a day", "stays flagged", "of the dead flagged", "flagged that died"]
+_SHOWN = {
+    "mortality_auroc": "AUROC",
+    "mortality_auprc": "AUPRC",
+    "mortality_brier": "Brier score",
+    "mortality_observed_expected": "observed to expected deaths",
+    "mortality_calibration_slope": "calibration slope",
+    "los_mean_absolute_error_days": "error of the length of stay, days",
+    "los_interval_coverage": "80 % interval covers",
+}
+_GROUPS = {"unit": "unit", "age_group": "age", "sex": "sex", "stay_hours": "hours of the stay"}
+_DAYS_SHOWN = 60
+# Fewer deaths make tenths of the forecasts a matter of chance.
+_LEAST_DEATHS = 5
+
+
+def write_page(
+    store: Engine,
+    source: str,
+    as_of: datetime,
+    pairs: pd.DataFrame,
+    scores: Sequence[dict[str, Any]],
+    drift: Sequence[dict[str, Any]],
+) -> Path:
+    """Write the page of the newest evaluation of `source` and return its path."""
+    with store.connect() as connection:
+        burden = pd.read_sql_query(text(_BURDEN), connection, params={"source": source})
+    lead = (
+        f"{len(pairs):,} forecasts of {pairs['stay_id'].nunique():,} stays beside what became of them, as known at "
+        f"{as_of:%Y-%m-%d %H:%M} UTC. Intervals are of 95 %, over patients. Open stays count as followed so far."
+    )
+    sections = list(_sections(pairs, pd.DataFrame(scores), pd.DataFrame(drift), burden))
+    path = load_settings().home / "reports" / f"evaluate-{source}.html"
+    write_text(path, render_page(f"Forecasts of {source}", lead, sections))
+    return path
+
+
+def _sections(
+    pairs: pd.DataFrame, scores: pd.DataFrame, drift: pd.DataFrame, burden: pd.DataFrame
+) -> Iterator[Section]:
+    if scores.empty:
+        yield Section(
+            "Forecasts", ["No published forecast can be judged yet: none was made after its model's data cut-off."]
+        )
+    else:
+        yield _overall(pairs, scores)
+        yield _over_time(scores)
+        yield _by_group(scores)
+    yield _burden(burden, pairs)
+    yield _drift(drift)
+
+
+def _overall(pairs: pd.DataFrame, scores: pd.DataFrame) -> Section:
+    from rnn_core.reporting.plots import calibration_plot
+
+    everything = _of(scores)
+    table = Table(
+        "Every model over all forecasts; in brackets what the prevalence and the median of the same rows would reach",
+        ["model", *_SHOWN.values()],
+        [
+            [model_id, *(_cell(part[part["metric"] == metric]) for metric in _SHOWN)]
+            for model_id, part in everything.groupby("model_id")
+        ],
+    )
+    plots = []
+    for model_id, part in pairs.dropna(subset=["died"]).groupby("model_id"):
+        died = part["died"].to_numpy(float)
+        if died.sum() >= _LEAST_DEATHS:
+            plot = calibration_plot(died, {str(model_id): part["mortality_risk"].to_numpy(float)})
+            plots.append(Plot(f"Calibration of {model_id} in tenths of its forecasts", plot))
+    return Section("All forecasts", [], [table], plots)
+
+
+def _over_time(scores: pd.DataFrame) -> Section:
+    from rnn_core.reporting.plots import interval_plot
+
+    plots = []
+    for metric, reference in (("mortality_observed_expected", 1.0), ("los_interval_coverage", 0.8)):
+        for model_id, part in scores[scores["month"] != "all"].query("metric == @metric").groupby("model_id"):
+            plots.append(
+                Plot(f"{model_id} by month", interval_plot(_estimates(part, "month"), _SHOWN[metric], reference))
+            )
+    return Section("Over time", ["Where an interval leaves the dotted line, the forecasts are off."], [], plots)
+
+
+def _by_group(scores: pd.DataFrame) -> Section:
+    from rnn_core.reporting.plots import interval_plot
+
+    plots, newest = [], scores["model_id"].iloc[-1]
+    of_newest = scores[scores["model_id"] == newest]
+    for metric, reference in (
+        ("mortality_auroc", 0.5),
+        ("mortality_observed_expected", 1.0),
+        ("los_interval_coverage", 0.8),
+    ):
+        estimates = {}
+        for column, what in _GROUPS.items():
+            rows = of_newest[(of_newest[column] != "all") & (of_newest["metric"] == metric) & of_newest["low"].notna()]
+            estimates |= {f"{what}: {name}": estimate for name, estimate in _estimates(rows, column).items()}
+        plots.append(Plot(_SHOWN[metric], interval_plot(estimates, _SHOWN[metric], reference)))
+    return Section("By group", [f"Of {newest}. Groups with too few deaths for an interval are left out."], [], plots)
+
+
+def _burden(burden: pd.DataFrame, pairs: pd.DataFrame) -> Section:
+    from rnn_core.reporting.plots import bar_plot
+
+    rows = [[f"{row['model_id']} ({row['role']})", *burden_cells(row)] for _, row in burden.iterrows()]
+    plots = []
+    for (model_id, role), part in burden.groupby(["model_id", "role"]):
+        per_day = dict(zip(part["risk_band"], part["flagged_per_day"], strict=True))
+        plots.append(Plot(f"{model_id} ({role})", bar_plot(per_day, "patients flagged a day")))
+    plots += _by_day(pairs)
+    columns = ["model (role)", *BURDEN_COLUMNS]
+    return Section(
+        "Alerts", ["Of ended stays: what acting on a band would have meant."], [Table("Bands", columns, rows)], plots
+    )
+
+
+def _by_day(pairs: pd.DataFrame) -> Iterator[Plot]:
+    """Of each model, how many different patients a band and those above it flagged on each of the last days."""
+    from rnn_core.reporting.plots import day_plot
+
+    for model_id, part in pairs.groupby("model_id"):
+        day = part["prediction_time"].to_numpy("datetime64[D]")
+        days = np.arange(max(day.min(), day.max() - _DAYS_SHOWN), day.max() + 1)
+        counts = {}
+        for rank, band in enumerate(RISK_BANDS[1:], start=1):
+            flagged = part["risk_band"].isin(RISK_BANDS[rank:]).to_numpy()
+            alerts = pd.DataFrame({"day": day[flagged], "stay": part["stay_id"].to_numpy()[flagged]}).drop_duplicates()
+            counts[f"{band} and above"] = np.array([(alerts["day"].to_numpy() == one).sum() for one in days])
+        yield Plot(f"{model_id}: patients flagged on each day", day_plot(counts, days, "patients"))
+
+
+def burden_cells(row: pd.Series) -> list[str]:
+    """Cells under `BURDEN_COLUMNS` of a row of forecast.alert_burden."""
+    flagged = f"{row['n_flagged']} of {row['n_stays']}"
+    return [row["risk_band"], f"{row['flagged_per_day']:.1f}", flagged, _share(row["sensitivity"]), _share(row["ppv"])]
+
+
+def _drift(drift: pd.DataFrame) -> Section:
+    from rnn_core.evaluation.drift import MAX_PSI, RECENT_DAYS
+    from rnn_core.reporting.plots import heat_plot
+
+    if drift.empty:
+        return Section("Data", ["Nothing to compare: the model keeps no reference, or nothing was observed."])
+    serving = drift[drift["model_id"] == drift["model_id"].iloc[-1]].sort_values("psi", ascending=False)
+    more_missing = (serving["missing"] - serving["reference_missing"]).astype(float).clip(0)
+    values = np.stack([serving["psi"].astype(float), more_missing], axis=1)
+    plot = heat_plot(values, serving["concept"].to_list(), ["stability index", "more missing"], 2 * MAX_PSI)
+    drifted = serving[serving["drifted"]]
+    told = f"The last {RECENT_DAYS} days beside what {serving['model_id'].iloc[0]} learned from. "
+    told += f"Drifted: {', '.join(drifted['concept'])}." if len(drifted) else "Nothing has drifted."
+    units = drifted.loc[drifted["wrong_unit"], "concept"].to_list()
+    more = [f"Perhaps in another unit: {', '.join(units)}."] if units else []
+    return Section("Data", [told, *more], [], [Plot("Concepts, the most changed first", plot)])
+
+
+def _of(scores: pd.DataFrame) -> pd.DataFrame:
+    from rnn_core.evaluation.scorecard import ALL, DIMENSIONS
+
+    return scores[(scores[list(DIMENSIONS)] == ALL).all(axis=1)]
+
+
+def _estimates(rows: pd.DataFrame, name: str) -> dict[str, Any]:
+    from rnn_core.statistics.bootstrap import Estimate
+
+    return {str(row[name]): Estimate(row["value"], row["low"], row["high"], row["n"]) for _, row in rows.iterrows()}
+
+
+def _cell(rows: pd.DataFrame) -> str:
+    if rows.empty or not np.isfinite(rows["value"].iloc[0]):
+        return "-"
+    row = rows.iloc[0]
+    interval = f" ({row['low']:.2f} to {row['high']:.2f})" if np.isfinite(row["low"]) else ""
+    baseline = f" [{row['baseline']:.2f}]" if np.isfinite(row["baseline"]) else ""
+    return f"{row['value']:.2f}{interval}{baseline}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None or not np.isfinite(value) else f"{100 * value:.0f} %"

@@ -1,0 +1,61 @@
+"""Pages for people: one HTML file that holds its plots and tables and opens without a network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rnn_core.contracts.errors import ForecastError
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under named columns; the first cell of a row names it."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """An SVG and the sentence that says what it shows."""
+
+    caption: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    paragraphs: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    plots: Sequence[Plot] = field(default_factory=tuple)
+
+
+def render_page(title: str, lead: str, sections: Sequence[Section]) -> str:
+    """The page as HTML; all text is escaped, the SVG of the plots is taken as it is."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(title=title, lead=lead, sections=sections)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all. Raises ForecastError where its folder cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise ForecastError(
+            f"{path} cannot be written ({error.strerror}); name a file in a folder that can be written."
+        ) from None

@@ -1,0 +1,184 @@
+"""The one page at the end of a silent trial: go or no-go, and what it rests on. No patient is in it."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from sqlalchemy import Engine, text
+
+from flows.pages.evaluation import BURDEN_COLUMNS, burden_cells
+from flows.pages.page import Plot, Section, Table, render_page, write_text
+from flows.runtime import clock
+from flows.runtime.databases import open_store
+from flows.runtime.settings import load_settings
+from rnn_core.contracts.errors import DataTooSmallError
+from sql.published import canonical, trials
+
+if TYPE_CHECKING:
+    from rnn_core.evaluation.trial import Calibrations, Decision
+
+_RUNS = """
+select count(distinct as_of) filter (where status = 'published') as published,
+    count(*) filter (where status = 'failed') as failed,
+    array_agg(run_id) filter (where status = 'published') as run_ids, min(as_of) as first, max(as_of) as last
+from forecast.run
+where source = :source and kind = 'forecast' and role = 'trial' and as_of between :began and :ended
+"""
+_BURDEN = (
+    "select risk_band, flagged_per_day, n_flagged, n_stays, sensitivity, ppv from forecast.alert_burden"
+    " where source = :source and role = 'trial' order by n_flagged desc"
+)
+_DELAYS = """
+select concept, count(*) as n,
+    percentile_cont(array[0.5, 0.9]) within group (order by extract(epoch from available_at - observed_at) / 3600) as hours
+from icu.observation
+where source = :source and available_at between :began and :ended
+group by concept
+order by concept
+"""
+_MISSING = """
+select c.concept, 1 - count(distinct o.stay_id)::double precision / nullif((select count(*) from stays), 0) as missing
+from unnest(cast(:concepts as text[])) c (concept)
+left join icu.observation o on o.source = :source and o.concept = c.concept and o.stay_id in (select stay_id from stays)
+group by c.concept
+order by 2 desc, 1
+"""
+_STAYS = """
+with stays as (
+    select stay_id from icu.stay where source = :source and intime < :ended and (outtime is null or outtime > :began)
+)
+"""
+
+
+def report_trial(source: str, out: Path | None) -> tuple["Decision", Path]:
+    """Judge the newest trial of `source`, write its page, and return the decision and the page's path.
+
+    Raises ForecastError where there was no trial, DataTooSmallError where nothing of it can be judged yet.
+    """
+    from rnn_core.evaluation.trial import decide, judge_risks
+
+    store = open_store()
+    trial = trials.last_trial(store, source)
+    as_of = clock.slot(None)
+    began, ended = trial["started_at"], min(trial["ended_at"] or as_of, as_of)
+    bound = {"source": source, "began": began, "ended": ended}
+    with store.connect() as connection:
+        runs = connection.execute(text(_RUNS), bound).mappings().one()
+    pairs = canonical.read_outcome_pairs(store, source, as_of)
+    pairs = pairs[pairs["run_id"].isin(runs["run_ids"] or [])]
+    if pairs["died"].notna().sum() == 0:
+        raise DataTooSmallError(
+            f"Nothing of the trial of {source} can be judged yet: {runs['published']} forecasts were published for the hours "
+            f"from {began:%Y-%m-%d %H:%M} to {ended:%Y-%m-%d %H:%M} UTC, and no stay in them has ended and been told of. "
+            "Wait, then `icu-forecast ingest` and ask again."
+        )
+    due = len(clock.slots(runs["first"], runs["last"], pd.Timedelta(hours=1).to_pytimedelta()))
+    risks = judge_risks(pairs)
+    decision = decide(risks, runs["published"] / due)
+    page = render_page(
+        f"Silent trial of {source}: {decision.verdict}",
+        _lead(pairs, began, ended, runs["failed"], due),
+        [_criteria(decision), _calibration(risks), _length_of_stay(pairs), *_data(store, bound)],
+    )
+    path = out or load_settings().home / "reports" / f"trial-{source}.html"
+    write_text(path, page)
+    return decision, path
+
+
+def _lead(pairs: pd.DataFrame, began: datetime, ended: datetime, failed: int, due: int) -> str:
+    return (
+        f"{began:%Y-%m-%d} to {ended:%Y-%m-%d}: {len(pairs):,} forecasts of {pairs['stay_id'].nunique():,} stays of "
+        f"{pairs['patient_id'].nunique():,} patients, shown to nobody; {due:,} hours due, {failed} runs failed."
+    )
+
+
+def _criteria(decision: "Decision") -> Section:
+    told = {
+        "go": "Every criterion is met. `icu-forecast trial end` shows the forecasts from the next run on.",
+        "no-go": "Not every criterion is met: look at those that are not before anybody is shown anything.",
+        "too early": "Too few deaths for a verdict: go on with the trial.",
+    }[decision.verdict]
+    rows = [[what, found, "met" if met else "not met"] for what, found, met in decision.criteria]
+    return Section("Decision", [told], [Table("Criteria", ["criterion", "found", ""], rows)])
+
+
+def _calibration(risks: "Calibrations") -> Section:
+    from rnn_core.evaluation.trial import rows_of
+    from rnn_core.reporting.plots import calibration_plot
+
+    names = {"observed_expected": "observed to expected deaths", "calibration_slope": "slope", "brier": "Brier score"}
+    rows = [[names[name], before, after] for name, (before, after) in rows_of(risks).items()]
+    fitted = np.isfinite(risks.recalibrated)
+    lines = {"as published": risks.published[fitted], "recalibrated": risks.recalibrated[fitted]}
+    plots = [Plot("Calibration in tenths", calibration_plot(risks.died[fitted], lines))]
+    return Section(
+        "Calibration here",
+        ["Recalibrated out of fold on the site's own outcomes: slope and intercept of the log-odds."],
+        [Table("Before and after", ["", "as published", "recalibrated"], rows)],
+        plots if fitted.any() else [],
+    )
+
+
+def _length_of_stay(pairs: pd.DataFrame) -> Section:
+    from rnn_core.evaluation.scorecard import ALL, score_published
+
+    shown = {
+        "los_mean_absolute_error_days": "error of the remaining stay, days",
+        "los_interval_coverage": "80 % interval covers",
+        "los_concordance": "concordance",
+        "discharge_24h_auroc": "discharge within 24 h, AUROC",
+    }
+    everything = pairs.assign(unit=None, month=None, age_years=float("nan"), sex=None)
+    scores = pd.DataFrame(score_published(everything))
+    scores = scores[scores["stay_hours"] == ALL]
+    rows = [
+        [
+            model_id,
+            shown[metric],
+            f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
+            f"{row['baseline']:.2f}",
+        ]
+        for (model_id, metric), part in scores[scores["metric"].isin(shown)].groupby(["model_id", "metric"])
+        for _, row in part.iterrows()
+    ]
+    return Section("Length of stay", [], [Table("By model", ["model", "", "here", "without a model"], rows)])
+
+
+def _data(store: Engine, bound: dict) -> list[Section]:
+    from rnn_core.contracts.concepts import NAMES
+    from rnn_core.reporting.plots import bar_plot
+
+    with store.connect() as connection:
+        burden = pd.read_sql_query(text(_BURDEN), connection, params=bound)
+        delays = connection.execute(text(_DELAYS), bound).mappings().all()
+        missing = connection.execute(text(_STAYS + _MISSING), {**bound, "concepts": list(NAMES)}).mappings().all()
+    alerts = [burden_cells(row) for _, row in burden.iterrows()]
+    per_day = dict(zip(burden["risk_band"], burden["flagged_per_day"], strict=True))
+    late = [[row["concept"], f"{row['n']:,}", f"{row['hours'][0]:.1f}", f"{row['hours'][1]:.1f}"] for row in delays]
+    never = [row["concept"] for row in missing if row["missing"] == 1]
+    seldom = {
+        row["concept"]: 100 * row["missing"]
+        for row in missing
+        if row["missing"] is not None and 0.5 < row["missing"] < 1
+    }
+    return [
+        Section(
+            "Alerts",
+            ["What acting on a band would have meant."],
+            [Table("Bands", BURDEN_COLUMNS, alerts)],
+            [Plot("Patients flagged a day", bar_plot(per_day, "patients"))],
+        ),
+        Section(
+            "Delays",
+            ["Hours between when a value was true and when it was known."],
+            [Table("By concept", ["concept", "values", "median", "9 of 10 within"], late)],
+        ),
+        Section(
+            "Missing",
+            [f"Never charted: {', '.join(never) or 'nothing'}."],
+            [],
+            [Plot("Missing in more than half of the stays", bar_plot(seldom, "% of stays"))],
+        ),
+    ]

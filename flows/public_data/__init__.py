@@ -1,0 +1,1 @@
+"""Published data sets: loading, the demo, the benchmarks."""

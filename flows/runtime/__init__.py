@@ -1,0 +1,1 @@
+"""What every job runs in: settings, clock, log, databases, steps, reports."""

@@ -1,0 +1,70 @@
+"""The slot of a run: the hour it speaks for, which is when it was first scheduled and not when it happened to run."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+
+from rnn_core.contracts.errors import ForecastError
+
+
+def floor_hour(time: datetime) -> datetime:
+    """The last whole hour at or before `time`, in UTC; a time without a zone is taken as UTC."""
+    time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    return time.replace(minute=0, second=0, microsecond=0)
+
+
+def parse_time(value: str) -> datetime:
+    """ISO 8601 text as a UTC time. Raises ForecastError where it is none."""
+    try:
+        time = datetime.fromisoformat(value)
+    except ValueError:
+        raise ForecastError(
+            f"A time looks like 2026-01-20T14:00 (UTC) or 2026-01-20T14:00+01:00; found {value!r}."
+        ) from None
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
+def slot(as_of: datetime | None, scheduled: datetime | None = None) -> datetime:
+    """The hour a run speaks for: what was asked for, else when it was scheduled, else now; floored to the hour.
+
+    Raises ForecastError for a slot in the future: what is known then is not known yet.
+    """
+    now = datetime.now(UTC)
+    chosen = floor_hour(as_of or scheduled or now)
+    if chosen > now:
+        raise ForecastError(
+            f"A run cannot speak for {chosen.isoformat()}, which has not come yet (now {now:%Y-%m-%dT%H:%M}Z)."
+        )
+    return chosen
+
+
+def slots(start: datetime, end: datetime, every: timedelta) -> list[datetime]:
+    """Whole hours from `start` to `end` inclusive, `every` apart."""
+    if every < timedelta(hours=1) or every % timedelta(hours=1):
+        raise ForecastError(f"Slots are whole hours apart; found {every}.")
+    first, last = floor_hour(start), floor_hour(end)
+    if last < first:
+        raise ForecastError(f"A back-fill goes from the earlier to the later time; found {first} to {last}.")
+    return [first + every * step for step in range((last - first) // every + 1)]
+
+
+def to_numpy(time: datetime) -> np.datetime64:
+    """A UTC time as frames and arrays hold it: microseconds, without a zone."""
+    return np.datetime64(time.replace(tzinfo=None), "us")
+
+
+def newest(times: np.ndarray) -> datetime | None:
+    """The latest of datetime64 times as a UTC time; None of none."""
+    return pd.Timestamp(times.max(), tz="UTC").to_pydatetime() if len(times) else None
+
+
+def scheduled_time() -> datetime | None:
+    """When the current Prefect flow run was first scheduled; None outside a flow run."""
+    from prefect.context import FlowRunContext
+
+    context = FlowRunContext.get()
+    if not context or not context.flow_run or not context.flow_run.expected_start_time:
+        return None
+    # Prefect's own kind of time subtracts to durations that divide otherwise than Python's.
+    return datetime.fromtimestamp(context.flow_run.expected_start_time.timestamp(), UTC)

@@ -1,0 +1,81 @@
+"""Opens the two kinds of database by name: our own, and the sources we read from."""
+
+from dataclasses import replace
+
+from sqlalchemy import URL, Engine
+
+from flows.runtime.settings import Settings, SourceSettings, load_settings
+from rnn_core.contracts.errors import ForecastError
+from sql.intake.adapter import Adapter, adapter_names, load_adapter
+from sql.store import embedded
+from sql.store.engine import check_reachable, open_engine, read_only
+from sql.store.migrate import upgrade
+
+
+def open_store(settings: Settings | None = None) -> Engine:
+    """Our database, started if it is the embedded one, migrated to this version."""
+    engine = open_engine(store_url(settings or load_settings()))
+    check_reachable(engine, "database of icu-forecast (ICU_DATABASE_URL)")
+    upgrade(engine)
+    return engine
+
+
+def store_url(settings: Settings) -> str | URL:
+    """Address of our database; starts and creates the embedded one where none is configured."""
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    return embedded.create_database(embedded.start(settings.cluster_folder), "icu_forecast")
+
+
+def open_source(name: str, settings: Settings | None = None, *, writable: bool = False) -> tuple[Adapter, Engine]:
+    """Adapter and engine of the source `name`; read-only but for the loaders that play the hospital.
+
+    In embedded mode a source without an address is the database `source_<name>` of the embedded server.
+    """
+    settings = settings or load_settings()
+    source = settings.source(name)
+    adapter = load_adapter(adapter_name(name, settings))
+    if source.url is not None:
+        url: str | URL = source.url.get_secret_value()
+    elif settings.embedded:
+        url = embedded.create_database(embedded.start(settings.cluster_folder), f"source_{name}")
+    else:
+        raise ForecastError(
+            f"The source {name} has no address: set ICU_SOURCES__{name.upper()}__URL to its database "
+            "(a user that may only select is enough)."
+        )
+    engine = open_engine(url, application=f"icu-forecast {name}")
+    # Errors and reports name the source that people know, which may share its adapter with others.
+    here = replace(
+        adapter,
+        name=name,
+        schemas=_schemas(adapter, source, engine),
+        timezone=source.data_timezone,
+        read_timeout_minutes=source.read_timeout_minutes,
+    )
+    return here, engine if writable else read_only(engine)
+
+
+def _schemas(adapter: Adapter, source: SourceSettings, engine: Engine) -> dict[str, str]:
+    """Schema per placeholder of the adapter: as set for it, as set for all, or as published; SQLite leaves no choice."""
+    if unknown := sorted(source.schemas.keys() - adapter.schemas.keys()):
+        raise ForecastError(
+            f"The adapter {adapter.name} knows no schema {', '.join(unknown)}, only {', '.join(adapter.schemas)}."
+        )
+    published = adapter.schemas_on(engine.dialect.name)
+    if engine.dialect.name == "sqlite":
+        return published
+    if source.db_schema is not None:
+        published = dict.fromkeys(published, source.db_schema)
+    return published | source.schemas
+
+
+def adapter_name(name: str, settings: Settings | None = None) -> str:
+    """Folder in sql/sources of the source `name`. Raises ForecastError where there is none."""
+    adapter = (settings or load_settings()).source(name).adapter or name
+    if adapter not in adapter_names():
+        raise ForecastError(
+            f"The source {name} has no adapter {adapter!r}; known are {', '.join(adapter_names())}. "
+            f"Set ICU_SOURCES__{name.upper()}__ADAPTER, or copy a folder of sql/sources (docs/your-own-database.md)."
+        )
+    return adapter

@@ -1,0 +1,41 @@
+"""The one table artifact each run leaves in Prefect: counts, metrics and ages, never a patient's row."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from prefect.artifacts import create_table_artifact
+from prefect.context import FlowRunContext
+from sqlalchemy import Engine
+
+from flows.runtime.log import log
+from flows.runtime.steps import Recorded
+from sql.intake.landing import read_watermark
+
+AGE = "age of the data in hours"
+
+
+def report_run(run: Recorded, kind: str) -> None:
+    """Report a run that stands in forecast.run."""
+    report(run.engine, kind, run.source, run.as_of, {"run": run.run_id, **run.counts})
+
+
+def report(engine: Engine, kind: str, source: str, as_of: datetime, counts: Mapping[str, Any]) -> None:
+    """Log the counts and, inside a flow run, keep them as its artifact; the age of the data is told in any case."""
+    counts = {"as of": as_of.isoformat(), **counts}
+    if AGE not in counts:
+        with engine.connect() as connection:
+            watermark = read_watermark(connection, source)
+        counts[AGE] = hours_old(as_of, watermark)
+    log.info("%s of %s done: %s", kind, source, ", ".join(f"{name} {value}" for name, value in counts.items()))
+    if FlowRunContext.get():
+        create_table_artifact(
+            table=[{"what": name, "value": "" if value is None else str(value)} for name, value in counts.items()],
+            key=f"{kind}-{source}".replace("_", "-"),
+            description=f"{kind} of {source}",
+        )
+
+
+def hours_old(as_of: datetime, newest: datetime | None) -> float | None:
+    """How old the newest of the data was at `as_of`, 0 where there are later ones; None where there is none."""
+    return None if newest is None else round(max((as_of - newest).total_seconds() / 3600, 0.0), 1)

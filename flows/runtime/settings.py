@@ -1,0 +1,138 @@
+"""The only reader of the environment: where databases, artifacts and state are, under the prefix ICU_."""
+
+import os
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+from zoneinfo import available_timezones
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from rnn_core.contracts.errors import ForecastError
+
+_ROOT = Path(__file__).resolve().parents[2]
+_PREFIX = "ICU_"
+
+
+def _default_home() -> Path:
+    return (_ROOT if (_ROOT / "pyproject.toml").is_file() else Path.cwd()) / ".icu"
+
+
+class SourceSettings(BaseModel):
+    """Where one source's database is; ICU_SOURCES__<NAME>__URL and so on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    adapter: str | None = Field(None, description="folder in sql/sources; default: the source's own name")
+    url: SecretStr | None = Field(None, description="SQLAlchemy URL of the source database")
+    db_schema: str | None = Field(None, description="schema that holds the source's tables; default: as published")
+    schemas: dict[str, str] = Field(default_factory=dict, description="schema per placeholder, where there are several")
+    data_timezone: str = Field("UTC", description="time zone of the source's times that carry none")
+    read_timeout_minutes: Annotated[float, Field(gt=0)] = 60.0
+    timezone: str = Field("UTC", description="time zone in which the source's schedules are read")
+    schedules: dict[str, str] = Field(
+        default_factory=dict, description="cron line per deployment, e.g. forecast_hourly; empty for none"
+    )
+
+    @field_validator("timezone", "data_timezone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        if name not in available_timezones():
+            raise ValueError("is the name of no time zone; expected one like Europe/Zurich")
+        return name
+
+
+class Settings(BaseSettings):
+    """All settings; a name under ICU_ that is not here is refused, since it is most likely misspelt."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_nested_delimiter="__", env_file=".env", extra="ignore", frozen=True
+    )
+
+    home: Path = Field(default_factory=_default_home, description="folder of all state in embedded mode")
+    database_url: SecretStr | None = Field(None, description="PostgreSQL of icu-forecast; without it, the embedded one")
+    artifacts: Path | None = Field(
+        None, description="folder of model artifacts, shared by all workers; default HOME/artifacts"
+    )
+    sources: dict[str, SourceSettings] = Field(default_factory=dict)
+    notify: SecretStr | None = Field(
+        None, description="whom watch tells: an Apprise URL, or prefect:<kind>/<name> of a block"
+    )
+    overlap_hours: Annotated[float, Field(ge=0)] = 48.0
+
+    @property
+    def artifact_folder(self) -> Path:
+        return self.artifacts or self.home / "artifacts"
+
+    @property
+    def embedded(self) -> bool:
+        return self.database_url is None
+
+    def source(self, name: str) -> SourceSettings:
+        """Settings of a source; the defaults where it has none."""
+        return self.sources.get(name, SourceSettings())
+
+    @property
+    def cluster_folder(self) -> Path:
+        return self.home / "postgres"
+
+
+@cache
+def load_settings() -> Settings:
+    """The settings of this process. Raises ForecastError naming each setting at fault, never its value."""
+    known = {_PREFIX + name.upper() for name in Settings.model_fields}
+    given = {*os.environ, *dotenv_values(".env")}
+    unknown = sorted(name for name in given if name.startswith(_PREFIX) and name.split("__")[0] not in known)
+    if unknown:
+        raise ForecastError(f"Unknown settings {', '.join(unknown)}; known are {', '.join(sorted(known))}.")
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{_PREFIX}{'__'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}"
+            for fault in error.errors(include_input=False, include_url=False)
+        )
+        raise ForecastError(f"Settings are not right: {faults}. See .env.example.") from None
+
+
+def export_settings(more: dict[str, str]) -> None:
+    """Put the settings and `more` into the environment, with whole paths: for processes that start in another folder."""
+    settings = load_settings()
+    os.environ |= {name: value for name, value in dotenv_values(".env").items() if value and name not in os.environ}
+    os.environ |= {"ICU_HOME": str(settings.home.resolve()), "ICU_ARTIFACTS": str(settings.artifact_folder.resolve())}
+    os.environ |= more
+
+
+def use_own_home(folder: Path) -> None:
+    """From here on this process works in `folder` alone: no setting of the installation applies to it any more."""
+    for name in [name for name in os.environ if name.startswith(_PREFIX)]:
+        del os.environ[name]
+    Settings.model_config["env_file"] = None
+    os.environ["ICU_HOME"] = str(folder)
+    load_settings.cache_clear()
+    quiet_environment(load_settings())
+
+
+def quiet_environment(settings: Settings) -> None:
+    """Defaults of the libraries we run, to be set before they are imported: no calls home, state under our folder."""
+    defaults = {
+        "DO_NOT_TRACK": "1",
+        "GX_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_HOME": str(settings.home / "prefect"),
+        # A first ephemeral server migrates its database, which takes a slow machine longer than the default allows.
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        # A run that dies together with its worker is known by its missing heartbeat (prefect.yaml).
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        # A forecast can run beside a training on the same GPU only if neither takes all of its memory at once.
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    # Prefect makes its folder, but none above it; where nobody may write, doctor says so.
+    with suppress(OSError):
+        settings.home.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,155 @@
+"""How a plain function becomes a step of a flow, and how a run is recorded whatever happens to it."""
+
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial, wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+
+from flows.runtime.log import log
+from flows.runtime.naming import step_name
+from rnn_core.contracts.errors import ForecastError
+from sql.published import results
+from sql.store.engine import advisory_lock
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class StepFailed(ForecastError):
+    """A step broke on something that is not ours; carries the kind and the place of the error, never its text."""
+
+    def __init__(self, sentence: str, transient: bool) -> None:
+        super().__init__(sentence)
+        self.transient = transient
+
+
+def step(name: str, retries: int = 0) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A Prefect task when called in a flow run, the plain function anywhere else.
+
+    Frames pass through memory only: results are not persisted, and inputs are not hashed for a cache. Only steps that
+    do nothing but read ask for retries, and only a broken connection is tried again. Errors of libraries are replaced,
+    since a driver's message may quote a row and Prefect logs it.
+    """
+
+    def wrap(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return function(*args, **kwargs)
+            except ForecastError:
+                raise
+            except Exception as error:
+                raise StepFailed(safe_sentence(error), transient=_is_broken_connection(error)) from None
+
+        as_task = task(
+            name=name,
+            task_run_name=partial(step_name, name),
+            retries=retries,
+            retry_delay_seconds=10,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+            cache_result_in_memory=False,
+            retry_condition_fn=_is_transient if retries else None,
+        )(guarded)
+
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            return as_task(*args, **kwargs) if FlowRunContext.get() else guarded(*args, **kwargs)
+
+        return call
+
+    return wrap
+
+
+def _is_broken_connection(error: Exception) -> bool:
+    return isinstance(error, OperationalError | InterfaceError) or getattr(error, "connection_invalidated", False)
+
+
+def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
+    return getattr(state.result(raise_on_failure=False), "transient", False)
+
+
+@dataclass
+class Recorded:
+    """A run in forecast.run; `counts` is what its one report shows."""
+
+    engine: Engine
+    run_id: int
+    source: str
+    as_of: datetime
+    counts: dict[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def alone(engine: Engine, source: str, kind: str, patience: float = 0.0) -> Iterator[None]:
+    """One run of a kind and source works at a time; raises ForecastError where another still does after `patience`
+    seconds.
+
+    Runs that died without a word are closed on the way in: nobody but their successor can know that they are dead.
+    """
+    with engine.connect() as holder, advisory_lock(holder, f"icu-forecast {kind} {source}", patience) as free:
+        if not free:
+            raise ForecastError(f"Another {kind} of {source} is at work; wait for it, or see forecast.run_health.")
+        results.close_dead_runs(engine, source, kind)
+        yield
+
+
+@contextmanager
+def recorded(
+    engine: Engine, source: str, kind: str, as_of: datetime, *, role: str = "champion", model_id: str | None = None
+) -> Iterator[Recorded]:
+    """Record a run, for a caller who is `alone`: `running` is committed first; a failure is kept as one sentence that is
+    safe to read.
+
+    Any error that is not ours is replaced, since a driver's message may quote a row.
+    """
+    run_id = results.start_run(engine, source, kind, as_of, role=role, flow_run_id=_flow_run_id(), model_id=model_id)
+    log.info("%s of %s as of %s: run %d", kind, source, f"{as_of:%Y-%m-%dT%H:%MZ}", run_id)
+    try:
+        yield Recorded(engine, run_id, source, as_of)
+    except BaseException as error:
+        sentence = safe_sentence(error)
+        write_down(results.fail_run, engine, run_id, sentence)
+        if isinstance(error, ForecastError) or not isinstance(error, Exception):
+            raise
+        raise StepFailed(sentence, transient=False) from None
+
+
+def write_down(write: Callable[..., None], engine: Engine, failed: Any, sentence: str) -> None:
+    """Write down why something failed; where our database is away, the log has the reason and the next run closes it."""
+    try:
+        write(engine, failed, sentence)
+    except DBAPIError as error:
+        log.error("a failure could not be written down (%s): %s", type(error).__name__, sentence)
+
+
+def safe_sentence(error: BaseException) -> str:
+    """What may be logged and stored of an error: our own sentences whole, of others the kind and the place only."""
+    if isinstance(error, ForecastError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [
+        frame
+        for frame in frames
+        if Path(frame.filename).parent.is_relative_to(_ROOT) and "site-packages" not in frame.filename
+    ]
+    where = f" in {Path(ours[-1].filename).name}, line {ours[-1].lineno} ({ours[-1].name})" if ours else ""
+    state = f", SQLSTATE {getattr(error.orig, 'sqlstate', None)}" if isinstance(error, DBAPIError) else ""
+    return f"{type(error).__name__}{state}{where}; its text is left out, since it may quote a patient's row."
+
+
+def _flow_run_id() -> str | None:
+    context = FlowRunContext.get()
+    return str(context.flow_run.id) if context and context.flow_run else None

@@ -1,0 +1,1 @@
+"""Prefect's server side: deployments, workers, runs that died."""

@@ -1,0 +1,1 @@
+"""Contenders on published data, measured against each other."""

@@ -1,0 +1,388 @@
+"""What the forecaster is measured against, and itself: all learn from the same stays and speak at the same hour."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+
+import keras
+import numpy as np
+import pandas as pd
+from scipy.special import expit, logit
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from rnn_core.contracts.config import ClassicConfig, ModelConfig, NetworkConfig, Sampling
+from rnn_core.contracts.frames import HOUR, Grid, Windows
+from rnn_core.contracts.known import Known
+from rnn_core.evaluation.baselines import (
+    fit_death_regression,
+    fit_population,
+    fit_remaining_regression,
+    summary_features,
+)
+from rnn_core.forecasters.fit_stay import Ensemble, fit_ensemble, make_forecaster
+from rnn_core.forecasters.stay import StayForecaster
+from rnn_core.forecasters.unit import fit_two_phases
+from rnn_core.network.build import build_network, members_of
+from rnn_core.network.scoring import score_rows
+from rnn_core.network.training import EpochRecord
+from rnn_core.series.material import Material, make_material, make_served_grid
+from rnn_core.series.scaling import Scaler, fit_scaler, static_features
+from rnn_core.series.splits import patient_folds
+from rnn_core.series.windows import gather_batch, last_predictions, make_windows
+from rnn_core.statistics.distribution import mortality_risk, remaining_quantile
+
+# Quantiles of the remaining stay that every contender is asked for.
+QUANTILES = (0.1, 0.5, 0.9)
+# A risk of exactly 0 or 1 claims what no model knows.
+_RISK_BOUNDS = (0.001, 0.999)
+
+Fit = Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Open stays as they were known at the hour of the forecast: what a contender reads of them.
+
+    window, row: the newest prediction of each of `stay`; a stay of which nothing was heard has none.
+    """
+
+    windows: Windows
+    stay: np.ndarray
+    window: np.ndarray
+    row: np.ndarray
+
+    @cached_property
+    def features(self) -> np.ndarray:
+        """`baselines.summary_features` at the newest prediction, float32 [stays, features]; 0 where there is none."""
+        told = summary_features(self.windows, self.row)
+        return spread(told, self.stay, len(self.windows.static), fill=0.0)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a contender says of each stay; NaN where it says nothing.
+
+    risk: of death, float64 [stays]. remaining: hours to the end, its `QUANTILES`, float64 [stays, 3].
+    masses: the whole distribution where it has one, [stays, bins, 2].
+    """
+
+    risk: np.ndarray
+    remaining: np.ndarray
+    masses: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A contender after its fit.
+
+    forecast: of the judged stays. out_of_fold: its risk of each stay that it learned from, by a fit without that stay's
+    fold; NaN for folds that were not left out once.
+    """
+
+    forecast: Forecast
+    out_of_fold: np.ndarray
+    histories: tuple[tuple[EpochRecord, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Arena:
+    """Stays to learn from, with their ends, and stays to judge on, open, as they were known at the hour of the forecast.
+
+    hour: elapsed hours of every stay at the forecast. learned_score, judged_score: a published score of each stay,
+    float64 [stays], NaN where there is none.
+    """
+
+    learned: Known
+    judged: Known
+    config: ModelConfig
+    sampling: Sampling
+    hour: float
+    learned_score: np.ndarray
+    judged_score: np.ndarray
+
+    @cached_property
+    def death(self) -> np.ndarray:
+        """Of the stays to learn from: 1 died, 0 left alive, NaN not known."""
+        return read_ends(self.learned.stays)[0]
+
+    @cached_property
+    def remaining_hours(self) -> np.ndarray:
+        """Of the stays to learn from: from the hour of the forecast to the end, NaN where not known."""
+        return np.maximum(read_ends(self.learned.stays)[1] - self.hour, 0)
+
+    @cached_property
+    def fold(self) -> np.ndarray:
+        return patient_folds(self.learned.stays["patient_id"], self.config.train.folds)
+
+    @cached_property
+    def learned_grid(self) -> Grid:
+        return make_served_grid(self.learned, self.config.window, self.sampling)
+
+    @cached_property
+    def scaler(self) -> Scaler:
+        return fit_scaler(self.learned_grid, static_features(self.learned.stays), np.arange(len(self.learned.stays)))
+
+    @cached_property
+    def material(self) -> Material:
+        """What all networks learn from: they differ in shape, not in windows and labels."""
+        return make_material(self.learned, self.learned_grid, self.scaler, self.config, self.sampling)
+
+    @cached_property
+    def ensemble(self) -> Ensemble:
+        """The forecaster's networks."""
+        return fit_ensemble(self.material, self.learned.sound, self.config)
+
+    @cached_property
+    def then(self) -> Known:
+        """The stays to learn from as they were known at the hour of the forecast."""
+        return as_open(self.learned, self.judged.as_of)
+
+    @cached_property
+    def snapshots(self) -> tuple[Snapshot, Snapshot]:
+        """Of the stays to learn from and of those to judge on, with one scaler."""
+        return _snapshot(self, self.then), _snapshot(self, self.judged)
+
+
+def as_open(known: Known, as_of: np.datetime64) -> Known:
+    """The same stays as they were known at `as_of`, when all of them were open."""
+    never = dict.fromkeys(("outtime", "hospital_outtime", "died_at"), np.datetime64("NaT", "us"))
+    return Known(known.stays.assign(**never, outcome=None), known.observations, as_of)
+
+
+def read_ends(stays: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Death (1 died, 0 left alive) and length of stay in hours, NaN where not known, float64 [stays] both."""
+    intime, outtime = (stays[column].to_numpy("datetime64[us]") for column in ("intime", "outtime"))
+    return stays["outcome"].map({"died": 1.0, "alive": 0.0}).to_numpy(np.float64), (outtime - intime) / HOUR
+
+
+def _snapshot(arena: Arena, known: Known) -> Snapshot:
+    grid = make_served_grid(known, arena.config.window, arena.sampling)
+    windows = make_windows(grid, known.stays, arena.scaler, arena.config.window)
+    window, row = last_predictions(windows)
+    return Snapshot(windows, windows.stay[window], window, row)
+
+
+def spread(values: np.ndarray, stay: np.ndarray, n: int, fill: float = np.nan) -> np.ndarray:
+    """Values of some stays laid out over all n of them, [n, ...]."""
+    out = np.full((n, *values.shape[1:]), fill)
+    out[stay] = values
+    return out
+
+
+# ------------------------------------------------------------------------------------------------ without a network
+
+
+def prevalence(arena: Arena) -> Entry:
+    """The share that died, and the remaining stay of the population after as many hours."""
+    n = len(arena.judged.stays)
+    curve = fit_population(arena.learned.stays, arena.learned.as_of, arena.sampling.delayed_entry_hours)
+    masses = np.repeat(curve.masses_after(np.full(1, arena.hour), arena.config.network.horizon_edges), n, axis=0)
+    share = float(np.nanmean(arena.death))
+    forecast = Forecast(np.full(n, share), _quantiles_of(arena, masses), masses)
+    return Entry(forecast, np.full(len(arena.death), share))
+
+
+def saps(arena: Arena) -> Entry:
+    """Regressions on the published score alone, its mean where it is missing."""
+    mean = np.nanmean(arena.learned_score)
+    learned, judged = (np.nan_to_num(s, nan=mean)[:, None] for s in (arena.learned_score, arena.judged_score))
+    return _on_features(arena, learned, judged, _fit_logistic, _fit_line)
+
+
+def linear(arena: Arena) -> Entry:
+    """Linear regressions of death, 0 or 1, and of the logarithm of the remaining stay, on `summary_features`."""
+    return _on_features(arena, *_features(arena), _fit_linear_risk, _fit_line)
+
+
+def logistic(arena: Arena) -> Entry:
+    """Logistic regressions on the same features: of death, and of the horizon bin in which the stay ends."""
+    return _on_features(arena, *_features(arena), _fit_logistic, partial(_fit_bins, arena.config.network.horizon_edges))
+
+
+def trees(arena: Arena) -> Entry:
+    """Gradient-boosted trees on the same features: a classifier of death, quantile regressions of the remaining stay."""
+    return _on_features(arena, *_features(arena), _fit_trees, _fit_tree_quantiles)
+
+
+def _features(arena: Arena) -> tuple[np.ndarray, np.ndarray]:
+    learned, judged = arena.snapshots
+    return learned.features, judged.features
+
+
+def _on_features(arena: Arena, learned: np.ndarray, judged: np.ndarray, fit_risk: Fit, fit_remaining: Fit) -> Entry:
+    death, remaining = arena.death, arena.remaining_hours
+    out_of_fold = np.full(len(death), np.nan)
+    for k in range(arena.config.train.folds):
+        others, held_out = (arena.fold != k) & ~np.isnan(death), arena.fold == k
+        out_of_fold[held_out] = fit_risk(learned[others], death[others])(learned[held_out])
+    known, ended = ~np.isnan(death), ~np.isnan(remaining)
+    risk = fit_risk(learned[known], death[known])(judged)
+    quantiles = fit_remaining(learned[ended], remaining[ended])(judged)
+    return Entry(Forecast(risk, np.sort(quantiles, axis=1)), out_of_fold)
+
+
+def _fit_logistic(x: np.ndarray, death: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    model = fit_death_regression(x, death)
+    return lambda x: model.predict_proba(x)[:, 1]
+
+
+def _fit_linear_risk(x: np.ndarray, death: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    model = make_pipeline(StandardScaler(), Ridge(alpha=1000.0)).fit(x, death)
+    return lambda x: np.clip(model.predict(x), *_RISK_BOUNDS)
+
+
+def _fit_line(x: np.ndarray, hours: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """The quantiles of a line through log hours are those of its residuals."""
+    model = fit_remaining_regression(x, hours)
+    residual = np.quantile(np.log1p(hours) - np.log1p(model.predict(x)), QUANTILES)
+    return lambda x: np.expm1(np.maximum(np.log1p(model.predict(x))[:, None] + residual, 0))
+
+
+def _fit_bins(edges: tuple[float, ...], x: np.ndarray, hours: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    bins = np.searchsorted(edges, hours, side="right") - 1
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500)).fit(x, bins)
+
+    def predict(x: np.ndarray) -> np.ndarray:
+        masses = np.zeros((len(x), len(edges), 2))
+        masses[:, model.classes_, 0] = model.predict_proba(x)
+        return np.stack([remaining_quantile(masses, edges, q) for q in QUANTILES], axis=1)
+
+    return predict
+
+
+# Shallow trees, each over a random part of the features: they overfit least on a few thousand stays.
+_TREES = {"max_leaf_nodes": 8, "l2_regularization": 5.0, "max_features": 0.2, "random_state": 0}
+
+
+def _fit_trees(x: np.ndarray, death: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    model = HistGradientBoostingClassifier(learning_rate=0.03, max_iter=400, **_TREES).fit(x, death)
+    return lambda x: model.predict_proba(x)[:, 1]
+
+
+def _fit_tree_quantiles(x: np.ndarray, hours: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    models = [
+        HistGradientBoostingRegressor(loss="quantile", quantile=q, learning_rate=0.05, max_iter=200, **_TREES).fit(
+            x, np.log1p(hours)
+        )
+        for q in QUANTILES
+    ]
+    return lambda x: np.maximum(np.expm1(np.stack([model.predict(x) for model in models], axis=1)), 0)
+
+
+# ------------------------------------------------------------------------------------------------ networks
+
+
+def classic(arena: Arena) -> Entry:
+    """The tutorial's LSTM(64) → LSTM(32) → Dense(1) with squared error, in two phases, on the same hours of a stay: once
+    on death (0 or 1), once on the remaining days. It gives no interval."""
+    learned, judged = (_sequences(s) for s in arena.snapshots)
+    config = ClassicConfig(batch_size=64, seed=arena.config.train.seed)
+    held_out = arena.fold == 0
+
+    def fit(target: np.ndarray) -> tuple[keras.Model, tuple[EpochRecord, ...]]:
+        keras.utils.set_random_seed(config.seed)
+        network = NetworkConfig(
+            units=config.units, head="regression", n_channels=learned.shape[-1], dropout=config.dropout, wide=False
+        )
+        model = build_network(network)
+        train, valid = ((learned[part], target[part, None]) for part in _parts(held_out, target))
+        return model, fit_two_phases(model, *train, valid, config)
+
+    risk, history = fit(arena.death)
+    days, _ = fit(arena.remaining_hours / 24)
+    out_of_fold = np.where(held_out, _bounded(risk.predict(learned, verbose=0)[:, 0]), np.nan)
+    middle = np.maximum(days.predict(judged, verbose=0)[:, 0], 0) * 24
+    remaining = np.stack([np.full(len(middle), np.nan), middle, np.full(len(middle), np.nan)], axis=1)
+    return Entry(Forecast(_bounded(risk.predict(judged, verbose=0)[:, 0]), remaining), out_of_fold, (history,))
+
+
+def _parts(held_out: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    known = ~np.isnan(target)
+    return known & ~held_out, known & held_out
+
+
+def _bounded(risk: np.ndarray) -> np.ndarray:
+    return np.clip(risk.astype(np.float64), *_RISK_BOUNDS)
+
+
+def _sequences(snapshot: Snapshot) -> np.ndarray:
+    """The hours of each stay up to the forecast, padded with zeros in front, float32 [stays, hours, channels]."""
+    length = snapshot.row + 1 - snapshot.windows.start[snapshot.window]
+    longest = int(length.max())
+    x, _, _ = gather_batch(snapshot.windows, snapshot.window, longest)
+    shifted = np.stack([np.roll(one, longest - n, axis=0) for one, n in zip(x, length, strict=True)])
+    out = np.zeros((len(snapshot.windows.static), longest, x.shape[-1]), np.float32)
+    out[snapshot.stay] = shifted
+    return out
+
+
+def plain_cell(cell: str, arena: Arena) -> Entry:
+    """One recurrent network of the forecaster's size and training without what its head reads beside the state."""
+    network = replace(arena.config.network, cell=cell, wide=False)
+    config = replace(arena.config, network=network)
+    return _serve(arena, fit_ensemble(arena.material, arena.learned.sound, config, folds=(0,)))
+
+
+def forecaster_single(arena: Arena) -> Entry:
+    """The forecaster's first member alone, calibrated on the fold that it left out."""
+    ensemble = arena.ensemble
+    mine = arena.fold[arena.material.stay_of_row[ensemble.row]] == 0
+    single = replace(
+        ensemble,
+        model=members_of(ensemble.model)[0],
+        row=ensemble.row[mine],
+        masses=ensemble.masses[mine],
+        histories=ensemble.histories[:1],
+        best_epochs=ensemble.best_epochs[:1],
+    )
+    return _serve(arena, single)
+
+
+def forecaster(arena: Arena) -> Entry:
+    """The forecaster as it is trained to serve: one member per fold."""
+    return _serve(arena, arena.ensemble)
+
+
+def _serve(arena: Arena, ensemble: Ensemble) -> Entry:
+    fitted = make_forecaster(arena.material, ensemble, arena.scaler, arena.sampling)
+    learned, judged = arena.snapshots
+    out_of_fold = np.full(len(arena.death), np.nan)
+    for k, member in enumerate(members_of(fitted.model)):
+        held_out = arena.fold[learned.stay] == k
+        masses = score_rows(member, learned.windows, learned.window[held_out], learned.row[held_out])
+        out_of_fold[learned.stay[held_out]] = mortality_risk(fitted.calibration.apply(masses, arena.hour))
+    return Entry(_speak(arena, fitted, judged), out_of_fold, ensemble.histories)
+
+
+def _speak(arena: Arena, fitted: StayForecaster, judged: Snapshot) -> Forecast:
+    told = fitted.calibration.apply(score_rows(fitted.model, judged.windows, judged.window, judged.row), arena.hour)
+    masses = spread(told, judged.stay, len(arena.judged.stays))
+    quantiles = _quantiles_of(arena, told)
+    n = len(arena.judged.stays)
+    return Forecast(spread(mortality_risk(told), judged.stay, n), spread(quantiles, judged.stay, n), masses)
+
+
+def _quantiles_of(arena: Arena, masses: np.ndarray) -> np.ndarray:
+    return np.stack([remaining_quantile(masses, arena.config.network.horizon_edges, q) for q in QUANTILES], axis=1)
+
+
+def blend(arena: Arena, first: Entry, second: Entry) -> Entry:
+    """Two contenders stacked: a logistic regression on their out-of-fold log-odds, and the mean of their quantiles."""
+    x = _log_odds(first.out_of_fold, second.out_of_fold)
+    known = ~np.isnan(x).any(axis=1) & ~np.isnan(arena.death)
+    model = LogisticRegression(C=1.0).fit(x[known], arena.death[known])
+
+    def stacked(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        x = _log_odds(a, b)
+        return expit(x @ model.coef_[0] + model.intercept_[0])
+
+    remaining = (first.forecast.remaining + second.forecast.remaining) / 2
+    forecast = Forecast(stacked(first.forecast.risk, second.forecast.risk), remaining)
+    return Entry(forecast, stacked(first.out_of_fold, second.out_of_fold))
+
+
+def _log_odds(*risks: np.ndarray) -> np.ndarray:
+    return np.stack([logit(np.clip(risk, *_RISK_BOUNDS)) for risk in risks], axis=1)

@@ -1,0 +1,173 @@
+"""Everything that shapes a model, as frozen dataclasses that are saved inside its artifact."""
+
+from dataclasses import asdict, dataclass, field, fields
+from math import isinf
+from typing import Any, Literal, Self
+
+from rnn_core.contracts.concepts import NAMES
+from rnn_core.contracts.errors import ContractError
+
+Cell = Literal["elman", "jordan", "lstm", "gru"]
+Head = Literal["regression", "competing_risk"]
+
+# Hours after the prediction time at which the forecast distribution is cut; the last cell is open-ended.
+HORIZON_EDGES: tuple[float, ...] = (
+    0,
+    6,
+    12,
+    24,
+    36,
+    48,
+    72,
+    96,
+    120,
+    144,
+    168,
+    216,
+    264,
+    336,
+    432,
+    576,
+    720,
+    1080,
+    1440,
+)
+
+
+class _Saved:
+    """Round trip of a config through JSON; an unknown key is refused, since it would change the model silently."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        if unknown := sorted(set(data) - known):
+            raise ContractError(
+                f"{cls.__name__} knows {sorted(known)}, but the saved config also holds {unknown}; "
+                "score it with the version of icu-forecast that trained it."
+            )
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+
+
+@dataclass(frozen=True)
+class WindowConfig(_Saved):
+    """How observations become sequences.
+
+    A stay is cut into chunks that start every `chunk_hours` and reach back over at most two of them: the prediction at
+    hour t sees the hours from max(0, (t // chunk_hours - 1) * chunk_hours) on, so at least the last `chunk_hours`.
+    """
+
+    concepts: tuple[str, ...] = NAMES
+    chunk_hours: int = 168
+    first_hour: int = 4
+    stale_hours: float = 24.0
+    min_observations: int = 10
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the stays of a source came into the sample, which a fit must respect and a forecast need not.
+
+    delayed_entry_hours: only stays that lasted so long are in it; no likelihood is taken from before.
+    data_hours: observations stop so many hours after intime by design; nothing later is learned from.
+    """
+
+    delayed_entry_hours: float = 0.0
+    data_hours: float = float("inf")
+
+    def to_json(self) -> dict[str, float | None]:
+        """JSON knows no infinity: no limit is null."""
+        data_hours = None if isinf(self.data_hours) else self.data_hours
+        return {"delayed_entry_hours": self.delayed_entry_hours, "data_hours": data_hours}
+
+    @classmethod
+    def from_json(cls, data: dict[str, float | None]) -> Self:
+        hours = data["data_hours"]
+        return cls(float(data["delayed_entry_hours"] or 0), float("inf") if hours is None else hours)
+
+
+@dataclass(frozen=True)
+class NetworkConfig(_Saved):
+    """Shape of a network: cell, layer sizes, head.
+
+    n_channels per hour, n_concepts among them and n_static per stay are set by the data.
+    wide: the head also reads the hour's channels, summaries of the stay so far and the static features themselves, all
+        values broken at `knots` (in deviations from the mean); False leaves it the recurrent part alone.
+    dropout: after each recurrent layer. embed_dropout: before the first.
+    """
+
+    cell: Cell = "lstm"
+    units: tuple[int, ...] = (64,)
+    head: Head = "competing_risk"
+    n_channels: int = 0
+    n_concepts: int = 0
+    n_static: int = 0
+    wide: bool = True
+    knots: tuple[float, ...] = (0.0, 1.0, 2.0)
+    dropout: float = 0.3
+    embed_dropout: float = 0.3
+    input_dropout: float = 0.0
+    l1: float = 0.0
+    horizon_edges: tuple[float, ...] = HORIZON_EDGES
+
+
+@dataclass(frozen=True)
+class TrainConfig(_Saved):
+    """How networks are fitted; the defaults are those of the stay forecaster.
+
+    folds: members of the ensemble; each is stopped, and the whole calibrated, on the fold that it did not learn from.
+    alert_budget: shares of the forecasts that may be in the band medium or above, high or above, very high.
+    """
+
+    seed: int = 0
+    folds: int = 5
+    epochs: int = 8
+    patience: int = 3
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-3
+    clip_norm: float = 1.0
+    warmup_share: float = 0.1
+    death_weight: float = 2.0
+    alert_budget: tuple[float, float, float] = (0.40, 0.15, 0.05)
+    mixed_precision: bool = False
+
+
+@dataclass(frozen=True)
+class ClassicConfig(_Saved):
+    """The tutorial's forecaster of the next lengths of stay of a unit, followed in intent."""
+
+    window: int = 10
+    horizon: int = 1
+    units: tuple[int, ...] = (64, 32)
+    first_epochs: int = 10
+    second_epochs: int = 50
+    patience: int = 8
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    clip_norm: float = 1.0
+    dropout: float = 0.0
+    l1: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The whole recipe of a stay forecaster."""
+
+    window: WindowConfig = field(default_factory=WindowConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"window": self.window.to_json(), "network": self.network.to_json(), "train": self.train.to_json()}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        return cls(
+            window=WindowConfig.from_json(data["window"]),
+            network=NetworkConfig.from_json(data["network"]),
+            train=TrainConfig.from_json(data["train"]),
+        )

@@ -1,0 +1,65 @@
+"""Stays and observations as they were known at one time: what a read of the database returns and every computation takes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from rnn_core.contracts.frames import HOUR, Observations
+
+
+@dataclass(frozen=True)
+class Known:
+    """Stays and their observations as they were known at `as_of`; nothing later is in it.
+
+    sound: bool [stays], False where the labels of a stay contradict themselves: it is neither learned from nor judged.
+    """
+
+    stays: pd.DataFrame
+    observations: Observations
+    as_of: np.datetime64
+
+    @property
+    def sound(self) -> np.ndarray:
+        return self.stays["sound"].to_numpy(bool) if "sound" in self.stays else np.ones(len(self.stays), bool)
+
+    @property
+    def intime(self) -> np.ndarray:
+        """datetime64[us] [stays]."""
+        return self.stays["intime"].to_numpy("datetime64[us]")
+
+    @property
+    def elapsed_hours(self) -> np.ndarray:
+        """Hours from intime to `as_of`, float64 [stays]."""
+        return (self.as_of - self.intime) / HOUR
+
+    @cached_property
+    def last_heard(self) -> np.ndarray:
+        """When the last observation of each stay became available, its intime where none did, datetime64[us] [stays]."""
+        last = self.intime.copy()
+        seen = self.observations.known_at(self.as_of)
+        np.maximum.at(last, seen.stay, seen.available_at.astype("datetime64[us]"))
+        return last
+
+    def take(self, chosen: np.ndarray) -> "Known":
+        """Only the stays marked in `chosen`, bool [stays]."""
+        number = np.cumsum(chosen) - 1
+        part = self.observations.take(chosen[self.observations.stay])
+        part = replace(part, stay=number[part.stay].astype(np.int32))
+        return Known(self.stays[chosen].reset_index(drop=True), part, self.as_of)
+
+
+def stack(parts: Sequence[Known]) -> Known:
+    """Stays of several with one `as_of`, one after another."""
+    n_stays = np.cumsum([0] + [len(part.stays) for part in parts[:-1]])
+    seen = [part.observations for part in parts]
+    columns = {
+        name: np.concatenate([getattr(observations, name) for observations in seen])
+        for name in ("concept", "observed_at", "available_at", "value")
+    }
+    stay = np.concatenate([o.stay + first for o, first in zip(seen, n_stays, strict=True)]).astype(np.int32)
+    order = np.lexsort((columns["observed_at"], columns["available_at"]))
+    observations = Observations(stay[order], **{name: values[order] for name, values in columns.items()})
+    return Known(pd.concat([part.stays for part in parts], ignore_index=True), observations, parts[0].as_of)

@@ -1,0 +1,76 @@
+"""How good forecasts are at each age of a stay: whole stays, every few hours, each by a fit that never saw the patient."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from rnn_core.contracts.config import ModelConfig, Sampling
+from rnn_core.contracts.known import Known
+from rnn_core.evaluation.holdout import population_masses, score_stays
+from rnn_core.evaluation.scorecard import AGES
+from rnn_core.forecasters.fit_stay import fit_forecaster
+from rnn_core.series.splits import patient_folds
+from rnn_core.statistics.bootstrap import Estimate
+from rnn_core.statistics.metrics import Outcomes, score_forecasts
+
+SHOWN: tuple[str, ...] = (
+    "mortality_auroc",
+    "mortality_auprc",
+    "mortality_brier",
+    "los_mean_absolute_error_days",
+    "los_crps_days",
+    "los_concordance",
+    "los_interval_coverage",
+)
+_RESAMPLES = 200
+
+
+@dataclass(frozen=True)
+class AgeGroup:
+    """Forecasts made from `start` to `stop` hours of a stay; metrics of the forecaster and of the population's curve."""
+
+    start: float
+    stop: float
+    n_forecasts: int
+    n_patients: int
+    n_deaths: int
+    metrics: dict[str, Estimate]
+
+
+def judge_whole_stays(
+    known: Known, config: ModelConfig, sampling: Sampling, folds: int, progress: Callable[[int], None]
+) -> list[AgeGroup]:
+    """Groups by `AGES`; of each fold of patients by a fit on the others, beside the population's curve (Aalen-Johansen,
+    conditional on the elapsed hours) of those others. n_deaths counts patients. `progress` is called with each fold."""
+    fold = patient_folds(known.stays["patient_id"], folds, salt="whole stays")
+    parts = []
+    for k in range(folds):
+        progress(k)
+        learned, judged = known.take((fold != k) & known.sound), known.take((fold == k) & known.sound)
+        forecaster, _ = fit_forecaster(learned, np.ones(len(learned.stays), bool), config, sampling=sampling)
+        scored = score_stays(forecaster, judged)
+        baseline = population_masses(forecaster, learned, scored.outcomes.elapsed_hours)
+        parts.append((scored.masses, baseline, scored.outcomes))
+    masses, baseline = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+    return list(_by_age(masses, baseline, _joined([part[2] for part in parts]), config.network.horizon_edges))
+
+
+def _by_age(
+    masses: np.ndarray, baseline: np.ndarray, outcomes: Outcomes, edges: tuple[float, ...]
+) -> Iterator[AgeGroup]:
+    for start, stop in zip(AGES, (*AGES[1:], np.inf), strict=True):
+        rows = (outcomes.elapsed_hours >= start) & (outcomes.elapsed_hours < stop)
+        part = _taken(outcomes, rows)
+        metrics = score_forecasts(masses[rows], part, edges, baseline_masses=baseline[rows], n=_RESAMPLES)
+        patients = np.unique(part.groups.astype(str))
+        died = np.unique(part.groups[part.death == 1].astype(str))
+        yield AgeGroup(start, stop, int(rows.sum()), len(patients), len(died), metrics)
+
+
+def _joined(parts: list[Outcomes]) -> Outcomes:
+    return Outcomes(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+
+
+def _taken(outcomes: Outcomes, rows: np.ndarray) -> Outcomes:
+    return Outcomes(**{name: values[rows] for name, values in vars(outcomes).items()})

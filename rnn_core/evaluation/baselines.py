@@ -1,0 +1,128 @@
+"""What a model must beat: the population by length of stay, and regressions on summaries of the same windows."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from rnn_core.contracts.config import HORIZON_EDGES
+from rnn_core.contracts.errors import DataTooSmallError
+from rnn_core.contracts.frames import ALIVE, DIED, HOUR, Windows
+from rnn_core.series.windows import TIME_CHANNELS
+from rnn_core.statistics.distribution import CENSORED, PopulationCurve, fit_population_curve
+
+
+def fit_population(
+    stays: pd.DataFrame, as_of: np.datetime64, delayed_entry_hours: float = 0.0, known_until: np.ndarray | None = None
+) -> PopulationCurve:
+    """Cumulative incidence of both causes by length of stay, as known at `as_of`; see `survival.fit_population_curve`.
+
+    stays: reads intime, outtime and outcome; a stay with only one of outtime and outcome, or none that begins before it
+        ends, is left out.
+    delayed_entry_hours: the sample holds only stays that lasted so long.
+    known_until: datetime64 [stays], until when each open stay is known to have gone on; `as_of` by default.
+    """
+    as_of = np.datetime64(as_of, "us")
+    intime, outtime = (stays[column].to_numpy("datetime64[us]") for column in ("intime", "outtime"))
+    outtime = np.where(outtime > as_of, np.datetime64("NaT", "us"), outtime)
+    outcome = stays["outcome"].where(stays["outtime"].isna() | ~np.isnat(outtime))
+    causes = outcome.map({"alive": ALIVE, "died": DIED}).fillna(CENSORED).to_numpy(np.int64)
+    last_open = as_of if known_until is None else np.fmin(np.asarray(known_until, "datetime64[us]"), as_of)
+    hours = (np.where(np.isnat(outtime), last_open, outtime) - intime) / HOUR
+    usable = ((causes == CENSORED) == np.isnat(outtime)) & (hours > 0)
+    return fit_population_curve(hours[usable], causes[usable], np.full(int(usable.sum()), delayed_entry_hours))
+
+
+def conditional_masses(
+    population: PopulationCurve, elapsed_hours: ArrayLike, edges: Sequence[float] = HORIZON_EDGES
+) -> np.ndarray:
+    """The population's forecast for stays that have lasted `elapsed_hours` [rows] and not ended, [rows, bins, 2]."""
+    return population.masses_after(elapsed_hours, edges)
+
+
+def summary_features(windows: Windows, rows: np.ndarray) -> np.ndarray:
+    """What a window says by the end of each of its scored rows, float32 [rows, features].
+
+    rows: int64 [rows], absolute rows at which a window makes a prediction; read is from the start of that window up to
+        the row, as the network does. Raises ContractError for other rows.
+
+    Features: the last, mean, least and greatest carried value, the share of hours without an observation and the age of
+    the last one, each per concept; the time channels of the row; the static features of the stay.
+    """
+    window = windows.window_of(rows)
+    start = windows.start[window]
+    n = (windows.channels.shape[1] - len(TIME_CHANNELS)) // 3
+    value, observed = windows.channels[:, :n], windows.channels[:, n : 2 * n]
+    return np.concatenate(
+        [
+            value[rows],
+            _range_mean(value, start, rows),
+            _range_extreme(np.minimum, value, start, rows),
+            _range_extreme(np.maximum, value, start, rows),
+            1 - _range_mean(observed, start, rows),
+            windows.channels[rows, 2 * n :],
+            windows.static[windows.stay[window]],
+        ],
+        axis=1,
+    )
+
+
+def fit_death_regression(features: np.ndarray, death: np.ndarray) -> Pipeline:
+    """Logistic regression of death (1, 0, or NaN where not known) on features [rows, features].
+
+    Its risk is `predict_proba(features)[:, 1]`. Raises DataTooSmallError without rows of both outcomes.
+    """
+    known = ~np.isnan(death)
+    if len(np.unique(death[known])) < 2:
+        raise DataTooSmallError("A regression of death needs stays with both outcomes; load more finished stays.")
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+    return model.fit(features[known], death[known])
+
+
+def fit_remaining_regression(features: np.ndarray, remaining_hours: np.ndarray) -> TransformedTargetRegressor:
+    """Linear regression of the logarithm of the remaining stay (NaN where not known) on features [rows, features].
+
+    `predict(features)` gives hours, about the median. Raises DataTooSmallError without any known end.
+    """
+    known = ~np.isnan(remaining_hours)
+    if not known.any():
+        raise DataTooSmallError("A regression of the remaining stay needs finished stays; load some.")
+    # The light ridge only settles features that repeat each other.
+    model = TransformedTargetRegressor(
+        make_pipeline(StandardScaler(), Ridge(alpha=10.0)), func=np.log1p, inverse_func=_hours, check_inverse=False
+    )
+    return model.fit(features[known], remaining_hours[known])
+
+
+def _hours(log_hours: np.ndarray) -> np.ndarray:
+    # A line through logarithms has no bound; nothing in a forecast lies beyond its last edge.
+    return np.expm1(np.clip(log_hours, 0.0, np.log1p(HORIZON_EDGES[-1])))
+
+
+def _range_mean(values: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Mean of rows first to last (inclusive), [ranges, columns]."""
+    total = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0, dtype=np.float64)])
+    return ((total[last + 1] - total[first]) / (last + 1 - first)[:, None]).astype(np.float32)
+
+
+def _range_extreme(
+    extreme: Callable[..., np.ndarray], values: np.ndarray, first: np.ndarray, last: np.ndarray
+) -> np.ndarray:
+    """Least or greatest of rows first to last (inclusive), [ranges, columns].
+
+    Any range is covered by two overlapping runs of the largest power of two that fits, and the extremes of all runs of
+    one length come from those of half the length.
+    """
+    out = np.empty((len(first), values.shape[1]), dtype=values.dtype)
+    level = np.frexp(last + 1 - first)[1] - 1
+    runs = values
+    for k in range(int(level.max(initial=-1)) + 1):
+        here = np.flatnonzero(level == k)
+        out[here] = extreme(runs[first[here]], runs[last[here] + 1 - 2**k])
+        runs = extreme(runs[: -(2**k)], runs[2**k :])
+    return out

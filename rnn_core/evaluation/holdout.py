@@ -1,0 +1,201 @@
+"""Judges a stay forecaster on stays it never saw, beside the trivial baseline, and compares two of them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rnn_core.contracts.concepts import NAMES
+from rnn_core.contracts.frames import HOUR
+from rnn_core.contracts.groups import patient_groups
+from rnn_core.contracts.known import Known
+from rnn_core.evaluation.baselines import conditional_masses, fit_population
+from rnn_core.evaluation.drift import describe_concepts
+from rnn_core.forecasters.stay import StayForecaster
+from rnn_core.network.scoring import score_windows
+from rnn_core.series.material import Material, known_until, make_material, make_served_grid
+from rnn_core.series.splits import split_stays
+from rnn_core.statistics.bootstrap import Estimate, bootstrap_interval, paired_difference
+from rnn_core.statistics.distribution import read_forecast
+from rnn_core.statistics.metrics import (
+    Outcomes,
+    auprc,
+    auroc,
+    brier,
+    calibration_error,
+    calibration_slope,
+    mean_absolute_error_days,
+    observed_expected,
+    score_forecasts,
+)
+
+# Enough for the second digit of an interval; the concordance of ten thousand rows takes long per resample.
+_RESAMPLES = 200
+_COMPARED = {
+    "auroc": (auroc, "mortality_risk"),
+    "auprc": (auprc, "mortality_risk"),
+    "calibration": (calibration_error, "mortality_risk"),
+    "los_mae_days": (mean_absolute_error_days, "remaining_los_p50_hours"),
+}
+# Fewer stays of a group of patients hold too few deaths to say anything.
+MIN_GROUP_STAYS = 50
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Calibrated masses, what became of them, a number per (stay, hour) that is the same for every forecaster, and the
+    position of the stay, [rows] each."""
+
+    masses: np.ndarray
+    outcomes: Outcomes
+    hour: np.ndarray
+    stay: np.ndarray
+
+
+def unseen(now: Known, then: Known) -> tuple[np.ndarray, np.ndarray]:
+    """Sound stays of `now` of patients whom a fit on `then` never saw, and those of them that began after the cut-off;
+    two bool [stays of now].
+
+    A patient counts as seen by any stay in learned, sound or not: the audit may change its mind, the split not.
+    """
+    fitted = split_stays(then.stays, then.as_of)
+    seen = then.stays["patient_id"][fitted.learned]
+    later = split_stays(now.stays, then.as_of)
+    judged = later.judged & now.sound & ~now.stays["patient_id"].isin(seen).to_numpy()
+    return judged, judged & later.newer
+
+
+def judge(forecaster: StayForecaster, scored: Scored, population: Known) -> dict[str, Estimate]:
+    """Metrics of what the forecaster said (`score_stays`), beside the trivial baseline fitted on `population`."""
+    edges = forecaster.config.network.horizon_edges
+    baseline = population_masses(forecaster, population, scored.outcomes.elapsed_hours)
+    return score_forecasts(scored.masses, scored.outcomes, edges, baseline_masses=baseline, n=_RESAMPLES)
+
+
+def judge_groups(
+    forecaster: StayForecaster, scored: Scored, stays: pd.DataFrame
+) -> dict[str, dict[str, dict[str, Estimate]]]:
+    """Kind → group → metrics of its stays, for groups of at least `MIN_GROUP_STAYS` of the judged `stays`."""
+    edges = forecaster.config.network.horizon_edges
+    return {
+        kind: {name: _score_group(scored, rows[scored.stay], edges) for name, rows in found.items()}
+        for kind, found in patient_groups(stays, MIN_GROUP_STAYS).items()
+    }
+
+
+def _score_group(scored: Scored, rows: np.ndarray, edges: tuple[float, ...]) -> dict[str, Estimate]:
+    happened, groups = scored.outcomes, scored.outcomes.groups[rows]
+    told = read_forecast(scored.masses[rows], edges, happened.elapsed_hours[rows])
+    risk, middle = told["mortality_risk"].to_numpy(), told["remaining_los_p50_hours"].to_numpy()
+    death, remaining = happened.death[rows], happened.remaining_hours[rows]
+    metrics = {
+        metric.__name__: (metric, death, risk) for metric in (auroc, brier, calibration_slope, observed_expected)
+    }
+    metrics["los_mae_days"] = (mean_absolute_error_days, remaining, middle)
+    return {
+        name: bootstrap_interval(metric, [happened, forecast], groups, n=_RESAMPLES)
+        for name, (metric, happened, forecast) in metrics.items()
+    }
+
+
+def describe(known: Known) -> dict[str, Any]:
+    """Who is in the data, in counts, dates of the first and last admission, and quantiles; no patient."""
+    stays, seen = known.stays, known.observations
+    age = pd.to_numeric(stays["age_years"]).astype(float)
+    with_concept = np.zeros((len(stays), len(NAMES)), bool)
+    with_concept[seen.stay, seen.concept] = True
+    return {
+        "stays": len(stays),
+        "patients": int(stays["patient_id"].nunique()),
+        "observations": len(seen),
+        "first_admission": str(stays["intime"].min()),
+        "last_admission": str(stays["intime"].max()),
+        "age_years_quartiles": [None if np.isnan(q) else float(q) for q in age.quantile([0.25, 0.5, 0.75])],
+        **{
+            column: {str(name): int(n) for name, n in stays[column].value_counts(dropna=False).items()}
+            for column in ("sex", "unit_type", "admission_type", "outcome")
+        },
+        "stays_without": {
+            name: round(float(share), 4) for name, share in zip(NAMES, 1 - with_concept.mean(axis=0), strict=True)
+        },
+        "concepts": describe_concepts(known),
+    }
+
+
+def population_masses(forecaster: StayForecaster, population: Known, elapsed_hours: np.ndarray) -> np.ndarray:
+    """What one would say without a model: the population's curve after as many hours, [rows, bins, 2]."""
+    until = known_until(population, forecaster.config.window)
+    curve = fit_population(population.stays, population.as_of, forecaster.sampling.delayed_entry_hours, until)
+    return conditional_masses(curve, elapsed_hours, forecaster.config.network.horizon_edges)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Paired differences, challenger less champion: over all stays, and by `kind: group` of patients."""
+
+    overall: dict[str, Estimate]
+    groups: dict[str, dict[str, Estimate]]
+
+
+def compare(challenger: StayForecaster, champion: StayForecaster, judged: Known) -> Comparison:
+    """Differences over the hours of `judged` that both of them forecast, in metrics of `gate.MARGINS`."""
+    ours, theirs = score_stays(challenger, judged), score_stays(champion, judged)
+    _, a, b = np.intersect1d(ours.hour, theirs.hour, assume_unique=True, return_indices=True)
+    first, second = (
+        read_forecast(s.masses[rows], f.config.network.horizon_edges, s.outcomes.elapsed_hours[rows])
+        for s, f, rows in ((ours, challenger, a), (theirs, champion, b))
+    )
+    found = patient_groups(judged.stays, MIN_GROUP_STAYS)
+    in_group = {f"{kind}: {name}": rows for kind, groups in found.items() for name, rows in groups.items()}
+
+    def differences(rows: np.ndarray) -> dict[str, Estimate]:
+        known, at = ours.outcomes, a[rows]
+        happened = {"mortality_risk": known.death[at], "remaining_los_p50_hours": known.remaining_hours[at]}
+        return {
+            name: paired_difference(
+                metric,
+                happened[column],
+                first[column].to_numpy()[rows],
+                second[column].to_numpy()[rows],
+                known.groups[at],
+                n=_RESAMPLES,
+            )
+            for name, (metric, column) in _COMPARED.items()
+        }
+
+    return Comparison(
+        differences(np.ones(len(a), bool)), {name: differences(rows[ours.stay[a]]) for name, rows in in_group.items()}
+    )
+
+
+def count_deaths(known: Known) -> int:
+    return int(known.stays["outcome"].eq("died").sum())
+
+
+def score_stays(forecaster: StayForecaster, judged: Known) -> Scored:
+    """Forecasts of the judged stays every `JUDGE_EVERY_HOURS` hours, and what became of them."""
+    grid = make_served_grid(judged, forecaster.config.window, forecaster.sampling)
+    material = make_material(judged, grid, forecaster.scaler, forecaster.config, forecaster.sampling)
+    row, masses = score_windows(forecaster.model, material.windows)
+    judged_row = material.is_judged(row)
+    row, masses = row[judged_row], masses[judged_row]
+    stay = material.stay_of_row[row]
+    hour = stay.astype(np.int64) * 1_000_000 + material.hour_of_row(row)
+    calibrated = forecaster.calibration.apply(masses, material.windows.prediction_hour[row])
+    return Scored(calibrated, _outcomes(material, row), hour, stay)
+
+
+def _outcomes(material: Material, row: np.ndarray) -> Outcomes:
+    stays, stay = material.known.stays, material.stay_of_row[row]
+    elapsed = material.windows.prediction_hour[row].astype(np.float64)
+    intime = stays["intime"].to_numpy("datetime64[us]")[stay]
+    followed = (material.known_until[stay] - intime) / HOUR - elapsed
+    return Outcomes(
+        elapsed_hours=elapsed,
+        death=material.labels.death[row].astype(np.float64),
+        remaining_hours=material.labels.remaining_hours[row].astype(np.float64),
+        followed_hours=np.where(stays["outcome"].isna().to_numpy()[stay], np.maximum(followed, 0), np.nan),
+        precision_hours=stays["end_precision_hours"].fillna(0).to_numpy(np.float64)[stay],
+        groups=stays["patient_id"].to_numpy()[stay],
+    )

@@ -1,0 +1,79 @@
+"""Fits a stay forecaster on what was known at its cut-off and judges it on stays that had no part in the fit."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rnn_core.contracts.config import ModelConfig, Sampling
+from rnn_core.contracts.known import Known
+from rnn_core.evaluation.holdout import count_deaths, describe, judge, judge_groups, score_stays, unseen
+from rnn_core.forecasters.fit_stay import fit_forecaster
+from rnn_core.forecasters.stay import StayForecaster
+from rnn_core.network.training import EpochRecord
+from rnn_core.series.splits import split_stays
+from rnn_core.statistics.bootstrap import Estimate, estimates_to_json
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What is kept of a training: sizes, the loss per member and epoch, and metrics on stays that had no part in it.
+
+    participants: who was learned from, in counts and quantiles. groups: kind → group → a few of the metrics.
+    """
+
+    n_stays: dict[str, int]
+    n_deaths: dict[str, int]
+    histories: tuple[tuple[EpochRecord, ...], ...]
+    best_epochs: tuple[int, ...]
+    metrics: dict[str, Estimate]
+    participants: dict[str, Any]
+    groups: dict[str, dict[str, dict[str, Estimate]]]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "n_stays": self.n_stays,
+            "n_deaths": self.n_deaths,
+            "histories": [list(history) for history in self.histories],
+            "best_epochs": list(self.best_epochs),
+            "metrics": estimates_to_json(self.metrics),
+            "participants": self.participants,
+            "groups": {
+                kind: {name: estimates_to_json(metrics) for name, metrics in found.items()}
+                for kind, found in self.groups.items()
+            },
+        }
+
+
+def fit_stay_forecaster(
+    then: Known,
+    now: Known,
+    config: ModelConfig,
+    *,
+    sampling: Sampling = Sampling(),
+    checkpoint_dir: Path | None = None,
+    warm_from: StayForecaster | None = None,
+    progress: Callable[[EpochRecord], None] | None = None,
+) -> tuple[StayForecaster, FitReport]:
+    """Fit on `then`, what was known at the cut-off, and judge on `now`, of stays that had no part in the fit.
+
+    A warm start takes over the scaler with the weights, since they belong together. Raises DataTooSmallError where too
+    few stays have finished, ContractError where `warm_from` has another shape.
+    """
+    learned = split_stays(then.stays, then.as_of).learned & then.sound
+    forecaster, ensemble = fit_forecaster(
+        then, learned, config, sampling=sampling, checkpoint_dir=checkpoint_dir, warm_from=warm_from, progress=progress
+    )
+    judged, newer = unseen(now, then)
+    parts = {"learned": then.take(learned), "judged": now.take(judged), "newer": now.take(newer)}
+    scored = score_stays(forecaster, parts["judged"])
+    report = FitReport(
+        {name: len(part.stays) for name, part in parts.items()},
+        {name: count_deaths(part) for name, part in parts.items()},
+        ensemble.histories,
+        ensemble.best_epochs,
+        judge(forecaster, scored, parts["learned"]),
+        describe(parts["learned"]),
+        judge_groups(forecaster, scored, parts["judged"].stays),
+    )
+    return forecaster, report

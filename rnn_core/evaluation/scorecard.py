@@ -1,0 +1,115 @@
+"""The scorecard of published forecasts: every metric per model and group of forecasts, beside the trivial baseline."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from rnn_core.contracts.frames import ALIVE
+from rnn_core.contracts.groups import age_groups
+from rnn_core.statistics.bootstrap import Estimate
+from rnn_core.statistics.distribution import CENSORED, FORECAST_COLUMNS, fit_population_curve
+from rnn_core.statistics.metrics import Outcomes, score_columns
+
+ALL = "all"
+# What forecasts are grouped by, one at a time; `all` stands for the others.
+DIMENSIONS: tuple[str, ...] = ("unit", "month", "age_group", "sex", "stay_hours")
+# Hours of the stay at which a group of forecasts begins.
+AGES: tuple[float, ...] = (0, 24, 48, 96, 168)
+_RESAMPLES = 200
+_QUANTILES = (10, 50, 90)
+
+
+def score_published(pairs: pd.DataFrame) -> list[dict]:
+    """Rows of forecast.score from rows of forecast.forecast_outcome (scored, with what happened so far).
+
+    One set of metrics per model, and per model and group of each of `DIMENSIONS`; patients are resampled for the
+    intervals.
+
+    Forecasts of stays still open have died and remaining_hours null and, in the column `followed_hours` (may be
+    absent), the hours after the prediction for which the stay is known to have gone on; those of ended stays have it
+    null. Open stays are censored there: they count in the concordance, in the risks of a discharge and of a prolonged
+    stay once the limit is passed, and in the baseline's lengths of stay. Errors of the remaining stay and mortality
+    rest on ended stays alone, of which the recent ones are short.
+    """
+    rows = []
+    for group, part in _groups(_with_dimensions(pairs)):
+        outcomes = _outcomes(part)
+        estimates = score_columns(part, outcomes, n=_RESAMPLES)
+        trivial = score_columns(_trivial(outcomes), outcomes, n=0)
+        for metric, estimate in estimates.items():
+            rows.append({**group, "metric": metric, **_numbers(estimate), "baseline": trivial[metric].value})
+    return rows
+
+
+def _with_dimensions(pairs: pd.DataFrame) -> pd.DataFrame:
+    """With the groups that are not columns of the pairs already."""
+    edges = [*AGES, np.inf]
+    hours = pd.cut(pairs["hours_in_stay"], edges, right=False, labels=[name_hours(*span) for span in pairwise(edges)])
+    return pairs.assign(age_group=age_groups(pairs["age_years"]), stay_hours=hours.astype(object))
+
+
+def name_hours(start: float, stop: float) -> str:
+    """Name of the group of forecasts from `start` to `stop` hours of a stay."""
+    return f"{start:g} to {stop:g}" if np.isfinite(stop) else f"{start:g} on"
+
+
+def _groups(pairs: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+    everything = dict.fromkeys(DIMENSIONS, ALL)
+    for model_id, of_model in pairs.groupby("model_id"):
+        yield {"model_id": model_id, **everything}, of_model
+        for dimension in DIMENSIONS:
+            for name, part in of_model.groupby(dimension):
+                yield {"model_id": model_id, **everything, dimension: name}, part
+
+
+def _outcomes(part: pd.DataFrame) -> Outcomes:
+    followed = part["followed_hours"].to_numpy(np.float64) if "followed_hours" in part else np.full(len(part), np.nan)
+    return Outcomes(
+        elapsed_hours=part["hours_in_stay"].to_numpy(np.float64),
+        death=part["died"].to_numpy(np.float64, na_value=np.nan),
+        remaining_hours=part["remaining_hours"].to_numpy(np.float64),
+        followed_hours=followed,
+        precision_hours=part["end_precision_hours"].fillna(0).to_numpy(np.float64),
+        groups=part["patient_id"].to_numpy(),
+    )
+
+
+def _trivial(outcomes: Outcomes) -> pd.DataFrame:
+    """What one would say without a model, the same for all rows: the prevalence and the quantiles of these very rows."""
+    constant = {
+        "mortality_risk": _mean(outcomes.death),
+        "prolonged_stay_risk": _mean(outcomes.prolonged()),
+        **{f"discharge_{h}h_prob": _mean(outcomes.discharged_within(h)) for h in (24, 48, 72)},
+    }
+    for q, hours in zip(_QUANTILES, _remaining_quantiles(outcomes), strict=True):
+        constant[f"remaining_los_p{q}_hours"] = hours
+    return pd.DataFrame(constant, index=range(len(outcomes.death)))[list(FORECAST_COLUMNS)]
+
+
+def _remaining_quantiles(outcomes: Outcomes) -> np.ndarray:
+    """Hours by which so many per cent (`_QUANTILES`) of the stays had ended, [quantiles]; NaN where none has.
+
+    Kaplan-Meier, open stays censored. A quantile that the follow-up does not reach is its end, to be read as "at least".
+    """
+    hours, ended = outcomes.stayed_hours, outcomes.ended
+    if not ended.any():
+        return np.full(len(_QUANTILES), np.nan)
+    known = np.isfinite(hours)
+    # An end charted after the fact may lie before the prediction.
+    hours, ended = np.maximum(hours[known], 0), ended[known]
+    curve = fit_population_curve(hours, np.where(ended, ALIVE, CENSORED))
+    left = curve.incidence.sum(axis=1)[1:]
+    # Steps are sums of products, so one that should equal a quantile may miss it by rounding.
+    reached = np.searchsorted(left, np.array(_QUANTILES) / 100 - 1e-9)
+    return np.append(curve.times, hours.max())[reached]
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else np.nan
+
+
+def _numbers(estimate: Estimate) -> dict:
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n}

@@ -1,0 +1,116 @@
+"""A silent trial judged: how good the forecasts were here, before and after recalibration on the site's own outcomes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
+
+from rnn_core.evaluation.gate import MIN_DEATHS
+from rnn_core.statistics.bootstrap import Estimate, bootstrap_interval
+from rnn_core.statistics.metrics import auroc, brier, calibration_slope, log_odds, observed_expected
+
+# Below this a list sorted by risk is of little use to anybody; the lower end of the interval has to be above chance by far.
+MIN_AUROC, MIN_AUROC_LOW = 0.7, 0.6
+OBSERVED_EXPECTED = (0.8, 1.25)
+CALIBRATION_SLOPE = (0.75, 1.35)
+# Fewer published hours, and people would look at old lists.
+MIN_PUBLISHED = 0.95
+_FOLDS, _RESAMPLES = 5, 500
+
+
+@dataclass(frozen=True)
+class Calibrations:
+    """Discrimination of the risks, and calibration as published and after recalibration (out of fold).
+
+    died, published, recalibrated: float64 [forecasts whose outcome is known], as `recalibrate` takes and gives them.
+    """
+
+    auroc: Estimate
+    before: dict[str, Estimate]
+    after: dict[str, Estimate]
+    n_deaths: int
+    died: np.ndarray
+    published: np.ndarray
+    recalibrated: np.ndarray
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`go`, `no-go` or `too early`, and each criterion with what was found and whether it was met."""
+
+    verdict: str
+    criteria: list[tuple[str, str, bool]]
+
+
+def judge_risks(pairs: pd.DataFrame) -> Calibrations:
+    """Of forecasts whose outcome is known (columns mortality_risk, died, patient_id); n_deaths counts patients."""
+    known = pairs.dropna(subset=["died"])
+    died, risk = known["died"].to_numpy(float), known["mortality_risk"].to_numpy(float)
+    patients = known["patient_id"].to_numpy()
+    recalibrated = recalibrate(died, risk, patients)
+    return Calibrations(
+        bootstrap_interval(auroc, [died, risk], patients, n=_RESAMPLES),
+        _calibration(died, risk, patients),
+        _calibration(died, recalibrated, patients),
+        int(known.loc[died == 1, "patient_id"].nunique()),
+        died,
+        risk,
+        recalibrated,
+    )
+
+
+def recalibrate(died: np.ndarray, risk: np.ndarray, patients: np.ndarray) -> np.ndarray:
+    """Risks after logistic recalibration (slope and intercept; Cox 1958), each by a fit that never saw the patient,
+    [rows]; NaN where there are too few patients, or one kind of outcome only, to fit one."""
+    recalibrated, x = np.full(len(risk), np.nan), log_odds(risk)[:, None]
+    if len(np.unique(patients)) < _FOLDS:
+        return recalibrated
+    for fitted, held in GroupKFold(_FOLDS).split(x, died, patients):
+        if len(np.unique(died[fitted])) == 2:
+            line = LogisticRegression(C=np.inf).fit(x[fitted], died[fitted])
+            recalibrated[held] = expit(x[held, 0] * line.coef_[0, 0] + line.intercept_[0])
+    return recalibrated
+
+
+def _calibration(died: np.ndarray, risk: np.ndarray, patients: np.ndarray) -> dict[str, Estimate]:
+    return {
+        metric.__name__: bootstrap_interval(metric, [died, risk], patients, n=_RESAMPLES)
+        for metric in (observed_expected, calibration_slope, brier)
+    }
+
+
+def decide(risks: Calibrations, published: float) -> Decision:
+    """Whether the forecasts are fit to be shown, by what was seen in the trial; published: share of hours with a run."""
+    after = {
+        "observed to expected deaths": (risks.after["observed_expected"], OBSERVED_EXPECTED),
+        "calibration slope": (risks.after["calibration_slope"], CALIBRATION_SLOPE),
+    }
+    criteria = [
+        (f"at least {MIN_DEATHS} deaths", str(risks.n_deaths), risks.n_deaths >= MIN_DEATHS),
+        (
+            f"AUROC at least {MIN_AUROC}, its interval above {MIN_AUROC_LOW}",
+            _told(risks.auroc),
+            bool(risks.auroc.value >= MIN_AUROC and risks.auroc.low >= MIN_AUROC_LOW),
+        ),
+        *(
+            (f"{what} after recalibration within {low} to {high}", _told(found), bool(low <= found.value <= high))
+            for what, (found, (low, high)) in after.items()
+        ),
+        (f"at least {MIN_PUBLISHED:.0%} of the hours published", f"{published:.1%}", published >= MIN_PUBLISHED),
+    ]
+    if not criteria[0][2]:
+        return Decision("too early", criteria)
+    return Decision("go" if all(met for _, _, met in criteria) else "no-go", criteria)
+
+
+def _told(found: Estimate) -> str:
+    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
+
+
+def rows_of(risks: Calibrations) -> Mapping[str, tuple[str, str]]:
+    """Metric → as published, after recalibration; for people."""
+    return {name: (_told(risks.before[name]), _told(risks.after[name])) for name in risks.before}

@@ -1,0 +1,1 @@
+"""Fitted forecasters: fit, forecast, explain, save and load."""

@@ -1,0 +1,1 @@
+"""The recurrent network: cells, heads, losses, training and scoring in Keras."""

@@ -1,0 +1,108 @@
+"""Builds the network that a NetworkConfig describes: causal, for any sequence length, to train and to serve."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from rnn_core.contracts.config import NetworkConfig
+from rnn_core.contracts.errors import ContractError
+from rnn_core.network.cells import build_recurrent
+from rnn_core.network.encoding import EveryHour, RunningSummaries
+from rnn_core.network.heads import CompetingRiskHead, build_regression_head
+
+
+def build_network(config: NetworkConfig, *, mixed_precision: bool = False) -> keras.Model:
+    """The untrained network of a config; what it gives depends on the head.
+
+    `competing_risk`: inputs [x, static] or [x] without static features, x [batch, hours, n_channels], static
+    [batch, n_static] -> logits [batch, hours, bins, 2] for `heads.masses`. The logits of an hour depend on that hour
+    and earlier ones only, so padding belongs at the end and needs no mask (none is used: cuDNN then runs the cell).
+    `regression`: inputs x -> [batch, 1], the value that follows the last step.
+
+    `mixed_precision` computes in bfloat16 and keeps weights and the head in float32. Raises ContractError when the
+    config describes no network.
+    """
+    _check_network_config(config)
+    dtype = keras.DTypePolicy("mixed_bfloat16" if mixed_precision else "float32")
+    if config.head == "regression":
+        return _build_series_network(config, dtype)
+    return _build_stay_network(config, dtype)
+
+
+def build_ensemble(members: Sequence[keras.Model]) -> keras.Model:
+    """One model of several networks of the same inputs, which becomes their owner; a single one stays what it is.
+
+    Its outputs are the members' own, one after another; `members_of` gives the networks back, also of a loaded model.
+    """
+    if len(members) == 1:
+        return members[0]
+    for number, member in enumerate(members):
+        member.name = f"member_{number}"
+    inputs = [keras.Input(tensor.shape[1:], name=tensor.name) for tensor in members[0].inputs]
+    return keras.Model(inputs, [member(inputs) for member in members], name="ensemble")
+
+
+def members_of(model: keras.Model) -> tuple[keras.Model, ...]:
+    """The networks of an ensemble, in order; of any other network, itself alone."""
+    return tuple(layer for layer in model.layers if isinstance(layer, keras.Model)) or (model,)
+
+
+def _check_network_config(config: NetworkConfig) -> None:
+    if config.head not in ("regression", "competing_risk"):
+        raise ContractError(f"A network has the head 'regression' or 'competing_risk', not {config.head!r}.")
+    if config.n_channels < 1 or not config.units or min(config.units) < 1:
+        raise ContractError(
+            "A network needs at least one channel and one recurrent layer of at least one unit; found "
+            f"n_channels={config.n_channels}, units={config.units}. Take n_channels from the windows."
+        )
+    if config.head == "competing_risk" and config.wide and not 0 < 3 * config.n_concepts <= config.n_channels:
+        raise ContractError(
+            f"A wide head reads three channels of each concept; found n_concepts={config.n_concepts} and "
+            f"n_channels={config.n_channels}. Take both from the windows, or set wide to False."
+        )
+    if config.head == "regression" and config.n_static:
+        raise ContractError(f"A regression network reads a series alone; set n_static to 0, not {config.n_static}.")
+
+
+def _build_series_network(config: NetworkConfig, dtype: Any) -> keras.Model:
+    x = keras.Input((None, config.n_channels), name="x")
+    hidden = _recurrent_layers(x, config, dtype, every_step=False)
+    return keras.Model(x, build_regression_head(dtype="float32")(hidden), name="series_network")
+
+
+def _build_stay_network(config: NetworkConfig, dtype: Any) -> keras.Model:
+    x = keras.Input((None, config.n_channels), name="x")
+    inputs = [x]
+    seen = keras.layers.Dropout(config.input_dropout, dtype=dtype)(x) if config.input_dropout else x
+    hour = keras.layers.Dense(config.units[0], dtype=dtype, name="embed_hour")(seen)
+    if config.n_static:
+        static = keras.Input((config.n_static,), name="static")
+        inputs.append(static)
+        # Adding the projection to every hour is the same as repeating the features beside every hour's channels.
+        projected = keras.layers.Dense(config.units[0], use_bias=False, dtype=dtype, name="embed_static")(static)
+        hour = keras.layers.Add(dtype=dtype)([hour, keras.layers.Reshape((1, config.units[0]), dtype=dtype)(projected)])
+    hour = keras.layers.Activation("tanh", dtype=dtype)(hour)
+    passed = keras.layers.Dropout(config.embed_dropout, dtype=dtype)(hour) if config.embed_dropout else hour
+    hidden = _recurrent_layers(passed, config, dtype, every_step=True)
+    # The head also sees the hour itself: what was just measured need not pass through the state.
+    parts = [hidden, hour]
+    broken: dict[str, Any] = {}
+    if config.wide:
+        summaries = RunningSummaries(config.n_concepts, dtype="float32", name="summaries")
+        broken = {"n_values": summaries.n_values, "knots": config.knots}
+        parts += [EveryHour(dtype="float32", name="static_hours")([static, x])] if config.n_static else []
+        parts.append(summaries(x))
+    read = keras.layers.Concatenate(dtype="float32" if config.wide else dtype, name="read")(parts)
+    head = CompetingRiskHead(len(config.horizon_edges), **broken, dtype="float32", name="head")
+    return keras.Model(inputs, head(read), name="stay_network")
+
+
+def _recurrent_layers(sequence: Any, config: NetworkConfig, dtype: Any, *, every_step: bool) -> Any:
+    for i, units in enumerate(config.units):
+        last = i == len(config.units) - 1
+        options = {"return_sequences": every_step or not last, "l1": config.l1, "dtype": dtype}
+        sequence = build_recurrent(config.cell, units, name=f"recurrent_{i}", **options)(sequence)
+        if config.dropout:
+            sequence = keras.layers.Dropout(config.dropout, dtype=dtype)(sequence)
+    return sequence

@@ -1,0 +1,374 @@
+"""Fits the stay forecaster: batches of windows of similar length, early stopping, resumable after every epoch."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from rnn_core.contracts.config import ModelConfig, NetworkConfig, TrainConfig
+from rnn_core.contracts.errors import ContractError, DataTooSmallError
+from rnn_core.contracts.frames import Labels, Windows
+from rnn_core.network.build import build_network
+from rnn_core.network.devices import Devices, choose_devices, share_of_replica
+from rnn_core.network.heads import logits_of
+from rnn_core.network.losses import stay_loss
+from rnn_core.series.windows import batch_rows, bucket_lengths, gather_batch
+
+MIN_WINDOWS = 10
+
+# Enough rows for the overall distribution of ends; more would only cost time.
+_MARGINAL_ROWS = 20_000
+
+# One finished epoch as {"epoch", "epochs", "learning_rate", "train_loss", "valid_loss", "seconds"}, epochs from 1.
+EpochRecord = dict[str, float]
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """A fitted network (float32, weights of its best epoch), the config with its data's sizes, and its history."""
+
+    model: keras.Model
+    config: ModelConfig
+    history: tuple[EpochRecord, ...]
+    best_epoch: int
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """Windows to learn from: window, row_weight [windows]; total is the sum of row weights over all rows that count."""
+
+    window: np.ndarray
+    row_weight: np.ndarray
+    total: float
+
+
+def fit_stay_model(
+    windows: Windows,
+    labels: Labels,
+    train_stays: np.ndarray,
+    valid_stays: np.ndarray,
+    config: ModelConfig,
+    *,
+    checkpoint_dir: Path | None = None,
+    warm_from: keras.Model | None = None,
+    progress: Callable[[EpochRecord], None] | None = None,
+    devices: Devices | None = None,
+) -> FittedModel:
+    """Fits a competing-risk network on `train_stays`, bool [stays]; `valid_stays` choose its best epoch.
+
+    The loss is the mean of `losses.stay_loss` over usable scored rows, in which a row of a stay with n such rows counts
+    1/sqrt(n): hours of one stay resemble each other, so neither rows nor stays are the independent unit. AdamW with
+    warm-up and cosine decay (Loshchilov & Hutter, ICLR 2017 and 2019), gradients clipped by their global norm. Training
+    stops after `patience` epochs without a better validation loss and gives back the best weights.
+
+    The same seed gives the same weights on the same kind of CPU. With `checkpoint_dir` every finished epoch is kept in
+    one file there, and the same call on the same data goes on where it was cut off, to the same weights; a checkpoint
+    of other data or another config is not used. `warm_from` starts from the weights of a network of the same shape.
+    `progress` is called after each epoch. `devices`: those of `devices.choose_devices` by default; several give the
+    weights of one to rounding, but for dropout, whose masks each draws for itself.
+
+    Changes the global seeds of Python, numpy and TensorFlow. Raises DataTooSmallError with fewer than `MIN_WINDOWS`
+    windows to train on or none to validate, ContractError when labels, stays or `warm_from` do not fit the windows.
+    """
+    _check_rows(windows, labels, train_stays, valid_stays)
+    train, valid = _make_examples(windows, labels, train_stays), _make_examples(windows, labels, valid_stays)
+    if len(train.window) < MIN_WINDOWS or not len(valid.window):
+        raise DataTooSmallError(
+            f"Training needs at least {MIN_WINDOWS} windows with a known end and validation at least 1; found "
+            f"{len(train.window)} and {len(valid.window)}. Load more finished stays."
+        )
+    sizes = {
+        "n_channels": windows.channels.shape[1],
+        "n_concepts": len(config.window.concepts),
+        "n_static": windows.static.shape[1],
+    }
+    config = replace(config, network=replace(config.network, head="competing_risk", **sizes))
+    keras.utils.set_random_seed(config.train.seed)
+    devices = devices or choose_devices()
+    strategy = devices.strategy()
+    with strategy.scope():
+        model = build_network(config.network, mixed_precision=config.train.mixed_precision and devices.bfloat16)
+        if warm_from is None:
+            model.get_layer("head").bias.assign(logits_of(_marginal_masses(windows, labels, train, config.train.seed)))
+        else:
+            _take_weights(model, warm_from)
+        run = _Run(model, config, windows, labels, train, valid, strategy)
+    checkpoint = None
+    if checkpoint_dir is not None:
+        checkpoint = Path(checkpoint_dir) / "last_epoch.npz"
+        run.restore(checkpoint)
+    while not run.finished:
+        record = run.fit_epoch()
+        if checkpoint is not None:
+            run.save(checkpoint)
+        if progress is not None:
+            progress(record)
+    return FittedModel(run.best_model(), config, tuple(run.history), run.best_epoch)
+
+
+def _check_rows(windows: Windows, labels: Labels, train_stays: np.ndarray, valid_stays: np.ndarray) -> None:
+    n_rows, n_stays = len(windows.channels), len(windows.static)
+    if len(labels.usable) != n_rows:
+        raise ContractError(f"Labels have one row per hour of the windows, {n_rows}; found {len(labels.usable)}.")
+    for stays in (train_stays, valid_stays):
+        if stays.dtype != bool or len(stays) != n_stays:
+            raise ContractError(f"Stays to fit on are marked by one bool each of {n_stays}; found {len(stays)} values.")
+    if overlap := int((train_stays & valid_stays).sum()):
+        raise ContractError(f"No stay may be both in training and in validation; {overlap} are. Split them anew.")
+
+
+def _make_examples(windows: Windows, labels: Labels, stays: np.ndarray) -> _Examples:
+    usable_before = np.concatenate([[0], np.cumsum(labels.usable)])
+    n_rows = usable_before[windows.stop] - usable_before[windows.score_from]
+    window = np.flatnonzero(stays[windows.stay] & (n_rows > 0))
+    rows_of_stay = np.bincount(windows.stay[window], weights=n_rows[window], minlength=len(stays))
+    row_weight = (1.0 / np.sqrt(rows_of_stay[windows.stay[window]])).astype(np.float32)
+    return _Examples(window, row_weight, float((row_weight * n_rows[window]).sum()))
+
+
+def _marginal_masses(windows: Windows, labels: Labels, train: _Examples, seed: int) -> np.ndarray:
+    """The one forecast that fits all training rows best, float64 [bins, 2]: what the head says before it has learned.
+
+    Expectation maximisation for censored and truncated data (Turnbull, J R Stat Soc B 38, 1976, 290-295): a row gives
+    its likelihood's share to each cell, and adds the ends that its delayed entry has hidden. Without it, a set of a
+    hundred stays would spend its few hundred steps on moving the biases.
+    """
+    rows, weight = _labelled_rows(windows, labels, train)
+    if len(rows) > _MARGINAL_ROWS:
+        chosen = np.random.default_rng(seed).choice(len(rows), _MARGINAL_ROWS, replace=False)
+        rows, weight = rows[chosen], weight[chosen]
+    cells = labels.weights.shape[1] * labels.weights.shape[2]
+    seen = labels.weights[rows].reshape(-1, cells).astype(np.float64)
+    entry = labels.entry[rows].reshape(-1, cells).astype(np.float64)
+    p = np.full(cells, 1 / cells)
+    for _ in range(50):
+        share = (weight / (seen @ p)) @ seen
+        hidden = (weight / (entry @ p)) @ (1 - entry)
+        expected = p * (share + hidden) + 0.1 / cells  # a tenth of a row, so that no cell is impossible
+        p = expected / expected.sum()
+    return p.reshape(labels.weights.shape[1:])
+
+
+def _labelled_rows(windows: Windows, labels: Labels, examples: _Examples) -> tuple[np.ndarray, np.ndarray]:
+    first, stop = windows.score_from[examples.window], windows.stop[examples.window]
+    lengths = stop - first
+    rows = np.arange(lengths.sum()) + np.repeat(first - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
+    weight = np.repeat(examples.row_weight.astype(np.float64), lengths)
+    return rows[labels.usable[rows]], weight[labels.usable[rows]]
+
+
+def _take_weights(model: keras.Model, warm_from: keras.Model) -> None:
+    expected, found = [w.shape for w in model.weights], [w.shape for w in warm_from.weights]
+    if expected != found:
+        raise ContractError(
+            "A warm start needs a model with the same cell, units, channels and horizon; "
+            f"the shapes of {sum(a != b for a, b in zip(expected, found, strict=False))} weights differ "
+            f"({len(expected)} weights expected, {len(found)} found). Train from scratch instead."
+        )
+    model.set_weights(warm_from.get_weights())
+
+
+def _make_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator | None) -> list[np.ndarray]:
+    """Positions of windows batch by batch, each batch from one bucket of lengths; shuffled when an `rng` is given."""
+    buckets = bucket_lengths(lengths)
+    batches = []
+    for bucket in np.unique(buckets):
+        members = np.flatnonzero(buckets == bucket)
+        if rng is not None:
+            rng.shuffle(members)
+        batches += [members[i : i + batch_size] for i in range(0, len(members), batch_size)]
+    if rng is not None:
+        rng.shuffle(batches)
+    return batches
+
+
+def _gather(windows: Windows, labels: Labels, examples: _Examples, batch: np.ndarray) -> tuple[np.ndarray, ...]:
+    """x, static, weights, entry, death, row_weight of a batch, padded to its longest window."""
+    window = examples.window[batch]
+    length = int((windows.stop[window] - windows.start[window]).max())
+    x, static, _ = gather_batch(windows, window, length)
+    rows, _, scored = batch_rows(windows, window, length)
+    row_weight = np.where(scored & labels.usable[rows], examples.row_weight[batch][:, None], np.float32(0))
+    return x, static, labels.weights[rows], labels.entry[rows], labels.death[rows], row_weight
+
+
+def _make_optimizer(config: TrainConfig, steps: int) -> keras.optimizers.Optimizer:
+    warmup = round(steps * config.warmup_share)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        config.learning_rate / 100 if warmup else config.learning_rate,
+        max(steps - warmup, 1),
+        alpha=0.01,
+        warmup_target=config.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    return optimizer
+
+
+class _Run:
+    """One training from its first epoch to its last, with all the state that a resumed one needs."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        config: ModelConfig,
+        windows: Windows,
+        labels: Labels,
+        train: _Examples,
+        valid: _Examples,
+        strategy: tf.distribute.Strategy,
+    ) -> None:
+        self.model, self.config, self.windows, self.labels = model, config, windows, labels
+        self.train, self.valid = train, valid
+        self.history: list[EpochRecord] = []
+        self.best_epoch = 0
+        self.best_weights = model.get_weights()
+        self.fingerprint = _fingerprint(config, windows, labels, train, valid, self.best_weights)
+        batches = _make_batches(self._lengths(train), config.train.batch_size, None)
+        self.optimizer = _make_optimizer(config.train, len(batches) * config.train.epochs)
+        self.optimizer.build(model.trainable_variables)
+        # A batch is a sample of the training rows: its sum estimates the whole sum, whatever its lengths.
+        self.normaliser = train.total / len(batches)
+        self._train_step, self._valid_step = _compile_steps(model, self.optimizer, config, self.normaliser, strategy)
+
+    @property
+    def finished(self) -> bool:
+        epoch = len(self.history)
+        return epoch >= self.config.train.epochs or epoch - self.best_epoch >= self.config.train.patience
+
+    def fit_epoch(self) -> EpochRecord:
+        began = perf_counter()
+        epoch = len(self.history)
+        rng = np.random.default_rng((self.config.train.seed, epoch))
+        learning_rate = float(self.optimizer.learning_rate)
+        batches = _make_batches(self._lengths(self.train), self.config.train.batch_size, rng)
+        train_loss = self._total(self._train_step, self.train, batches)
+        batches = _make_batches(self._lengths(self.valid), self.config.train.batch_size, None)
+        valid_loss = self._total(self._valid_step, self.valid, batches)
+        record = {
+            "epoch": epoch + 1,
+            "epochs": self.config.train.epochs,
+            "learning_rate": learning_rate,
+            "train_loss": train_loss / self.train.total,
+            "valid_loss": valid_loss / self.valid.total,
+            "seconds": perf_counter() - began,
+        }
+        if not self.best_epoch or record["valid_loss"] < self.history[self.best_epoch - 1]["valid_loss"]:
+            self.best_epoch = epoch + 1
+            self.best_weights = self.model.get_weights()
+        self.history.append(record)
+        return record
+
+    def best_model(self) -> keras.Model:
+        model = build_network(self.config.network)
+        model.set_weights(self.best_weights)
+        return model
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        state = {"fingerprint": self.fingerprint, "history": self.history, "best_epoch": self.best_epoch}
+        arrays = {f"state_{i}": v.numpy() for i, v in enumerate(self._variables())}
+        arrays |= {f"best_{i}": w for i, w in enumerate(self.best_weights)}
+        partial = path.with_name(f"{path.name}.partial")
+        with partial.open("wb") as file:
+            np.savez(file, run=np.array(json.dumps(state)), **arrays)
+        partial.replace(path)
+
+    def restore(self, path: Path) -> None:
+        if not path.exists():
+            return
+        with np.load(path) as saved:
+            state = json.loads(str(saved["run"]))
+            if state["fingerprint"] != self.fingerprint:
+                return
+            for i, variable in enumerate(self._variables()):
+                variable.assign(saved[f"state_{i}"])
+            self.best_weights = [saved[f"best_{i}"] for i in range(len(self.best_weights))]
+        self.history, self.best_epoch = state["history"], state["best_epoch"]
+
+    def _variables(self) -> list[Any]:
+        # `variables` of a model holds the states of its dropout seeds beside its weights.
+        return [*self.model.variables, *self.optimizer.variables]
+
+    def _lengths(self, examples: _Examples) -> np.ndarray:
+        return self.windows.stop[examples.window] - self.windows.start[examples.window]
+
+    def _total(self, step: Callable[..., Any], examples: _Examples, batches: list[np.ndarray]) -> float:
+        # Read only at the end, so that an accelerator need not wait for the next batch to be gathered.
+        losses = [step(*_gather(self.windows, self.labels, examples, batch)) for batch in batches]
+        return sum(float(loss) for loss in losses)
+
+
+def _compile_steps(
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    config: ModelConfig,
+    normaliser: float,
+    strategy: tf.distribute.Strategy,
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The compiled steps; both give the sum of row losses. One graph each serves all lengths.
+
+    Gradients are clipped by their global norm after those of all devices were added. The optimizer adds once more what
+    each of them holds, so each gives it an equal part of the clipped sum.
+    """
+    replicas = strategy.num_replicas_in_sync
+    network: NetworkConfig = config.network
+    cells = (None, None, len(network.horizon_edges), 2)
+    shapes = [(None, None, network.n_channels), (None, network.n_static), cells, cells, (None, None), (None, None)]
+    signature = [tf.TensorSpec(shape, tf.float32) for shape in shapes]
+
+    def row_losses(x: Any, static: Any, *labels: Any, training: bool) -> Any:
+        logits = model([x, static][: len(model.inputs)], training=training)
+        return stay_loss(logits, *labels, config.train.death_weight)
+
+    def learn(*share: Any) -> Any:
+        with tf.GradientTape() as tape:
+            loss = row_losses(*share, training=True)
+            objective = loss / normaliser + sum(model.losses) / replicas
+        gradients = tape.gradient(objective, model.trainable_variables)
+        if replicas > 1:
+            gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        gradients, _ = tf.clip_by_global_norm(gradients, config.train.clip_norm)
+        optimizer.apply([gradient / replicas for gradient in gradients], model.trainable_variables)
+        return loss
+
+    def look(*share: Any) -> Any:
+        return row_losses(*share, training=False)
+
+    def compiled(step: Callable[..., Any]) -> Callable[..., Any]:
+        @tf.function(input_signature=signature, autograph=False)
+        def on_all(*batch: Any) -> Any:
+            def on_one() -> Any:
+                number = tf.distribute.get_replica_context().replica_id_in_sync_group
+                return step(*share_of_replica(batch, number, replicas))
+
+            return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(on_one), axis=None)
+
+        return on_all
+
+    return compiled(learn), compiled(look)
+
+
+def _fingerprint(
+    config: ModelConfig,
+    windows: Windows,
+    labels: Labels,
+    train: _Examples,
+    valid: _Examples,
+    first_weights: list[np.ndarray],
+) -> str:
+    """Tells whether a checkpoint belongs to this training: same config, data, split and starting weights."""
+    digest = hashlib.blake2b(json.dumps(config.to_json()).encode(), digest_size=16)
+    arrays = [windows.channels, windows.static, windows.start, windows.stop, windows.score_from]
+    arrays += [labels.weights, labels.entry, labels.death, labels.usable, train.window, valid.window, *first_weights]
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return digest.hexdigest()

@@ -1,0 +1,218 @@
+"""Plots of forecasts as SVG text: the same numbers give the same text, and no plot shows a single patient."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from rnn_core.statistics.bootstrap import Estimate
+
+# Okabe and Ito: told apart with any kind of colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+_GREY = "#777777"
+_DECILES = 10
+_WIDTH = 4.6
+_STYLE = {
+    "svg.hashsalt": "icu-forecast",
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "axes.titlesize": 9,
+}
+
+
+def roc_plot(y: np.ndarray, risks: Mapping[str, np.ndarray]) -> str:
+    """Receiver operating characteristic: sensitivity against false alarms, one line per name."""
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":")
+        for colour, (name, risk) in _coloured(risks):
+            axes.plot(*roc_curve(y, risk, drop_intermediate=True)[:2], color=colour, label=name, linewidth=1.2)
+        _label(axes, "1 - specificity", "sensitivity")
+
+    return _figure(draw, empty=not _both_classes(y))
+
+
+def precision_recall_plot(y: np.ndarray, risks: Mapping[str, np.ndarray]) -> str:
+    """Positive predictivity against sensitivity; dotted: the share of events, which guessing reaches."""
+
+    def draw(axes: Axes) -> None:
+        axes.axhline(y.mean(), color=_GREY, linewidth=0.8, linestyle=":")
+        for colour, (name, risk) in _coloured(risks):
+            precision, recall, _ = precision_recall_curve(y, risk, drop_intermediate=True)
+            axes.plot(recall, precision, color=colour, label=name, linewidth=1.2)
+        axes.set_ylim(0, 1)
+        _label(axes, "sensitivity", "positive predictivity")
+
+    return _figure(draw, empty=not _both_classes(y))
+
+
+def calibration_plot(y: np.ndarray, risks: Mapping[str, np.ndarray]) -> str:
+    """Observed share in each tenth of the forecasts, with its 95 % Wilson interval, against their mean risk."""
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":")
+        top = 0.0
+        for colour, (name, risk) in _coloured(risks):
+            groups = np.array_split(np.argsort(risk, kind="stable"), _DECILES)
+            told, seen = (np.array([values[group].mean() for group in groups]) for values in (risk, y))
+            low, high = _wilson(seen, np.array([len(group) for group in groups]))
+            bars = np.maximum([seen - low, high - seen], 0)
+            axes.errorbar(
+                told, seen, bars, color=colour, label=name, marker="o", markersize=3, linewidth=1, elinewidth=0.8
+            )
+            top = max(top, told.max(), high.max())
+        axes.set_xlim(0, min(1, top * 1.03))
+        axes.set_ylim(0, min(1, top * 1.03))
+        _label(axes, "forecast risk of death", "observed share of deaths")
+
+    return _figure(draw, empty=not _both_classes(y))
+
+
+def decision_curve_plot(thresholds: np.ndarray, curves: Mapping[str, np.ndarray]) -> str:
+    """Net benefit per 100 patients against the risk at which one would act."""
+
+    def draw(axes: Axes) -> None:
+        axes.axhline(0, color=_GREY, linewidth=0.8, linestyle=":")
+        for colour, (name, curve) in _coloured(curves):
+            axes.plot(thresholds, 100 * curve, color=colour, label=name, linewidth=1.2)
+        axes.set_ylim(bottom=-1)
+        _label(axes, "risk at which one acts", "net benefit per 100 patients")
+
+    return _figure(draw, empty=not curves)
+
+
+def coverage_plot(levels: np.ndarray, observed: Mapping[str, np.ndarray]) -> str:
+    """Share of ends inside the central interval of each level; on the dotted line the forecast keeps its word."""
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":")
+        for colour, (name, shares) in _coloured(observed):
+            axes.plot(levels, shares, color=colour, label=name, marker="o", markersize=3, linewidth=1.2)
+        _label(axes, "level of the interval", "share of ends inside")
+
+    return _figure(draw, empty=not observed)
+
+
+def learning_curves_plot(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """Loss per epoch: dashed on what was learned from, solid on what was left out, a dot at its least."""
+
+    def draw(axes: Axes) -> None:
+        for colour, (name, history) in _coloured(histories):
+            epochs = [record["epoch"] for record in history]
+            valid = np.array([record["valid_loss"] for record in history], dtype=float)
+            axes.plot(epochs, [r["train_loss"] for r in history], color=colour, linestyle="--", linewidth=0.9)
+            axes.plot(epochs, valid, color=colour, label=name, linewidth=1.2)
+            if np.isfinite(valid).any():
+                best = int(np.nanargmin(valid))
+                axes.plot(epochs[best], valid[best], "o", color=colour, markersize=4)
+        _label(axes, "epoch", "loss")
+
+    return _figure(draw, empty=not any(len(history) for history in histories.values()))
+
+
+def interval_plot(estimates: Mapping[str, Estimate], label: str, reference: float | None = None) -> str:
+    """One value with its interval per name, top to bottom."""
+    known = {name: estimate for name, estimate in estimates.items() if np.isfinite(estimate.value)}
+
+    def draw(axes: Axes) -> None:
+        if reference is not None:
+            axes.axvline(reference, color=_GREY, linewidth=0.8, linestyle=":")
+        for place, e in enumerate(known.values()):
+            axes.plot(e.value, place, "o", color=COLOURS[0], markersize=4)
+            if np.isfinite(e.low):
+                axes.plot([e.low, e.high], [place, place], color=COLOURS[0], linewidth=1.2)
+        axes.set_yticks(range(len(known)), list(known))
+        axes.invert_yaxis()
+        axes.set_xlabel(label)
+
+    # Room for the longest name, beside which the values would otherwise have none.
+    width = _WIDTH + 0.06 * max(max(map(len, known), default=0) - 20, 0)
+    return _figure(draw, empty=not known, legend=False, width=width, height=0.5 + 0.24 * max(len(known), 4))
+
+
+def heat_plot(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], limit: float) -> str:
+    """A matrix [rows, columns] as colours from 0 (white) to `limit` and beyond, with its numbers; NaN is left grey."""
+
+    def draw(axes: Axes) -> None:
+        axes.set_facecolor("#eeeeee")
+        axes.imshow(np.ma.masked_invalid(values), cmap="Oranges", vmin=0, vmax=limit, aspect="auto")
+        for (row, column), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                colour = "white" if value > 0.7 * limit else "black"
+                axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+        axes.set_yticks(range(len(rows)), list(rows))
+        axes.set_xticks(range(len(columns)), list(columns))
+
+    return _figure(draw, empty=values.size == 0, legend=False, height=0.6 + 0.2 * max(len(rows), 4))
+
+
+def day_plot(counts: Mapping[str, np.ndarray], days: np.ndarray, label: str) -> str:
+    """One stepped line per name over `days`, datetime64[D] [n]; counts [n] each."""
+
+    def draw(axes: Axes) -> None:
+        for colour, (name, values) in _coloured(counts):
+            axes.step(days, values, where="mid", color=colour, label=name, linewidth=1.2)
+        axes.set_ylim(bottom=0)
+        axes.tick_params(axis="x", rotation=30)
+        _label(axes, "", label)
+
+    return _figure(draw, empty=len(days) == 0)
+
+
+def bar_plot(values: Mapping[str, float], label: str) -> str:
+    """One horizontal bar per name, top to bottom, with its number."""
+    known = {name: value for name, value in values.items() if np.isfinite(value)}
+
+    def draw(axes: Axes) -> None:
+        bars = axes.barh(range(len(known)), list(known.values()), color=COLOURS[0])
+        axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
+        axes.set_yticks(range(len(known)), list(known))
+        axes.set_ylim(len(known) - 0.4, -0.6)
+        axes.set_xlabel(label)
+
+    return _figure(draw, empty=not known, legend=False, height=0.5 + 0.2 * max(len(known), 4))
+
+
+def _coloured(lines: Mapping[str, object]):
+    return zip((COLOURS * 3)[: len(lines)], lines.items(), strict=True)
+
+
+def _both_classes(y: np.ndarray) -> bool:
+    return len(np.unique(y)) == 2
+
+
+def _wilson(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    z = 1.96
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    return centre - half, centre + half
+
+
+def _label(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+
+
+def _figure(draw, *, empty: bool, legend: bool = True, width: float = _WIDTH, height: float = 3.4) -> str:
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.add_subplot()
+        if empty:
+            axes.text(0.5, 0.5, "no data", ha="center", va="center", color=_GREY)
+            axes.set_axis_off()
+        else:
+            draw(axes)
+            if legend:
+                figure.legend(loc="outside lower center", ncols=3)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,1 @@
+"""From observations to what a model reads: hourly grid, scaling, windows, labels, splits."""

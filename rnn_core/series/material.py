@@ -1,0 +1,74 @@
+"""What a fit or a judgement works on: stays as known at one time, their windows, and the labels of the hours that are served."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rnn_core.contracts.config import ModelConfig, Sampling, WindowConfig
+from rnn_core.contracts.frames import Grid, Labels, Windows
+from rnn_core.contracts.known import Known
+from rnn_core.series.grid import make_grid
+from rnn_core.series.labels import make_labels
+from rnn_core.series.scaling import Scaler
+from rnn_core.series.windows import make_windows
+
+# Metrics are taken every so many hours of a stay: neighbouring hours say nearly the same.
+JUDGE_EVERY_HOURS = 6
+
+
+@dataclass(frozen=True)
+class Material:
+    """Windows and labels of stays, made with one scaler; labels are usable where a forecast would have been served."""
+
+    known: Known
+    windows: Windows
+    labels: Labels
+    known_until: np.ndarray
+
+    @property
+    def stay_of_row(self) -> np.ndarray:
+        """int64 [hours], the stay that a row belongs to."""
+        return np.repeat(np.arange(len(self.known.stays)), np.diff(self.windows.offsets))
+
+    def hour_of_row(self, row: np.ndarray) -> np.ndarray:
+        """Prediction hours since the stay's first, from 1, of absolute rows."""
+        return row - self.windows.offsets[self.stay_of_row[row]] + 1
+
+    def is_judged(self, row: np.ndarray) -> np.ndarray:
+        """Of absolute rows, those every `JUDGE_EVERY_HOURS` hours of which an outcome can be known, bool [n]."""
+        return self.labels.usable[row] & (self.hour_of_row(row) % JUDGE_EVERY_HOURS == 0)
+
+
+def make_material(known: Known, grid: Grid, scaler: Scaler, config: ModelConfig, sampling: Sampling) -> Material:
+    """Windows and labels of `known`, whose `grid` is that of `make_served_grid`."""
+    until = known_until(known, config.window)
+    windows = make_windows(grid, known.stays, scaler, config.window)
+    labels = make_labels(
+        windows, known.stays, config.network.horizon_edges, sampling.delayed_entry_hours, known.as_of, known_until=until
+    )
+    return Material(known, windows, _where_served(labels, windows, config.window), until)
+
+
+def make_served_grid(known: Known, window: WindowConfig, sampling: Sampling) -> Grid:
+    """The grid up to the hour in which a forecast would be refused as stale, or in which the data end by design."""
+    until = known.last_heard + _hours(window.stale_hours)
+    if np.isfinite(sampling.data_hours):
+        until = np.minimum(until, known.intime + _hours(sampling.data_hours))
+    return make_grid(known.stays, known.observations, known.as_of, until=until)
+
+
+def known_until(known: Known, window: WindowConfig) -> np.ndarray:
+    """Until when an open stay is known to have gone on, datetime64[us] [stays]: its last observation, or `as_of` where
+    that is fresh. Silence is no proof of presence: a feed that broke off would otherwise teach endless stays."""
+    fresh = known.as_of - known.last_heard <= _hours(window.stale_hours)
+    return np.where(fresh, np.datetime64(known.as_of, "us"), known.last_heard)
+
+
+def _where_served(labels: Labels, windows: Windows, window: WindowConfig) -> Labels:
+    """Hours in which a forecast is refused for want of data are neither learned from nor judged."""
+    enough = windows.n_observations >= window.min_observations
+    return replace(labels, usable=labels.usable & enough & (windows.hours_since_last <= window.stale_hours))
+
+
+def _hours(hours: float) -> np.timedelta64:
+    return np.timedelta64(round(hours * 3600), "s")

@@ -1,0 +1,144 @@
+"""What turns values into numbers of one size for the network: fitted on training stays, saved in the artifact."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from rnn_core.contracts.concepts import BY_NAME, CONCEPTS, NAMES, bounds
+from rnn_core.contracts.errors import ContractError
+from rnn_core.contracts.frames import ADMISSION_TYPES, SEXES, UNIT_TYPES, Grid
+
+# Plausible ranges of the static numbers; what lies outside counts as missing.
+STATIC_RANGES: dict[str, tuple[float, float]] = {
+    "age_years": (0.0, 120.0),
+    "height_cm": (BY_NAME["height"].low, BY_NAME["height"].high),
+    "weight_kg": (BY_NAME["weight"].low, BY_NAME["weight"].high),
+}
+_CATEGORIES: dict[str, tuple[str, ...]] = {"sex": SEXES, "admission_type": ADMISSION_TYPES, "unit_type": UNIT_TYPES}
+
+STATIC_NAMES: tuple[str, ...] = (
+    *STATIC_RANGES,
+    *(f"{name}_missing" for name in STATIC_RANGES),
+    *(f"{column}_{level}" for column, levels in _CATEGORIES.items() for level in levels),
+)
+
+# Scaled values are cut here: beyond four deviations the network is told "extreme", not how extreme.
+CLIP = 4.0
+
+_LOG_SCALE = np.array([concept.log_scale for concept in CONCEPTS])
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """Centre and spread of every concept (after log1p where `Concept.log_scale`) and of every static feature.
+
+    center, scale: float32 [concepts], in the order of `concepts.NAMES`.
+    static_center, static_scale: float32 [static features], in the order of `STATIC_NAMES`; 0 and 1 for indicators.
+    clip: scaled values lie in [-clip, clip].
+    """
+
+    center: np.ndarray
+    scale: np.ndarray
+    static_center: np.ndarray
+    static_scale: np.ndarray
+    clip: float = CLIP
+
+    def scale_values(self, values: np.ndarray, concept: np.ndarray) -> np.ndarray:
+        """Values in concept units, each with the position of its concept, to scaled float32; NaN stays NaN."""
+        scaled = (_transform(values, concept) - self.center[concept]) / self.scale[concept]
+        return np.clip(scaled, -self.clip, self.clip)
+
+    def scale_static(self, static_raw: np.ndarray) -> np.ndarray:
+        """`static_features` [stays, k] to what the network reads: missing numbers become 0, their mask tells."""
+        scaled = (static_raw - self.static_center) / self.static_scale
+        return np.nan_to_num(np.clip(scaled, -self.clip, self.clip), nan=0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists and names; `from_json` gives back the same bits."""
+        return {
+            "concepts": list(NAMES),
+            "center": self.center.tolist(),
+            "scale": self.scale.tolist(),
+            "static": list(STATIC_NAMES),
+            "static_center": self.static_center.tolist(),
+            "static_scale": self.static_scale.tolist(),
+            "clip": self.clip,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """Raises ContractError where the scaler was fitted for other features, or another order, than this code has."""
+        for key, names in (("concepts", NAMES), ("static", STATIC_NAMES)):
+            if tuple(data[key]) != names:
+                raise ContractError(
+                    f"The saved scaler has {len(data[key])} {key} features, this version has {len(names)}, and their "
+                    "names or order differ; score with the version that trained the model, or train again."
+                )
+        arrays = ("center", "scale", "static_center", "static_scale")
+        return cls(**{name: np.array(data[name], dtype=np.float32) for name in arrays}, clip=float(data["clip"]))
+
+
+def static_features(stays: pd.DataFrame) -> np.ndarray:
+    """What is known of a stay at admission, float32 [stays, len(STATIC_NAMES)], not yet scaled.
+
+    Numbers (NaN where missing or outside `STATIC_RANGES`), a 0/1 mask that says they are missing, and one 0/1 column
+    per level of sex, admission type and unit type; an unknown level is all zeros.
+    """
+    numbers = [_number(stays[name], *bounds) for name, bounds in STATIC_RANGES.items()]
+    missing = [np.isnan(column) for column in numbers]
+    levels = [
+        stays[column].eq(level).fillna(False).to_numpy(dtype=bool)
+        for column, names in _CATEGORIES.items()
+        for level in names
+    ]
+    return np.column_stack([*numbers, *missing, *levels]).astype(np.float32)
+
+
+def fit_scaler(grid: Grid, static_raw: np.ndarray, stay_rows: np.ndarray) -> Scaler:
+    """Mean and standard deviation over the observed cells of the training stays, and of their static numbers.
+
+    static_raw: `static_features` of all stays of the grid. stay_rows: int [n], row numbers of the training stays.
+    A feature that training never saw is centred in its plausible range and scaled so that the range maps to [-2, 2];
+    one that hardly varied (spread under a hundredth of that scale) keeps its mean and takes that scale.
+    """
+    in_training = np.zeros(grid.n_stays, dtype=bool)
+    in_training[stay_rows] = True
+    rows = np.flatnonzero(np.repeat(in_training, grid.lengths))
+    positions = np.arange(len(NAMES))
+    low, high = (_transform(bound, positions) for bound in bounds())
+    fitted = [
+        _center_and_scale(_transform(_known(grid.last[rows, c]), c), low[c], high[c]) for c in positions
+    ]  # one concept at a time, so that no copy of the whole grid is made
+    numbers = [
+        _center_and_scale(_known(static_raw[in_training, i]), *STATIC_RANGES[name])
+        for i, name in enumerate(STATIC_RANGES)
+    ]
+    indicators = [(0.0, 1.0)] * (len(STATIC_NAMES) - len(STATIC_RANGES))
+    center, scale = np.array(fitted, dtype=np.float32).T.copy()
+    static_center, static_scale = np.array(numbers + indicators, dtype=np.float32).T.copy()
+    return Scaler(center, scale, static_center, static_scale)
+
+
+def _transform(values: np.ndarray, concept: np.ndarray) -> np.ndarray:
+    """float32; log1p where the concept has a long right tail."""
+    values = np.asarray(values, dtype=np.float32)
+    return np.where(_LOG_SCALE[concept], np.log1p(np.maximum(values, 0)), values)
+
+
+def _known(column: np.ndarray) -> np.ndarray:
+    return column[~np.isnan(column)]
+
+
+def _center_and_scale(values: np.ndarray, low: float, high: float) -> tuple[float, float]:
+    range_scale = (float(high) - float(low)) / 4
+    if not len(values):
+        return (float(high) + float(low)) / 2, range_scale
+    spread = float(values.std(dtype=np.float64))
+    return float(values.mean(dtype=np.float64)), spread if spread > range_scale / 100 else range_scale
+
+
+def _number(column: pd.Series, low: float, high: float) -> np.ndarray:
+    values = pd.to_numeric(column).to_numpy(dtype=np.float64, na_value=np.nan)
+    return np.where((values >= low) & (values <= high), values, np.nan)

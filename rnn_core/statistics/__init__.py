@@ -1,0 +1,1 @@
+"""Forecast distributions, metrics with intervals, calibration: plain arrays, no network."""

@@ -1,0 +1,217 @@
+"""Makes forecasts agree with what was observed, on held-out stays, without contradicting themselves.
+
+Both steps rescale the masses of the joint distribution and every published column is read from it afterwards. The first
+moves the risk of death, the second the time of the end given how it ends; neither touches what the other sets, so they
+commute. Few patients move a forecast little: a prior holds each step near the identity, and rows count per patient.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import minimize
+from scipy.special import expit, logit
+
+from rnn_core.contracts.errors import ContractError
+from rnn_core.statistics.bootstrap import group_codes
+from rnn_core.statistics.distribution import check_masses, mortality_risk, rescale_deaths
+from rnn_core.statistics.metrics import log_odds
+
+# Standard deviations of the normal priors around the identity (slope 1, intercept 0; logarithms of both time powers 0).
+# About twenty deaths weigh as much as they do; with a handful most of the forecast stays as it was.
+SLOPE_SD, INTERCEPT_SD, POWER_SD = 0.25, 0.5, 0.25
+# The same for the change of slope and intercept with each doubling of the elapsed stay.
+SLOPE_CHANGE_SD, INTERCEPT_CHANGE_SD = 0.1, 0.2
+
+# Elapsed hours at which slope and intercept are what they say, and between which they change.
+REFERENCE_HOURS = 24.0
+_HOURS_BOUNDS = (4.0, 168.0)
+
+# A falling map would turn the order of the patients around; powers beyond these bounds empty whole bins.
+SLOPE_BOUNDS = (0.05, 20.0)
+POWER_BOUNDS = (0.1, 10.0)
+
+# Hourly rows of one stay are near-copies; more rows than this only take time in the fit of the two powers.
+MAX_TIME_ROWS = 20_000
+
+
+@dataclass(frozen=True)
+class PlattCalibration:
+    """logit(calibrated risk of death) = intercept + slope * logit(risk) (Platt 1999), both changing with the elapsed stay.
+
+    slope, intercept: after `REFERENCE_HOURS` in the unit. slope_per_doubling, intercept_per_doubling: added with each
+    doubling of the elapsed hours: early forecasts, made on little, are the more overconfident. The slope stays above 0,
+    so that patients seen at one hour keep their order.
+    """
+
+    slope: float = 1.0
+    intercept: float = 0.0
+    slope_per_doubling: float = 0.0
+    intercept_per_doubling: float = 0.0
+
+    def calibrate(self, risk: ArrayLike, elapsed_hours: ArrayLike = REFERENCE_HOURS) -> np.ndarray:
+        """Calibrated risks of the same shape; 0 and 1 stay what they are."""
+        doublings = _doublings(elapsed_hours)
+        slope = np.maximum(self.slope + self.slope_per_doubling * doublings, SLOPE_BOUNDS[0])
+        intercept = self.intercept + self.intercept_per_doubling * doublings
+        return expit(intercept + slope * logit(np.asarray(risk, dtype=np.float64)))
+
+    def apply(self, masses: ArrayLike, elapsed_hours: ArrayLike = REFERENCE_HOURS) -> np.ndarray:
+        """The forecasts with their calibrated risk of death, [rows, bins, 2]; each cause keeps its times."""
+        masses = check_masses(masses)
+        return rescale_deaths(masses, self.calibrate(mortality_risk(masses), elapsed_hours))
+
+    def stretched(self, factor: float, centre: float) -> "PlattCalibration":
+        """The same with calibrated log-odds `factor` times as far from `centre`."""
+        return PlattCalibration(
+            self.slope * factor,
+            self.intercept * factor + (1 - factor) * centre,
+            self.slope_per_doubling * factor,
+            self.intercept_per_doubling * factor,
+        )
+
+
+def _doublings(elapsed_hours: ArrayLike) -> np.ndarray:
+    return np.log2(np.clip(np.asarray(elapsed_hours, dtype=np.float64), *_HOURS_BOUNDS) / REFERENCE_HOURS)
+
+
+@dataclass(frozen=True)
+class TimeCalibration:
+    """Distribution of the time to the end, given how it ends: F becomes 1 - (1 - F^early)^late, for both causes alike.
+
+    The distribution function of Kumaraswamy (1980), a closed-form stand-in for that of the beta distribution. Powers
+    below 1 widen the forecast, above 1 narrow it; early < late brings ends nearer, early > late puts them off.
+    """
+
+    early: float = 1.0
+    late: float = 1.0
+
+    def apply(self, masses: ArrayLike) -> np.ndarray:
+        """The forecasts with their calibrated times, [rows, bins, 2]; each keeps its risk of death."""
+        masses = check_masses(masses)
+        total = masses.sum(axis=1, keepdims=True)
+        # A power below 1 would blow rounding errors at 0 and 1 up into probabilities.
+        cdf = np.round(np.cumsum(masses, axis=1) / np.where(total > 0, total, 1.0), 12)
+        with np.errstate(divide="ignore"):
+            calibrated = -np.expm1(self.late * np.log1p(-(cdf**self.early)))
+        return np.diff(calibrated, axis=1, prepend=0.0) * total
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Both steps; as built it changes nothing."""
+
+    mortality: PlattCalibration = field(default_factory=PlattCalibration)
+    time: TimeCalibration = field(default_factory=TimeCalibration)
+
+    @classmethod
+    def identity(cls) -> Self:
+        return cls()
+
+    def apply(self, masses: ArrayLike, elapsed_hours: ArrayLike = REFERENCE_HOURS) -> np.ndarray:
+        """Calibrated forecasts, [rows, bins, 2], of stays that have lasted so many hours, [rows] or one number."""
+        return self.time.apply(self.mortality.apply(masses, elapsed_hours))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        return cls(PlattCalibration(**data["mortality"]), TimeCalibration(**data["time"]))
+
+
+def fit_calibration(
+    masses: ArrayLike,
+    death: ArrayLike,
+    weights: ArrayLike,
+    entry: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    elapsed_hours: ArrayLike = REFERENCE_HOURS,
+) -> Calibration:
+    """Both steps, fitted on held-out forecasts.
+
+    Arguments as in `fit_mortality_calibration` and `fit_time_calibration`.
+    """
+    masses = check_masses(masses)
+    mortality = fit_mortality_calibration(mortality_risk(masses), death, groups, elapsed_hours)
+    calibrated = mortality.apply(masses, elapsed_hours)
+    return Calibration(mortality, fit_time_calibration(calibrated, weights, entry, groups))
+
+
+def fit_mortality_calibration(
+    mortality_risk: ArrayLike,
+    death: ArrayLike,
+    groups: ArrayLike | None = None,
+    elapsed_hours: ArrayLike = REFERENCE_HOURS,
+) -> PlattCalibration:
+    """Slope and intercept of the log-odds of death, and their change with time, by penalised maximum likelihood.
+
+    mortality_risk: forecast, [rows]. death: 1, 0 or NaN where not known (left out), [rows].
+    groups: patient ids, [rows]; all rows of a patient together count as one, by default every row does.
+    elapsed_hours: length of the stay at each forecast, [rows] or one number.
+
+    The penalty is a normal prior, slope ~ N(1, SLOPE_SD²), intercept ~ N(0, INTERCEPT_SD²), changes ~ N(0,
+    SLOPE_CHANGE_SD²) and N(0, INTERCEPT_CHANGE_SD²): without any row the result is the identity, and it leaves it as
+    patients of both outcomes come in.
+    """
+    risk, death = np.asarray(mortality_risk, dtype=np.float64), np.asarray(death, dtype=np.float64)
+    known = ~(np.isnan(risk) | np.isnan(death))
+    share = _shares(groups, known)
+    x, y = log_odds(risk[known]), death[known]
+    doublings = np.broadcast_to(_doublings(elapsed_hours), risk.shape)[known]
+    design = np.stack([x, np.ones(len(x)), x * doublings, doublings])
+    centre = np.array([1.0, 0.0, 0.0, 0.0])
+    precision = np.array([SLOPE_SD, INTERCEPT_SD, SLOPE_CHANGE_SD, INTERCEPT_CHANGE_SD]) ** -2.0
+
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        eta, away = parameters @ design, parameters - centre
+        value = share @ (np.logaddexp(0, eta) - y * eta) + precision @ away**2 / 2
+        return value, design @ (share * (expit(eta) - y)) + precision * away
+
+    bounds = [SLOPE_BOUNDS, (None, None), (None, None), (None, None)]
+    fit = minimize(loss, centre, method="L-BFGS-B", jac=True, bounds=bounds)
+    return PlattCalibration(*fit.x.tolist())
+
+
+def fit_time_calibration(
+    masses: ArrayLike, weights: ArrayLike, entry: ArrayLike | None = None, groups: ArrayLike | None = None
+) -> TimeCalibration:
+    """Both powers by penalised maximum likelihood, so that ends fall below each quantile as often as it says.
+
+    masses: forecasts, [rows, bins, 2].
+    weights, entry: what is known of the end, as in `frames.Labels`, [rows, bins, 2]: the likelihood of a row is
+        (weights . masses) / (entry . masses), which respects intervals, open stays and delayed entry. Rows without any
+        weight say nothing and are left out.
+    groups: patient ids, [rows]; all rows of a patient together count as one, by default every row does.
+
+    The penalty is a normal prior on the logarithm of both powers, N(0, POWER_SD²).
+    """
+    masses, weights = check_masses(masses), np.asarray(weights)
+    entry = np.ones(masses.shape, np.float32) if entry is None else np.asarray(entry)
+    if weights.shape != masses.shape or entry.shape != masses.shape:
+        raise ContractError(
+            f"Masses, weights and entry have one shape; found {masses.shape}, {weights.shape} and {entry.shape}."
+        )
+    told = (weights.max(axis=(1, 2), initial=0.0) > 0) & (entry.max(axis=(1, 2), initial=0.0) > 0)
+    rows = np.flatnonzero(told)
+    if len(rows) > MAX_TIME_ROWS:
+        rows = np.sort(np.random.default_rng(0).choice(rows, MAX_TIME_ROWS, replace=False))
+    share = _shares(groups, np.isin(np.arange(len(masses)), rows))
+    masses, weights, entry = masses[rows], weights[rows], entry[rows]
+
+    def loss(log_powers: np.ndarray) -> float:
+        calibrated = TimeCalibration(*np.exp(log_powers)).apply(masses)
+        # A row that the forecast held impossible stays so under any power; the floor keeps it from hiding the others.
+        likelihood, condition = (np.einsum("rbc,rbc->r", w, calibrated) for w in (weights, entry))
+        penalty = (log_powers**2).sum() / (2 * POWER_SD**2)
+        return penalty - share @ (np.log(np.maximum(likelihood, 1e-12)) - np.log(np.maximum(condition, 1e-12)))
+
+    fit = minimize(loss, [0.0, 0.0], method="L-BFGS-B", bounds=[tuple(np.log(POWER_BOUNDS))] * 2)
+    return TimeCalibration(*np.exp(fit.x).tolist())
+
+
+def _shares(groups: ArrayLike | None, keep: np.ndarray) -> np.ndarray:
+    """Weight of each kept row, so that those of one group sum to 1."""
+    codes = group_codes(groups, keep)
+    return 1.0 / np.bincount(codes)[codes]

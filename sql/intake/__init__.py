@@ -1,0 +1,1 @@
+"""From a source database to canonical tables: adapter, reading, landing, casting, checks."""

@@ -1,0 +1,172 @@
+"""A source's adapter: a folder of SELECTs in that database's own dialect, a concept map, and what it promises."""
+
+import csv
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import yaml
+from psycopg import sql
+
+from rnn_core.contracts.concepts import BY_NAME
+from rnn_core.contracts.config import Sampling
+from rnn_core.contracts.errors import ContractError
+
+_FOLDER = Path(__file__).resolve().parents[1] / "sources"
+_ONE_SCHEMA = {"schema": "public"}
+
+
+@dataclass(frozen=True)
+class MappedVariable:
+    """One line of concept_map.csv: value in the concept's unit = value * scale + offset; no concept: not used on purpose."""
+
+    variable: str
+    unit: str
+    concept: str | None
+    scale: float
+    offset: float
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A source as its folder describes it, and where this installation has it.
+
+    schemas: the schema that each placeholder of the SELECTs stands for.
+    local_times: times carry no zone; they and the bounds of a read are on the clock of `timezone`.
+    shift_days: added to every time that is read, where dates were moved into the future to hide whose they are.
+    """
+
+    name: str
+    title: str
+    licence: str
+    ends_at: str
+    sampling: Sampling
+    availability: str
+    dialects: tuple[str, ...]
+    tables: dict[str, list[str]]
+    units: dict[str, int | None]
+    stays_sql: str
+    observations_sql: str
+    concept_map: tuple[MappedVariable, ...]
+    schemas: Mapping[str, str] = field(default_factory=lambda: dict(_ONE_SCHEMA))
+    local_times: bool = False
+    timezone: str = "UTC"
+    shift_days: int = 0
+    read_timeout_minutes: float = 60.0
+
+    def relations(self) -> Iterator[tuple[str, str, list[str]]]:
+        """Schema, table and columns of all that the SELECTs read; a table of source.yaml may name its schema before a dot."""
+        for name, columns in self.tables.items():
+            *schema, table = name.split(".")
+            yield self.schemas[schema[0] if schema else "schema"], table, columns
+
+    def schemas_on(self, dialect: str) -> dict[str, str]:
+        """The schema per placeholder where a source is as published: SQLite has but one, main; DuckDB has it for public."""
+        return {
+            name: "main" if dialect == "sqlite" or (dialect, schema) == ("duckdb", "public") else schema
+            for name, schema in self.schemas.items()
+        }
+
+    def grants(self, role: str) -> list[str]:
+        """Statements (PostgreSQL) that let `role` select what the SELECTs read, and nothing else."""
+        name = sql.Identifier(role)
+        lines = [
+            sql.SQL("grant usage on schema {} to {};").format(sql.Identifier(schema), name)
+            for schema in dict.fromkeys(schema for schema, _, _ in self.relations())
+        ]
+        lines += [
+            sql.SQL("grant select ({}) on {} to {};").format(
+                sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(schema, table), name
+            )
+            for schema, table, columns in self.relations()
+        ]
+        return [line.as_string() for line in lines]
+
+    def line_of(self, variable: str, unit: str) -> MappedVariable | None:
+        """The line of the map for a variable in a unit: that very unit before any unit, and the line for all variables only
+        for one that no other line names."""
+        lines = self._lines
+        if (line := lines.get((variable, unit)) or lines.get((variable, "*"))) is None and variable not in self._named:
+            line = lines.get(("*", "*"))
+        return line
+
+    @cached_property
+    def _lines(self) -> dict[tuple[str, str], MappedVariable]:
+        return {(line.variable, line.unit): line for line in self.concept_map}
+
+    @cached_property
+    def _named(self) -> set[str]:
+        return {line.variable for line in self.concept_map}
+
+    def items(self) -> list[int]:
+        """The numbers that variables of the map begin with, for SELECTs that enter a large table by the items it needs."""
+        numbers = (re.match(r"\d+", line.variable) for line in self.concept_map)
+        return sorted({int(number[0]) for number in numbers if number})
+
+
+def adapter_names() -> list[str]:
+    """Every source this installation knows, by the name of its folder."""
+    return sorted(path.parent.name for path in _FOLDER.glob("*/source.yaml"))
+
+
+def load_adapter(name: str) -> Adapter:
+    """Read and check the folder of a source; raises ContractError with the line to mend."""
+    folder = _FOLDER / name
+    if not (folder / "source.yaml").is_file():
+        raise ContractError(f"There is no source called {name!r}; known are {', '.join(adapter_names())}.")
+    promises = yaml.safe_load((folder / "source.yaml").read_text())
+    schemas = promises.get("schemas") or dict(_ONE_SCHEMA)
+    return Adapter(
+        name=name,
+        title=promises["title"],
+        licence=promises["licence"],
+        ends_at=promises["ends_at"],
+        sampling=Sampling(
+            float(promises.get("delayed_entry_hours", 0)), float(promises.get("data_hours", float("inf")))
+        ),
+        availability=promises["availability"],
+        dialects=tuple(promises.get("dialects", ["postgresql"])),
+        tables=promises["tables"],
+        units=promises.get("units") or {},
+        stays_sql=_read_select(folder / "stays.sql", schemas),
+        observations_sql=_read_select(folder / "observations.sql", schemas),
+        concept_map=_read_concept_map(folder / "concept_map.csv"),
+        schemas=schemas,
+        local_times=bool(promises.get("local_times", False)),
+        shift_days=int(promises.get("shift_days", 0)),
+    )
+
+
+def _read_select(path: Path, schemas: Mapping[str, str]) -> str:
+    sql = path.read_text()
+    for needed in (":since", ":until"):
+        if needed not in sql:
+            raise ContractError(
+                f"{path.parent.name}/{path.name} needs {needed}; a read is bounded by what was known when."
+            )
+    if not any(f"{{{name}}}." in sql for name in schemas):
+        raise ContractError(
+            f"{path.parent.name}/{path.name} needs a schema before its tables: {{{'}, {'.join(schemas)}}}."
+        )
+    return sql
+
+
+def _read_concept_map(path: Path) -> tuple[MappedVariable, ...]:
+    rows, seen = [], set()
+    with path.open(newline="") as file:
+        for number, row in enumerate(csv.DictReader(file), start=2):
+            place = f"{path.parent.name}/concept_map.csv, line {number}"
+            concept = row["concept"] or None
+            if concept and concept not in BY_NAME:
+                raise ContractError(f"{place}: {concept!r} is no concept of rnn_core/contracts/concepts.py.")
+            if (key := (row["variable"], row["unit"])) in seen:
+                raise ContractError(f"{place}: variable and unit stand there already.")
+            seen.add(key)
+            try:
+                scale, offset = float(row["scale"] or 1), float(row["offset"] or 0)
+            except ValueError:
+                raise ContractError(f"{place}: scale and offset are numbers.") from None
+            rows.append(MappedVariable(row["variable"], row["unit"], concept, scale, offset))
+    return tuple(rows)

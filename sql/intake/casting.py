@@ -1,0 +1,189 @@
+"""Casts a batch's landed text into the typed tables that the checks read: times, numbers, concepts, duplicates ranked."""
+
+import json
+from datetime import datetime
+
+from sqlalchemy import Connection, text
+
+from rnn_core.contracts.concepts import CONCEPTS
+from sql.intake.adapter import MappedVariable
+
+_STAY_TIMES = ("available_at", "intime", "outtime", "hospital_intime", "hospital_outtime", "died_at")
+_STAY_NUMBERS = ("end_precision_hours", "age_years", "height_cm", "weight_kg")
+_STAY_TEXTS = ("stay_id", "patient_id", "unit", "unit_type", "outcome", "ends_at", "sex", "admission_type")
+# A table of a batch lives for seconds and is analysed when it is written; a background worker only holds up its end.
+OWN_CARE = "with (autovacuum_enabled = off)"
+STAY_COLUMNS = _STAY_TEXTS + _STAY_TIMES + _STAY_NUMBERS
+
+
+def cast_stays(connection: Connection, *, source: str, as_of: datetime, landed: str, checked: str) -> None:
+    """Create `checked` with a row per row of `landed`; what cannot be read is null and counted in the row.
+
+    `row_id` is the place of the landed row (its ctid): a batch's landing tables are written once and never changed.
+    """
+    typed = _typed_columns(connection, landed)
+    columns = [
+        *_STAY_TEXTS,
+        *_casts(typed, _STAY_TIMES, "timestamptz"),
+        *_casts(typed, _STAY_NUMBERS, "float8"),
+        _unreadable(typed, _STAY_TIMES, "timestamptz") + " as unreadable_times",
+        _unreadable(typed, _STAY_NUMBERS, "float8") + " as unreadable_numbers",
+        "md5(to_jsonb(l)::text) as content_hash",
+    ]
+    statement = (
+        f"create unlogged table {checked} {OWN_CARE} as select l.ctid as row_id, cast(:source as text) as source,"
+        f" cast(:as_of as timestamptz) as as_of, {', '.join(columns)} from {landed} l"
+    )
+    connection.execute(text(statement), {"source": source, "as_of": as_of})
+    connection.exec_driver_sql(f"analyze {checked}")
+
+
+def cast_observations(
+    connection: Connection,
+    *,
+    source: str,
+    as_of: datetime,
+    landed: str,
+    checked: str,
+    stays: str,
+    concept_map: tuple[MappedVariable, ...],
+    suspect: str,
+) -> None:
+    """Create `checked` with a row per row of `landed`: the value in the concept's unit, and what the checks ask about it.
+
+    stays: the checked stays of the same batch, which count as known beside those taken over before.
+    suspect: the SQL condition that some check of the suite holds against a row. The column of that name is true for
+    those, and has an index, so that the checks look at few rows instead of reading the batch once each.
+    """
+    meanings = {
+        "map": json.dumps(
+            [
+                {"variable": m.variable, "unit": m.unit, "concept": m.concept, "scale": m.scale, "shift": m.offset}
+                for m in concept_map
+            ]
+        ),
+        "concepts": json.dumps([{"concept": c.name, "low": c.low, "high": c.high} for c in CONCEPTS]),
+    }
+    times = ", ".join(_casts(_typed_columns(connection, landed), ("observed_at", "available_at"), "timestamptz"))
+    names = {"landed": landed, "checked": checked, "stays": stays, "times": times, "suspect": suspect, "care": OWN_CARE}
+    connection.execute(text(_MEANINGS.format(**names)), meanings)
+    connection.execute(text(_UNKNOWN_STAYS.format(**names)), {"source": source})
+    connection.exec_driver_sql("analyze meaning, unknown_stay")
+    connection.execute(text(_CAST_OBSERVATIONS.format(**names)), {"as_of": as_of})
+    connection.exec_driver_sql(f"analyze {checked}")
+    _rank_duplicates(connection, checked)
+    connection.execute(text(_FIND_TAKEN.format(**names)), {"source": source})
+    connection.exec_driver_sql(f"create index on {checked} (row_id) where suspect")
+
+
+def _rank_duplicates(connection: Connection, checked: str) -> None:
+    connection.exec_driver_sql("set local enable_hashagg = off")
+    connection.exec_driver_sql(_REPEATED.format(checked=checked))
+    connection.exec_driver_sql("set local enable_hashagg = on")
+    connection.exec_driver_sql("analyze repeated")
+    connection.exec_driver_sql(_PLACE_REPEATED.format(checked=checked))
+
+
+def _typed_columns(connection: Connection, landed: str) -> set[str]:
+    """Columns that landed as times, not as text."""
+    query = text(
+        "select attname from pg_attribute where attrelid = cast(:relation as regclass)"
+        " and attnum > 0 and atttypid = 'timestamptz'::regtype"
+    )
+    return set(connection.execute(query, {"relation": landed}).scalars())
+
+
+def _casts(typed: set[str], columns: tuple[str, ...], kind: str) -> list[str]:
+    """Expressions that give each landed column in the type `kind`, null where it cannot be read."""
+    return [
+        f"l.{c}" if c in typed else f"case when pg_input_is_valid(l.{c}, '{kind}') then l.{c}::{kind} end as {c}"
+        for c in columns
+    ]
+
+
+def _unreadable(typed: set[str], columns: tuple[str, ...], kind: str) -> str:
+    """An expression that counts the columns of a row that hold something, but nothing readable."""
+    untyped = [c for c in columns if c not in typed]
+    return " + ".join(f"(l.{c} is not null and not pg_input_is_valid(l.{c}, '{kind}'))::int" for c in untyped) or "0"
+
+
+# Looked up once per variable and unit that landed; a line for the very unit is preferred over one for any unit (*).
+_MEANINGS = """
+create temporary table meaning on commit drop as
+with map as materialized (
+    select * from jsonb_to_recordset(cast(:map as jsonb))
+        as m (variable text, unit text, concept text, scale float8, shift float8)
+), range as materialized (
+    select * from jsonb_to_recordset(cast(:concepts as jsonb)) as c (concept text, low float8, high float8)
+), rule as materialized (
+    select map.*, range.low, range.high from map left join range using (concept)
+)
+select seen.variable, seen.unit, named.variable is not null as known_variable,
+    coalesce(this.concept, any_unit.concept) as concept,
+    coalesce(this.scale, any_unit.scale, 1) as scale, coalesce(this.shift, any_unit.shift, 0) as shift,
+    coalesce(this.low, any_unit.low) as low, coalesce(this.high, any_unit.high) as high
+from (select distinct variable, unit from {landed}) seen
+left join rule this on this.variable = seen.variable and this.unit = seen.unit
+left join rule any_unit on any_unit.variable = seen.variable and any_unit.unit = '*'
+left join (select distinct variable from map) named on named.variable = seen.variable
+"""
+
+_UNKNOWN_STAYS = """
+create temporary table unknown_stay on commit drop as
+select distinct stay_id from {landed}
+except select stay_id from icu.stay_version where source = :source
+except select stay_id from {stays} where intime is not null and available_at is not null and patient_id <> ''
+"""
+
+# A number so large or small that the conversion would overflow is no number: one such value must not stop the batch.
+# The offsets keep the planner from casting a value again wherever it is named.
+_CAST_OBSERVATIONS = """
+create unlogged table {checked} {care} as
+with cast_row as (
+    select l.row_id, l.stay_id, l.variable is null or btrim(l.variable) = '' as variable_is_missing,
+        coalesce(m.known_variable, false) as known_variable, m.concept, m.low, m.high, l.observed_at, l.available_at,
+        case when l.number = 0 or abs(l.number) between 1e-100 and 1e100 or not abs(l.number) < 'Infinity'
+            then l.number * m.scale + m.shift
+        end as number,
+        l.value_is_missing, l.stay_id is not null and unknown_stay.stay_id is null as known_stay,
+        l.available_at > cast(:as_of as timestamptz) as after_slot, 1::smallint as place, null::float8 as taken_value
+    from (
+        select l.ctid as row_id, l.stay_id, l.variable, l.unit, {times},
+            case when pg_input_is_valid(l.value, 'float8') then l.value::float8 end as number,
+            l.value is null or btrim(l.value) = '' as value_is_missing
+        from {landed} l offset 0
+    ) l
+    left join meaning m on m.variable = l.variable and m.unit is not distinct from l.unit
+    left join unknown_stay on unknown_stay.stay_id = l.stay_id
+    offset 0
+)
+select *, coalesce({suspect}, false) as suspect from cast_row
+"""
+
+# Rank the rows that share a key, smallest value first. Only rows that are sound otherwise take part, so that a wrong
+# row never pushes out a right one. Equal hashes, found by a sort, which is faster here than a hash table of all keys,
+# name the few rows that are ranked; an update by itself could not use several processors for that.
+_KEY_HASH = "hash_record_extended((stay_id, concept, observed_at, available_at), 0)"
+_REPEATED = f"""
+create temporary table repeated on commit drop as
+select ctid as checked_row, row_number() over (
+    partition by stay_id, concept, observed_at, available_at order by number, row_id
+) as place
+from {{checked}} where not suspect and {_KEY_HASH} in (
+    select key_hash from (select {_KEY_HASH} as key_hash from {{checked}} where not suspect) keys
+    group by key_hash having count(*) > 1
+)
+"""
+_PLACE_REPEATED = """
+update {checked} as c set place = repeated.place, suspect = true
+from repeated where c.ctid = repeated.checked_row and repeated.place > 1
+"""
+
+# A statement of its own, over analysed tables, and not a condition of the append: a statement that looks for each row in
+# the table that it fills itself takes hours once the planner believes that table empty.
+_FIND_TAKEN = """
+update {checked} as c set taken_value = o.value, suspect = c.suspect or o.value is distinct from c.number
+from icu.observation o
+where o.source = :source and o.stay_id = c.stay_id and o.concept = c.concept
+    and o.observed_at = c.observed_at and o.available_at = c.available_at
+"""

@@ -1,0 +1,451 @@
+"""One batch from a source into the canonical tables: land as text, cast and map, check, then take over in one transaction."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.schema import AddConstraint, DropConstraint
+
+from rnn_core.contracts.errors import SourceError
+from sql.intake import casting, quality
+from sql.intake.adapter import Adapter
+from sql.intake.reading import read_observations, read_stays
+from sql.intake.retention import purged_until
+from sql.store.copy import copy_arrow
+from sql.store.schema import landing_observation, landing_stay, observation
+
+# Earlier than any record, later than PostgreSQL's and Python's own limits.
+BEGINNING = datetime.fromisoformat("1800-01-01T00:00:00+00:00")
+OVERLAP = timedelta(hours=48)
+RELATIONS = ("stay", "observation")
+
+# A first load hashes millions of rows; with the default of 4 MB that goes through the disk.
+# Of a batch's own tables the planner need not know more than their size and what is rare in them.
+_ROOM_TO_SORT = (
+    "set local work_mem = '256MB'; set local maintenance_work_mem = '256MB'; set local default_statistics_target = 20"
+)
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class Batch:
+    """A batch on its way; the tables it owns in `landing` are dropped with it."""
+
+    batch_id: int
+    source: str
+    as_of: datetime
+    since: dict[str, datetime]
+    rows_landed: dict[str, int] = field(default_factory=dict)
+    unmapped: Counter = field(default_factory=Counter)
+
+    def landed(self, relation: str) -> str:
+        return f"landing.{relation}_{self.batch_id}"
+
+    def checked(self, relation: str) -> str:
+        return f"landing.{relation}_{self.batch_id}_checked"
+
+
+@dataclass(frozen=True)
+class BatchCounts:
+    batch_id: int
+    stays_read: int
+    stays_added: int
+    observations_read: int
+    observations_added: int
+    quarantined: int
+    unmapped: dict[str, int]
+    watermark: datetime | None
+
+
+def begin_batch(
+    engine: Engine, source: str, as_of: datetime, *, reconcile: bool = False, overlap: timedelta = OVERLAP
+) -> Batch:
+    """Open a batch; what a dead one left behind is marked abandoned and cleared.
+
+    Each relation is read from its own watermark less `overlap` on: one that stays away while the other goes on is read
+    from where it stopped. To reconcile, and as long as nothing was ever taken over from it, from the beginning, or from
+    where rows were purged.
+    """
+    with engine.begin() as connection:
+        dead = connection.execute(
+            text(
+                "update icu.batch set status = 'abandoned' where source = :source and status = 'running' returning batch_id"
+            ),
+            {"source": source},
+        ).scalars()
+        for batch_id in dead:
+            _drop_tables(connection, batch_id)
+        watermarks = connection.execute(text(_WATERMARKS), {"source": source}).one()
+        beginning = purged_until(connection, source) or BEGINNING
+        since = {
+            relation: beginning if reconcile or watermark is None else watermark - overlap
+            for relation, watermark in zip(RELATIONS, watermarks, strict=True)
+        }
+        batch_id = connection.execute(
+            text(
+                "insert into icu.batch (source, as_of, read_since) values (:source, :as_of, :since) returning batch_id"
+            ),
+            {"source": source, "as_of": as_of, "since": min(since.values())},
+        ).scalar_one()
+    return Batch(batch_id, source, as_of, since)
+
+
+def read_watermark(connection: Connection, source: str) -> datetime | None:
+    """Greatest available_at that was ever taken over from `source`: what the data are known up to."""
+    return connection.execute(
+        text(f"select greatest(stays, observations) from ({_WATERMARKS}) w"), {"source": source}
+    ).scalar()
+
+
+def fail_batch(engine: Engine, batch: Batch, error: str) -> None:
+    """Mark the batch failed with its sentence and clear its landing tables."""
+    with engine.begin() as connection:
+        _drop_tables(connection, batch.batch_id)
+        connection.execute(
+            text("update icu.batch set status = 'failed', error = :error where batch_id = :id"),
+            {"error": error, "id": batch.batch_id},
+        )
+
+
+def land(engine: Engine, batch: Batch, adapter: Adapter, source_engine: Engine, progress: Progress) -> None:
+    """Copy what became available into this batch's landing tables and commit: Great Expectations reads committed rows."""
+    for relation, read, template in (
+        ("stay", read_stays, landing_stay),
+        ("observation", read_observations, landing_observation),
+    ):
+        columns = [c.name for c in template.columns]
+        batches = _read_ahead(read(adapter, source_engine, batch.since[relation], batch.as_of))
+        if relation == "observation":
+            batches = _without_unmapped(batches, adapter, batch.unmapped)
+        with engine.begin() as connection:
+            target = batch.landed(relation)
+            connection.exec_driver_sql(f"create unlogged table {target} (like {template.fullname}) {casting.OWN_CARE}")
+            rows = _with_typed_times(connection, target, _as_text(batches, columns))
+            batch.rows_landed[relation] = copy_arrow(connection, target, _reporting(rows, relation, progress))
+            if relation == "observation":
+                batch.rows_landed[relation] += _land_again(connection, batch, columns)
+
+
+def _land_again(connection: Connection, batch: Batch, columns: list[str]) -> int:
+    """Land the rows that wait in quarantine for a stay of this batch; later ones the source has just given again."""
+    target, names = batch.landed("observation"), ", ".join(columns)
+    waiting = _WAITING.format(stays=batch.landed("stay"))
+    statement = text(
+        f"insert into {target} ({names}) select {', '.join(f'r.{c}' for c in columns)}"
+        f" from quality.quarantine q, jsonb_populate_record(null::{target}, q.row) r where {waiting}"
+    )
+    until = min(batch.since["observation"], batch.as_of)
+    return connection.execute(statement, {"source": batch.source, "until": until}).rowcount
+
+
+def _read_ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same batches, each fetched while the one before it is written, so that neither database waits for the other."""
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(next, batches, None)
+        while (rows := ahead.result()) is not None:
+            ahead = pool.submit(next, batches, None)
+            yield rows
+
+
+def _as_text(batches: Iterator[pa.RecordBatch], columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Every column but times as text, so that a bad value lands instead of breaking the copy; the copy writes times."""
+    for rows in batches:
+        if missing := [name for name in columns if name not in rows.schema.names]:
+            raise SourceError(
+                f"The adapter's SELECT gives no column {', '.join(missing)}; see docs/your-own-database.md."
+            )
+        arrays = [rows.column(name) for name in columns]
+        texts = [a if pa.types.is_timestamp(a.type) else a.cast(pa.string()) for a in arrays]
+        yield pa.RecordBatch.from_arrays(texts, columns)
+
+
+def _with_typed_times(
+    connection: Connection, target: str, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Times that the source itself types land typed: they cannot be malformed, and text would be parsed twice more."""
+    first = next(batches, None)
+    if first is None:
+        return
+    for column in first.schema:
+        if pa.types.is_timestamp(column.type):
+            connection.exec_driver_sql(
+                f"alter table {target} alter {column.name} type timestamptz using {column.name}::timestamptz"
+            )
+    yield first
+    yield from batches
+
+
+def _without_unmapped(
+    batches: Iterator[pa.RecordBatch], adapter: Adapter, unmapped: Counter
+) -> Iterator[pa.RecordBatch]:
+    """Count, and leave out, variables that the map knows and does not use; `*` without a concept leaves out all others."""
+    concepts: dict[str, set[str | None]] = {}
+    for line in adapter.concept_map:
+        concepts.setdefault(line.variable, set()).add(line.concept)
+    unused = pa.array([v for v, found in concepts.items() if found == {None} and v != "*"], pa.string())
+    everything_else = concepts.pop("*", None) == {None}
+    known = pa.array(list(concepts), pa.string())
+    for rows in batches:
+        variable = rows.column("variable").cast(pa.string())
+        drop = pc.is_in(variable, value_set=unused)
+        if everything_else:
+            drop = pc.or_(drop, pc.invert(pc.is_in(variable, value_set=known)))
+        for entry in pc.value_counts(variable.filter(drop)).to_pylist():
+            unmapped[entry["values"] or ""] += entry["counts"]
+        yield rows.filter(pc.invert(drop))
+
+
+def _reporting(batches: Iterator[pa.RecordBatch], relation: str, progress: Progress) -> Iterator[pa.RecordBatch]:
+    done, told = 0, 0
+    for rows in batches:
+        yield rows
+        done += rows.num_rows
+        if done - told >= 500_000:
+            told = done
+            progress(f"{done:,} {relation} rows landed")
+
+
+def cast_and_map(engine: Engine, batch: Batch, adapter: Adapter) -> None:
+    """Build the typed tables that the checks read, one row per landed row, and commit."""
+    names = {"source": batch.source, "as_of": batch.as_of}
+    stays, observations = batch.checked("stay"), batch.checked("observation")
+    with engine.begin() as connection:
+        connection.exec_driver_sql(_ROOM_TO_SORT)
+        casting.cast_stays(connection, landed=batch.landed("stay"), checked=stays, **names)
+        casting.cast_observations(
+            connection,
+            landed=batch.landed("observation"),
+            checked=observations,
+            stays=stays,
+            concept_map=adapter.concept_map,
+            suspect=quality.any_fault("observation"),
+            **names,
+        )
+
+
+def check(engine: Engine, batch: Batch) -> dict[str, list[quality.CheckOutcome]]:
+    """Validate both relations; the counts are kept even where a critical check then stops the batch (QualityError)."""
+    outcomes = {r: quality.validate(engine, r, batch.checked(r)) for r in RELATIONS}
+    with engine.begin() as connection:
+        for relation, found in outcomes.items():
+            quality.record(
+                connection,
+                found,
+                suite=relation,
+                source=batch.source,
+                batch_id=batch.batch_id,
+                rows_checked=batch.rows_landed[relation],
+            )
+    for found in outcomes.values():
+        quality.require_no_critical(found)
+    return outcomes
+
+
+def take_over(
+    engine: Engine, batch: Batch, outcomes: dict[str, list[quality.CheckOutcome]], beds: dict[str, int | None]
+) -> BatchCounts:
+    """The one transaction: quarantine, append, move the watermark, clear the landing. All of it or nothing."""
+    with engine.begin() as connection:
+        connection.exec_driver_sql(_ROOM_TO_SORT)
+        rejected_stays = _quarantine(connection, batch, "stay", outcomes["stay"])
+        stays = _append(connection, batch, "stay")
+        if rejected_stays:
+            outcomes["observation"] = _without_rejected_stays(connection, batch, outcomes["observation"])
+        _release(connection, batch)
+        _quarantine(connection, batch, "observation", outcomes["observation"])
+        with _key_built_at_once(connection):
+            observations = _append(connection, batch, "observation")
+        connection.execute(text(_NAME_UNITS), {"source": batch.source, "beds": json.dumps(beds)})
+        counts = _finish(connection, batch, stays, observations)
+    return counts
+
+
+@contextmanager
+def _key_built_at_once(connection: Connection) -> Iterator[None]:
+    """Build the key of icu.observation after a first load: in half the time, and nobody waits for an empty table.
+
+    The empty table is begun anew, so that a server without replicas (wal_level minimal) need not log what is put there.
+    """
+    is_first = _is_owner(connection) and _claim_empty_table(connection)
+    if is_first:
+        connection.exec_driver_sql("truncate icu.observation")
+        connection.execute(DropConstraint(observation.primary_key, isolate_from_table=False))
+    yield
+    if is_first:
+        connection.execute(AddConstraint(observation.primary_key, isolate_from_table=False))
+
+
+def _is_owner(connection: Connection) -> bool:
+    """Whether this user may change the table; one that has the rows alone (sql/roles.sql) loads with the key in place."""
+    query = "select pg_has_role(relowner, 'usage') from pg_class where oid = 'icu.observation'::regclass"
+    return connection.execute(text(query)).scalar_one()
+
+
+def _claim_empty_table(connection: Connection) -> bool:
+    """Whether icu.observation has no row; if so, nobody else reads or writes it until this transaction ends.
+
+    The lock that a look takes is let go before the whole table is asked for, since two first loads that both kept it
+    would wait for each other. Whoever had to wait looks again: the other has filled the table meanwhile.
+    """
+    return _looks_empty(connection, "access share", keep=False) and _looks_empty(
+        connection, "access exclusive", keep=True
+    )
+
+
+def _looks_empty(connection: Connection, lock: str, *, keep: bool) -> bool:
+    """Whether icu.observation has no row, under a lock that is kept only where it has none and `keep` says so."""
+    look = connection.begin_nested()
+    connection.exec_driver_sql(f"lock table icu.observation in {lock} mode")
+    empty = connection.execute(text("select not exists (select from icu.observation)")).scalar_one()
+    if empty and keep:
+        look.commit()
+    else:
+        look.rollback()
+    return empty
+
+
+def _append(connection: Connection, batch: Batch, relation: str) -> int:
+    statement = text(_APPEND[relation].format(checked=batch.checked(relation)))
+    return connection.execute(statement, {"batch_id": batch.batch_id, "source": batch.source}).rowcount
+
+
+def _release(connection: Connection, batch: Batch) -> None:
+    """Take from quarantine what waited for a stay that is now accepted: the batch holds those rows, landed again."""
+    waiting = _WAITING.format(stays=batch.checked("stay"))
+    connection.execute(
+        text(f"delete from quality.quarantine q where {waiting}"), {"source": batch.source, "until": batch.as_of}
+    )
+
+
+def _finish(connection: Connection, batch: Batch, stays: int, observations: int) -> BatchCounts:
+    """Move the watermarks, write the counts and clear the landing."""
+    quarantined = connection.execute(
+        text("select count(*) from quality.quarantine where batch_id = :batch_id and disposition = 'rejected'"),
+        {"batch_id": batch.batch_id},
+    ).scalar_one()
+    newest = {
+        f"newest_{relation}": connection.execute(
+            text(f"select max(available_at) from {batch.checked(relation)}")
+        ).scalar()
+        for relation in RELATIONS
+    }
+    watermark = connection.execute(
+        text(_MOVE_WATERMARKS),
+        newest
+        | {
+            "source": batch.source,
+            "batch_id": batch.batch_id,
+            "as_of": batch.as_of,
+            "stays_read": batch.rows_landed["stay"],
+            "stays_added": stays,
+            "observations_read": batch.rows_landed["observation"],
+            "observations_added": observations,
+            "quarantined": quarantined,
+            "unmapped": json.dumps(dict(batch.unmapped)),
+        },
+    ).scalar()
+    _drop_tables(connection, batch.batch_id)
+    return BatchCounts(
+        batch.batch_id,
+        batch.rows_landed["stay"],
+        stays,
+        batch.rows_landed["observation"],
+        observations,
+        quarantined,
+        dict(batch.unmapped),
+        watermark,
+    )
+
+
+def _quarantine(connection: Connection, batch: Batch, relation: str, outcomes: list[quality.CheckOutcome]) -> int:
+    return quality.quarantine(
+        connection,
+        outcomes,
+        relation=relation,
+        checked=batch.checked(relation),
+        landed=batch.landed(relation),
+        source=batch.source,
+        batch_id=batch.batch_id,
+    )
+
+
+def _without_rejected_stays(
+    connection: Connection, batch: Batch, outcomes: list[quality.CheckOutcome]
+) -> list[quality.CheckOutcome]:
+    """A stay rejected in this very batch is known to no observation; the check that says so ran before it was."""
+    orphans = connection.execute(
+        text(
+            f"update {batch.checked('observation')} as o set known_stay = false, suspect = true where known_stay and not exists ("
+            " select 1 from icu.stay_version v where v.source = :source and v.stay_id = o.stay_id)"
+        ),
+        {"source": batch.source},
+    ).rowcount
+    return [replace(o, passed=o.passed and not (orphans and o.check.name == "unknown_stay")) for o in outcomes]
+
+
+def _drop_tables(connection: Connection, batch_id: int) -> None:
+    for relation in RELATIONS:
+        connection.exec_driver_sql(
+            f"drop table if exists landing.{relation}_{batch_id}_checked, landing.{relation}_{batch_id}"
+        )
+
+
+_WATERMARKS = """
+select max(stays_watermark) as stays, max(observations_watermark) as observations
+from icu.batch where source = :source and status = 'done'
+"""
+
+# Observations in quarantine for want of a stay that {stays} holds. The condition on the time stands in a case, since
+# rows that are there for other reasons may have none.
+_WAITING = """
+q.source = :source and q.relation = 'observation' and q.check_name = 'unknown_stay'
+and q.row ->> 'stay_id' in (select stay_id from {stays})
+and case when pg_input_is_valid(q.row ->> 'available_at', 'timestamptz')
+    then (q.row ->> 'available_at')::timestamptz <= :until end
+"""
+
+_COLUMNS = ", ".join(casting.STAY_COLUMNS)
+
+# What is left of the batch has distinct keys, and no other ingest of the source is at work, so no conflict is possible
+# among observations; "on conflict" would take twice as long, since it writes each row in two steps.
+_APPEND = {
+    "stay": f"insert into icu.stay_version (source, batch_id, {_COLUMNS})"
+    f" select :source, :batch_id, {_COLUMNS} from {{checked}} on conflict do nothing",
+    "observation": "insert into icu.observation (source, stay_id, concept, observed_at, available_at, value, batch_id)"
+    " select :source, stay_id, concept, observed_at, available_at, number, :batch_id from {checked} where taken_value is null",
+}
+
+_NAME_UNITS = """
+insert into icu.unit (source, unit, beds)
+select distinct source, unit, (cast(:beds as jsonb) ->> unit)::int from icu.stay_version
+where source = :source and unit is not null
+union select :source, name, beds::int from jsonb_each_text(cast(:beds as jsonb)) b (name, beds)
+on conflict (source, unit) do update set beds = coalesce(excluded.beds, icu.unit.beds)
+"""
+
+# greatest() and least() pass over nulls: a relation without rows keeps the watermark it has.
+_MOVE_WATERMARKS = f"""
+with before as ({_WATERMARKS}), batch as (
+    select cast(:newest_stay as timestamptz) as stays, cast(:newest_observation as timestamptz) as observations
+), moved as (
+    select greatest(before.stays, case when batch.stays is not null then least(batch.stays, :as_of) end) as stays,
+        greatest(
+            before.observations, case when batch.observations is not null then least(batch.observations, :as_of) end
+        ) as observations
+    from before, batch
+)
+update icu.batch set
+    status = 'done', ingested_at = clock_timestamp(), stays_read = :stays_read, stays_added = :stays_added,
+    observations_read = :observations_read, observations_added = :observations_added, quarantined = :quarantined,
+    unmapped = cast(:unmapped as jsonb), stays_watermark = moved.stays, observations_watermark = moved.observations,
+    watermark = greatest(moved.stays, moved.observations)
+from moved where batch_id = :batch_id returning watermark
+"""

@@ -1,0 +1,1 @@
+"""Reads and writes of canonical data, runs, forecasts and models."""

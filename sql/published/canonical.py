@@ -1,0 +1,185 @@
+"""Reads as of a time: stays, observations, the lengths of stay of a unit, and forecasts beside what happened."""
+
+import json
+from datetime import UTC, datetime
+
+import adbc_driver_postgresql.dbapi as adbc
+import numpy as np
+import pandas as pd
+from psycopg.sql import Literal
+from sqlalchemy import Engine, text
+
+from rnn_core.contracts.concepts import NAMES
+from rnn_core.contracts.config import WindowConfig
+from rnn_core.contracts.frames import STAY_COLUMNS, Observations, check_stays
+from sql.store.engine import libpq_uri
+
+_TIMES = ("intime", "outtime", "hospital_intime", "hospital_outtime", "died_at")
+
+
+def read_stays(
+    engine: Engine,
+    source: str,
+    as_of: datetime,
+    *,
+    only_open: bool = False,
+    only_sound: bool = False,
+    ingested_by: datetime | None = None,
+) -> pd.DataFrame:
+    """Stays as known at `as_of`, one row each, ordered by (intime, stay_id), with the columns of STAY_COLUMNS and `sound`.
+
+    sound: False where the stay audit, by what was known at `as_of`, finds times of the stay that contradict each other.
+    only_sound: without those. only_open: stays whose end was not known then; the audit judges ends, so it is left out
+    and the frame has no column `sound`, unless only_sound asks for it.
+    ingested_by: what the tables held then, to reproduce a past run.
+    """
+    columns, conditions, audit = [f"s.{c}" for c in STAY_COLUMNS], ["s.source = :source"], ""
+    if only_open:
+        conditions.append("s.outtime is null and s.outcome is null")
+    if only_sound or not only_open:
+        columns.append("faulty.stay_id is null as sound")
+        audit = (
+            " left join (select distinct source, stay_id from quality.stay_audit_at(:as_of, :ingested_by)) faulty"
+            " on faulty.source = s.source and faulty.stay_id = s.stay_id"
+        )
+    if only_sound:
+        conditions.append("faulty.stay_id is null")
+    query = text(
+        f"select {', '.join(columns)} from icu.stay_at(:as_of, :ingested_by) s{audit}"
+        f" where {' and '.join(conditions)} order by s.intime, s.stay_id"
+    )
+    bound = {"source": source, "as_of": as_of, "ingested_by": ingested_by or datetime.max.replace(tzinfo=UTC)}
+    with engine.connect() as connection:
+        frame = pd.read_sql_query(query, connection, params=bound)
+    for column in _TIMES:
+        frame[column] = _utc(frame[column])
+    for column in ("end_precision_hours", "age_years", "height_cm", "weight_kg"):
+        frame[column] = frame[column].astype("float64")
+    return check_stays(frame)
+
+
+def _utc(times: pd.Series) -> pd.Series:
+    """Times without a zone, as frames have them, datetime64[us]."""
+    return pd.to_datetime(times, utc=True).dt.tz_localize(None).astype("datetime64[us]")
+
+
+# What is asked for stands in settings of the transaction: a statement without parameters comes by COPY, which is faster.
+_ASKED = "select set_config('icu.stays', $1, true), set_config('icu.concepts', $2, true)"
+_OBSERVATIONS = """
+with wanted as materialized (
+    select id, (number - 1)::int as number
+    from json_array_elements_text(current_setting('icu.stays')::json) with ordinality as w (id, number)
+), feature as materialized (
+    select name, (number - 1)::smallint as number
+    from json_array_elements_text(current_setting('icu.concepts')::json) with ordinality as f (name, number)
+)
+select w.number, f.number, o.observed_at, o.available_at, o.value
+from icu.observation o join wanted w on w.id = o.stay_id join feature f on f.name = o.concept
+where o.source = {source} and o.available_at <= {as_of}
+"""
+_INGESTED = " and o.batch_id in (select batch_id from icu.batch where ingested_at <= {ingested_by})"
+
+
+def read_observations(
+    engine: Engine, source: str, stays: pd.DataFrame, as_of: datetime, *, ingested_by: datetime | None = None
+) -> Observations:
+    """All versions of all observations of `stays` known at `as_of`, sorted by (available_at, observed_at)."""
+    query = _OBSERVATIONS if ingested_by is None else _OBSERVATIONS + _INGESTED
+    literals = {"source": source, "as_of": as_of, "ingested_by": ingested_by}
+    query = query.format(**{name: Literal(value).as_string() for name, value in literals.items()})
+    # ADBC fills arrow columns in C; SQLAlchemy would build a tuple of Python objects per observation.
+    with adbc.connect(libpq_uri(engine)) as connection, connection.cursor() as cursor:
+        cursor.execute(_ASKED, [json.dumps(stays["stay_id"].tolist()), json.dumps(list(NAMES))])
+        cursor.execute(query)
+        table = cursor.fetch_arrow_table().combine_chunks()
+    stay, concept, observed, available, value = (c.to_numpy() for c in table.itercolumns())
+    observed, available = observed.astype("datetime64[us]"), available.astype("datetime64[us]")
+    order = np.lexsort((observed, available))
+    return Observations(
+        stay[order].astype(np.int32),
+        concept[order].astype(np.int16),
+        observed[order],
+        available[order],
+        value[order].astype(np.float64),
+    )
+
+
+def read_unit_lengths(engine: Engine, source: str, as_of: datetime) -> dict[str, np.ndarray]:
+    """Per unit the lengths of stay in days of the stays that had ended by `as_of`, in the order of their ends."""
+    stays = read_stays(engine, source, as_of, only_sound=True)
+    ended = stays[stays["outtime"].notna() & stays["unit"].notna()].sort_values(["outtime", "stay_id"])
+    days = (ended["outtime"] - ended["intime"]) / pd.Timedelta(days=1)
+    return {str(unit): values.to_numpy(np.float64) for unit, values in days.groupby(ended["unit"], observed=True)}
+
+
+_TOLD_UNTIL = "select least(:as_of, max(as_of)) from icu.batch where source = :source and ingested_at is not null"
+_SCORED = """
+select f.*
+from forecast.stay_forecast f
+join forecast.run r on r.run_id = f.run_id and r.status = 'published'
+join forecast.model m on m.model_id = f.model_id
+where f.source = :source and f.status = 'scored' and f.prediction_time > m.data_cutoff and f.prediction_time <= :until
+order by f.model_id, f.prediction_time, f.stay_id
+"""
+_LAST_HEARD = """
+select stay_id, max(available_at) as heard_at from icu.observation
+where source = :source and stay_id = any(:stay_ids) and available_at <= :until group by stay_id
+"""
+# A stay of which nothing was heard for longer may have ended unnoticed; the forecaster abstains then, too.
+_SILENCE = pd.Timedelta(hours=WindowConfig().stale_hours)
+
+
+def read_outcome_pairs(engine: Engine, source: str, as_of: datetime) -> pd.DataFrame:
+    """Scored forecasts beside what was known at `as_of` of how the stay went on, by model, prediction time and stay.
+
+    Columns of forecast.stay_forecast, then patient_id, unit, age_years, sex, month (YYYY-MM of the prediction),
+    hours_in_stay, died, remaining_hours, end_precision_hours and followed_hours. Where neither end nor outcome of a stay
+    was known at `as_of`, died and remaining_hours are null, and followed_hours is how long after the prediction the stay
+    is known to have gone on: until `as_of`, or until what was ingested by then; where its last observation became available over
+    24 h before that, until then. followed_hours is NaN for the others. Stays that have ended are the shorter ones, so a score
+    without the open ones flatters forecasts of a short stay.
+
+    Left out: stays that the audit names by what was known then, predictions not after their model's data cut-off, whose
+    outcomes the model may have learned from, and predictions after which an open stay was not followed at all.
+    """
+    with engine.connect() as connection:
+        until = connection.execute(text(_TOLD_UNTIL), {"source": source, "as_of": as_of}).scalar_one()
+        bound = {"source": source, "until": until}
+        scored = pd.read_sql_query(text(_SCORED), connection, params=bound)
+        stays = read_stays(engine, source, until, only_sound=True)
+        stays = stays[stays["stay_id"].isin(scored["stay_id"])]
+        is_open = stays["outtime"].isna() & stays["outcome"].isna()
+        bound["stay_ids"] = stays.loc[is_open, "stay_id"].tolist()
+        heard = pd.read_sql_query(text(_LAST_HEARD), connection, params=bound).set_index("stay_id")["heard_at"]
+    heard_at, told_until = _utc(stays["stay_id"].map(heard)), _utc(pd.Series([until]))[0]
+    # As for the labels of a fit: a stay that fell silent is followed up to its last observation, silence proves nothing.
+    followed_until = heard_at.where(~(heard_at + _SILENCE >= told_until), told_until)
+    stays = stays.assign(
+        died=stays["outcome"].eq("died").astype("boolean").where(stays["outcome"].notna()),
+        is_open=is_open,
+        followed_until=followed_until,
+    )
+    told = [
+        "stay_id",
+        "patient_id",
+        "unit",
+        "age_years",
+        "sex",
+        "intime",
+        "outtime",
+        "end_precision_hours",
+        "died",
+        "is_open",
+        "followed_until",
+    ]
+    pairs = scored.merge(stays[told], on="stay_id")
+    at = _utc(pairs["prediction_time"])
+    pairs["month"] = at.dt.strftime("%Y-%m")
+    for column, span in {
+        "hours_in_stay": at - pairs["intime"],
+        "remaining_hours": pairs["outtime"] - at,
+        "followed_hours": pairs["followed_until"] - at,
+    }.items():
+        pairs[column] = span / pd.Timedelta(hours=1)
+    keep = ~pairs["is_open"] | (pairs["followed_hours"] > 0)
+    return pairs[keep].drop(columns=["intime", "outtime", "is_open", "followed_until"]).reset_index(drop=True)

@@ -1,0 +1,155 @@
+"""Incidents: what is wrong now, by what stands in the tables, and what of it somebody was told."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import Engine, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+
+from sql.store.schema import incident
+
+# A feed that tells nothing new for so long, while it can be read, has stopped somewhere before it.
+STALE_FEED_HOURS = 6
+# Observed to expected deaths, and the slope, may stray so far before a reader is misled; only an interval that lies
+# wholly outside counts, so that small numbers raise no alarm.
+OBSERVED_EXPECTED = (0.8, 1.25)
+CALIBRATION_SLOPE = (0.75, 1.35)
+
+
+@dataclass(frozen=True)
+class Incident:
+    """Something that a person should look at; `sentence` is free of patient data."""
+
+    source: str
+    kind: str
+    subject: str
+    sentence: str
+
+
+_LATE = """
+select source, 'late_run' as kind, kind as subject,
+    format('No %s of %s for %s hours; the last good one speaks for %s.', kind, source, round(age_hours::numeric, 1),
+        coalesce(to_char(last_good_as_of at time zone 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC', 'no hour yet')) as sentence
+from forecast.run_health
+where stale and kind in ('ingest', 'forecast', 'evaluate')
+"""
+# A critical check that failed is its own kind, so that one fault is told once.
+_FAILED = """
+with failed as (
+    select h.source, h.kind, h.last_run_id, h.last_run_error, h.consecutive_failures, r.started_at, r.finished_at
+    from forecast.run_health h
+    join forecast.run r on r.run_id = h.last_run_id
+    where h.last_run_status = 'failed'
+),
+critical as (
+    select f.source, f.kind, min(c.check_name) as check_name
+    from failed f
+    join quality.check_result c on c.source = f.source and c.severity = 'critical' and not c.passed
+        and (c.run_id = f.last_run_id or (f.kind = 'ingest' and c.checked_at between f.started_at and f.finished_at))
+    group by f.source, f.kind
+)
+select f.source, case when c.check_name is null then 'failed_run' else 'critical_check' end as kind, f.kind as subject,
+    format('The last %s of %s failed (%s in a row): %s', f.kind, f.source, f.consecutive_failures, f.last_run_error)
+        as sentence
+from failed f
+left join critical c on c.source = f.source and c.kind = f.kind
+"""
+_STALE_FEED = """
+with newest as (
+    select source, max(watermark) as watermark from icu.batch where ingested_at is not null group by source
+)
+select h.source, 'stale_feed' as kind, 'feed' as subject,
+    format('%s is read, but tells nothing new: its newest data are of %s UTC.', h.source,
+        to_char(n.watermark at time zone 'UTC', 'YYYY-MM-DD HH24:MI')) as sentence
+from forecast.run_health h
+join newest n on n.source = h.source
+where h.kind = 'ingest' and not h.stale and h.last_good_as_of - n.watermark > make_interval(hours => :stale_feed_hours)
+"""
+_CALIBRATION = """
+select s.source, 'calibration' as kind, s.model_id as subject,
+    format('The risks of %s are off: %s %s (%s to %s), where %s to %s is in order.', s.model_id,
+        case s.metric when 'mortality_observed_expected' then 'observed to expected deaths' else 'calibration slope' end,
+        round(s.value::numeric, 2), round(s.low::numeric, 2), round(s.high::numeric, 2), b.low, b.high) as sentence
+from (
+    select distinct on (source, model_id) * from forecast.scorecard s
+    where (unit, month, age_group, sex, stay_hours) = ('all', 'all', 'all', 'all', 'all')
+        and metric in ('mortality_observed_expected', 'mortality_calibration_slope')
+        and exists (
+            select from (values ('mortality_observed_expected', :oe_low, :oe_high),
+                ('mortality_calibration_slope', :slope_low, :slope_high)) b (metric, low, high)
+            where b.metric = s.metric and (s.low > b.high or s.high < b.low)
+        )
+    order by source, model_id, metric
+) s
+join (values ('mortality_observed_expected', :oe_low, :oe_high), ('mortality_calibration_slope', :slope_low, :slope_high))
+    b (metric, low, high) on b.metric = s.metric
+join forecast.model m on m.model_id = s.model_id and m.stage in ('champion', 'provisional')
+"""
+_DRIFT = """
+select d.source, 'drift' as kind, d.concept as subject,
+    format('%s of %s has drifted%s: median %s (%s when the model learned), stability index %s, missing in %s of the stays (%s).',
+        d.concept, d.source, case when d.wrong_unit then ', perhaps to another unit' else '' end,
+        coalesce(round(d.median::numeric, 2)::text, 'none'), round(d.reference_median::numeric, 2),
+        coalesce(round(d.psi::numeric, 2)::text, 'none'), round(d.missing::numeric, 2),
+        round(d.reference_missing::numeric, 2)) as sentence
+from forecast.drift d
+join forecast.model m on m.model_id = d.model_id and m.stage in ('champion', 'provisional')
+where d.drifted
+"""
+
+
+def find_incidents(engine: Engine, sources: Iterable[str]) -> list[Incident]:
+    """What is wrong now with `sources`, by what stands in the tables."""
+    bound = {
+        "stale_feed_hours": STALE_FEED_HOURS,
+        "oe_low": OBSERVED_EXPECTED[0],
+        "oe_high": OBSERVED_EXPECTED[1],
+        "slope_low": CALIBRATION_SLOPE[0],
+        "slope_high": CALIBRATION_SLOPE[1],
+    }
+    known = set(sources)
+    found = []
+    with engine.connect() as connection:
+        for query in (_LATE, _FAILED, _STALE_FEED, _CALIBRATION, _DRIFT):
+            statement = text(query)
+            rows = connection.execute(statement, {name: bound[name] for name in statement.compile().params}).mappings()
+            found += [Incident(**row) for row in rows]
+    return [one for one in found if one.source in known]
+
+
+def update_incidents(engine: Engine, current: Iterable[Incident]) -> None:
+    """Open what is new, note what still lasts, close what is over."""
+    current = list(current)
+    with engine.begin() as connection:
+        seen = []
+        for one in current:
+            row = insert(incident).values(**vars(one))
+            lasting = row.on_conflict_do_update(
+                index_elements=["source", "kind", "subject"],
+                index_where=incident.c.closed_at.is_(None),
+                set_={"sentence": row.excluded.sentence, "seen_at": func.clock_timestamp()},
+            )
+            seen.append(connection.execute(lasting.returning(incident.c.incident_id)).scalar_one())
+        over = incident.c.closed_at.is_(None) & incident.c.incident_id.not_in(seen)
+        connection.execute(update(incident).where(over).values(closed_at=func.clock_timestamp()))
+
+
+def untold_incidents(engine: Engine) -> list[tuple[int, Incident]]:
+    """Open incidents that nobody was told of, oldest first, with their ids."""
+    query = (
+        select(incident)
+        .where(incident.c.closed_at.is_(None), incident.c.notified_at.is_(None))
+        .order_by(incident.c.incident_id)
+    )
+    with engine.connect() as connection:
+        return [
+            (row.incident_id, Incident(row.source, row.kind, row.subject, row.sentence))
+            for row in connection.execute(query)
+        ]
+
+
+def mark_told(engine: Engine, incident_ids: Iterable[int]) -> None:
+    """Note that somebody was told of these incidents."""
+    with engine.begin() as connection:
+        told = update(incident).where(incident.c.incident_id.in_(list(incident_ids)))
+        connection.execute(told.values(notified_at=func.clock_timestamp()))

@@ -1,0 +1,1 @@
+"""Our PostgreSQL: schema, migrations, views, connections, bulk copy."""

@@ -1,0 +1,104 @@
+"""Connections: one way to open a database, with errors that never show a password."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url, text
+from sqlalchemy.exc import DBAPIError, NoSuchModuleError
+
+from rnn_core.contracts.errors import ForecastError
+
+# A peer that is gone without a word is noticed within a minute, instead of two hours as systems have it by default.
+KEEPALIVES = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
+
+
+def open_engine(url: str | URL, application: str = "icu-forecast") -> Engine:
+    """An engine on `url`; PostgreSQL sessions run in UTC and name the application.
+
+    A connection is closed after its use: a job that computes for minutes holds no idle session at a hospital's server.
+    """
+    url = make_url(url)
+    if url.drivername in ("postgresql", "postgres"):
+        url = url.set(drivername="postgresql+psycopg")
+    if not url.drivername.startswith("postgresql"):
+        return _open_other(url)
+    options = {"application_name": application, "options": "-c timezone=UTC", "connect_timeout": 10, **KEEPALIVES}
+    return create_engine(url, poolclass=NullPool, connect_args=options)
+
+
+def _open_other(url: URL) -> Engine:
+    try:
+        return create_engine(url, poolclass=NullPool)
+    except (NoSuchModuleError, ModuleNotFoundError):
+        raise ForecastError(
+            f"There is no driver for {url.drivername} databases here; install the SQLAlchemy dialect of that name, or use "
+            "postgresql, duckdb or sqlite, which come with icu-forecast."
+        ) from None
+
+
+def libpq_uri(engine: Engine, **parameters: str) -> str:
+    """The engine's address as ADBC and psql take it, with more parameters of libpq; holds the password, so it is never
+    logged."""
+    # SQLAlchemy leaves a blank in a password as it is, libpq refuses it in an address.
+    url = engine.url.set(drivername="postgresql").update_query_dict(parameters)
+    return url.render_as_string(hide_password=False).replace(" ", "%20")
+
+
+def check_reachable(engine: Engine, what: str) -> None:
+    """Raises ForecastError with a sentence when `what` (a name for people) does not answer."""
+    try:
+        with engine.connect() as connection:
+            connection.execute(text("select 1"))
+    except DBAPIError as error:
+        raise ForecastError(
+            f"The {what} does not answer at {engine.url.render_as_string(hide_password=True)} "
+            f"({type(error.orig).__name__}); check that it runs, its address and the credentials."
+        ) from None
+
+
+@contextmanager
+def advisory_lock(connection: Connection, name: str, patience: float = 0.0) -> Iterator[bool]:
+    """Hold a session lock called `name`; yields False when another session still holds it after `patience` seconds."""
+    until = time.monotonic() + patience
+    while not (got := _try_lock(connection, name)) and time.monotonic() < until:
+        time.sleep(1.0)
+    try:
+        yield got
+    finally:
+        if got and not connection.closed and not connection.invalidated:
+            # A session that is gone holds no lock, and its error would hide the one that matters.
+            with suppress(DBAPIError):
+                connection.rollback()
+                connection.execute(text("select pg_advisory_unlock(hashtextextended(:name, 0))"), {"name": name})
+                connection.commit()
+
+
+def _try_lock(connection: Connection, name: str) -> bool:
+    got = connection.execute(
+        text("select pg_try_advisory_lock(hashtextextended(:name, 0))"), {"name": name}
+    ).scalar_one()
+    connection.commit()
+    return bool(got)
+
+
+def read_only(engine: Engine) -> Engine:
+    """The same engine, refusing to write where the database can refuse: a source is never changed."""
+    if engine.dialect.name == "postgresql":
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            connection.exec_driver_sql("set transaction read only")
+
+    if engine.dialect.name in ("duckdb", "sqlite"):
+
+        @event.listens_for(engine, "do_connect")
+        def _connect(_dialect: object, _record: object, args: list, options: dict) -> None:
+            if engine.dialect.name == "duckdb":
+                options["read_only"] = True
+            else:
+                # A plain path would make an empty database where there is none.
+                args[0], options["uri"] = f"{Path(args[0]).resolve().as_uri()}?mode=ro", True
+
+    return engine

@@ -1,0 +1,217 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import T0, at, observed, random_observations, random_stays, stays_frame, windows_of
+
+from rnn_core.contracts.concepts import INDEX, NAMES
+from rnn_core.contracts.config import HORIZON_EDGES, WindowConfig
+from rnn_core.contracts.errors import ContractError, DataTooSmallError
+from rnn_core.evaluation.baselines import (
+    conditional_masses,
+    fit_death_regression,
+    fit_population,
+    fit_remaining_regression,
+    summary_features,
+)
+from rnn_core.series.windows import TIME_CHANNELS
+from rnn_core.statistics.distribution import aalen_johansen, check_masses
+
+N = len(NAMES)
+
+
+def scored_rows(windows) -> np.ndarray:
+    pairs = zip(windows.score_from, windows.stop, strict=True)
+    return np.concatenate([np.arange(first, stop) for first, stop in pairs])
+
+
+# ---- the population
+
+
+def test_the_population_of_finished_stays_is_their_histogram():
+    stays = random_stays(np.random.default_rng(0), 400, hours=200)
+    hours = ((stays["outtime"] - stays["intime"]) / np.timedelta64(1, "h")).to_numpy()
+    masses = conditional_masses(fit_population(stays, at(1000)), [0.0])[0]
+    for cause, outcome in enumerate(("alive", "died")):
+        counts, _ = np.histogram(hours[stays["outcome"] == outcome], bins=[*HORIZON_EDGES, np.inf])
+        assert masses[:, cause] == pytest.approx(counts / 400)
+
+
+def test_an_end_after_the_time_of_knowledge_is_not_used():
+    """As of hour 60 the second stay is open, whatever was written about it later."""
+    known = fit_population(
+        stays_frame(
+            {"intime": 0, "outtime": 30, "outcome": "alive"},
+            {"intime": 0, "outtime": 100, "outcome": "died"},
+            {"intime": 70, "outtime": 90, "outcome": "died"},
+        ),
+        at(60),
+    )
+    then = fit_population(stays_frame({"intime": 0, "outtime": 30, "outcome": "alive"}, {"intime": 0}), at(60))
+    assert known.incidence == pytest.approx(then.incidence)
+    assert known.incidence[-1] == pytest.approx([0.5, 0])
+
+
+def test_an_end_at_the_time_of_knowledge_is_used():
+    stays = stays_frame({"intime": 0, "outtime": 60, "outcome": "died"})
+    assert fit_population(stays, at(60)).incidence[-1] == pytest.approx([0, 1])
+
+
+def test_an_open_stay_counts_up_to_where_it_is_known_to_have_gone_on():
+    stays = stays_frame(
+        {"intime": 0, "outtime": 10, "outcome": "alive"}, {"intime": 0, "outtime": 50, "outcome": "died"}, {"intime": 0}
+    )
+    through, until_20, until_later = (
+        fit_population(stays, at(60), known_until=None if hours is None else at([np.nan, np.nan, hours]))
+        for hours in (None, 20.0, 90.0)
+    )
+    assert through.incidence[-1] == pytest.approx([1 / 3, 1 / 3])
+    assert until_20.incidence[-1] == pytest.approx([1 / 3, 2 / 3])
+    assert until_later.incidence == pytest.approx(through.incidence)
+
+
+def test_stays_with_half_an_end_or_none_at_all_are_left_out():
+    good = [{"intime": 0, "outtime": 10, "outcome": "alive"}, {"intime": 0, "outtime": 20, "outcome": "died"}]
+    bad = [
+        {"intime": 0, "outtime": 15},
+        {"intime": 0, "outcome": "died"},
+        {"intime": 10, "outtime": 5, "outcome": "died"},
+        {"intime": 99},
+    ]
+    clean, dirty = fit_population(stays_frame(*good), at(50)), fit_population(stays_frame(*good, *bad), at(50))
+    assert dirty.incidence == pytest.approx(clean.incidence)
+
+
+def test_delayed_entry_leaves_the_hours_before_it_without_an_end():
+    stays = stays_frame(
+        {"intime": 0, "outtime": 40, "outcome": "died"},
+        {"intime": 0, "outtime": 60, "outcome": "alive"},
+        {"intime": 0, "outtime": 70, "outcome": "died"},
+    )
+    curve = fit_population(stays, at(100), delayed_entry_hours=48)
+    assert curve.times.tolist() == [60, 70]
+    assert curve.incidence[-1] == pytest.approx([0.5, 0.5])
+
+
+def test_the_forecast_is_conditional_on_the_stay_so_far():
+    stays = random_stays(np.random.default_rng(1), 300, hours=150)
+    hours = ((stays["outtime"] - stays["intime"]) / np.timedelta64(1, "h")).to_numpy()
+    died = (stays["outcome"] == "died").to_numpy().astype(int)
+    masses = check_masses(conditional_masses(fit_population(stays, at(1000)), [0.0, 36.0, 400.0]))
+    longer = hours >= 36
+    assert masses[1] == pytest.approx(aalen_johansen(hours[longer] - 36, died[longer]))
+
+
+def test_no_usable_stay_is_too_small_a_population():
+    with pytest.raises(DataTooSmallError):
+        fit_population(stays_frame({"intime": 5}), at(2))
+
+
+# ---- summaries of windows
+
+
+@pytest.fixture(scope="module")
+def long_windows():
+    rng = np.random.default_rng(2)
+    stays = random_stays(rng, 25, hours=90)
+    return windows_of(stays, random_observations(rng, stays, 6000), config=WindowConfig(chunk_hours=24, first_hour=4))
+
+
+def test_summaries_are_those_of_the_window_up_to_the_row_and_no_more(long_windows):
+    windows, rows = long_windows, scored_rows(long_windows)
+    assert (np.diff(windows.offsets).max() > 72) and (len(windows) > 40)
+    features = summary_features(windows, rows)
+    assert features.shape == (len(rows), 6 * N + len(TIME_CHANNELS) + windows.static.shape[1])
+    for i in range(0, len(rows), 7):
+        row = rows[i]
+        (w,) = np.flatnonzero((windows.score_from <= row) & (row < windows.stop))
+        seen = windows.channels[windows.start[w] : row + 1]
+        value, observed_mask = seen[:, :N], seen[:, N : 2 * N]
+        expected = [
+            value[-1],
+            value.mean(axis=0),
+            value.min(axis=0),
+            value.max(axis=0),
+            1 - observed_mask.mean(axis=0),
+            seen[-1, 2 * N :],
+            windows.static[windows.stay[w]],
+        ]
+        assert features[i] == pytest.approx(np.concatenate(expected), rel=1e-4, abs=1e-4)
+
+
+def test_summaries_do_not_depend_on_what_comes_later_or_on_what_else_is_asked(long_windows):
+    rows = scored_rows(long_windows)
+    shuffled = np.random.default_rng(3).permutation(rows)[:50]
+    whole = summary_features(long_windows, rows)
+    assert summary_features(long_windows, shuffled) == pytest.approx(
+        whole[np.searchsorted(rows, shuffled)], rel=1e-6, abs=1e-6
+    )
+    row = int(rows[0])
+    later = long_windows.channels.copy()
+    later[row + 1 :] += 5
+    changed = summary_features(replace(long_windows, channels=later), np.array([row]))
+    assert np.array_equal(changed, whole[:1])
+
+
+def test_a_hand_made_heart_rate_is_summed_up_right():
+    stays = stays_frame({"intime": 0, "outtime": 10, "outcome": "alive"})
+    values = observed(*((0, "heart_rate", h, h, v) for h, v in [(0.5, 80.0), (1.5, 120.0), (3.5, 100.0)]))
+    features = summary_features(windows_of(stays, values), np.array([4]))[0]
+    last, mean, least, most, missing = (features[k * N + INDEX["heart_rate"]] for k in range(5))
+    assert (last, mean, least, most) == pytest.approx((100, (80 + 120 + 120 + 100 + 100) / 5, 80, 120))
+    assert missing == pytest.approx(2 / 5)
+
+
+def test_rows_that_no_window_scores_are_refused(long_windows):
+    with pytest.raises(ContractError, match="rows"):
+        summary_features(long_windows, np.array([0]))
+    assert len(summary_features(long_windows, np.array([], dtype=np.int64))) == 0
+    nothing = windows_of(stays_frame({"intime": 0, "outtime": 2, "outcome": "alive"}))
+    assert len(summary_features(nothing, np.array([], dtype=np.int64))) == 0
+    with pytest.raises(ContractError, match="rows"):
+        summary_features(nothing, np.array([0]))
+
+
+# ---- regressions
+
+
+def test_the_regression_of_death_learns_a_signal_and_ignores_unknown_outcomes():
+    rng = np.random.default_rng(4)
+    features = rng.normal(size=(4000, 8)).astype(np.float32)
+    features[:, 7] = 3.0
+    death = (rng.random(4000) < 1 / (1 + np.exp(-(2 * features[:, 0] - 1)))).astype(float)
+    gaps = death.copy()
+    gaps[::3] = np.nan
+    risk = fit_death_regression(features, gaps).predict_proba(features)[:, 1]
+    same = fit_death_regression(features[~np.isnan(gaps)], gaps[~np.isnan(gaps)]).predict_proba(features)[:, 1]
+    assert risk == pytest.approx(same)
+    assert np.corrcoef(risk, features[:, 0])[0, 1] > 0.9
+    assert risk.mean() == pytest.approx(death.mean(), abs=0.03)
+
+
+def test_the_regression_of_the_remaining_stay_predicts_its_median_in_hours():
+    rng = np.random.default_rng(5)
+    features = rng.normal(size=(4000, 5)).astype(np.float32)
+    remaining = np.expm1(np.maximum(4 + 0.5 * features[:, 1] + 0.3 * rng.normal(size=4000), 0))
+    remaining[::4] = np.nan
+    predicted = fit_remaining_regression(features, remaining).predict(features)
+    known = ~np.isnan(remaining)
+    assert np.median(remaining[known] / predicted[known]) == pytest.approx(1, abs=0.05)
+    far = fit_remaining_regression(features, remaining).predict(np.array([[0, 1e4, 0, 0, 0], [0, -1e4, 0, 0, 0]]))
+    assert far == pytest.approx([HORIZON_EDGES[-1], 0])
+
+
+def test_too_few_outcomes_are_told():
+    features = np.zeros((3, 2))
+    with pytest.raises(DataTooSmallError, match="both outcomes"):
+        fit_death_regression(features, np.array([0.0, 0.0, np.nan]))
+    with pytest.raises(DataTooSmallError, match="finished"):
+        fit_remaining_regression(features, np.full(3, np.nan))
+
+
+def test_times_are_read_in_the_unit_they_are_stored_in():
+    """pandas keeps microseconds or nanoseconds; both are the same stay."""
+    stays = stays_frame({"intime": 0, "outtime": 30, "outcome": "alive"})
+    fine = stays.assign(**{c: stays[c].astype("datetime64[ns]") for c in ("intime", "outtime")})
+    for frame in (stays, fine):
+        assert fit_population(frame, T0 + np.timedelta64(5, "D")).times.tolist() == [30]
