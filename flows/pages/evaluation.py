@@ -11,7 +11,7 @@ from sqlalchemy import Engine, text
 
 from flows.pages.page import Plot, Section, Table, render_page, write_text
 from flows.runtime.settings import load_settings
-from rnn_core.statistics.distribution import RISK_BANDS
+from rnn_core.contracts.thresholds import RISK_BANDS
 
 _BURDEN = (
     "select model_id, role, risk_band, n_days, flagged_per_day, n_stays, n_died, n_flagged, sensitivity, ppv"

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rnn_core.contracts.thresholds import MIN_DEATHS
 from rnn_core.statistics.bootstrap import Estimate
 
-# Below so many deaths among the judged stays the interval of an AUROC is wider than any difference worth acting on.
-MIN_DEATHS = 30
 # A challenger may be worse by so much and still be called not worse: noise between hold-outs of this size is larger.
 # `calibration` is the distance of the slope from 1.
 MARGINS = {"auroc": 0.01, "auprc": 0.02, "calibration": 0.1, "los_mae_days": 0.1}

@@ -9,16 +9,17 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from rnn_core.evaluation.gate import MIN_DEATHS
+from rnn_core.contracts.thresholds import (
+    CALIBRATION_SLOPE,
+    MIN_AUROC,
+    MIN_AUROC_LOW,
+    MIN_DEATHS,
+    MIN_PUBLISHED,
+    OBSERVED_EXPECTED,
+)
 from rnn_core.statistics.bootstrap import Estimate, bootstrap_interval
 from rnn_core.statistics.metrics import auroc, brier, calibration_slope, log_odds, observed_expected
 
-# Below this a list sorted by risk is of little use to anybody; the lower end of the interval has to be above chance by far.
-MIN_AUROC, MIN_AUROC_LOW = 0.7, 0.6
-OBSERVED_EXPECTED = (0.8, 1.25)
-CALIBRATION_SLOPE = (0.75, 1.35)
-# Fewer published hours, and people would look at old lists.
-MIN_PUBLISHED = 0.95
 _FOLDS, _RESAMPLES = 5, 500
 
 
@@ -97,8 +98,8 @@ def decide(risks: Calibrations, published: float) -> Decision:
             bool(risks.auroc.value >= MIN_AUROC and risks.auroc.low >= MIN_AUROC_LOW),
         ),
         *(
-            (f"{what} after recalibration within {low} to {high}", _told(found), bool(low <= found.value <= high))
-            for what, (found, (low, high)) in after.items()
+            (f"{what} after recalibration within {fine.low} to {fine.high}", _told(found), fine.holds(found.value))
+            for what, (found, fine) in after.items()
         ),
         (f"at least {MIN_PUBLISHED:.0%} of the hours published", f"{published:.1%}", published >= MIN_PUBLISHED),
     ]

@@ -11,6 +11,7 @@ import numpy as np
 from rnn_core.contracts.config import ModelConfig, Sampling
 from rnn_core.contracts.errors import ContractError
 from rnn_core.contracts.known import Known
+from rnn_core.contracts.thresholds import RISK_THRESHOLDS
 from rnn_core.forecasters.stay import StayForecaster, one_end
 from rnn_core.network.build import build_ensemble, members_of
 from rnn_core.network.scoring import score_rows, score_windows
@@ -19,7 +20,7 @@ from rnn_core.series.material import Material, make_material, make_served_grid
 from rnn_core.series.scaling import Scaler, fit_scaler, static_features
 from rnn_core.series.splits import patient_folds
 from rnn_core.statistics.calibration import Calibration, fit_calibration
-from rnn_core.statistics.distribution import RISK_THRESHOLDS, mortality_risk
+from rnn_core.statistics.distribution import mortality_risk
 from rnn_core.statistics.metrics import log_odds
 
 # The share of 5 % of fewer stays is a handful, and their least risk a matter of chance.

@@ -12,13 +12,14 @@ from rnn_core.contracts.config import ModelConfig, Sampling, WindowConfig
 from rnn_core.contracts.errors import ArtifactError, DataTooSmallError
 from rnn_core.contracts.frames import HOUR, Grid
 from rnn_core.contracts.known import Known
+from rnn_core.contracts.thresholds import RISK_THRESHOLDS
 from rnn_core.forecasters.artifact import load_artifact, save_artifact
 from rnn_core.network.scoring import score_rows
 from rnn_core.series.material import make_served_grid
 from rnn_core.series.scaling import Scaler
 from rnn_core.series.windows import last_predictions, make_windows
 from rnn_core.statistics.calibration import Calibration
-from rnn_core.statistics.distribution import FORECAST_COLUMNS, RISK_THRESHOLDS, read_forecast, risk_band
+from rnn_core.statistics.distribution import FORECAST_COLUMNS, read_forecast, risk_band
 
 
 @dataclass(frozen=True)

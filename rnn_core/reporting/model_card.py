@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rnn_core.contracts.concepts import BY_NAME
-from rnn_core.statistics.distribution import RISK_BANDS
+from rnn_core.contracts.thresholds import RISK_BANDS
 
 MISSING = "not stored"
 

@@ -15,17 +15,12 @@ from numpy.typing import ArrayLike
 from rnn_core.contracts.config import HORIZON_EDGES
 from rnn_core.contracts.errors import ContractError, DataTooSmallError
 from rnn_core.contracts.frames import ALIVE, DIED
+from rnn_core.contracts.thresholds import PROLONGED_HOURS, RISK_BANDS, RISK_THRESHOLDS
 
 CENSORED = -1
-PROLONGED_HOURS = 168.0
 
 # A forecast may sum to 1 in single precision only.
 SUM_TOLERANCE = 1e-4
-
-RISK_BANDS: tuple[str, ...] = ("low", "medium", "high", "very high")
-# A band starts at its threshold. Mortality of general ICUs is 10-15 %: low is well below it, high begins at its upper
-# end, very high at about three times of it. For display only: nothing is decided by a band.
-RISK_THRESHOLDS: tuple[float, ...] = (0.05, 0.15, 0.40)
 
 # Conditional on a longer stay than all but this many stays had, a population says nothing any more.
 MIN_AT_RISK = 20

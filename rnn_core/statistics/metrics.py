@@ -14,10 +14,10 @@ from scipy.special import expit, logit
 
 from rnn_core.contracts.config import HORIZON_EDGES
 from rnn_core.contracts.errors import ContractError
+from rnn_core.contracts.thresholds import PROLONGED_HOURS
 from rnn_core.statistics.bootstrap import Estimate, Metric, Weighted, bootstrap_interval
 from rnn_core.statistics.distribution import (
     CENSORED,
-    PROLONGED_HOURS,
     aalen_johansen,
     check_edges,
     check_masses,

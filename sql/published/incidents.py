@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from sqlalchemy import Engine, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
+from rnn_core.contracts.thresholds import CALIBRATION_SLOPE, OBSERVED_EXPECTED
 from sql.store.schema import incident
 
 # A feed that tells nothing new for so long, while it can be read, has stopped somewhere before it.
 STALE_FEED_HOURS = 6
-# Observed to expected deaths, and the slope, may stray so far before a reader is misled; only an interval that lies
-# wholly outside counts, so that small numbers raise no alarm.
-OBSERVED_EXPECTED = (0.8, 1.25)
-CALIBRATION_SLOPE = (0.75, 1.35)
 
 
 @dataclass(frozen=True)
@@ -65,6 +62,7 @@ from forecast.run_health h
 join newest n on n.source = h.source
 where h.kind = 'ingest' and not h.stale and h.last_good_as_of - n.watermark > make_interval(hours => :stale_feed_hours)
 """
+# Only an interval that lies wholly outside of what is acceptable counts, so that small numbers raise no alarm.
 _CALIBRATION = """
 select s.source, 'calibration' as kind, s.model_id as subject,
     format('The risks of %s are off: %s %s (%s to %s), where %s to %s is in order.', s.model_id,

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from rnn_core.evaluation.gate import MIN_DEATHS, judge_challenger, judge_first, judge_unit
+from rnn_core.contracts.thresholds import MIN_DEATHS
+from rnn_core.evaluation.gate import judge_challenger, judge_first, judge_unit
 from rnn_core.statistics.bootstrap import Estimate
 
 ENOUGH = MIN_DEATHS

@@ -12,6 +12,7 @@ from rnn_core.contracts.config import ModelConfig, Sampling
 from rnn_core.contracts.errors import ArtifactError, DataTooSmallError
 from rnn_core.contracts.frames import Observations
 from rnn_core.contracts.known import Known
+from rnn_core.contracts.thresholds import RISK_THRESHOLDS
 from rnn_core.evaluation.holdout import compare, unseen
 from rnn_core.evaluation.judged_fit import fit_stay_forecaster
 from rnn_core.forecasters.fit_stay import _ensemble_stretch, fit_ensemble, fit_forecaster
@@ -19,7 +20,7 @@ from rnn_core.forecasters.stay import forecast_stays, load_stay_forecaster, save
 from rnn_core.network.build import members_of
 from rnn_core.series.material import make_material, make_served_grid
 from rnn_core.series.scaling import fit_scaler, static_features
-from rnn_core.statistics.distribution import RISK_THRESHOLDS, mortality_risk
+from rnn_core.statistics.distribution import mortality_risk
 
 AS_OF, CUTOFF = at(70), at(25)
 HOUR = np.timedelta64(1, "h")

@@ -8,9 +8,9 @@ from scipy import stats
 from rnn_core.contracts.config import HORIZON_EDGES
 from rnn_core.contracts.errors import ContractError, DataTooSmallError
 from rnn_core.contracts.frames import ALIVE, DIED
+from rnn_core.contracts.thresholds import RISK_BANDS
 from rnn_core.statistics.distribution import (
     FORECAST_COLUMNS,
-    RISK_BANDS,
     aalen_johansen,
     check_masses,
     cumulative_incidence,

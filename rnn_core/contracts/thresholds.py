@@ -1,0 +1,45 @@
+"""Limits that computations, SQL and pages share, each named once: durations in hours, shares and ratios as numbers."""
+
+from typing import NamedTuple
+
+
+class Range(NamedTuple):
+    """What is acceptable, both ends included."""
+
+    low: float
+    high: float
+
+    def holds(self, value: float) -> bool:
+        """Whether the value is acceptable; NaN never is."""
+        return bool(self.low <= value <= self.high)
+
+
+# ---- stays
+
+# A stay of more than a week is prolonged.
+PROLONGED_HOURS = 168.0
+# Horizons of the published discharge probabilities.
+DISCHARGE_HOURS: tuple[int, ...] = (24, 48, 72)
+# A charted end may come so long after the death, or after the hospital discharge: that is charting delay.
+CHARTING_DELAY_HOURS = 36
+# A stay may begin so long before the charted hospital admission.
+EARLY_ADMISSION_HOURS = 24
+
+# ---- how good a model has to be
+
+# Below so many deaths among the judged stays the interval of an AUROC is wider than any difference worth acting on.
+MIN_DEATHS = 30
+# Below this a list sorted by risk helps nobody; the lower end of the interval has to be well above chance.
+MIN_AUROC, MIN_AUROC_LOW = 0.7, 0.6
+# Observed to expected deaths and the calibration slope may differ from 1 by so much before a reader is misled.
+OBSERVED_EXPECTED = Range(0.8, 1.25)
+CALIBRATION_SLOPE = Range(0.75, 1.35)
+# With fewer published hours, people would look at old lists.
+MIN_PUBLISHED = 0.95
+
+# ---- risk bands
+
+RISK_BANDS: tuple[str, ...] = ("low", "medium", "high", "very high")
+# A band starts at its threshold. Mortality of general ICUs is 10-15 %: low is well below it, high begins at its upper
+# end, very high at about three times of it. For display only: nothing is decided by a band.
+RISK_THRESHOLDS: tuple[float, ...] = (0.05, 0.15, 0.40)
