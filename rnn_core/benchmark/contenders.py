@@ -16,12 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from rnn_core.contracts.config import ClassicConfig, ModelConfig, NetworkConfig, Sampling
 from rnn_core.contracts.frames import HOUR, Grid, Windows
 from rnn_core.contracts.known import Known
-from rnn_core.evaluation.baselines import (
-    fit_death_regression,
-    fit_population,
-    fit_remaining_regression,
-    summary_features,
-)
+from rnn_core.evaluation.baselines import fit_death_regression, fit_population, fit_remaining_regression
 from rnn_core.forecasters.fit_stay import Ensemble, fit_ensemble, make_forecaster
 from rnn_core.forecasters.stay import StayForecaster
 from rnn_core.forecasters.unit import fit_two_phases
@@ -31,6 +26,7 @@ from rnn_core.network.training import EpochRecord
 from rnn_core.series.material import Material, make_material, make_served_grid
 from rnn_core.series.scaling import Scaler, fit_scaler, static_features
 from rnn_core.series.splits import patient_folds
+from rnn_core.series.summaries import summary_features
 from rnn_core.series.windows import gather_batch, last_predictions, make_windows
 from rnn_core.statistics.distribution import mortality_risk, remaining_quantile
 
@@ -56,7 +52,7 @@ class Snapshot:
 
     @cached_property
     def features(self) -> np.ndarray:
-        """`baselines.summary_features` at the newest prediction, float32 [stays, features]; 0 where there is none."""
+        """`summaries.summary_features` at the newest prediction, float32 [stays, features]; 0 where there is none."""
         told = summary_features(self.windows, self.row)
         return spread(told, self.stay, len(self.windows.static), fill=0.0)
 

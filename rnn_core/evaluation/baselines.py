@@ -1,6 +1,6 @@
 """What a model must beat: the population by length of stay, and regressions on summaries of the same windows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,8 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from rnn_core.contracts.config import HORIZON_EDGES
 from rnn_core.contracts.errors import DataTooSmallError
-from rnn_core.contracts.frames import ALIVE, DIED, HOUR, Windows
-from rnn_core.series.windows import TIME_CHANNELS
+from rnn_core.contracts.frames import ALIVE, DIED, HOUR
 from rnn_core.statistics.distribution import CENSORED, PopulationCurve, fit_population_curve
 
 
@@ -43,33 +42,6 @@ def conditional_masses(
 ) -> np.ndarray:
     """The population's forecast for stays that have lasted `elapsed_hours` [rows] and not ended, [rows, bins, 2]."""
     return population.masses_after(elapsed_hours, edges)
-
-
-def summary_features(windows: Windows, rows: np.ndarray) -> np.ndarray:
-    """What a window says by the end of each of its scored rows, float32 [rows, features].
-
-    rows: int64 [rows], absolute rows at which a window makes a prediction; read is from the start of that window up to
-        the row, as the network does. Raises ContractError for other rows.
-
-    Features: the last, mean, least and greatest carried value, the share of hours without an observation and the age of
-    the last one, each per concept; the time channels of the row; the static features of the stay.
-    """
-    window = windows.window_of(rows)
-    start = windows.start[window]
-    n = (windows.channels.shape[1] - len(TIME_CHANNELS)) // 3
-    value, observed = windows.channels[:, :n], windows.channels[:, n : 2 * n]
-    return np.concatenate(
-        [
-            value[rows],
-            _range_mean(value, start, rows),
-            _range_extreme(np.minimum, value, start, rows),
-            _range_extreme(np.maximum, value, start, rows),
-            1 - _range_mean(observed, start, rows),
-            windows.channels[rows, 2 * n :],
-            windows.static[windows.stay[window]],
-        ],
-        axis=1,
-    )
 
 
 def fit_death_regression(features: np.ndarray, death: np.ndarray) -> Pipeline:
@@ -102,27 +74,3 @@ def fit_remaining_regression(features: np.ndarray, remaining_hours: np.ndarray) 
 def _hours(log_hours: np.ndarray) -> np.ndarray:
     # A line through logarithms has no bound; nothing in a forecast lies beyond its last edge.
     return np.expm1(np.clip(log_hours, 0.0, np.log1p(HORIZON_EDGES[-1])))
-
-
-def _range_mean(values: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Mean of rows first to last (inclusive), [ranges, columns]."""
-    total = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0, dtype=np.float64)])
-    return ((total[last + 1] - total[first]) / (last + 1 - first)[:, None]).astype(np.float32)
-
-
-def _range_extreme(
-    extreme: Callable[..., np.ndarray], values: np.ndarray, first: np.ndarray, last: np.ndarray
-) -> np.ndarray:
-    """Least or greatest of rows first to last (inclusive), [ranges, columns].
-
-    Any range is covered by two overlapping runs of the largest power of two that fits, and the extremes of all runs of
-    one length come from those of half the length.
-    """
-    out = np.empty((len(first), values.shape[1]), dtype=values.dtype)
-    level = np.frexp(last + 1 - first)[1] - 1
-    runs = values
-    for k in range(int(level.max(initial=-1)) + 1):
-        here = np.flatnonzero(level == k)
-        out[here] = extreme(runs[first[here]], runs[last[here] + 1 - 2**k])
-        runs = extreme(runs[: -(2**k)], runs[2**k :])
-    return out

@@ -1,0 +1,59 @@
+"""Summaries of a window up to an hour, one row of numbers: what models without a memory read."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from rnn_core.contracts.frames import Windows
+from rnn_core.series.windows import TIME_CHANNELS
+
+
+def summary_features(windows: Windows, rows: np.ndarray) -> np.ndarray:
+    """What a window says by the end of each of its scored rows, float32 [rows, features].
+
+    rows: int64 [rows], absolute rows at which a window makes a prediction; read is from the start of that window up to
+        the row, as the network does. Raises ContractError for other rows.
+
+    Features: the last, mean, least and greatest carried value, the share of hours without an observation and the age of
+    the last one, each per concept; the time channels of the row; the static features of the stay.
+    """
+    window = windows.window_of(rows)
+    start = windows.start[window]
+    n = (windows.channels.shape[1] - len(TIME_CHANNELS)) // 3
+    value, observed = windows.channels[:, :n], windows.channels[:, n : 2 * n]
+    return np.concatenate(
+        [
+            value[rows],
+            _range_mean(value, start, rows),
+            _range_extreme(np.minimum, value, start, rows),
+            _range_extreme(np.maximum, value, start, rows),
+            1 - _range_mean(observed, start, rows),
+            windows.channels[rows, 2 * n :],
+            windows.static[windows.stay[window]],
+        ],
+        axis=1,
+    )
+
+
+def _range_mean(values: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Mean of rows first to last (inclusive), [ranges, columns]."""
+    total = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0, dtype=np.float64)])
+    return ((total[last + 1] - total[first]) / (last + 1 - first)[:, None]).astype(np.float32)
+
+
+def _range_extreme(
+    extreme: Callable[..., np.ndarray], values: np.ndarray, first: np.ndarray, last: np.ndarray
+) -> np.ndarray:
+    """Least or greatest of rows first to last (inclusive), [ranges, columns].
+
+    Any range is covered by two overlapping runs of the largest power of two that fits, and the extremes of all runs of
+    one length come from those of half the length.
+    """
+    out = np.empty((len(first), values.shape[1]), dtype=values.dtype)
+    level = np.frexp(last + 1 - first)[1] - 1
+    runs = values
+    for k in range(int(level.max(initial=-1)) + 1):
+        here = np.flatnonzero(level == k)
+        out[here] = extreme(runs[first[here]], runs[last[here] + 1 - 2**k])
+        runs = extreme(runs[: -(2**k)], runs[2**k :])
+    return out
