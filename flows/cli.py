@@ -382,7 +382,7 @@ def sql(query: Annotated[str, typer.Argument(help="One SELECT.", show_default=Fa
 
     Example: icu-forecast sql "select * from forecast.current_risk limit 5"
     """
-    from flows.inspection.models import run_query
+    from flows.inspection.query import run_query
 
     print_rows(run_query(query), as_json)
 
@@ -398,7 +398,7 @@ def why(
 
     Example: icu-forecast why 20044587-1 --as-of 2026-01-20T14:00
     """
-    from flows.inspection.models import explain_rows
+    from flows.inspection.explain import explain_rows
 
     print_rows(explain_rows(stay, clock.slot(clock.parse_time(as_of)), source), as_json)
 
@@ -416,7 +416,7 @@ def explain(
 
     Example: icu-forecast explain 20044587-1
     """
-    from flows.inspection.models import explain_forecast
+    from flows.inspection.explain import explain_forecast
 
     print_rows(explain_forecast(stay, clock.slot(clock.parse_time(as_of)) if as_of else None, source), as_json)
 

@@ -1,6 +1,7 @@
 """The architecture as tests: what loads what, and that every module says what it is for."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,3 +45,42 @@ def test_only_the_settings_read_the_environment():
 
 def test_no_module_is_named_for_nothing():
     assert not [p for p in MODULES if p.stem in {"utils", "util", "helpers", "helper", "manager", "common", "misc"}]
+
+
+STATEMENT = re.compile(
+    r"\s*(select\s|with\s+\w+\s+as\b|insert\s+into\s|update\s+\S+\s+(as\s+\w+\s+)?set\b|delete\s+from\s)",
+    re.IGNORECASE,
+)
+
+
+def statements(source: str) -> list[str]:
+    """What a module holds of SQL: imports of SQLAlchemy's building blocks, and strings that begin as a statement does."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in ("sqlalchemy", "psycopg"):
+            allowed = {"Engine", "URL"} if node.module == "sqlalchemy" else set()
+            names = {name.name for name in node.names} - allowed
+            found += sorted(names) if node.module != "sqlalchemy.exc" else []
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and STATEMENT.match(node.value):
+            found.append(node.value)
+    return found
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.is_relative_to(ROOT / "flows")], ids=lambda p: p.stem)
+def test_statements_of_sql_stand_under_sql_alone(path):
+    assert statements(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from sqlalchemy import text",
+        "from psycopg.sql import SQL",
+        "q = 'select 1'",
+        "q = '\\nwith a as (select 1) select * from a'",
+        "q = 'update icu.batch as b set status = 1'",
+        "q = f'delete from {table}'",
+    ],
+)
+def test_a_statement_of_sql_is_recognised(line):
+    assert statements(line)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Engine, column, false, select, table, text
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from flows.runtime import notify
@@ -15,14 +15,13 @@ from flows.runtime.databases import open_source, store_url
 from flows.runtime.log import import_tensorflow
 from flows.runtime.settings import Settings
 from rnn_core.contracts.errors import ForecastError
-from sql.intake.adapter import Adapter
 from sql.intake.landing import read_watermark
-from sql.intake.reading import check_source
-from sql.published import registry
-from sql.store import rebuild_views
+from sql.intake.reading import check_source, refused_tables
+from sql.published import registry, results
+from sql.store import health, rebuild_views
 from sql.store.engine import check_reachable, open_engine
 from sql.store.migrate import current_revision, newest_revision
-from sql.store.schema import SCHEMAS, metadata
+from sql.store.schema import SCHEMAS
 
 FREE_GB = 2.0
 # Newest row older than this: worth knowing, and, where ingest runs by the clock and forecasts are read, a fault.
@@ -52,8 +51,8 @@ def examine(settings: Settings) -> list[Finding]:
         return [*findings, Finding("database", "fault", str(error)), _prefect()]
     findings += [Finding("database", "ok", store.url.render_as_string(hide_password=True)), _migrations(store)]
     if findings[-1].state == "ok":
-        findings += [*_grants(store), _indices(store)]
-        for source in _sources(store, settings):
+        findings += [_grants(store), _indices(store)]
+        for source in sorted({*results.known_sources(store), *settings.sources}):
             findings += [_source(source, settings), _watermark(store, source), *_models(store, source, settings)]
     return [*findings, _training_device(), _prefect(), _alerts()]
 
@@ -91,44 +90,25 @@ def _migrations(store: Engine) -> Finding:
     )
 
 
-def _grants(store: Engine) -> Iterator[Finding]:
-    query = text(
-        "select schema, has_schema_privilege(current_user, schema, 'usage, create') from unnest(cast(:s as text[])) schema"
-    )
-    with store.connect() as connection:
-        lacking = [name for name, granted in connection.execute(query, {"s": list(SCHEMAS)}) if not granted]
-    if lacking:
-        yield Finding("grants", "fault", f"this user may not use and create in {', '.join(lacking)}; grant both.")
-    else:
-        yield Finding("grants", "ok", f"usage and create in {', '.join(SCHEMAS)}")
+def _grants(store: Engine) -> Finding:
+    if lacking := health.lacking_grants(store):
+        return Finding("grants", "fault", f"this user may not use and create in {', '.join(lacking)}; grant both.")
+    return Finding("grants", "ok", f"usage and create in {', '.join(SCHEMAS)}")
 
 
 def _indices(store: Engine) -> Finding:
-    wanted = {index.name for table in metadata.tables.values() for index in table.indexes}
-    with store.connect() as connection:
-        found = set(
-            connection.execute(
-                text("select c.relname from pg_index i join pg_class c on c.oid = i.indexrelid where i.indisvalid")
-            ).scalars()
-        )
-    if missing := sorted(wanted - found):
+    if missing := health.missing_indices(store):
         return Finding(
             "indices", "fault", f"missing or invalid: {', '.join(missing)}; create them as sql/store/schema.py says."
         )
-    return Finding("indices", "ok", f"{len(wanted)} in place")
-
-
-def _sources(store: Engine, settings: Settings) -> list[str]:
-    with store.connect() as connection:
-        ingested = connection.execute(text("select distinct source from icu.batch")).scalars()
-        return sorted({*ingested, *settings.sources})
+    return Finding("indices", "ok", f"{len(health.declared_indices())} in place")
 
 
 def _source(source: str, settings: Settings) -> Finding:
     try:
         adapter, engine = open_source(source, settings)
         check_source(adapter, engine)
-        refused = _refused_tables(adapter, engine)
+        refused = refused_tables(adapter, engine)
     except (ForecastError, DBAPIError) as error:
         found = str(error) if isinstance(error, ForecastError) else type(error).__name__
         return Finding(f"source {source}", "fault", found)
@@ -138,36 +118,18 @@ def _source(source: str, settings: Settings) -> Finding:
     return Finding(f"source {source}", "ok", f"reachable, {len(adapter.tables)} tables with the columns that are read")
 
 
-def _refused_tables(adapter: Adapter, engine: Engine) -> list[str]:
-    """Tables that can be seen and yet not selected from: the catalogue shows columns to those who may not read them."""
-    refused = []
-    for schema, name, columns in adapter.relations():
-        query = select(*map(column, columns)).select_from(table(name, schema=schema)).where(false())
-        try:
-            with engine.connect() as connection:
-                connection.execute(query)
-        except DBAPIError:
-            refused.append(f"{schema}.{name}")
-    return refused
-
-
 def _watermark(store: Engine, source: str) -> Finding:
-    query = text(
-        "select max(as_of) filter (where kind = 'ingest'),"
-        " coalesce(bool_or(kind = 'forecast' and status = 'published'), false)"
-        " from forecast.run where source = :source"
-    )
     with store.connect() as connection:
         watermark = read_watermark(connection, source)
-        last_ingest, forecasts_are_read = connection.execute(query, {"source": source}).one()
     if watermark is None:
         return Finding(f"watermark {source}", "note", f"nothing ingested yet; run `icu-forecast ingest {source}`.")
     lag = _hours_since(watermark)
     found = f"newest row known at {watermark:%Y-%m-%d %H:%M}, {lag:.1f} h ago"
     if lag <= LAG_HOURS:
         return Finding(f"watermark {source}", "ok", found)
+    last_ingest = results.last_slot(store, source, "ingest", finished=False)
     is_live = last_ingest is not None and _hours_since(last_ingest) <= LIVE_HOURS
-    if lag > FAULT_LAG_HOURS and is_live and forecasts_are_read:
+    if lag > FAULT_LAG_HOURS and is_live and results.last_slot(store, source, "forecast"):
         found += ", though ingest ran for a recent hour; see forecast.run_health, and whether the source still fills."
         return Finding(f"watermark {source}", "fault", found)
     return Finding(f"watermark {source}", "note", found)

@@ -4,14 +4,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import text
 
 from flows.jobs.forecast import load_model, read_open_stays, score
 from flows.runtime.databases import open_store
 from rnn_core.contracts.errors import ForecastError
 from sql.published import registry, results
 
-_PUBLISHED = "select * from forecast.stay_forecast where run_id = :run_id"
 _NUMBERS = [
     name for name in results.STAY_FORECAST_COLUMNS if name not in ("stay_id", "status", "status_reason", "risk_band")
 ]
@@ -29,8 +27,7 @@ def reproduce(run_id: int) -> dict[str, Any]:
         raise ForecastError(
             f"Run {run_id} is a {run['kind']} with status {run['status']}; only published forecasts are scored again."
         )
-    with store.connect() as connection:
-        published = pd.read_sql_query(text(_PUBLISHED), connection, params={"run_id": run_id}).set_index("stay_id")
+    published = results.read_forecasts(store, run_id).set_index("stay_id")
     if published.empty and run["stays_scored"] + run["stays_abstained"] > 0:
         raise ForecastError(f"A later run of the same model has replaced the slot of run {run_id}; see forecast.run.")
     model = registry.read_model(store, run["model_id"])

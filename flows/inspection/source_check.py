@@ -5,22 +5,20 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
-from flows.inspection.source_profile import Profile, by_unit, coverage, profile, read_all_stays, utc
+from flows.inspection.source_profile import Profile, by_unit, coverage, profile, read_all_stays
 from flows.pages.page import Plot, Section, Table, render_page, write_text
 from flows.runtime.databases import open_source, store_url
 from flows.runtime.settings import load_settings
 from flows.runtime.terminal import print_rows
 from sql.intake.adapter import Adapter
-from sql.intake.quality import load_suite
+from sql.intake.label_audit import audit_stays
 from sql.intake.reading import check_source, sequential_scans
-from sql.store.copy import copy_arrow
 from sql.store.engine import open_engine
 
 # Less than this share of readable values inside the plausible range looks like another unit.
@@ -133,7 +131,7 @@ def check(source: str, as_of: datetime) -> SourceReport:
     adapter, engine = open_source(source)
     check_source(adapter, engine)
     found = profile(adapter, engine, as_of)
-    concepts, units, audit = coverage(found), by_unit(found), audit_stays(found.stays)
+    concepts, units, audit = coverage(found), by_unit(found), _audit(found.stays)
     faults = [*_unit_faults(units), *_midnight_faults(found), *_unknown(found)]
     faults += [f"{row['stays']} stays: {row['fault']}" for row in audit if row["stays"]]
     faults += _whole_reads(adapter, engine, as_of)
@@ -173,61 +171,14 @@ def _whole_reads(adapter: Adapter, engine: Engine, as_of: datetime) -> Iterator[
             yield f"an hourly run would read all {n:,} rows of {table}: an index is missing, see the source's README"
 
 
-_TIMES = ("intime", "outtime", "hospital_intime", "hospital_outtime", "died_at")
-_TEXTS = ("stay_id", "patient_id", "outcome")
-_AUDITED = (
-    "create temporary table audited (source text default '', "
-    + ", ".join([*(f"{name} text" for name in _TEXTS), *(f"{name} timestamptz" for name in _TIMES)])
-    + ") on commit drop"
-)
-_CLIP = "update pg_temp.audited as rows set {correct} where {where}"
-_FAULTS = """
-with stay as (
-    select * from pg_temp.audited where ({negative}) is not true
-), version as (
-    select source, stay_id, 0 as batch_id from pg_temp.audited
-), rejected as (
-    select source, 'stay' as relation, 'ends_before_it_begins' as check_name, 0 as batch_id, to_jsonb(rows) as row
-    from pg_temp.audited as rows where {negative}
-), audit as (
-    with
-    {rules}
-)
-select fault, count(distinct stay_id) as stays from audit group by fault order by fault
-"""
-
-
 def audit_source(source: str, as_of: datetime) -> list[dict[str, Any]]:
-    """The label audit of a source alone, without reading its observations; rows as `audit_stays` gives them."""
+    """The label audit of a source alone, without reading its observations; rows as `label_audit.audit_stays` returns them."""
     adapter, engine = open_source(source)
     check_source(adapter, engine)
-    return audit_stays(read_all_stays(adapter, engine, as_of))
+    return _audit(read_all_stays(adapter, engine, as_of))
 
 
-def audit_stays(stays: pa.Table) -> list[dict[str, Any]]:
-    """Counts per fault of the newest version of each stay, by the rules that ingest and quality.stay_audit have.
-
-    stays: what an adapter's stays.sql gives. The last row tells of all stays.
-    """
-    newest = stays.select(["available_at", *_TEXTS, *_TIMES]).to_pandas()
-    newest = newest.sort_values("available_at", kind="stable").drop_duplicates("stay_id", keep="last")
-    newest = newest[[*_TEXTS, *_TIMES]].assign(**{name: utc(newest[name]) for name in _TIMES})
-    rules = {check.name: check for check in load_suite("stay")}
-    clip, negative = rules["death_shortly_before_charted_end"], rules["ends_before_it_begins"]
-    audit = (files("sql") / "views" / "parts" / "stay_faults.sql").read_text()
-    columns = pa.Table.from_pandas(newest, preserve_index=False)
-    columns = columns.cast(
-        pa.schema([(c, pa.string() if c in _TEXTS else columns.schema.field(c).type) for c in columns.column_names])
-    )
-    # Only as a place to compute in: the table is the transaction's own, and gone with it.
+def _audit(stays: pa.Table) -> list[dict[str, Any]]:
+    # Only as a place to compute in: it need not be migrated.
     store = open_engine(store_url(load_settings()))
-    with store.begin() as connection:
-        connection.exec_driver_sql(_AUDITED)
-        copy_arrow(connection, "pg_temp.audited", columns)
-        clipped = connection.execute(text(_CLIP.format(correct=clip.correct, where=clip.where))).rowcount
-        query = _FAULTS.format(negative=negative.where, rules=audit)
-        found = [dict(row) for row in connection.execute(text(query)).mappings()]
-    store.dispose()
-    ended, died = int(newest["outtime"].notna().sum()), int((newest["outcome"] == "died").sum())
-    note = f"{len(newest)} stays, {ended} ended, {died} deaths, {clipped} charted as ending after death (clipped)"
-    return [*({**row, "note": ""} for row in found), {"fault": "(all stays)", "stays": 0, "note": note}]
+    return audit_stays(store, stays)

@@ -7,16 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
 from flows.pages.page import Plot, Section, Table, render_page, write_text
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.thresholds import RISK_BANDS
+from sql.published.summaries import read_alert_burden
 
-_BURDEN = (
-    "select model_id, role, risk_band, n_days, flagged_per_day, n_stays, n_died, n_flagged, sensitivity, ppv"
-    " from forecast.alert_burden where source = :source order by model_id, role, n_flagged desc"
-)
 BURDEN_COLUMNS = ["band and above", "patients a day", "stays flagged", "of the dead flagged", "flagged that died"]
 _SHOWN = {
     "mortality_auroc": "AUROC",
@@ -42,13 +39,11 @@ def write_page(
     drift: Sequence[dict[str, Any]],
 ) -> Path:
     """Write the page of the newest evaluation of `source` and return its path."""
-    with store.connect() as connection:
-        burden = pd.read_sql_query(text(_BURDEN), connection, params={"source": source})
     lead = (
         f"{len(pairs):,} forecasts of {pairs['stay_id'].nunique():,} stays beside what became of them, as known at "
         f"{as_of:%Y-%m-%d %H:%M} UTC. Intervals are of 95 %, over patients. Open stays count as followed so far."
     )
-    sections = list(_sections(pairs, pd.DataFrame(scores), pd.DataFrame(drift), burden))
+    sections = list(_sections(pairs, pd.DataFrame(scores), pd.DataFrame(drift), read_alert_burden(store, source)))
     path = load_settings().home / "reports" / f"evaluate-{source}.html"
     write_text(path, render_page(f"Forecasts of {source}", lead, sections))
     return path

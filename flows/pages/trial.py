@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
 from flows.pages.evaluation import BURDEN_COLUMNS, burden_cells
 from flows.pages.page import Plot, Section, Table, render_page, write_text
@@ -15,41 +15,10 @@ from flows.runtime.databases import open_store
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.errors import DataTooSmallError
 from sql.published import canonical, trials
+from sql.published.summaries import read_alert_burden
 
 if TYPE_CHECKING:
     from rnn_core.evaluation.trial import Calibrations, Decision
-
-_RUNS = """
-select count(distinct as_of) filter (where status = 'published') as published,
-    count(*) filter (where status = 'failed') as failed,
-    array_agg(run_id) filter (where status = 'published') as run_ids, min(as_of) as first, max(as_of) as last
-from forecast.run
-where source = :source and kind = 'forecast' and role = 'trial' and as_of between :began and :ended
-"""
-_BURDEN = (
-    "select risk_band, flagged_per_day, n_flagged, n_stays, sensitivity, ppv from forecast.alert_burden"
-    " where source = :source and role = 'trial' order by n_flagged desc"
-)
-_DELAYS = """
-select concept, count(*) as n,
-    percentile_cont(array[0.5, 0.9]) within group (order by extract(epoch from available_at - observed_at) / 3600) as hours
-from icu.observation
-where source = :source and available_at between :began and :ended
-group by concept
-order by concept
-"""
-_MISSING = """
-select c.concept, 1 - count(distinct o.stay_id)::double precision / nullif((select count(*) from stays), 0) as missing
-from unnest(cast(:concepts as text[])) c (concept)
-left join icu.observation o on o.source = :source and o.concept = c.concept and o.stay_id in (select stay_id from stays)
-group by c.concept
-order by 2 desc, 1
-"""
-_STAYS = """
-with stays as (
-    select stay_id from icu.stay where source = :source and intime < :ended and (outtime is null or outtime > :began)
-)
-"""
 
 
 def report_trial(source: str, out: Path | None) -> tuple["Decision", Path]:
@@ -63,9 +32,7 @@ def report_trial(source: str, out: Path | None) -> tuple["Decision", Path]:
     trial = trials.last_trial(store, source)
     as_of = clock.slot(None)
     began, ended = trial["started_at"], min(trial["ended_at"] or as_of, as_of)
-    bound = {"source": source, "began": began, "ended": ended}
-    with store.connect() as connection:
-        runs = connection.execute(text(_RUNS), bound).mappings().one()
+    runs = trials.count_runs(store, source, began, ended)
     pairs = canonical.read_outcome_pairs(store, source, as_of)
     pairs = pairs[pairs["run_id"].isin(runs["run_ids"] or [])]
     if pairs["died"].notna().sum() == 0:
@@ -80,7 +47,7 @@ def report_trial(source: str, out: Path | None) -> tuple["Decision", Path]:
     page = render_page(
         f"Silent trial of {source}: {decision.verdict}",
         _lead(pairs, began, ended, runs["failed"], due),
-        [_criteria(decision), _calibration(risks), _length_of_stay(pairs), *_data(store, bound)],
+        [_criteria(decision), _calibration(risks), _length_of_stay(pairs), *_data(store, source, began, ended)],
     )
     path = out or load_settings().home / "reports" / f"trial-{source}.html"
     write_text(path, page)
@@ -146,14 +113,12 @@ def _length_of_stay(pairs: pd.DataFrame) -> Section:
     return Section("Length of stay", [], [Table("By model", ["model", "", "here", "without a model"], rows)])
 
 
-def _data(store: Engine, bound: dict) -> list[Section]:
-    from rnn_core.contracts.concepts import NAMES
+def _data(store: Engine, source: str, began: datetime, ended: datetime) -> list[Section]:
     from rnn_core.reporting.plots import bar_plot
 
-    with store.connect() as connection:
-        burden = pd.read_sql_query(text(_BURDEN), connection, params=bound)
-        delays = connection.execute(text(_DELAYS), bound).mappings().all()
-        missing = connection.execute(text(_STAYS + _MISSING), {**bound, "concepts": list(NAMES)}).mappings().all()
+    burden = read_alert_burden(store, source).query("role == 'trial'").sort_values("n_flagged", ascending=False)
+    delays = trials.read_delays(store, source, began, ended)
+    missing = trials.read_missing(store, source, began, ended)
     alerts = [burden_cells(row) for _, row in burden.iterrows()]
     per_day = dict(zip(burden["risk_band"], burden["flagged_per_day"], strict=True))
     late = [[row["concept"], f"{row['n']:,}", f"{row['hours'][0]:.1f}", f"{row['hours'][1]:.1f}"] for row in delays]

@@ -1,27 +1,12 @@
 """The demonstration: public data play the hospital, and every job runs once on them."""
 
-from typing import Any
-
-from sqlalchemy import text
-
 from flows.public_data.datasets import describe, load_clif
 from flows.runtime.databases import open_source, open_store
 from flows.runtime.settings import load_settings
 from flows.runtime.terminal import print_rows, tell_own_errors_once
+from sql.published import summaries
 
 DEMO_SOURCE = "clif"
-
-_CURRENT_RISK = """
-select stay_id, unit, round(hours_in_stay::numeric, 1) as hours_in, round(mortality_risk::numeric, 3) as mortality_risk,
-    risk_band, round(prolonged_stay_risk::numeric, 3) as prolonged_stay_risk,
-    round(remaining_los_p10_hours::numeric) as p10_h, round(remaining_los_p50_hours::numeric) as p50_h,
-    round(remaining_los_p90_hours::numeric) as p90_h, round(discharge_24h_prob::numeric, 2) as home_24h, status, model_stage
-from forecast.current_risk where source = :source limit 10
-"""
-_QUARANTINE = """
-select relation, check_name, disposition, sum(rows)::bigint as rows from forecast.quarantine_summary
-where source = :source group by 1, 2, 3 order by rows desc
-"""
 
 
 def run_demo(seed: int) -> None:
@@ -47,16 +32,15 @@ def run_demo(seed: int) -> None:
     forecast(DEMO_SOURCE, as_of)
 
     store = open_store()
-    with store.connect() as connection:
-
-        def rows(query: str) -> list[dict[str, Any]]:
-            return [dict(row) for row in connection.execute(text(query), {"source": DEMO_SOURCE}).mappings()]
-
-        print_rows(rows(_CURRENT_RISK), title="\nforecast.current_risk, highest risk first (10 rows)")
-        print_rows(rows(_QUARANTINE), title="\nWhat the checks found in the real data (forecast.quarantine_summary)")
+    print_rows(
+        summaries.highest_risks(store, DEMO_SOURCE, 10), title="\nforecast.current_risk, highest risk first (10 rows)"
+    )
+    print_rows(
+        summaries.count_quarantined(store, DEMO_SOURCE),
+        title="\nWhat the checks found in the real data (forecast.quarantine_summary)",
+    )
+    print('\nTry next:\n  .venv/bin/icu-forecast sql "select * from forecast.unit_census"')
     print(
-        "\nTry next:\n"
-        '  .venv/bin/icu-forecast sql "select * from forecast.unit_census"\n'
         f"  .venv/bin/icu-forecast source check {DEMO_SOURCE}\n"
         f"  .venv/bin/icu-forecast ingest {DEMO_SOURCE} --direct && .venv/bin/icu-forecast backfill {DEMO_SOURCE} "
         f"--from {as_of:%Y-%m-%dT%H:%M} --to 2026-02-01 --every 12 --direct && "

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from psycopg.sql import Literal
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Column, Engine, MetaData, Table, false, inspect, select, text
 from sqlalchemy.exc import DBAPIError, NoSuchTableError, OperationalError
 
 from rnn_core.contracts.errors import SourceError
@@ -50,6 +50,19 @@ def check_source(adapter: Adapter, engine: Engine) -> None:
                 )
     except DBAPIError as error:
         raise _unreachable(adapter, engine, error) from None
+
+
+def refused_tables(adapter: Adapter, engine: Engine) -> list[str]:
+    """Tables (schema.table) that this user can see and yet not read: a catalogue shows columns to anybody."""
+    refused = []
+    for schema, name, columns in adapter.relations():
+        query = select(Table(name, MetaData(), *map(Column, columns), schema=schema)).where(false())
+        try:
+            with engine.connect() as connection:
+                connection.execute(query)
+        except DBAPIError:
+            refused.append(f"{schema}.{name}")
+    return refused
 
 
 def _columns(engine: Engine, schema: str, table: str) -> set[str]:

@@ -117,11 +117,13 @@ def finish_run(engine: Engine, run_id: int, **counts: Any) -> None:
         connection.execute(_published(run_id, counts))
 
 
-def last_slot(engine: Engine, source: str, kind: str) -> datetime | None:
-    """The latest slot of a finished run of this kind; None where there is none."""
-    query = "select max(as_of) from forecast.run where source = :source and kind = :kind and status = 'published'"
+def last_slot(engine: Engine, source: str, kind: str, *, finished: bool = True) -> datetime | None:
+    """The latest slot (UTC) of a finished run of this kind; None where there is none. finished=False: of any run."""
+    query = select(func.max(run.c.as_of)).where(run.c.source == source, run.c.kind == kind)
+    if finished:
+        query = query.where(run.c.status == "published")
     with engine.connect() as connection:
-        return connection.execute(text(query), {"source": source, "kind": kind}).scalar()
+        return connection.execute(query).scalar()
 
 
 def read_run(engine: Engine, run_id: int) -> dict[str, Any]:
@@ -131,6 +133,13 @@ def read_run(engine: Engine, run_id: int) -> dict[str, Any]:
     if row is None:
         raise ForecastError(f"There is no run {run_id}; see `select run_id, kind, as_of from forecast.run`.")
     return dict(row)
+
+
+def read_forecasts(engine: Engine, run_id: int) -> pd.DataFrame:
+    """The rows of `forecast.stay_forecast` that a run published and no later run has replaced, all columns."""
+    query = select(stay_forecast).where(stay_forecast.c.run_id == run_id)
+    with engine.connect() as connection:
+        return pd.read_sql_query(query, connection)
 
 
 def known_sources(engine: Engine) -> list[str]:

@@ -3,8 +3,9 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Engine, func, insert, select, update
+from sqlalchemy import Engine, func, insert, select, text, update
 
+from rnn_core.contracts.concepts import NAMES
 from rnn_core.contracts.errors import ForecastError
 from sql.store.schema import trial
 
@@ -55,3 +56,56 @@ def end_trial(engine: Engine, source: str) -> dict[str, Any]:
     if row is None:
         raise ForecastError(f"{source} is on no trial, so there is none to end.")
     return dict(row)
+
+
+_RUNS = """
+select count(distinct as_of) filter (where status = 'published') as published,
+    count(*) filter (where status = 'failed') as failed,
+    array_agg(run_id) filter (where status = 'published') as run_ids, min(as_of) as first, max(as_of) as last
+from forecast.run
+where source = :source and kind = 'forecast' and role = 'trial' and as_of between :began and :ended
+"""
+_DELAYS = """
+select concept, count(*) as n,
+    percentile_cont(array[0.5, 0.9]) within group (order by extract(epoch from available_at - observed_at) / 3600) as hours
+from icu.observation
+where source = :source and available_at between :began and :ended
+group by concept
+order by concept
+"""
+_MISSING = """
+with stays as (
+    select stay_id from icu.stay where source = :source and intime < :ended and (outtime is null or outtime > :began)
+)
+select c.concept, 1 - count(distinct o.stay_id)::double precision / nullif((select count(*) from stays), 0) as missing
+from unnest(cast(:concepts as text[])) c (concept)
+left join icu.observation o on o.source = :source and o.concept = c.concept and o.stay_id in (select stay_id from stays)
+group by c.concept
+order by 2 desc, 1
+"""
+
+
+def count_runs(engine: Engine, source: str, began: datetime, ended: datetime) -> dict[str, Any]:
+    """Of the runs of a trial for the hours from `began` to `ended`: how many hours were `published` and how many runs
+    `failed`, the published `run_ids` (None without any), the `first` and the `last` hour (None without a run)."""
+    return _rows(engine, _RUNS, source, began, ended)[0]
+
+
+def read_delays(engine: Engine, source: str, began: datetime, ended: datetime) -> list[dict[str, Any]]:
+    """Per concept the number `n` of values that became known from `began` to `ended`, and the median and the ninth
+    tenth of the hours from when a value was true to when it was known, as `hours`."""
+    return _rows(engine, _DELAYS, source, began, ended)
+
+
+def read_missing(engine: Engine, source: str, began: datetime, ended: datetime) -> list[dict[str, Any]]:
+    """Per concept the share (0 to 1) of the stays between `began` and `ended` without it as `missing`, largest first;
+    None where there were no stays."""
+    return _rows(engine, _MISSING, source, began, ended, concepts=list(NAMES))
+
+
+def _rows(
+    engine: Engine, query: str, source: str, began: datetime, ended: datetime, **bound: Any
+) -> list[dict[str, Any]]:
+    bound |= {"source": source, "began": began, "ended": ended}
+    with engine.connect() as connection:
+        return [dict(row) for row in connection.execute(text(query), bound).mappings()]

@@ -1,19 +1,14 @@
 """Our views and functions: one file each in `views/`, dropped before a migration, rebuilt and re-granted after it."""
 
 import hashlib
-import re
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 from psycopg.errors import DependentObjectsStillExist
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from rnn_core.contracts.errors import ForecastError
-
-_FOLDER = Path(__file__).resolve().parents[1] / "views"
-_INCLUDE = re.compile(r"^ *-- include (\S+)\n", re.MULTILINE)
+from sql.store.statements import read_statement
 
 # In order of dependence: a relation may read those before it.
 RELATIONS: tuple[str, ...] = (
@@ -43,15 +38,9 @@ class Grant:
     with_grant_option: bool
 
 
-@cache
 def definition(relation: str) -> str:
-    """The file's text: a SELECT for a view, a whole `create function` for a function.
-
-    A line `-- include parts/<name>.sql` stands for the text of that file, so that two relations share what they must
-    not differ in.
-    """
-    body = (_FOLDER / f"{relation}.sql").read_text()
-    return _INCLUDE.sub(lambda line: (_FOLDER / line[1]).read_text(), body)
+    """The text of `views/<relation>.sql`: a SELECT for a view, a whole `create function` for a function."""
+    return read_statement(f"views/{relation}.sql")
 
 
 def is_function(relation: str) -> bool:

@@ -5,16 +5,14 @@ import os
 import re
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
-import pyarrow as pa
 import pytest
 from sqlalchemy import text
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.inspection.source_check import audit_stays
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 AT = "2026-01-19T00:00"
@@ -254,41 +252,6 @@ def test_source_audit_counts_by_source(trained):
     assert everything["source"] == "clif" and everything["note"].startswith(
         "155 stays, 155 ended, 13 deaths, 13 charted"
     )
-
-
-def test_the_label_audit_of_a_source_counts_by_the_rules_of_ingest_and_of_the_view(installation):
-    def stay(stay_id, patient, begin, end, died=None, known=0):
-        day = {
-            name: None if hours is None else T0 + timedelta(hours=hours)
-            for name, hours in {"available_at": known, "intime": begin, "outtime": end, "died_at": died}.items()
-        }
-        return {
-            "stay_id": stay_id,
-            "patient_id": patient,
-            "outcome": "died" if died else "alive",
-            "hospital_intime": None,
-            "hospital_outtime": None,
-            **day,
-        }
-
-    stays = pa.Table.from_pylist(
-        [
-            stay("1", "a", 0, 100),
-            stay("2", "a", 90, 200),
-            stay("3", "b", 0, 100, died=63),
-            stay("4", "c", 0, 100, died=65),
-            stay("5", "d", 10, 10),
-            stay("6", "e", 10, 5, known=0),
-            stay("6", "e", 10, 50, known=1),
-        ]
-    )
-    *faults, everything = audit_stays(stays)
-    assert {row["fault"]: row["stays"] for row in faults} == {
-        "overlapping_stays": 1,
-        "died_before_outtime": 1,
-        "negative_stay": 1,
-    }
-    assert everything["note"].startswith("6 stays, 6 ended, 2 deaths, 1 charted")
 
 
 def test_models_can_be_listed_promoted_and_rolled_back(trained):

@@ -13,7 +13,8 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.inspection.models import diff_models, explain_forecast
+from flows.inspection.explain import explain_forecast
+from flows.inspection.models import diff_models
 from flows.inspection.reproduce import reproduce
 from flows.jobs import forecast as forecast_module
 from flows.jobs import refresh as refresh_module

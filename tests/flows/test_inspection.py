@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import text
 
-from flows.inspection.models import explain_rows
+from flows.inspection.explain import explain_rows
 from flows.runtime.databases import open_store
 from flows.runtime.settings import load_settings
 

@@ -92,7 +92,7 @@ def test_the_job_does_all_its_work_with_the_jobs_rights_alone(engines, clif_sour
 
 
 def test_the_analyst_asks_on_the_command_line_too(engines, monkeypatch):
-    from flows.inspection.models import run_query
+    from flows.inspection.query import run_query
 
     monkeypatch.setenv("ICU_DATABASE_URL", engines["analyst"].url.render_as_string(hide_password=False))
     load_settings.cache_clear()

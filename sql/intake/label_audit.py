@@ -1,0 +1,58 @@
+"""The label audit of stays as a source gives them, before any ingest: the rules of `quality.stay_audit`, counts only."""
+
+import pandas as pd
+import pyarrow as pa
+from sqlalchemy import Connection, Engine, text
+
+from sql.intake.quality import load_suite
+from sql.store.copy import copy_arrow
+from sql.store.statements import read_statement
+
+_TIMES = ("intime", "outtime", "hospital_intime", "hospital_outtime", "died_at")
+_TEXTS = ("stay_id", "patient_id", "outcome")
+_AUDITED = f"""
+create temporary table audited (
+    source text default '', is_negative boolean not null default false,
+    {", ".join([*(f"{name} text" for name in _TEXTS), *(f"{name} timestamptz" for name in _TIMES)])}
+) on commit drop
+"""
+
+
+def audit_stays(engine: Engine, stays: pa.Table) -> list[dict[str, str | int]]:
+    """A row per fault (`fault`, `stays`, `note`) of the newest version of each stay, then one of all stays.
+
+    stays: what an adapter's stays.sql gives. `engine`: our database, only as a place to compute in; the table that is
+    written is temporary, and gone with the transaction.
+    """
+    newest = _newest(stays)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(_AUDITED)
+        copy_arrow(connection, "pg_temp.audited", _typed(newest))
+        clipped = _mark_as_ingest_does(connection)
+        found = connection.execute(text(read_statement("intake/label_audit.sql"))).mappings().all()
+    ended, died = int(newest["outtime"].notna().sum()), int((newest["outcome"] == "died").sum())
+    note = f"{len(newest)} stays, {ended} ended, {died} deaths, {clipped} charted as ending after death (clipped)"
+    return [*({**row, "note": ""} for row in found), {"fault": "(all stays)", "stays": 0, "note": note}]
+
+
+def _newest(stays: pa.Table) -> pd.DataFrame:
+    """The newest version of each stay; a time that cannot be read is missing."""
+    frame = stays.select(["available_at", *_TEXTS, *_TIMES]).to_pandas()
+    frame = frame.sort_values("available_at", kind="stable").drop_duplicates("stay_id", keep="last")
+    times = {name: pd.to_datetime(frame[name], utc=True, errors="coerce") for name in _TIMES}
+    return frame[[*_TEXTS, *_TIMES]].assign(**times)
+
+
+def _typed(frame: pd.DataFrame) -> pa.Table:
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    return table.cast(pa.schema([(f.name, pa.string() if f.name in _TEXTS else f.type) for f in table.schema]))
+
+
+def _mark_as_ingest_does(connection: Connection) -> int:
+    """Correct and reject rows of `audited` by the suite `stay`; how many were corrected."""
+    checks = {check.name: check for check in load_suite("stay")}
+    clip, negative = checks["death_shortly_before_charted_end"], checks["ends_before_it_begins"]
+    change = "update pg_temp.audited as rows set"
+    clipped = connection.exec_driver_sql(f"{change} {clip.correct} where {clip.where}").rowcount
+    connection.exec_driver_sql(f"{change} is_negative = true where {negative.where}")
+    return clipped

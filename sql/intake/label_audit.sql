@@ -1,0 +1,17 @@
+-- Stays per fault of the label audit, among those of the temporary table `audited`, which nothing has taken over.
+with stay as (
+    select * from pg_temp.audited where not is_negative
+),
+version as (
+    select source, stay_id, 0 as batch_id from pg_temp.audited
+),
+rejected as (
+    select source, 'stay' as relation, 'ends_before_it_begins' as check_name, 0 as batch_id, to_jsonb(audited) as "row"
+    from pg_temp.audited
+    where is_negative
+),
+audit as (
+    with
+    -- include parts/stay_faults.sql
+)
+select fault, count(distinct stay_id) as stays from audit group by fault order by fault

@@ -1,0 +1,30 @@
+"""What a doctor asks of our database: rights that its user lacks, indices that are missing."""
+
+from sqlalchemy import Engine, text
+
+from sql.store.schema import SCHEMAS, metadata
+
+_GRANTED = """
+select schema from unnest(cast(:schemas as text[])) schema
+where has_schema_privilege(current_user, schema, 'usage, create')
+"""
+_VALID_INDICES = "select c.relname from pg_index i join pg_class c on c.oid = i.indexrelid where i.indisvalid"
+
+
+def lacking_grants(engine: Engine) -> list[str]:
+    """Our schemas that this user may not both use and create in, in the order of SCHEMAS."""
+    with engine.connect() as connection:
+        granted = set(connection.execute(text(_GRANTED), {"schemas": list(SCHEMAS)}).scalars())
+    return [schema for schema in SCHEMAS if schema not in granted]
+
+
+def declared_indices() -> set[str]:
+    """Names of the indices that `sql/store/schema.py` declares, keys left out."""
+    return {str(index.name) for table in metadata.tables.values() for index in table.indexes}
+
+
+def missing_indices(engine: Engine) -> list[str]:
+    """Names of declared indices that the database lacks or holds as invalid, sorted."""
+    with engine.connect() as connection:
+        found = set(connection.execute(text(_VALID_INDICES)).scalars())
+    return sorted(declared_indices() - found)
