@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,33 @@ def test_a_module_says_in_its_first_line_what_it_is_for(path):
     docstring = ast.get_docstring(tree)
     assert docstring and len(docstring.splitlines()[0]) > 20
     assert isinstance(tree.body[0], ast.Expr)
+
+
+def drawn_layers(floor: str) -> list[set[str]]:
+    """The rooms of a floor in the diagram of docs/architecture.md, from the top down: siblings share a layer."""
+    document = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (chain,) = re.findall(rf'^    subgraph {floor}\[".+"\]\n +(.+)\n    end$', document, re.MULTILINE)
+    return [set(layer.split(" & ")) for layer in chain.split(" --> ")]
+
+
+@pytest.mark.parametrize("floor", ["flows", "sql", "rnn_core"])
+def test_the_diagram_draws_every_room_once_in_the_order_of_the_import_contract(floor):
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    (layers,) = [contract["layers"] for contract in contracts if contract.get("containers") == [floor]]
+    assert drawn_layers(floor) == [set(re.split(r" [:|] ", layer)) for layer in layers]
+
+
+@pytest.mark.parametrize("floor", ["flows", "sql", "rnn_core"])
+def test_the_diagram_and_the_table_of_rooms_hold_what_the_folders_hold(floor):
+    modules = {path.stem for path in (ROOT / floor).glob("*.py")} - {"__init__"}
+    rooms = {path.parent.name for path in (ROOT / floor).glob("*/__init__.py")}
+    drawn = [room for layer in drawn_layers(floor) for room in layer]
+    assert sorted(drawn) == sorted(rooms | modules)
+    document = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    described = re.findall(rf"^\| `{floor}/(\w+)(?:\.py)?` \|", document, re.MULTILINE)
+    assert sorted(described) == sorted(drawn)
 
 
 def test_only_the_settings_read_the_environment():

@@ -60,6 +60,29 @@ def test_every_relative_link_leads_to_a_file_and_a_heading_that_exist():
     assert not broken
 
 
+def defines(module: Path, name: str) -> bool:
+    return bool(re.search(rf"^(?:def|class) {name}\b|^{name}\b.* = ", module.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def is_in_the_code(dotted: str) -> bool:
+    """Whether a dotted name is a package, a module, or a name that a module defines."""
+    path = ROOT.joinpath(*dotted.split("."))
+    parent = path.parent / "__init__.py" if path.parent.is_dir() else path.parent.with_suffix(".py")
+    return path.is_dir() or path.with_suffix(".py").is_file() or (parent.is_file() and defines(parent, path.name))
+
+
+def test_modules_and_paths_that_documents_name_exist():
+    missing = []
+    for file in (file for file in project_files() if file.suffix == ".md" and file.name != "CHANGELOG.md"):
+        document = file.read_text(encoding="utf-8")
+        modules = re.findall(r"`((?:flows|rnn_core|sql)(?:\.[a-z_]+)+)`", document)
+        paths = re.findall(r"`((?:benchmarks|docs|flows|rnn_core|sql|tests)/[\w./]*)`", document)
+        absent = [name for name in modules if not is_in_the_code(name)]
+        absent += [name for name in paths if not (ROOT / name).exists()]
+        missing += [f"{file.relative_to(ROOT)}: {name}" for name in absent]
+    assert not missing
+
+
 # Put together here, so that this file does not hold them.
 FOREIGN = [
     "/" + "work/",
@@ -142,6 +165,20 @@ def test_documented_commands_exist():
             if not f"{line} ".startswith(tuple(known)):
                 unknown.append(f"{file.relative_to(ROOT)}: {line}")
     assert not unknown
+
+
+def test_messages_that_operations_explains_are_in_the_code():
+    table = read("docs/operations.md").split("| message contains |")[1].split("\n\n")[0]
+    fragments = re.findall(r"`([^`]+)`", " ".join(row.split(" | ")[0] for row in table.splitlines()[2:]))
+    sources = [
+        path.read_text(encoding="utf-8")
+        for floor in ("flows", "sql", "rnn_core")
+        for path in (ROOT / floor).rglob("*.py")
+    ]
+    # A sentence may go over two literals of a source line each.
+    code = re.sub(r'"\n\s+f?"', "", "\n".join(sources))
+    assert len(fragments) > 15
+    assert [fragment for fragment in fragments if fragment not in code] == []
 
 
 # ------------------------------------------------------------------------------------------------ tables and packages
