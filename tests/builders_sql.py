@@ -144,15 +144,15 @@ def add_forecasts(
 ) -> int:
     """A published run with these risks; its run_id."""
     run_id = results.start_run(engine, source, kind, as_of, role=role, model_id=model_id)
-    results.publish(
-        engine,
-        run_id,
-        forecasts(risks),
+    published = results.Publication(
+        run_id=run_id,
+        kind=kind,
         model_id=model_id,
         source=source,
         prediction_time=as_of,
+        stays=forecasts(risks),
         watermark=as_of,
         newest_observation_at=as_of - hours(2),
-        kind=kind,
     )
+    results.publish(engine, published)
     return run_id

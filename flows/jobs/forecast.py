@@ -1,5 +1,6 @@
 """The forecast flow: from the canonical tables to published forecasts of every open stay."""
 
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,9 @@ from rnn_core.contracts.errors import ForecastError
 from rnn_core.contracts.frames import Observations
 from rnn_core.contracts.known import Known
 from sql.intake import quality
+from sql.intake.landing import read_watermark
 from sql.published import canonical, registry, results, trials
+from sql.published.results import Publication
 
 if TYPE_CHECKING:
     from rnn_core.forecasters.stay import StayForecaster
@@ -67,8 +70,19 @@ def publish_slot(
         if kind == "forecast" and role != "shadow":
             drivers = _explained(run, forecaster, stays, observations, as_of, forecasts)
         units = (None, None) if role == "shadow" else forecast_units(store, source, as_of)
-        newest = clock.newest(observations.available_at)
-        run.counts |= publish(store, run, forecasts, drivers, units, newest, model["model_id"], kind)
+        publication = Publication(
+            run_id=run.run_id,
+            kind=kind,
+            model_id=model["model_id"],
+            source=source,
+            prediction_time=as_of,
+            stays=forecasts,
+            drivers=drivers,
+            units=units[0],
+            unit_model_id=units[1],
+            newest_observation_at=clock.newest(observations.available_at),
+        )
+        run.counts |= publish(store, run, publication)
         run.counts |= {"model": model["model_id"], "stage": model["stage"]}
     return {"run": run.run_id, **run.counts}
 
@@ -172,34 +186,9 @@ def forecast_units(store: Engine, source: str, as_of: datetime) -> tuple[pd.Data
 
 
 @step("publish")
-def publish(
-    store: Engine,
-    run: Recorded,
-    forecasts: pd.DataFrame,
-    drivers: pd.DataFrame | None,
-    units: tuple[pd.DataFrame | None, str | None],
-    newest: datetime | None,
-    model_id: str,
-    kind: str,
-) -> dict:
+def publish(store: Engine, run: Recorded, publication: Publication) -> dict:
     """Stays and units in one transaction: a run that lacks one of them is not published at all."""
-    from sql.intake.landing import read_watermark
-
     with store.connect() as connection:
         watermark = read_watermark(connection, run.source)
-    unit_forecasts, unit_model_id = units
-    counts = results.publish(
-        store,
-        run.run_id,
-        forecasts,
-        model_id=model_id,
-        source=run.source,
-        prediction_time=run.as_of,
-        drivers=drivers,
-        unit_forecasts=unit_forecasts,
-        unit_model_id=unit_model_id,
-        watermark=watermark,
-        newest_observation_at=newest,
-        kind=kind,
-    )
-    return {**counts, AGE: hours_old(run.as_of, newest)}
+    counts = results.publish(store, replace(publication, watermark=watermark))
+    return {**counts, AGE: hours_old(run.as_of, publication.newest_observation_at)}

@@ -213,48 +213,61 @@ class _Part:
     rows: pa.Table
 
 
-def publish(
-    engine: Engine,
-    run_id: int,
-    stay_forecasts: pd.DataFrame,
-    *,
-    model_id: str,
-    source: str,
-    prediction_time: datetime,
-    drivers: pd.DataFrame | None = None,
-    unit_forecasts: pd.DataFrame | None = None,
-    unit_model_id: str | None = None,
-    watermark: datetime | None = None,
-    newest_observation_at: datetime | None = None,
-    kind: str = "forecast",
-) -> dict[str, int]:
-    """Replace the slot (model, source, prediction time) of the stays with their drivers, and that of the units where
-    `unit_model_id` names the model of `unit_forecasts`, and mark the run published: all of it or nothing.
+@dataclass(frozen=True, kw_only=True)
+class Publication:
+    """What a run of forecasts publishes: the rows of one slot (model, source, prediction time), and what they rest on.
 
-    `stay_forecasts` has the columns STAY_FORECAST_COLUMNS, one row per stay; `drivers` DRIVER_COLUMNS, one row per stay
-    and rank, none by default; `unit_forecasts` UNIT_LOS_COLUMNS, one row per unit and step. Publishing the same again
-    leaves the same rows. Of two runs that publish one slot at once, one waits and then replaces the rows of the other.
-    Readers take per slot the newest published champion run (greatest run_id); the rows of an older champion stay in the
-    table. A watermark later than the slot, as a back-fill finds it, is stored as the slot: no later row was used.
+    stays: STAY_FORECAST_COLUMNS, a row per stay. drivers: DRIVER_COLUMNS, a row per stay and rank; none by default.
+    units: UNIT_LOS_COLUMNS, a row per unit and step, forecast by `unit_model_id`; without it the units' slot is left alone.
+    watermark, newest_observation_at: how far the source and the observations reach; UTC.
+    """
+
+    run_id: int
+    kind: str = "forecast"
+    model_id: str
+    source: str
+    prediction_time: datetime
+    stays: pd.DataFrame
+    drivers: pd.DataFrame | None = None
+    units: pd.DataFrame | None = None
+    unit_model_id: str | None = None
+    watermark: datetime | None = None
+    newest_observation_at: datetime | None = None
+
+    def _parts(self) -> Iterator["_Part"]:
+        time = _utc(self.prediction_time)
+        slot = _Slot(self.model_id, self.source, time)
+        yield _part(stay_forecast, STAY_FORECAST_COLUMNS, self.stays, slot, self.run_id)
+        drivers = pd.DataFrame(columns=list(DRIVER_COLUMNS)) if self.drivers is None else self.drivers
+        yield _part(stay_forecast_driver, DRIVER_COLUMNS, drivers, slot, self.run_id)
+        if self.unit_model_id is not None:
+            slot = _Slot(self.unit_model_id, self.source, time)
+            yield _part(unit_los_forecast, UNIT_LOS_COLUMNS, self.units, slot, self.run_id)
+
+
+def publish(engine: Engine, publication: Publication) -> dict[str, int]:
+    """Replace the slots of a publication and mark its run published: all of it or nothing.
+
+    Publishing the same again leaves the same rows. Of two runs that publish one slot at once, one waits and then replaces
+    the rows of the other. Readers take per slot the newest published champion run (greatest run_id); the rows of an older
+    champion stay in the table. A watermark after the slot, as a back-fill finds it, is stored as the slot: no later row
+    was used.
 
     Returns `stays_scored` and `stays_abstained`. Raises ContractError where a frame or the run does not fit,
     ForecastError where the database refuses; the run is then still `running`, and the caller fails it.
     """
-    time = _utc(prediction_time)
-    parts = [_part(stay_forecast, STAY_FORECAST_COLUMNS, stay_forecasts, _Slot(model_id, source, time), run_id)]
-    explained = pd.DataFrame(columns=list(DRIVER_COLUMNS)) if drivers is None else drivers
-    parts.append(_part(stay_forecast_driver, DRIVER_COLUMNS, explained, _Slot(model_id, source, time), run_id))
-    if unit_model_id is not None:
-        slot = _Slot(unit_model_id, source, time)
-        parts.append(_part(unit_los_forecast, UNIT_LOS_COLUMNS, unit_forecasts, slot, run_id))
-    scored = int((stay_forecasts["status"] == "scored").sum())
-    counts = {"stays_scored": scored, "stays_abstained": len(stay_forecasts) - scored}
-    known = None if watermark is None else min(_utc(watermark), time)
-    about = {"watermark": known, "newest_observation_at": _utc(newest_observation_at)}
+    run_id, time, parts = publication.run_id, _utc(publication.prediction_time), list(publication._parts())
+    scored = int((publication.stays["status"] == "scored").sum())
+    counts = {"stays_scored": scored, "stays_abstained": len(publication.stays) - scored}
+    about = {
+        "model_id": publication.model_id,
+        "watermark": None if publication.watermark is None else min(_utc(publication.watermark), time),
+        "newest_observation_at": _utc(publication.newest_observation_at),
+    }
     with _no_values_in_errors(run_id), engine.begin() as connection:
         for part in parts:
-            _replace_slot(connection, part, run_id, kind)
-        connection.execute(_published(run_id, {"model_id": model_id, **about, **counts}))
+            _replace_slot(connection, part, run_id, publication.kind)
+        connection.execute(_published(run_id, about | counts))
     return counts
 
 

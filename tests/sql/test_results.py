@@ -27,7 +27,7 @@ def engine(engine):
 
 def publish(engine, run_id, frame, **changes):
     slot = {"model_id": "m1", "source": b.SOURCE, "prediction_time": b.NOW}
-    return results.publish(engine, run_id, frame, **(slot | changes))
+    return results.publish(engine, results.Publication(run_id=run_id, stays=frame, **(slot | changes)))
 
 
 def start(engine, as_of=b.NOW, kind="forecast"):
@@ -326,7 +326,7 @@ def unit_model(engine):
 
 def publish_both(engine, risk, days):
     run_id = start(engine)
-    publish(engine, run_id, b.forecasts({"s1": risk}), unit_forecasts=unit_frame(days), unit_model_id="u1")
+    publish(engine, run_id, b.forecasts({"s1": risk}), units=unit_frame(days), unit_model_id="u1")
     return run_id
 
 

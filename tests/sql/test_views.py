@@ -631,7 +631,8 @@ def test_bands_above_high_count_as_high(engine, champion):
     b.add_stay(engine, "s1")
     run_id = results.start_run(engine, b.SOURCE, "forecast", NOW)
     frame = b.forecasts({"s1": 0.9}).assign(risk_band="very high")
-    results.publish(engine, run_id, frame, model_id=champion, source=b.SOURCE, prediction_time=NOW)
+    slot = {"model_id": champion, "source": b.SOURCE, "prediction_time": NOW}
+    results.publish(engine, results.Publication(run_id=run_id, stays=frame, **slot))
     assert census(engine)["MICU"]["n_high_risk"] == 1
 
 
@@ -915,7 +916,8 @@ def test_the_alert_burden_counts_a_band_with_those_above_it(engine, champion):
     for at, told in bands.items():
         frame = b.forecasts({"ill": 0.5, "well": 0.2, "fine": 0.01}).assign(risk_band=list(told))
         run_id = results.start_run(engine, b.SOURCE, "forecast", at, model_id=champion)
-        results.publish(engine, run_id, frame, model_id=champion, source=b.SOURCE, prediction_time=at)
+        slot = {"model_id": champion, "source": b.SOURCE, "prediction_time": at}
+        results.publish(engine, results.Publication(run_id=run_id, stays=frame, **slot))
     found = {
         r["risk_band"]: (r["n_days"], r["flagged_per_day"], r["n_flagged"], r["sensitivity"], r["ppv"])
         for r in b.rows(engine, "select * from forecast.alert_burden")
