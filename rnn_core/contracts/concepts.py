@@ -128,6 +128,13 @@ NAMES: tuple[str, ...] = tuple(concept.name for concept in CONCEPTS)
 BY_NAME: dict[str, Concept] = {concept.name: concept for concept in CONCEPTS}
 INDEX: dict[str, int] = {name: position for position, name in enumerate(NAMES)}
 
+# Plausible ranges of a stay's own numbers; what lies outside counts as missing.
+STATIC_RANGES: dict[str, tuple[float, float]] = {
+    "age_years": (0.0, 120.0),
+    "height_cm": (BY_NAME["height"].low, BY_NAME["height"].high),
+    "weight_kg": (BY_NAME["weight"].low, BY_NAME["weight"].high),
+}
+
 
 def bounds() -> tuple[np.ndarray, np.ndarray]:
     """Plausible low and high of every concept in feature order, two float64 arrays of shape [concepts]."""

@@ -6,16 +6,10 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from rnn_core.contracts.concepts import BY_NAME, CONCEPTS, NAMES, bounds
+from rnn_core.contracts.concepts import CONCEPTS, NAMES, STATIC_RANGES, bounds
 from rnn_core.contracts.errors import ContractError
 from rnn_core.contracts.frames import ADMISSION_TYPES, SEXES, UNIT_TYPES, Grid
 
-# Plausible ranges of the static numbers; what lies outside counts as missing.
-STATIC_RANGES: dict[str, tuple[float, float]] = {
-    "age_years": (0.0, 120.0),
-    "height_cm": (BY_NAME["height"].low, BY_NAME["height"].high),
-    "weight_kg": (BY_NAME["weight"].low, BY_NAME["weight"].high),
-}
 _CATEGORIES: dict[str, tuple[str, ...]] = {"sex": SEXES, "admission_type": ADMISSION_TYPES, "unit_type": UNIT_TYPES}
 
 STATIC_NAMES: tuple[str, ...] = (

@@ -4,7 +4,6 @@ import logging
 import warnings
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,8 +14,7 @@ from sqlalchemy import Connection, Engine, insert, text
 from rnn_core.contracts.errors import QualityError
 from sql.store.copy import copy_arrow
 from sql.store.schema import check_result, stay_forecast
-
-_FOLDER = Path(__file__).resolve().parents[1] / "expectations"
+from sql.store.statements import read_statement
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def any_fault(name: str) -> str:
 
 @cache
 def _read_suite(name: str) -> dict[str, Any]:
-    return yaml.safe_load((_FOLDER / f"{name}.yaml").read_text())
+    return yaml.safe_load(read_statement(f"expectations/{name}.yaml"))
 
 
 def validate(engine: Engine, suite: str, relation: str) -> list[CheckOutcome]:

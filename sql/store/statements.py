@@ -1,15 +1,33 @@
-"""Our SQL that stands in files: read once, with the parts that several files share put in."""
+"""Our SQL that stands in files: read with the parts that several share, and with the thresholds that Python has too."""
 
 import re
-from functools import cache
 from pathlib import Path
+
+from rnn_core.contracts import thresholds
+from rnn_core.contracts.concepts import STATIC_RANGES
 
 ROOT = Path(__file__).resolve().parents[1]
 _INCLUDE = re.compile(r"^ *-- include (\S+)\n", re.MULTILINE)
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_HIGH = thresholds.RISK_BANDS.index("high")
+
+# What stands for `{name}` in our SQL; hours, and the units of the concepts.
+VALUES: dict[str, str] = {
+    "prolonged_hours": f"{thresholds.PROLONGED_HOURS:g}",
+    "charting_delay_hours": f"{thresholds.CHARTING_DELAY_HOURS:g}",
+    "early_admission_hours": f"{thresholds.EARLY_ADMISSION_HOURS:g}",
+    "ranked_risk_bands": ", ".join(f"('{band}', {rank})" for rank, band in enumerate(thresholds.RISK_BANDS, start=1)),
+    "high_risk_bands": ", ".join(f"'{band}'" for band in thresholds.RISK_BANDS[_HIGH:]),
+    **{f"{name}_low": f"{low:g}" for name, (low, _) in STATIC_RANGES.items()},
+    **{f"{name}_high": f"{high:g}" for name, (_, high) in STATIC_RANGES.items()},
+}
 
 
-@cache
 def read_statement(path: str) -> str:
-    """The text of `sql/<path>`. A line `-- include parts/<name>.sql` stands for that file of `sql/views/`, so that two
-    statements share what they must not differ in."""
-    return _INCLUDE.sub(lambda line: (ROOT / "views" / line[1]).read_text(), (ROOT / path).read_text())
+    """The text of `sql/<path>`, filled in.
+
+    A line `-- include parts/<name>.sql` stands for that file of `sql/views/`, so that two statements share what they must
+    not differ in; `{prolonged_hours}` stands for the threshold of that name in VALUES. Other braces stay as they are.
+    """
+    text = _INCLUDE.sub(lambda line: (ROOT / "views" / line[1]).read_text(), (ROOT / path).read_text())
+    return _PLACEHOLDER.sub(lambda found: VALUES.get(found[1], found[0]), text)

@@ -6,7 +6,7 @@
 --   out, and stays still open do not count.
 -- Units: counts of days and stays; shares 0 to 1, null where there is nothing to divide by.
 with band (risk_band, rank) as (
-    values ('low', 1), ('medium', 2), ('high', 3), ('very high', 4)
+    values {ranked_risk_bands}
 ),
 scored as (
     select o.source, o.model_id, o.role, o.stay_id, o.died, band.rank, date_trunc('day', o.prediction_time, 'UTC') as day

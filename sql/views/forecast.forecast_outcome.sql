@@ -7,7 +7,7 @@
 --   contradict each other (quality.stay_audit), so it is not scored. outcome_known_at is when the end as it stands was
 --   first known.
 -- Units: times UTC, durations in hours, risks and probabilities 0 to 1, month YYYY-MM of prediction_time in UTC;
---   prolonged means a total stay of more than 168 hours.
+--   prolonged means a total stay of more than {prolonged_hours} hours.
 with knowledge as (
     select source, max(as_of) as as_of from icu.batch where ingested_at is not null group by source
 ),
@@ -51,7 +51,7 @@ select
     (extract(epoch from e.outtime - f.prediction_time) / 3600)::double precision as remaining_hours,
     e.end_precision_hours,
     (extract(epoch from e.outtime - e.intime) / 3600)::double precision as total_stay_hours,
-    e.outtime - e.intime > interval '168 hours' as prolonged,
+    e.outtime - e.intime > interval '{prolonged_hours} hours' as prolonged,
     e.outcome_known_at,
     faulty.stay_id is not null as excluded
 from forecast.stay_forecast f

@@ -34,7 +34,7 @@ select
     sum(m.patient) as n_patients,
     max(u.beds) as beds,
     max(u.beds) - sum(m.patient) as free_beds,
-    count(*) filter (where m.risk_band in ('high', 'very high')) as n_high_risk,
+    count(*) filter (where m.risk_band in ({high_risk_bands})) as n_high_risk,
     coalesce(sum(m.discharge_24h_prob), 0) as expected_discharges_24h,
     coalesce(sum(m.discharge_48h_prob), 0) as expected_discharges_48h,
     coalesce(sum(m.discharge_72h_prob), 0) as expected_discharges_72h,

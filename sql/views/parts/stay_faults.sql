@@ -18,7 +18,7 @@ fault as (
         source, stay_id, 'died_before_outtime', extract(epoch from outtime - died_at) / 3600,
         'h between the death and the end of the stay'
     from stay
-    where outtime - died_at > interval '36 hours'
+    where outtime - died_at > interval '{charting_delay_hours} hours'
     union all
     select
         s.source, s.stay_id, 'stay_after_death', extract(epoch from s.intime - d.died_at) / 3600,
@@ -32,7 +32,7 @@ fault as (
         greatest(extract(epoch from outtime - hospital_outtime), extract(epoch from hospital_intime - intime)) / 3600,
         'h of the stay outside the hospital stay'
     from stay
-    where outtime - hospital_outtime > interval '36 hours' or hospital_intime - intime > interval '24 hours'
+    where outtime - hospital_outtime > interval '{charting_delay_hours} hours' or hospital_intime - intime > interval '{early_admission_hours} hours'
     union all
     select q.source, q."row" ->> 'stay_id', 'negative_stay', count(*), 'quarantined version(s) end before they begin'
     from rejected q
