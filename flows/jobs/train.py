@@ -226,12 +226,12 @@ def judge_beside(
 ) -> "Verdict":
     """The gate on the newest stays that neither model has learned from; `then` is what the new one learned from."""
     from rnn_core.evaluation.gate import judge_challenger
-    from rnn_core.evaluation.holdout import compare, count_deaths, unseen
+    from rnn_core.evaluation.holdout import compare_forecasters, count_deaths, unseen
 
     _, newer = unseen(now, then)
     newer &= now.stays["intime"].to_numpy("datetime64[us]") >= clock.to_numpy(incumbent["data_cutoff"])
     hold_out = now.take(newer)
-    found = compare(forecaster, serving, hold_out)
+    found = compare_forecasters(forecaster, serving, hold_out)
     return judge_challenger(found.overall, found.groups, count_deaths(hold_out), incumbent["stage"])
 
 

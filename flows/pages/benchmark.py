@@ -150,7 +150,7 @@ def _stay_plots(outcome: Outcome) -> Iterator[Plot]:
     from rnn_core.benchmark.contest import coverage
 
     whole = {
-        n: c for n, c in outcome.contests.items() if c.forecast.masses is not None and n in (*_PLOTTED, "prevalence")
+        n: c for n, c in outcome.contests.items() if c.forecast.whole is not None and n in (*_PLOTTED, "prevalence")
     }
     shares = {name: coverage(contest, outcome.truth, _LEVELS) for name, contest in whole.items()}
     yield Plot("Intervals of the remaining stay, told and kept", _plots().coverage_plot(_LEVELS, shares))

@@ -265,11 +265,11 @@ def _judge(contests: "dict[str, Contest]", truth: "Truth") -> Outcome:
 
     scores = {}
     for name, contest in contests.items():
-        scores[name] = benchmark.judge(contest, truth)
+        scores[name] = benchmark.score_contest(contest, truth)
         log.info("%s: AUROC %.4f, AUPRC %.4f", name, scores[name]["auroc"].value, scores[name]["auprc"].value)
     strongest = benchmark.strongest(scores, BASELINES)
     differences = {
-        name: benchmark.compare(contest, contests[strongest], truth)
+        name: benchmark.paired_differences(contest, contests[strongest], truth)
         for name, contest in contests.items()
         if name != strongest
     }
@@ -288,7 +288,7 @@ def _judge_group(contests: "dict[str, Contest]", truth: "Truth", chosen: np.ndar
         "n": int(chosen.sum()),
         "deaths": int(np.nansum(part.death)),
         "models": {
-            name: benchmark.judge(contest.take(chosen), part, _SUBGROUP_RESAMPLES, _IN_SUBGROUPS)
+            name: benchmark.score_contest(contest.take(chosen), part, _SUBGROUP_RESAMPLES, _IN_SUBGROUPS)
             for name, contest in contests.items()
         },
     }

@@ -28,7 +28,7 @@ from rnn_core.series.scaling import Scaler, fit_scaler, static_features
 from rnn_core.series.splits import patient_folds
 from rnn_core.series.summaries import summary_features
 from rnn_core.series.windows import gather_batch, last_predictions, make_windows
-from rnn_core.statistics.distribution import mortality_risk, remaining_quantile
+from rnn_core.statistics.distribution import Distribution
 
 # Quantiles of the remaining stay that every contender is asked for.
 QUANTILES = (0.1, 0.5, 0.9)
@@ -62,12 +62,13 @@ class Forecast:
     """What a contender says of each stay; NaN where it says nothing.
 
     risk: of death, float64 [stays]. remaining: hours to the end, its `QUANTILES`, float64 [stays, 3].
-    masses: the whole distribution where it has one, [stays, bins, 2].
+    whole: the distribution that both are read off, where it has one, [stays]; that of the population where it says
+        nothing.
     """
 
     risk: np.ndarray
     remaining: np.ndarray
-    masses: np.ndarray | None = None
+    whole: Distribution | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,13 @@ class Arena:
         return fit_ensemble(self.material, self.learned.sound, self.config)
 
     @cached_property
+    def population(self) -> Distribution:
+        """The population's forecast of the stays to judge on, the same of each."""
+        curve = fit_population(self.learned.stays, self.learned.as_of, self.sampling.delayed_entry_hours)
+        at_hour = curve.forecast_after(np.full(1, self.hour), self.config.network.horizon_edges)
+        return at_hour.take(np.zeros(len(self.judged.stays), dtype=np.int64))
+
+    @cached_property
     def then(self) -> Known:
         """The stays to learn from as they were known at the hour of the forecast."""
         return as_open(self.learned, self.judged.as_of)
@@ -173,11 +181,8 @@ def spread(values: np.ndarray, stay: np.ndarray, n: int, fill: float = np.nan) -
 
 def prevalence(arena: Arena) -> Entry:
     """The share that died, and the remaining stay of the population after as many hours."""
-    n = len(arena.judged.stays)
-    curve = fit_population(arena.learned.stays, arena.learned.as_of, arena.sampling.delayed_entry_hours)
-    masses = np.repeat(curve.masses_after(np.full(1, arena.hour), arena.config.network.horizon_edges), n, axis=0)
-    share = float(np.nanmean(arena.death))
-    forecast = Forecast(np.full(n, share), _quantiles_of(arena, masses), masses)
+    whole, share = arena.population, float(np.nanmean(arena.death))
+    forecast = Forecast(np.full(len(whole), share), _quantiles_of(whole), whole)
     return Entry(forecast, np.full(len(arena.death), share))
 
 
@@ -244,7 +249,7 @@ def _fit_bins(edges: tuple[float, ...], x: np.ndarray, hours: np.ndarray) -> Cal
     def predict(x: np.ndarray) -> np.ndarray:
         masses = np.zeros((len(x), len(edges), 2))
         masses[:, model.classes_, 0] = model.predict_proba(x)
-        return np.stack([remaining_quantile(masses, edges, q) for q in QUANTILES], axis=1)
+        return _quantiles_of(Distribution(masses, edges))
 
     return predict
 
@@ -330,7 +335,7 @@ def forecaster_single(arena: Arena) -> Entry:
         ensemble,
         model=members_of(ensemble.model)[0],
         row=ensemble.row[mine],
-        masses=ensemble.masses[mine],
+        forecast=ensemble.forecast.take(mine),
         histories=ensemble.histories[:1],
         best_epochs=ensemble.best_epochs[:1],
     )
@@ -349,20 +354,22 @@ def _serve(arena: Arena, ensemble: Ensemble) -> Entry:
     for k, member in enumerate(members_of(fitted.model)):
         held_out = arena.fold[learned.stay] == k
         masses = score_rows(member, learned.windows, learned.window[held_out], learned.row[held_out])
-        out_of_fold[learned.stay[held_out]] = mortality_risk(fitted.calibration.apply(masses, arena.hour))
+        out_of_fold[learned.stay[held_out]] = fitted.calibrated(masses, arena.hour).mortality_risk()
     return Entry(_speak(arena, fitted, judged), out_of_fold, ensemble.histories)
 
 
 def _speak(arena: Arena, fitted: StayForecaster, judged: Snapshot) -> Forecast:
-    told = fitted.calibration.apply(score_rows(fitted.model, judged.windows, judged.window, judged.row), arena.hour)
-    masses = spread(told, judged.stay, len(arena.judged.stays))
-    quantiles = _quantiles_of(arena, told)
+    told = fitted.calibrated(score_rows(fitted.model, judged.windows, judged.window, judged.row), arena.hour)
     n = len(arena.judged.stays)
-    return Forecast(spread(mortality_risk(told), judged.stay, n), spread(quantiles, judged.stay, n), masses)
+    return Forecast(
+        spread(told.mortality_risk(), judged.stay, n),
+        spread(_quantiles_of(told), judged.stay, n),
+        arena.population.with_rows(judged.stay, told),
+    )
 
 
-def _quantiles_of(arena: Arena, masses: np.ndarray) -> np.ndarray:
-    return np.stack([remaining_quantile(masses, arena.config.network.horizon_edges, q) for q in QUANTILES], axis=1)
+def _quantiles_of(forecast: Distribution) -> np.ndarray:
+    return np.stack([forecast.quantile(q) for q in QUANTILES], axis=1)
 
 
 def blend(arena: Arena, first: Entry, second: Entry) -> Entry:

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 
 from rnn_core.benchmark.contenders import Entry, Forecast
-from rnn_core.contracts.config import HORIZON_EDGES
 from rnn_core.statistics.bootstrap import Estimate, Metric, bootstrap_interval, paired_difference
 from rnn_core.statistics.decision_metrics import (
     LOS_BUCKET_EDGES_DAYS,
@@ -19,7 +18,7 @@ from rnn_core.statistics.decision_metrics import (
     los_bucket,
     mean_squared_log_error,
 )
-from rnn_core.statistics.distribution import remaining_quantile, survival_at
+from rnn_core.statistics.distribution import Distribution
 from rnn_core.statistics.metrics import (
     auprc,
     auroc,
@@ -65,20 +64,19 @@ class Truth:
 class Contest:
     """Forecasts of the judged stays by one contender.
 
-    threshold: for flagging, fixed on the learned stays, [stays]. edges: horizon edges of its masses.
+    threshold: for flagging, fixed on the learned stays, [stays].
     """
 
     forecast: Forecast
     threshold: np.ndarray
     seconds: float
-    edges: tuple[float, ...] = HORIZON_EDGES
     histories: tuple = ()
 
     def take(self, chosen: np.ndarray) -> "Contest":
         f = self.forecast
-        masses = None if f.masses is None else f.masses[chosen]
+        whole = None if f.whole is None else f.whole.take(chosen)
         return replace(
-            self, forecast=Forecast(f.risk[chosen], f.remaining[chosen], masses), threshold=self.threshold[chosen]
+            self, forecast=Forecast(f.risk[chosen], f.remaining[chosen], whole), threshold=self.threshold[chosen]
         )
 
 
@@ -88,14 +86,14 @@ def enter(entry: Entry, learned_death: np.ndarray, trivial: Entry, abstained: np
     known = ~np.isnan(entry.out_of_fold) & ~np.isnan(learned_death)
     threshold = fit_threshold(learned_death[known], entry.out_of_fold[known])
     told, fallback = entry.forecast, trivial.forecast
-    masses = told.masses
-    if masses is not None and fallback.masses is not None:
-        masses = np.where(abstained[:, None, None], fallback.masses, masses)
+    whole = told.whole
+    if whole is not None and fallback.whole is not None:
+        whole = whole.with_rows(abstained, fallback.whole.take(abstained))
     forecast = Forecast(
         np.where(abstained, fallback.risk, told.risk),
         # A contender without intervals gets none here either.
         np.where(abstained[:, None] & ~np.isnan(told.remaining).all(axis=0), fallback.remaining, told.remaining),
-        masses,
+        whole,
     )
     return Contest(forecast, np.full(len(abstained), threshold), seconds, histories=entry.histories)
 
@@ -108,11 +106,11 @@ def pool(parts: list[tuple[np.ndarray, Contest]]) -> Contest:
         return np.concatenate(values)[order]
 
     contests = [contest for _, contest in parts]
-    masses = [c.forecast.masses for c in contests]
+    wholes = [c.forecast.whole for c in contests]
     forecast = Forecast(
         joined([c.forecast.risk for c in contests]),
         joined([c.forecast.remaining for c in contests]),
-        None if any(m is None for m in masses) else joined(masses),
+        None if any(whole is None for whole in wholes) else Distribution.concatenate(wholes).take(order),
     )
     threshold = joined([c.threshold for c in contests])
     seconds = sum(c.seconds for c in contests)
@@ -149,10 +147,11 @@ def _columns(
 
 def _named_buckets(contest: Contest, hour: float, of_median: np.ndarray) -> np.ndarray:
     """Bucket of the length of stay that each forecast names: the best for the whole distribution, or its median's."""
-    if contest.forecast.masses is None:
+    whole = contest.forecast.whole
+    if whole is None:
         return of_median
-    bounds = np.clip(np.array(LOS_BUCKET_EDGES_DAYS) * 24 - hour, 0, contest.edges[-1])
-    left = np.stack([1 - survival_at(contest.forecast.masses, contest.edges, bound) for bound in bounds], axis=1)
+    bounds = np.clip(np.array(LOS_BUCKET_EDGES_DAYS) * 24 - hour, 0, whole.edges[-1])
+    left = np.stack([1 - whole.survival(bound) for bound in bounds], axis=1)
     return choose_buckets(np.diff(left, axis=1, prepend=0, append=1)).astype(np.float64)
 
 
@@ -160,7 +159,7 @@ def _named_buckets(contest: Contest, hour: float, of_median: np.ndarray) -> np.n
 COMPARED: tuple[str, ...] = ("auroc", "auprc", "brier", "los_mae_days", "los_kappa")
 
 
-def judge(
+def score_contest(
     contest: Contest, truth: Truth, resamples: int = _RESAMPLES, metrics: Collection[str] | None = None
 ) -> dict[str, Estimate]:
     """Metrics of one contender, all by default, with their 95 % intervals over stays."""
@@ -172,7 +171,9 @@ def judge(
     }
 
 
-def compare(contest: Contest, other: Contest, truth: Truth, resamples: int = _RESAMPLES) -> dict[str, Estimate]:
+def paired_differences(
+    contest: Contest, other: Contest, truth: Truth, resamples: int = _RESAMPLES
+) -> dict[str, Estimate]:
     """Paired differences of `COMPARED`, contest less other, on the same resamples of stays."""
     ours, theirs = _columns(contest, truth), _columns(other, truth)
     return {
@@ -190,12 +191,12 @@ def coverage(contest: Contest, truth: Truth, levels: np.ndarray) -> np.ndarray:
     """Share of ends within the central interval of each level, [levels]; needs the whole distribution."""
     remaining = truth.los_hours - truth.hour
     known = ~np.isnan(remaining)
-    masses, precision = contest.forecast.masses[known], truth.precision_hours[known]
+    whole, precision = contest.forecast.whole.take(known), truth.precision_hours[known]
     return np.array(
         [
             interval_coverage(
                 remaining[known],
-                *(remaining_quantile(masses, contest.edges, q) for q in ((1 - x) / 2, (1 + x) / 2)),
+                *(whole.quantile(q) for q in ((1 - x) / 2, (1 + x) / 2)),
                 precision,
             )
             for x in levels

@@ -1,17 +1,18 @@
 """How good forecasts are at each age of a stay: whole stays, every few hours, each by a fit that never saw the patient."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rnn_core.contracts.config import ModelConfig, Sampling
 from rnn_core.contracts.known import Known
-from rnn_core.evaluation.holdout import population_masses, score_stays
+from rnn_core.evaluation.holdout import population_forecast, score_stays
 from rnn_core.evaluation.scorecard import AGES
 from rnn_core.forecasters.fit_stay import fit_forecaster
 from rnn_core.series.splits import patient_folds
 from rnn_core.statistics.bootstrap import Estimate
+from rnn_core.statistics.distribution import Distribution
 from rnn_core.statistics.metrics import Outcomes, score_forecasts
 
 SHOWN: tuple[str, ...] = (
@@ -50,25 +51,23 @@ def judge_whole_stays(
         learned, judged = known.take((fold != k) & known.sound), known.take((fold == k) & known.sound)
         forecaster, _ = fit_forecaster(learned, np.ones(len(learned.stays), bool), config, sampling=sampling)
         scored = score_stays(forecaster, judged)
-        baseline = population_masses(forecaster, learned, scored.outcomes.elapsed_hours)
-        parts.append((scored.masses, baseline, scored.outcomes))
-    masses, baseline = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-    return list(_by_age(masses, baseline, _joined([part[2] for part in parts]), config.network.horizon_edges))
+        baseline = population_forecast(forecaster, learned, scored.outcomes.elapsed_hours)
+        parts.append((scored.forecast, baseline, scored.outcomes))
+    forecasts, baselines, outcomes = zip(*parts, strict=True)
+    return list(_by_age(Distribution.concatenate(forecasts), Distribution.concatenate(baselines), _joined(outcomes)))
 
 
-def _by_age(
-    masses: np.ndarray, baseline: np.ndarray, outcomes: Outcomes, edges: tuple[float, ...]
-) -> Iterator[AgeGroup]:
+def _by_age(forecast: Distribution, baseline: Distribution, outcomes: Outcomes) -> Iterator[AgeGroup]:
     for start, stop in zip(AGES, (*AGES[1:], np.inf), strict=True):
         rows = (outcomes.elapsed_hours >= start) & (outcomes.elapsed_hours < stop)
         part = _taken(outcomes, rows)
-        metrics = score_forecasts(masses[rows], part, edges, baseline_masses=baseline[rows], n=_RESAMPLES)
+        metrics = score_forecasts(forecast.take(rows), part, baseline.take(rows), n=_RESAMPLES)
         patients = np.unique(part.groups.astype(str))
         died = np.unique(part.groups[part.death == 1].astype(str))
         yield AgeGroup(start, stop, int(rows.sum()), len(patients), len(died), metrics)
 
 
-def _joined(parts: list[Outcomes]) -> Outcomes:
+def _joined(parts: Sequence[Outcomes]) -> Outcomes:
     return Outcomes(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
 

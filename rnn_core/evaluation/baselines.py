@@ -1,10 +1,7 @@
 """What a model must beat: the population by length of stay, and regressions on summaries of the same windows."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -13,13 +10,13 @@ from sklearn.preprocessing import StandardScaler
 from rnn_core.contracts.config import HORIZON_EDGES
 from rnn_core.contracts.errors import DataTooSmallError
 from rnn_core.contracts.frames import ALIVE, DIED, HOUR
-from rnn_core.statistics.distribution import CENSORED, PopulationCurve, fit_population_curve
+from rnn_core.statistics.population import CENSORED, PopulationCurve, fit_population_curve
 
 
 def fit_population(
     stays: pd.DataFrame, as_of: np.datetime64, delayed_entry_hours: float = 0.0, known_until: np.ndarray | None = None
 ) -> PopulationCurve:
-    """Cumulative incidence of both causes by length of stay, as known at `as_of`; see `survival.fit_population_curve`.
+    """Cumulative incidence of both causes by length of stay, as known at `as_of`; see `population.fit_population_curve`.
 
     stays: reads intime, outtime and outcome; a stay with only one of outtime and outcome, or none that begins before it
         ends, is left out.
@@ -35,13 +32,6 @@ def fit_population(
     hours = (np.where(np.isnat(outtime), last_open, outtime) - intime) / HOUR
     usable = ((causes == CENSORED) == np.isnat(outtime)) & (hours > 0)
     return fit_population_curve(hours[usable], causes[usable], np.full(int(usable.sum()), delayed_entry_hours))
-
-
-def conditional_masses(
-    population: PopulationCurve, elapsed_hours: ArrayLike, edges: Sequence[float] = HORIZON_EDGES
-) -> np.ndarray:
-    """The population's forecast for stays that have lasted `elapsed_hours` [rows] and not ended, [rows, bins, 2]."""
-    return population.masses_after(elapsed_hours, edges)
 
 
 def fit_death_regression(features: np.ndarray, death: np.ndarray) -> Pipeline:

@@ -10,14 +10,14 @@ from rnn_core.contracts.concepts import NAMES
 from rnn_core.contracts.frames import HOUR
 from rnn_core.contracts.groups import patient_groups
 from rnn_core.contracts.known import Known
-from rnn_core.evaluation.baselines import conditional_masses, fit_population
+from rnn_core.evaluation.baselines import fit_population
 from rnn_core.evaluation.drift import describe_concepts
 from rnn_core.forecasters.stay import StayForecaster
 from rnn_core.network.scoring import score_windows
 from rnn_core.series.material import Material, known_until, make_material, make_served_grid
 from rnn_core.series.splits import split_stays
 from rnn_core.statistics.bootstrap import Estimate, bootstrap_interval, paired_difference
-from rnn_core.statistics.distribution import read_forecast
+from rnn_core.statistics.distribution import Distribution
 from rnn_core.statistics.metrics import (
     Outcomes,
     auprc,
@@ -44,13 +44,16 @@ MIN_GROUP_STAYS = 50
 
 @dataclass(frozen=True)
 class Scored:
-    """Calibrated masses, what became of them, a number per (stay, hour) that is the same for every forecaster, and the
-    position of the stay, [rows] each."""
+    """Calibrated forecasts, what became of the stays, and where each was made, [rows] each.
 
-    masses: np.ndarray
+    stay: position in the judged stays. hour: prediction hours since the stay's first, from 1; with the stay it names the
+        same moment for every forecaster.
+    """
+
+    forecast: Distribution
     outcomes: Outcomes
-    hour: np.ndarray
     stay: np.ndarray
+    hour: np.ndarray
 
 
 def unseen(now: Known, then: Known) -> tuple[np.ndarray, np.ndarray]:
@@ -66,36 +69,31 @@ def unseen(now: Known, then: Known) -> tuple[np.ndarray, np.ndarray]:
     return judged, judged & later.newer
 
 
-def judge(forecaster: StayForecaster, scored: Scored, population: Known) -> dict[str, Estimate]:
-    """Metrics of what the forecaster said (`score_stays`), beside the trivial baseline fitted on `population`."""
-    edges = forecaster.config.network.horizon_edges
-    baseline = population_masses(forecaster, population, scored.outcomes.elapsed_hours)
-    return score_forecasts(scored.masses, scored.outcomes, edges, baseline_masses=baseline, n=_RESAMPLES)
+def score_holdout(forecaster: StayForecaster, scored: Scored, population: Known) -> dict[str, Estimate]:
+    """Metrics of what the forecaster said (`score_stays`), and of the trivial baseline fitted on `population`."""
+    baseline = population_forecast(forecaster, population, scored.outcomes.elapsed_hours)
+    return score_forecasts(scored.forecast, scored.outcomes, baseline, n=_RESAMPLES)
 
 
-def judge_groups(
-    forecaster: StayForecaster, scored: Scored, stays: pd.DataFrame
-) -> dict[str, dict[str, dict[str, Estimate]]]:
+def score_groups(scored: Scored, stays: pd.DataFrame) -> dict[str, dict[str, dict[str, Estimate]]]:
     """Kind → group → metrics of its stays, for groups of at least `MIN_GROUP_STAYS` of the judged `stays`."""
-    edges = forecaster.config.network.horizon_edges
     return {
-        kind: {name: _score_group(scored, rows[scored.stay], edges) for name, rows in found.items()}
+        kind: {name: _score_group(scored, rows[scored.stay]) for name, rows in found.items()}
         for kind, found in patient_groups(stays, MIN_GROUP_STAYS).items()
     }
 
 
-def _score_group(scored: Scored, rows: np.ndarray, edges: tuple[float, ...]) -> dict[str, Estimate]:
-    happened, groups = scored.outcomes, scored.outcomes.groups[rows]
-    told = read_forecast(scored.masses[rows], edges, happened.elapsed_hours[rows])
-    risk, middle = told["mortality_risk"].to_numpy(), told["remaining_los_p50_hours"].to_numpy()
+def _score_group(scored: Scored, rows: np.ndarray) -> dict[str, Estimate]:
+    happened, groups, forecast = scored.outcomes, scored.outcomes.groups[rows], scored.forecast.take(rows)
+    risk, middle = forecast.mortality_risk(), forecast.quantile(0.5)
     death, remaining = happened.death[rows], happened.remaining_hours[rows]
     metrics = {
         metric.__name__: (metric, death, risk) for metric in (auroc, brier, calibration_slope, observed_expected)
     }
     metrics["los_mae_days"] = (mean_absolute_error_days, remaining, middle)
     return {
-        name: bootstrap_interval(metric, [happened, forecast], groups, n=_RESAMPLES)
-        for name, (metric, happened, forecast) in metrics.items()
+        name: bootstrap_interval(metric, [happened, said], groups, n=_RESAMPLES)
+        for name, (metric, happened, said) in metrics.items()
     }
 
 
@@ -123,11 +121,11 @@ def describe(known: Known) -> dict[str, Any]:
     }
 
 
-def population_masses(forecaster: StayForecaster, population: Known, elapsed_hours: np.ndarray) -> np.ndarray:
-    """What one would say without a model: the population's curve after as many hours, [rows, bins, 2]."""
+def population_forecast(forecaster: StayForecaster, population: Known, elapsed_hours: np.ndarray) -> Distribution:
+    """What one would say without a model: the population's curve after as many hours, [rows]."""
     until = known_until(population, forecaster.config.window)
     curve = fit_population(population.stays, population.as_of, forecaster.sampling.delayed_entry_hours, until)
-    return conditional_masses(curve, elapsed_hours, forecaster.config.network.horizon_edges)
+    return curve.forecast_after(elapsed_hours, forecaster.config.network.horizon_edges)
 
 
 @dataclass(frozen=True)
@@ -138,13 +136,13 @@ class Comparison:
     groups: dict[str, dict[str, Estimate]]
 
 
-def compare(challenger: StayForecaster, champion: StayForecaster, judged: Known) -> Comparison:
+def compare_forecasters(challenger: StayForecaster, champion: StayForecaster, judged: Known) -> Comparison:
     """Differences over the hours of `judged` that both of them forecast, in metrics of `gate.MARGINS`."""
     ours, theirs = score_stays(challenger, judged), score_stays(champion, judged)
-    _, a, b = np.intersect1d(ours.hour, theirs.hour, assume_unique=True, return_indices=True)
+    a, b = _same_moments(ours, theirs)
     first, second = (
-        read_forecast(s.masses[rows], f.config.network.horizon_edges, s.outcomes.elapsed_hours[rows])
-        for s, f, rows in ((ours, challenger, a), (theirs, champion, b))
+        {"mortality_risk": said.mortality_risk(), "remaining_los_p50_hours": said.quantile(0.5)}
+        for said in (ours.forecast.take(a), theirs.forecast.take(b))
     )
     found = patient_groups(judged.stays, MIN_GROUP_STAYS)
     in_group = {f"{kind}: {name}": rows for kind, groups in found.items() for name, rows in groups.items()}
@@ -156,8 +154,8 @@ def compare(challenger: StayForecaster, champion: StayForecaster, judged: Known)
             name: paired_difference(
                 metric,
                 happened[column],
-                first[column].to_numpy()[rows],
-                second[column].to_numpy()[rows],
+                first[column][rows],
+                second[column][rows],
                 known.groups[at],
                 n=_RESAMPLES,
             )
@@ -167,6 +165,13 @@ def compare(challenger: StayForecaster, champion: StayForecaster, judged: Known)
     return Comparison(
         differences(np.ones(len(a), bool)), {name: differences(rows[ours.stay[a]]) for name, rows in in_group.items()}
     )
+
+
+def _same_moments(ours: Scored, theirs: Scored) -> tuple[np.ndarray, np.ndarray]:
+    """Positions in both of the forecasts that were made of the same stay at the same hour."""
+    moments = [pd.DataFrame({"stay": scored.stay, "hour": scored.hour}).reset_index() for scored in (ours, theirs)]
+    both = moments[0].merge(moments[1], on=["stay", "hour"])
+    return both["index_x"].to_numpy(), both["index_y"].to_numpy()
 
 
 def count_deaths(known: Known) -> int:
@@ -180,10 +185,8 @@ def score_stays(forecaster: StayForecaster, judged: Known) -> Scored:
     row, masses = score_windows(forecaster.model, material.windows)
     judged_row = material.is_judged(row)
     row, masses = row[judged_row], masses[judged_row]
-    stay = material.stay_of_row[row]
-    hour = stay.astype(np.int64) * 1_000_000 + material.hour_of_row(row)
-    calibrated = forecaster.calibration.apply(masses, material.windows.prediction_hour[row])
-    return Scored(calibrated, _outcomes(material, row), hour, stay)
+    forecast = forecaster.calibrated(masses, material.windows.prediction_hour[row])
+    return Scored(forecast, _outcomes(material, row), material.stay_of_row[row], material.hour_of_row(row))
 
 
 def _outcomes(material: Material, row: np.ndarray) -> Outcomes:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rnn_core.contracts.config import ModelConfig, Sampling
 from rnn_core.contracts.known import Known
-from rnn_core.evaluation.holdout import count_deaths, describe, judge, judge_groups, score_stays, unseen
+from rnn_core.evaluation.holdout import count_deaths, describe, score_groups, score_holdout, score_stays, unseen
 from rnn_core.forecasters.fit_stay import fit_forecaster
 from rnn_core.forecasters.stay import StayForecaster
 from rnn_core.network.training import EpochRecord
@@ -72,8 +72,8 @@ def fit_stay_forecaster(
         {name: count_deaths(part) for name, part in parts.items()},
         ensemble.histories,
         ensemble.best_epochs,
-        judge(forecaster, scored, parts["learned"]),
+        score_holdout(forecaster, scored, parts["learned"]),
         describe(parts["learned"]),
-        judge_groups(forecaster, scored, parts["judged"].stays),
+        score_groups(scored, parts["judged"].stays),
     )
     return forecaster, report

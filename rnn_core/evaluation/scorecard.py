@@ -9,8 +9,9 @@ import pandas as pd
 from rnn_core.contracts.frames import ALIVE
 from rnn_core.contracts.groups import age_groups
 from rnn_core.statistics.bootstrap import Estimate
-from rnn_core.statistics.distribution import CENSORED, FORECAST_COLUMNS, fit_population_curve
+from rnn_core.statistics.distribution import FORECAST_COLUMNS
 from rnn_core.statistics.metrics import Outcomes, score_columns
+from rnn_core.statistics.population import CENSORED, fit_population_curve
 
 ALL = "all"
 # What forecasts are grouped by, one at a time; `all` stands for the others.

@@ -15,7 +15,6 @@ from rnn_core.series.splits import split_stays
 from rnn_core.series.windows import make_windows
 from rnn_core.statistics.bootstrap import Estimate, bootstrap_interval
 from rnn_core.statistics.calibration import PlattCalibration, fit_mortality_calibration
-from rnn_core.statistics.distribution import mortality_risk
 from rnn_core.statistics.metrics import auprc, auroc, brier, calibration_slope, observed_expected
 
 METRICS = {
@@ -88,8 +87,7 @@ def risks_at(forecaster: StayForecaster, known: Known, hour: int) -> tuple[np.nd
     if len(rows) == 0:
         return np.empty(0, np.int64), np.empty(0)
     masses = score_rows(forecaster.model, windows, windows.window_of(rows), rows)
-    risk = mortality_risk(forecaster.calibration.apply(masses, windows.prediction_hour[rows]))
-    return stay[rows], risk.astype(np.float64)
+    return stay[rows], forecaster.calibrated(masses, windows.prediction_hour[rows]).mortality_risk()
 
 
 @dataclass(frozen=True)

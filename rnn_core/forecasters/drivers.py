@@ -8,9 +8,8 @@ import pandas as pd
 
 from rnn_core.contracts.concepts import CONCEPTS
 from rnn_core.contracts.known import Known, stack
-from rnn_core.forecasters.stay import StayForecaster, predict_masses
+from rnn_core.forecasters.stay import StayForecaster, predict
 from rnn_core.series.grid import make_grid
-from rnn_core.statistics.distribution import mortality_risk
 from rnn_core.statistics.metrics import log_odds
 
 N_DRIVERS = 5
@@ -71,9 +70,9 @@ def explain_stays(
 def _log_odds(forecaster: StayForecaster, known: Known) -> np.ndarray:
     """Of the calibrated risk at `known.as_of`, [stays]; NaN for a stay without an hour to predict at."""
     # Not the served grid: it ends where the data grow stale, and what was left out may have been the newest.
-    stay, masses = predict_masses(forecaster, known, make_grid(known.stays, known.observations, known.as_of))
+    stay, forecast = predict(forecaster, known, make_grid(known.stays, known.observations, known.as_of))
     out = np.full(len(known.stays), np.nan)
-    out[stay] = log_odds(mortality_risk(masses))
+    out[stay] = log_odds(forecast.mortality_risk())
     return out
 
 

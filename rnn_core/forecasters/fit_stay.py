@@ -20,7 +20,7 @@ from rnn_core.series.material import Material, make_material, make_served_grid
 from rnn_core.series.scaling import Scaler, fit_scaler, static_features
 from rnn_core.series.splits import patient_folds
 from rnn_core.statistics.calibration import Calibration, fit_calibration
-from rnn_core.statistics.distribution import mortality_risk
+from rnn_core.statistics.distribution import Distribution
 from rnn_core.statistics.metrics import log_odds
 
 # The share of 5 % of fewer stays is a handful, and their least risk a matter of chance.
@@ -34,13 +34,13 @@ class Ensemble:
     """Networks that each learned from all folds but one, and what each of them says of the fold that it never saw.
 
     model: all members as one (`network.build_ensemble`). config: with the sizes that the data gave.
-    row, masses: out-of-fold forecasts, absolute rows int64 [n], rising, and float32 [n, bins, 2].
+    row, forecast: out of fold, absolute rows int64 [n], rising, and what was said at them.
     """
 
     model: keras.Model
     config: ModelConfig
     row: np.ndarray
-    masses: np.ndarray
+    forecast: Distribution
     histories: tuple[tuple[EpochRecord, ...], ...]
     best_epochs: tuple[int, ...]
 
@@ -76,13 +76,12 @@ def fit_forecaster(
 def make_forecaster(material: Material, ensemble: Ensemble, scaler: Scaler, sampling: Sampling) -> StayForecaster:
     """The ensemble made ready to serve: calibrated, and with risk bands, by what it said out of fold."""
     judged = material.is_judged(ensemble.row)
-    row, masses = ensemble.row[judged], ensemble.masses[judged]
+    row, forecast = ensemble.row[judged], ensemble.forecast.take(judged)
     elapsed = material.windows.prediction_hour[row]
-    calibration = _fit_calibration(material, row, masses, elapsed)
-    stretch = _ensemble_stretch(
-        material, ensemble, row, calibration.mortality.calibrate(mortality_risk(masses), elapsed)
-    )
-    thresholds = _fit_thresholds(material, row, calibration.apply(masses, elapsed), ensemble.config.train.alert_budget)
+    calibration = _fit_calibration(material, row, forecast, elapsed)
+    calibrated = calibration.apply(forecast, elapsed).mortality_risk()
+    stretch = _ensemble_stretch(material, ensemble, row, calibrated)
+    thresholds = _fit_thresholds(material, row, calibrated, ensemble.config.train.alert_budget)
     calibration = replace(calibration, mortality=calibration.mortality.stretched(*stretch))
     ends_at = one_end(material.known.stays)
     return StayForecaster(ensemble.model, scaler, ensemble.config, calibration, ends_at, sampling, thresholds)
@@ -107,7 +106,7 @@ def fit_ensemble(
         raise ContractError(
             f"A warm start needs {len(left_out)} members; the model has {len(starts)}. Train from scratch instead."
         )
-    fitted, rows, masses = [], [], []
+    fitted, rows, told = [], [], []
     for k, start in zip(left_out, starts, strict=True):
         member = replace(config, train=replace(config.train, seed=config.train.seed * n_folds + k))
         held_out = learned & (fold == k)
@@ -123,15 +122,15 @@ def fit_ensemble(
                 progress=progress and partial(_tell_member, progress, k + 1, n_folds),
             )
         )
-        row, p = score_windows(fitted[-1].model, windows, np.flatnonzero(held_out[windows.stay]))
+        row, masses = score_windows(fitted[-1].model, windows, np.flatnonzero(held_out[windows.stay]))
         rows.append(row)
-        masses.append(p)
+        told.append(Distribution(masses, config.network.horizon_edges))
     order = np.argsort(np.concatenate(rows))
     return Ensemble(
         model=build_ensemble([one.model for one in fitted]),
         config=replace(fitted[0].config, train=config.train),
         row=np.concatenate(rows)[order],
-        masses=np.concatenate(masses)[order],
+        forecast=Distribution.concatenate(told).take(order),
         histories=tuple(one.history for one in fitted),
         best_epochs=tuple(one.best_epoch for one in fitted),
     )
@@ -141,11 +140,11 @@ def _tell_member(progress: Callable[[EpochRecord], None], member: int, members: 
     progress(record | {"member": member, "members": members})
 
 
-def _fit_calibration(material: Material, row: np.ndarray, masses: np.ndarray, elapsed: np.ndarray) -> Calibration:
+def _fit_calibration(material: Material, row: np.ndarray, forecast: Distribution, elapsed: np.ndarray) -> Calibration:
     patients = material.known.stays["patient_id"].to_numpy()[material.stay_of_row[row]]
     labels = material.labels
     return fit_calibration(
-        masses, labels.death[row], labels.weights[row], labels.entry[row], groups=patients, elapsed_hours=elapsed
+        forecast, labels.death[row], labels.weights[row], labels.entry[row], groups=patients, elapsed_hours=elapsed
     )
 
 
@@ -164,7 +163,13 @@ def _ensemble_stretch(material: Material, ensemble: Ensemble, row: np.ndarray, r
         return 1.0, 0.0
     chosen = row if len(row) <= _STRETCH_ROWS else row[:: -(-len(row) // _STRETCH_ROWS)]
     window = material.windows.window_of(chosen)
-    told = np.stack([mortality_risk(score_rows(member, material.windows, window, chosen)) for member in members])
+    edges = ensemble.config.network.horizon_edges
+    told = np.stack(
+        [
+            Distribution(score_rows(member, material.windows, window, chosen), edges).mortality_risk()
+            for member in members
+        ]
+    )
     fold = patient_folds(material.known.stays["patient_id"], len(members))[material.stay_of_row[chosen]]
     told_odds = log_odds(told)
     told_odds[fold, np.arange(len(chosen))] = np.nan
@@ -173,10 +178,10 @@ def _ensemble_stretch(material: Material, ensemble: Ensemble, row: np.ndarray, r
 
 
 def _fit_thresholds(
-    material: Material, row: np.ndarray, masses: np.ndarray, budget: tuple[float, ...]
+    material: Material, row: np.ndarray, risk: np.ndarray, budget: tuple[float, ...]
 ) -> tuple[float, ...]:
     """Risks that the given shares of the forecasts reach, each stay counting once; the fixed ones where stays are few."""
-    risk, stay = mortality_risk(masses), material.stay_of_row[row]
+    stay = material.stay_of_row[row]
     if len(np.unique(stay)) < MIN_STAYS_FOR_BANDS:
         return RISK_THRESHOLDS
     weight = 1 / np.bincount(stay)[stay]

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from rnn_core.contracts.config import ModelConfig, Sampling, WindowConfig
 from rnn_core.contracts.errors import ArtifactError, DataTooSmallError
@@ -19,7 +20,7 @@ from rnn_core.series.material import make_served_grid
 from rnn_core.series.scaling import Scaler
 from rnn_core.series.windows import last_predictions, make_windows
 from rnn_core.statistics.calibration import Calibration
-from rnn_core.statistics.distribution import FORECAST_COLUMNS, read_forecast, risk_band
+from rnn_core.statistics.distribution import FORECAST_COLUMNS, Distribution, risk_band
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ class StayForecaster:
     sampling: Sampling = field(default_factory=Sampling)
     risk_thresholds: tuple[float, ...] = RISK_THRESHOLDS
 
+    def calibrated(self, masses: np.ndarray, elapsed_hours: ArrayLike) -> Distribution:
+        """What the network said, [rows, bins, 2], of stays that have lasted so long, made ready to be read."""
+        return self.calibration.apply(Distribution(masses, self.config.network.horizon_edges), elapsed_hours)
+
 
 def forecast_stays(forecaster: StayForecaster, known: Known) -> pd.DataFrame:
     """One row per open stay with the numbers of `forecast.stay_forecast`, or an abstention with its reason.
@@ -50,10 +55,10 @@ def forecast_stays(forecaster: StayForecaster, known: Known) -> pd.DataFrame:
             "length-of-stay columns would mean something else. Train a model on this source."
         )
     frame = _abstentions(forecaster, known)
-    stay, masses = predict_masses(forecaster, known)
+    stay, forecast = predict(forecaster, known)
     ready = frame["status_reason"].isna().to_numpy()[stay]
-    scored, masses = stay[ready], masses[ready]
-    numbers = read_forecast(masses, forecaster.config.network.horizon_edges, known.elapsed_hours[scored])
+    scored = stay[ready]
+    numbers = forecast.take(ready).numbers(known.elapsed_hours[scored])
     for column in FORECAST_COLUMNS:
         frame.loc[scored, column] = numbers[column].to_numpy()
     frame.loc[scored, "risk_band"] = risk_band(numbers["mortality_risk"].to_numpy(), forecaster.risk_thresholds)
@@ -61,8 +66,8 @@ def forecast_stays(forecaster: StayForecaster, known: Known) -> pd.DataFrame:
     return frame
 
 
-def predict_masses(forecaster: StayForecaster, known: Known, grid: Grid | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Calibrated forecasts whether they are fit to be published or not: stay int64 [n] and masses [n, bins, 2].
+def predict(forecaster: StayForecaster, known: Known, grid: Grid | None = None) -> tuple[np.ndarray, Distribution]:
+    """Calibrated forecasts whether they are fit to be published or not: stay int64 [n] and the forecast of each.
 
     Each stands at the last hour that the stay has in `grid`, by default that of `make_served_grid`: `known.as_of`, or
     where the stay had gone stale before. A stay without any hour to predict at has none.
@@ -71,8 +76,9 @@ def predict_masses(forecaster: StayForecaster, known: Known, grid: Grid | None =
     grid = make_served_grid(known, rules, Sampling()) if grid is None else grid
     windows = make_windows(grid, known.stays, forecaster.scaler, rules)
     window, row = last_predictions(windows)
-    masses = score_rows(forecaster.model, windows, window, row)
-    return windows.stay[window], forecaster.calibration.apply(masses, windows.prediction_hour[row])
+    return windows.stay[window], forecaster.calibrated(
+        score_rows(forecaster.model, windows, window, row), windows.prediction_hour[row]
+    )
 
 
 def abstention_reasons(known: Known, rules: WindowConfig, sampling: Sampling) -> np.ndarray:

@@ -15,7 +15,7 @@ from scipy.special import expit, logit
 
 from rnn_core.contracts.errors import ContractError
 from rnn_core.statistics.bootstrap import group_codes
-from rnn_core.statistics.distribution import check_masses, mortality_risk, rescale_deaths
+from rnn_core.statistics.distribution import Distribution
 from rnn_core.statistics.metrics import log_odds
 
 # Standard deviations of the normal priors around the identity (slope 1, intercept 0; logarithms of both time powers 0).
@@ -57,10 +57,9 @@ class PlattCalibration:
         intercept = self.intercept + self.intercept_per_doubling * doublings
         return expit(intercept + slope * logit(np.asarray(risk, dtype=np.float64)))
 
-    def apply(self, masses: ArrayLike, elapsed_hours: ArrayLike = REFERENCE_HOURS) -> np.ndarray:
-        """The forecasts with their calibrated risk of death, [rows, bins, 2]; each cause keeps its times."""
-        masses = check_masses(masses)
-        return rescale_deaths(masses, self.calibrate(mortality_risk(masses), elapsed_hours))
+    def apply(self, forecast: Distribution, elapsed_hours: ArrayLike = REFERENCE_HOURS) -> Distribution:
+        """The forecast with its calibrated risk of death; each cause keeps its times."""
+        return forecast.with_mortality_risk(self.calibrate(forecast.mortality_risk(), elapsed_hours))
 
     def stretched(self, factor: float, centre: float) -> "PlattCalibration":
         """The same with calibrated log-odds `factor` times as far from `centre`."""
@@ -87,15 +86,15 @@ class TimeCalibration:
     early: float = 1.0
     late: float = 1.0
 
-    def apply(self, masses: ArrayLike) -> np.ndarray:
-        """The forecasts with their calibrated times, [rows, bins, 2]; each keeps its risk of death."""
-        masses = check_masses(masses)
-        total = masses.sum(axis=1, keepdims=True)
+    def calibrate(self, cdf: np.ndarray) -> np.ndarray:
+        """Calibrated values of a distribution function, of the same shape; 0 and 1 stay what they are."""
         # A power below 1 would blow rounding errors at 0 and 1 up into probabilities.
-        cdf = np.round(np.cumsum(masses, axis=1) / np.where(total > 0, total, 1.0), 12)
         with np.errstate(divide="ignore"):
-            calibrated = -np.expm1(self.late * np.log1p(-(cdf**self.early)))
-        return np.diff(calibrated, axis=1, prepend=0.0) * total
+            return -np.expm1(self.late * np.log1p(-(np.round(cdf, 12) ** self.early)))
+
+    def apply(self, forecast: Distribution) -> Distribution:
+        """The forecast with its calibrated times; it keeps its risk of death."""
+        return forecast.with_times(self.calibrate(forecast.times_by_cause()))
 
 
 @dataclass(frozen=True)
@@ -109,9 +108,9 @@ class Calibration:
     def identity(cls) -> Self:
         return cls()
 
-    def apply(self, masses: ArrayLike, elapsed_hours: ArrayLike = REFERENCE_HOURS) -> np.ndarray:
-        """Calibrated forecasts, [rows, bins, 2], of stays that have lasted so many hours, [rows] or one number."""
-        return self.time.apply(self.mortality.apply(masses, elapsed_hours))
+    def apply(self, forecast: Distribution, elapsed_hours: ArrayLike = REFERENCE_HOURS) -> Distribution:
+        """The calibrated forecast of stays that have lasted so many hours, [rows] or one number."""
+        return self.time.apply(self.mortality.apply(forecast, elapsed_hours))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -122,7 +121,7 @@ class Calibration:
 
 
 def fit_calibration(
-    masses: ArrayLike,
+    forecast: Distribution,
     death: ArrayLike,
     weights: ArrayLike,
     entry: ArrayLike | None = None,
@@ -133,9 +132,8 @@ def fit_calibration(
 
     Arguments as in `fit_mortality_calibration` and `fit_time_calibration`.
     """
-    masses = check_masses(masses)
-    mortality = fit_mortality_calibration(mortality_risk(masses), death, groups, elapsed_hours)
-    calibrated = mortality.apply(masses, elapsed_hours)
+    mortality = fit_mortality_calibration(forecast.mortality_risk(), death, groups, elapsed_hours)
+    calibrated = mortality.apply(forecast, elapsed_hours)
     return Calibration(mortality, fit_time_calibration(calibrated, weights, entry, groups))
 
 
@@ -175,11 +173,10 @@ def fit_mortality_calibration(
 
 
 def fit_time_calibration(
-    masses: ArrayLike, weights: ArrayLike, entry: ArrayLike | None = None, groups: ArrayLike | None = None
+    forecast: Distribution, weights: ArrayLike, entry: ArrayLike | None = None, groups: ArrayLike | None = None
 ) -> TimeCalibration:
     """Both powers by penalised maximum likelihood, so that ends fall below each quantile as often as it says.
 
-    masses: forecasts, [rows, bins, 2].
     weights, entry: what is known of the end, as in `frames.Labels`, [rows, bins, 2]: the likelihood of a row is
         (weights . masses) / (entry . masses), which respects intervals, open stays and delayed entry. Rows without any
         weight say nothing and are left out.
@@ -187,21 +184,20 @@ def fit_time_calibration(
 
     The penalty is a normal prior on the logarithm of both powers, N(0, POWER_SD²).
     """
-    masses, weights = check_masses(masses), np.asarray(weights)
-    entry = np.ones(masses.shape, np.float32) if entry is None else np.asarray(entry)
-    if weights.shape != masses.shape or entry.shape != masses.shape:
-        raise ContractError(
-            f"Masses, weights and entry have one shape; found {masses.shape}, {weights.shape} and {entry.shape}."
-        )
+    shape, weights = forecast.masses.shape, np.asarray(weights)
+    entry = np.ones(shape, np.float32) if entry is None else np.asarray(entry)
+    if weights.shape != shape or entry.shape != shape:
+        raise ContractError(f"Masses, weights and entry have one shape; found {shape}, {weights.shape}, {entry.shape}.")
     told = (weights.max(axis=(1, 2), initial=0.0) > 0) & (entry.max(axis=(1, 2), initial=0.0) > 0)
     rows = np.flatnonzero(told)
     if len(rows) > MAX_TIME_ROWS:
         rows = np.sort(np.random.default_rng(0).choice(rows, MAX_TIME_ROWS, replace=False))
-    share = _shares(groups, np.isin(np.arange(len(masses)), rows))
-    masses, weights, entry = masses[rows], weights[rows], entry[rows]
+    share = _shares(groups, np.isin(np.arange(len(forecast)), rows))
+    forecast, weights, entry = forecast.take(rows), weights[rows], entry[rows]
+    times = forecast.times_by_cause()
 
     def loss(log_powers: np.ndarray) -> float:
-        calibrated = TimeCalibration(*np.exp(log_powers)).apply(masses)
+        calibrated = forecast.with_times(TimeCalibration(*np.exp(log_powers)).calibrate(times)).masses
         # A row that the forecast held impossible stays so under any power; the floor keeps it from hiding the others.
         likelihood, condition = (np.einsum("rbc,rbc->r", w, calibrated) for w in (weights, entry))
         penalty = (log_powers**2).sum() / (2 * POWER_SD**2)

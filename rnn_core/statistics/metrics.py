@@ -12,18 +12,11 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import expit, logit
 
-from rnn_core.contracts.config import HORIZON_EDGES
 from rnn_core.contracts.errors import ContractError
 from rnn_core.contracts.thresholds import PROLONGED_HOURS
 from rnn_core.statistics.bootstrap import Estimate, Metric, Weighted, bootstrap_interval
-from rnn_core.statistics.distribution import (
-    CENSORED,
-    aalen_johansen,
-    check_edges,
-    check_masses,
-    read_forecast,
-    rescale_deaths,
-)
+from rnn_core.statistics.distribution import Distribution
+from rnn_core.statistics.population import CENSORED, fit_population_curve
 
 # Risks of exactly 0 or 1 have no logit; nothing in the data could tell them from one in a million.
 RISK_FLOOR = 1e-6
@@ -286,16 +279,14 @@ def _log_likelihood(y: np.ndarray, eta: np.ndarray, weights: np.ndarray) -> floa
 # ---- the whole distribution
 
 
-def crps_hours(masses: ArrayLike, edges: Sequence[float], remaining_hours: ArrayLike) -> np.ndarray:
+def crps_hours(forecast: Distribution, remaining_hours: ArrayLike) -> np.ndarray:
     """Continuous ranked probability score of the remaining stay, in hours, [rows]; NaN where the end is not known.
 
     The integral from 0 to the last edge of (F(t) - 1[end <= t])² (Matheson & Winkler 1976), exact for a distribution
     function F of leaving that is linear between edges. For a forecast without spread it is the absolute error.
     """
-    edges = check_edges(edges)
-    cdf = np.cumsum(check_masses(masses, len(edges)).sum(axis=2)[:, :-1], axis=1)
-    stop = np.minimum(cdf, 1.0)
-    start = np.concatenate([np.zeros((len(cdf), 1)), stop[:, :-1]], axis=1)
+    edges, cdf = forecast.edges, np.minimum(forecast.leaving_cdf, 1.0)
+    start, stop = cdf[:, :-1], cdf[:, 1:]
     end = np.clip(np.asarray(remaining_hours, dtype=np.float64)[:, None], edges[:-1], edges[1:])
     at_end = start + (stop - start) * (end - edges[:-1]) / np.diff(edges)
     before = (end - edges[:-1]) * _mean_square(start, at_end)
@@ -404,41 +395,36 @@ def score_columns(columns: pd.DataFrame, outcomes: Outcomes, n: int = 1000, seed
 
 
 def score_forecasts(
-    masses: ArrayLike,
+    forecast: Distribution,
     outcomes: Outcomes,
-    edges: Sequence[float] = HORIZON_EDGES,
-    baseline_masses: ArrayLike | None = None,
+    baseline: Distribution | None = None,
     n: int = 1000,
     seed: int = 0,
 ) -> dict[str, Estimate]:
     """Every metric of a set of forecasts by name, and of the trivial baseline beside it as `baseline_<name>`.
 
-    masses: [rows, bins, 2].
-    baseline_masses: what one would forecast without a model, fitted on training stays
-        (`baselines.conditional_masses`), [rows, bins, 2] or [bins, 2]. By default the best constant there is:
-        prevalence and distribution over time of these very rows, which no honest constant can beat.
+    baseline: what one would forecast without a model, fitted on training stays (`population.PopulationCurve`), row by
+        row. By default the best constant there is: prevalence and distribution over time of these very rows, which no
+        honest constant can beat.
     """
-    masses = check_masses(masses, len(edges))
-    if baseline_masses is None:
-        baseline_masses = _constant_masses(masses, outcomes, edges)
-    baseline = np.broadcast_to(np.asarray(baseline_masses), masses.shape)
+    baseline = _constant(forecast, outcomes) if baseline is None else baseline
     scores = {}
-    for prefix, forecast in (("", masses), ("baseline_", baseline)):
-        columns = read_forecast(forecast, edges, outcomes.elapsed_hours)
-        named = score_columns(columns, outcomes, n, seed)
-        crps = crps_hours(forecast, edges, outcomes.remaining_hours) / 24
+    for prefix, said in (("", forecast), ("baseline_", baseline)):
+        named = score_columns(said.numbers(outcomes.elapsed_hours), outcomes, n, seed)
+        crps = crps_hours(said, outcomes.remaining_hours) / 24
         named["los_crps_days"] = bootstrap_interval(mean, [crps], outcomes.groups, n, seed)
         scores |= {prefix + name: estimate for name, estimate in named.items()}
     return scores
 
 
-def _constant_masses(masses: np.ndarray, outcomes: Outcomes, edges: Sequence[float]) -> np.ndarray:
-    """The population's forecast of these rows, [bins, 2]; without any outcome nothing is scored, so any will do."""
+def _constant(forecast: Distribution, outcomes: Outcomes) -> Distribution:
+    """The population's forecast of these rows, the same in each; without any outcome nothing is scored, so any will do."""
     stayed, death = outcomes.stayed_hours, outcomes.death
     followed = ~np.isnan(stayed) & ~(outcomes.ended & np.isnan(death))
-    if len(masses) == 0 or not followed.any():
-        return masses.mean(axis=0) if len(masses) else np.full((len(edges), 2), 0.5 / len(edges))
+    if not followed.any():
+        return forecast
     causes = np.where(outcomes.ended, death, CENSORED)
-    population = aalen_johansen(stayed[followed], causes[followed], edges=edges)[None]
-    prevalence = np.nanmean(death) if np.isfinite(death).any() else population[:, :, 1].sum()
-    return rescale_deaths(population, prevalence)[0]
+    population = fit_population_curve(stayed[followed], causes[followed]).forecast_after(np.zeros(1), forecast.edges)
+    if np.isfinite(death).any():
+        population = population.with_mortality_risk(np.nanmean(death))
+    return population.take(np.zeros(len(forecast), dtype=np.int64))

@@ -371,7 +371,8 @@ def test_evaluate_judges_the_challenger_and_lets_it_serve_once_it_passes(trained
     assert registry.serving_model(trained, "clif", "stay")["model_id"] != challenger.name
     monkeypatch.setattr("rnn_core.evaluation.gate.MIN_DEATHS", 0)
     monkeypatch.setattr(
-        "rnn_core.evaluation.holdout.compare", lambda *_: Comparison(dict.fromkeys(MARGINS, Estimate(0, 0, 0, 9)), {})
+        "rnn_core.evaluation.holdout.compare_forecasters",
+        lambda *_: Comparison(dict.fromkeys(MARGINS, Estimate(0, 0, 0, 9)), {}),
     )
     assert evaluate.fn("clif", AT)["its stage"] == "champion"
     assert registry.serving_model(trained, "clif", "stay")["model_id"] == challenger.name

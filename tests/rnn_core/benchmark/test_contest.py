@@ -9,7 +9,7 @@ from builders import at, random_observations, random_stays, small_config
 
 from rnn_core.benchmark import contenders
 from rnn_core.benchmark.contenders import Arena, Entry, Forecast
-from rnn_core.benchmark.contest import Contest, Truth, compare, enter, judge, pool, strongest
+from rnn_core.benchmark.contest import Contest, Truth, enter, paired_differences, pool, score_contest, strongest
 from rnn_core.contracts.config import Sampling
 from rnn_core.contracts.groups import patient_groups
 from rnn_core.contracts.known import Known
@@ -130,7 +130,7 @@ def judged() -> tuple[Truth, dict[str, Contest]]:
 
 def test_metrics_are_those_of_their_definitions_and_a_perfect_length_has_no_error(judged):
     truth, contests = judged
-    scores = judge(contests["good"], truth, resamples=20)
+    scores = score_contest(contests["good"], truth, resamples=20)
     assert scores["auroc"].value == auroc(truth.death, contests["good"].forecast.risk)
     assert scores["los_mae_days"].value == pytest.approx(0, abs=1e-9) and scores["los_mae_days"].n == 395
     assert scores["los_kappa"].value == 1 and scores["los_concordance"].value == 1
@@ -140,12 +140,12 @@ def test_metrics_are_those_of_their_definitions_and_a_perfect_length_has_no_erro
 
 def test_differences_are_paired_and_the_strongest_baseline_is_found(judged):
     truth, contests = judged
-    scores = {name: judge(contest, truth, 10, ["auroc"]) for name, contest in contests.items()}
+    scores = {name: score_contest(contest, truth, 10, ["auroc"]) for name, contest in contests.items()}
     assert strongest(scores, ("bad", "good", "absent")) == "good"
-    difference = compare(contests["bad"], contests["good"], truth, resamples=50)
+    difference = paired_differences(contests["bad"], contests["good"], truth, resamples=50)
     assert difference["auroc"].value == pytest.approx(scores["bad"]["auroc"].value - scores["good"]["auroc"].value)
     assert difference["auroc"].high < 0 < difference["los_mae_days"].low
-    same = compare(contests["good"], contests["good"], truth, resamples=20)
+    same = paired_differences(contests["good"], contests["good"], truth, resamples=20)
     assert {(e.low, e.value, e.high) for e in same.values()} == {(0.0, 0.0, 0.0)}
 
 

@@ -6,12 +6,11 @@ from rnn_core.contracts.concepts import NAMES
 from rnn_core.contracts.config import HORIZON_EDGES
 from rnn_core.contracts.errors import DataTooSmallError
 from rnn_core.evaluation.baselines import (
-    conditional_masses,
     fit_death_regression,
     fit_population,
     fit_remaining_regression,
 )
-from rnn_core.statistics.distribution import aalen_johansen, check_masses
+from rnn_core.statistics.population import fit_population_curve
 
 N = len(NAMES)
 
@@ -27,7 +26,7 @@ def scored_rows(windows) -> np.ndarray:
 def test_the_population_of_finished_stays_is_their_histogram():
     stays = random_stays(np.random.default_rng(0), 400, hours=200)
     hours = ((stays["outtime"] - stays["intime"]) / np.timedelta64(1, "h")).to_numpy()
-    masses = conditional_masses(fit_population(stays, at(1000)), [0.0])[0]
+    masses = fit_population(stays, at(1000)).forecast_after([0.0]).masses[0]
     for cause, outcome in enumerate(("alive", "died")):
         counts, _ = np.histogram(hours[stays["outcome"] == outcome], bins=[*HORIZON_EDGES, np.inf])
         assert masses[:, cause] == pytest.approx(counts / 400)
@@ -93,9 +92,10 @@ def test_the_forecast_is_conditional_on_the_stay_so_far():
     stays = random_stays(np.random.default_rng(1), 300, hours=150)
     hours = ((stays["outtime"] - stays["intime"]) / np.timedelta64(1, "h")).to_numpy()
     died = (stays["outcome"] == "died").to_numpy().astype(int)
-    masses = check_masses(conditional_masses(fit_population(stays, at(1000)), [0.0, 36.0, 400.0]))
+    masses = fit_population(stays, at(1000)).forecast_after([0.0, 36.0, 400.0]).masses
     longer = hours >= 36
-    assert masses[1] == pytest.approx(aalen_johansen(hours[longer] - 36, died[longer]))
+    again = fit_population_curve(hours[longer] - 36, died[longer]).forecast_after([0.0])
+    assert masses[1] == pytest.approx(again.masses[0])
 
 
 def test_no_usable_stay_is_too_small_a_population():

@@ -13,14 +13,13 @@ from rnn_core.contracts.errors import ArtifactError, DataTooSmallError
 from rnn_core.contracts.frames import Observations
 from rnn_core.contracts.known import Known
 from rnn_core.contracts.thresholds import RISK_THRESHOLDS
-from rnn_core.evaluation.holdout import compare, unseen
+from rnn_core.evaluation.holdout import compare_forecasters, unseen
 from rnn_core.evaluation.judged_fit import fit_stay_forecaster
 from rnn_core.forecasters.fit_stay import _ensemble_stretch, fit_ensemble, fit_forecaster
 from rnn_core.forecasters.stay import forecast_stays, load_stay_forecaster, save_stay_forecaster
 from rnn_core.network.build import members_of
 from rnn_core.series.material import make_material, make_served_grid
 from rnn_core.series.scaling import fit_scaler, static_features
-from rnn_core.statistics.distribution import mortality_risk
 
 AS_OF, CUTOFF = at(70), at(25)
 HOUR = np.timedelta64(1, "h")
@@ -148,7 +147,7 @@ def test_a_warm_start_takes_the_champions_scaler_and_begins_where_it_stood(made,
 
 
 def test_a_forecaster_differs_from_itself_by_nothing(made, fitted):
-    found = compare(fitted[0], fitted[0], Known(*made, AS_OF))
+    found = compare_forecasters(fitted[0], fitted[0], Known(*made, AS_OF))
     assert {difference.value for difference in found.overall.values()} == {0}
     assert found.groups and {d.value for differences in found.groups.values() for d in differences.values()} <= {0}
 
@@ -156,7 +155,7 @@ def test_a_forecaster_differs_from_itself_by_nothing(made, fitted):
 def test_forecasters_with_other_windows_are_compared_on_the_hours_both_forecast(made, fitted):
     config = small_config()
     other = replace(fitted[0], config=replace(config, window=replace(config.window, min_observations=30)))
-    differences = compare(replace(other, model=fitted[0].model), fitted[0], Known(*made, AS_OF)).overall
+    differences = compare_forecasters(replace(other, model=fitted[0].model), fitted[0], Known(*made, AS_OF)).overall
     assert differences["auroc"].value == 0 and differences["auroc"].n > 0
 
 
@@ -198,7 +197,7 @@ def test_members_that_lie_apart_stretch_the_ensemble_and_equal_ones_do_not(made)
         then, grid, fit_scaler(grid, static_features(then.stays), np.arange(40)), config, Sampling()
     )
     ensemble = fit_ensemble(material, np.ones(len(then.stays), bool), config)
-    risk = mortality_risk(ensemble.masses)
+    risk = ensemble.forecast.mortality_risk()
     factor, centre = _ensemble_stretch(material, ensemble, ensemble.row, risk)
     assert factor > 1 and centre == pytest.approx(logit(risk).mean(), abs=1e-6)
     first, *others = members_of(ensemble.model)

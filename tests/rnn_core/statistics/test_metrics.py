@@ -8,13 +8,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 from rnn_core.contracts.config import HORIZON_EDGES
 from rnn_core.contracts.errors import ContractError
 from rnn_core.statistics.bootstrap import bootstrap_interval
-from rnn_core.statistics.distribution import (
-    aalen_johansen,
-    mortality_risk,
-    read_forecast,
-    remaining_quantile,
-    survival_at,
-)
+from rnn_core.statistics.distribution import Distribution
 from rnn_core.statistics.metrics import (
     Outcomes,
     auprc,
@@ -32,6 +26,7 @@ from rnn_core.statistics.metrics import (
     score_columns,
     score_forecasts,
 )
+from rnn_core.statistics.population import fit_population_curve
 
 EDGES = np.array(HORIZON_EDGES, dtype=float)
 RISK_METRICS = (auroc, auprc, brier, observed_expected, calibration_slope, calibration_intercept)
@@ -44,8 +39,8 @@ def risks(n: int = 500, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return (rng.random(n) < risk).astype(float), risk
 
 
-def forecasts(n: int = 600, seed: int = 0) -> tuple[np.ndarray, Outcomes]:
-    """Forecasts [n, bins, 2] and outcomes drawn from them; six forecasts for each patient."""
+def forecasts(n: int = 600, seed: int = 0) -> tuple[Distribution, Outcomes]:
+    """Forecasts and outcomes drawn from them; six forecasts for each patient."""
     rng = np.random.default_rng(seed)
     masses = rng.dirichlet(np.full(2 * len(EDGES), 0.3), n).reshape(n, len(EDGES), 2)
     masses[:, -1] = 0
@@ -53,7 +48,8 @@ def forecasts(n: int = 600, seed: int = 0) -> tuple[np.ndarray, Outcomes]:
     cell = np.array([rng.choice(2 * len(EDGES), p=row.ravel()) for row in masses])
     width = np.append(np.diff(EDGES), 0)
     remaining = EDGES[cell // 2] + rng.random(n) * width[cell // 2]
-    return masses, Outcomes(rng.uniform(0, 160, n), (cell % 2).astype(float), remaining, groups=np.arange(n) // 6)
+    outcomes = Outcomes(rng.uniform(0, 160, n), (cell % 2).astype(float), remaining, groups=np.arange(n) // 6)
+    return Distribution(masses, EDGES), outcomes
 
 
 # ---- single metrics
@@ -202,14 +198,14 @@ def test_an_end_known_to_the_day_counts_by_the_share_of_the_day_that_is_covered(
 
 
 def test_the_crps_agrees_with_numerical_integration():
-    masses, outcomes = forecasts(20)
+    forecast, outcomes = forecasts(20)
     outcomes.remaining_hours[0] = 3000.0
     hours = (np.arange(400_000) + 0.5) * EDGES[-1] / 400_000
     for i in range(20):
-        at_edges = np.concatenate([[0], masses[i].sum(axis=1).cumsum()[:-1]])
+        at_edges = np.concatenate([[0], forecast.masses[i].sum(axis=1).cumsum()[:-1]])
         cdf = np.interp(hours, EDGES, at_edges)
         expected = np.mean((cdf - (hours >= outcomes.remaining_hours[i])) ** 2) * EDGES[-1]
-        got = crps_hours(masses[i : i + 1], EDGES, outcomes.remaining_hours[i : i + 1])
+        got = crps_hours(forecast.take(np.array([i])), outcomes.remaining_hours[i : i + 1])
         assert got == pytest.approx([expected], rel=1e-3)
 
 
@@ -218,11 +214,11 @@ def test_the_crps_is_lowest_for_the_distribution_that_the_ends_come_from():
     ends, wider = rng.gamma(2, 40, 5000), rng.gamma(2, 40, 5000) * rng.choice([0.3, 2.0], 5000)
     alive = np.zeros(5000, dtype=int)
     score = [
-        crps_hours(np.repeat(aalen_johansen(sample, alive)[None], 5000, axis=0), EDGES, ends).mean()
+        crps_hours(fit_population_curve(sample, alive).forecast_after(np.zeros(5000)), ends).mean()
         for sample in (ends, ends * 1.5, ends * 0.6, wider)
     ]
     assert np.argmin(score) == 0
-    assert np.isnan(crps_hours(np.full((1, len(EDGES), 2), 0.5 / len(EDGES)), EDGES, [np.nan])).all()
+    assert np.isnan(crps_hours(Distribution(np.full((1, len(EDGES), 2), 0.5 / len(EDGES)), EDGES), [np.nan])).all()
 
 
 # ---- not defined
@@ -297,8 +293,8 @@ def test_a_coarse_end_lies_after_the_prediction_at_which_the_stay_was_open():
 
 
 def test_scores_of_true_forecasts_beat_the_baseline_and_are_calibrated():
-    masses, outcomes = forecasts(1800)
-    scores = score_forecasts(masses, outcomes, n=100)
+    forecast, outcomes = forecasts(1800)
+    scores = score_forecasts(forecast, outcomes, n=100)
     names = {name for name in scores if not name.startswith("baseline_")}
     assert {f"baseline_{name}" for name in names} == set(scores) - names
     assert scores["mortality_auroc"].low > 0.5
@@ -316,11 +312,11 @@ def test_scores_of_true_forecasts_beat_the_baseline_and_are_calibrated():
 
 
 def test_scores_are_those_of_the_single_metrics():
-    masses, outcomes = forecasts(300)
-    scores = score_forecasts(masses, outcomes, n=0)
-    median = remaining_quantile(masses, EDGES, 0.5)
-    late = survival_at(masses, EDGES, 168 - outcomes.elapsed_hours)
-    assert scores["mortality_auroc"].value == pytest.approx(auroc(outcomes.death, mortality_risk(masses)))
+    forecast, outcomes = forecasts(300)
+    scores = score_forecasts(forecast, outcomes, n=0)
+    median = forecast.quantile(0.5)
+    late = forecast.survival(168 - outcomes.elapsed_hours)
+    assert scores["mortality_auroc"].value == pytest.approx(auroc(outcomes.death, forecast.mortality_risk()))
     assert scores["prolonged_stay_brier"].value == pytest.approx(brier(outcomes.prolonged(), late))
     assert scores["los_mean_absolute_error_days"].value == pytest.approx(
         np.abs(median - outcomes.remaining_hours).mean() / 24
@@ -330,8 +326,8 @@ def test_scores_are_those_of_the_single_metrics():
 
 
 def test_the_default_baseline_is_the_prevalence_of_the_same_rows():
-    masses, outcomes = forecasts(300)
-    scores = score_forecasts(masses, outcomes, n=0)
+    forecast, outcomes = forecasts(300)
+    scores = score_forecasts(forecast, outcomes, n=0)
     prevalence = outcomes.death.mean()
     assert scores["baseline_mortality_brier"].value == pytest.approx(prevalence * (1 - prevalence))
     assert scores["baseline_mortality_auprc"].value == pytest.approx(prevalence)
@@ -339,30 +335,29 @@ def test_the_default_baseline_is_the_prevalence_of_the_same_rows():
     assert scores["baseline_los_mean_absolute_error_days"].value == pytest.approx(best, rel=0.05)
 
 
-def test_a_given_baseline_is_scored_whether_it_is_one_forecast_or_one_per_row():
-    masses, outcomes = forecasts(120)
-    constant = masses.mean(axis=0)
-    one = score_forecasts(masses, outcomes, baseline_masses=constant, n=20)
-    each = score_forecasts(masses, outcomes, baseline_masses=np.repeat(constant[None], 120, axis=0), n=20)
-    assert one["baseline_mortality_brier"] == each["baseline_mortality_brier"]
-    assert one["baseline_mortality_brier"].value == pytest.approx(
+def test_a_given_baseline_is_scored_as_it_is():
+    forecast, outcomes = forecasts(120)
+    constant = forecast.masses.mean(axis=0)
+    scores = score_forecasts(forecast, outcomes, Distribution(np.repeat(constant[None], 120, axis=0), EDGES), n=20)
+    assert scores["baseline_mortality_brier"].value == pytest.approx(
         brier(outcomes.death, np.full(120, constant[:, 1].sum()))
     )
+    assert scores["mortality_brier"].value == pytest.approx(brier(outcomes.death, forecast.mortality_risk()))
 
 
 def test_stays_without_any_outcome_score_as_not_defined():
-    masses, outcomes = forecasts(30)
+    forecast, outcomes = forecasts(30)
     unknown = Outcomes(outcomes.elapsed_hours, np.full(30, np.nan), np.full(30, np.nan))
-    scores = score_forecasts(masses, unknown, n=5)
+    scores = score_forecasts(forecast, unknown, n=5)
     width = scores.pop("los_interval_width_days"), scores.pop("baseline_los_interval_width_days")
     assert all(estimate.n == 30 for estimate in width)
     assert all(estimate.n == 0 and np.isnan(estimate.value) for estimate in scores.values())
-    none = score_forecasts(masses[:0], Outcomes(*[np.empty(0)] * 3), n=5)
+    none = score_forecasts(forecast.take(np.arange(0)), Outcomes(*[np.empty(0)] * 3), n=5)
     assert all(estimate.n == 0 for estimate in none.values())
 
 
 def test_open_stays_count_in_the_concordance_only_up_to_where_they_were_followed():
-    masses, outcomes = forecasts(200)
+    forecast, outcomes = forecasts(200)
     cut = np.minimum(outcomes.remaining_hours, 50.0)
     still_open = outcomes.remaining_hours > 50
     censored = Outcomes(
@@ -371,16 +366,16 @@ def test_open_stays_count_in_the_concordance_only_up_to_where_they_were_followed
         np.where(still_open, np.nan, outcomes.remaining_hours),
         followed_hours=np.where(still_open, 50.0, np.nan),
     )
-    scores = score_forecasts(masses, censored, n=0)
-    expected = concordance(cut, ~still_open, remaining_quantile(masses, EDGES, 0.5))
+    scores = score_forecasts(forecast, censored, n=0)
+    expected = concordance(cut, ~still_open, forecast.quantile(0.5))
     assert scores["los_concordance"].value == pytest.approx(expected)
     assert scores["los_concordance"].n == 200
     assert scores["mortality_brier"].n == (~still_open).sum()
 
 
 def test_abstained_forecasts_are_not_scored():
-    masses, outcomes = forecasts(100)
-    columns = read_forecast(masses, EDGES, outcomes.elapsed_hours)
+    forecast, outcomes = forecasts(100)
+    columns = forecast.numbers(outcomes.elapsed_hours)
     columns.iloc[:40] = np.nan
     scores = score_columns(columns, outcomes, n=0)
     assert scores["mortality_brier"].n == 60
@@ -388,6 +383,6 @@ def test_abstained_forecasts_are_not_scored():
 
 
 def test_forecasts_without_their_outcomes_are_refused():
-    masses, outcomes = forecasts(20)
+    forecast, outcomes = forecasts(20)
     with pytest.raises(ContractError, match="20"):
-        score_columns(read_forecast(masses[:10], EDGES, outcomes.elapsed_hours[:10]), outcomes)
+        score_columns(forecast.take(np.arange(10)).numbers(outcomes.elapsed_hours[:10]), outcomes)
