@@ -136,6 +136,18 @@ class TrainConfig(_Saved):
 
 
 @dataclass(frozen=True)
+class TreesConfig(_Saved):
+    """How boosted trees are fitted; folds and seed are those of `TrainConfig`.
+
+    trees: at most so many per outcome; each member is cut where the fold that it left out is forecast best.
+    learning_rate: of each tree.
+    """
+
+    trees: int = 300
+    learning_rate: float = 0.05
+
+
+@dataclass(frozen=True)
 class ClassicConfig(_Saved):
     """The tutorial's forecaster of the next lengths of stay of a unit, followed in intent."""
 
@@ -160,9 +172,10 @@ class ModelConfig:
     window: WindowConfig = field(default_factory=WindowConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    trees: TreesConfig = field(default_factory=TreesConfig)
 
     def to_json(self) -> dict[str, Any]:
-        return {"window": self.window.to_json(), "network": self.network.to_json(), "train": self.train.to_json()}
+        return {f.name: getattr(self, f.name).to_json() for f in fields(self)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -170,4 +183,6 @@ class ModelConfig:
             window=WindowConfig.from_json(data["window"]),
             network=NetworkConfig.from_json(data["network"]),
             train=TrainConfig.from_json(data["train"]),
+            # Version 0.1.0 knew no trees.
+            trees=TreesConfig.from_json(data.get("trees", {})),
         )

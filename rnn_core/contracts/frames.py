@@ -177,3 +177,9 @@ class Labels:
     death: np.ndarray
     remaining_hours: np.ndarray
     usable: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "Labels":
+        """Only the rows marked, bool [rows], or numbered, int64 [n]."""
+        return Labels(
+            self.weights[rows], self.entry[rows], self.death[rows], self.remaining_hours[rows], self.usable[rows]
+        )

@@ -1,0 +1,131 @@
+"""Boosted trees as plain arrays: fitted by scikit-learn, evaluated, written and read without it.
+
+So a file of trees holds numbers only (no pickle, no code), and gives the same forecasts with any later scikit-learn.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from rnn_core.contracts.errors import DataTooSmallError
+
+# A set of leaves is one byte.
+LEAVES = 8
+_ALL_LEAVES = np.uint8(0xFF)
+_FIRST_LEAF = np.array([(byte & -byte).bit_length() - 1 if byte else 0 for byte in range(256)])
+_BLOCK_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Boosting:
+    """A sum of trees of at most `LEAVES` leaves, numbered from left to right; the log-odds of a binary outcome.
+
+    baseline: float64 [], before the first tree. value: float64 [trees, LEAVES], what each leaf adds.
+    feature int32, threshold float64, kept uint8, all [trees, LEAVES - 1]: each split sends a row to its right where the
+    feature is above the threshold, and then only the leaves whose bits are set in `kept` are possible. Splits that a
+    smaller tree lacks have an infinite threshold.
+    """
+
+    baseline: np.ndarray
+    feature: np.ndarray
+    threshold: np.ndarray
+    kept: np.ndarray
+    value: np.ndarray
+
+    def log_odds(self, features: np.ndarray, last: np.ndarray) -> np.ndarray:
+        """float64 [rows, values] of rows `features` [rows, k] with each of the values `last` [values] as feature k.
+
+        The leaf of a row is the first that all splits leave possible, in whatever order they are looked at (QuickScorer:
+        Lucchese et al., SIGIR 2015). Splits by the first features and by the last one are thus looked at separately, and
+        a row is walked once for all values.
+        """
+        k = features.shape[1]
+        of_last = self._possible(np.column_stack([np.zeros((len(last), k)), last]), self.feature == k)
+        values = self.value[:, _FIRST_LEAF].ravel()
+        tree = 256 * np.arange(len(self.value))
+        out = np.empty((len(features), len(last)))
+        for first in range(0, len(features), _BLOCK_ROWS):
+            block = slice(first, first + _BLOCK_ROWS)
+            of_features = self._possible(features[block], self.feature < k)
+            out[block] = np.stack([values[tree + (of_features & mask)].sum(axis=1) for mask in of_last], axis=1)
+        return out + self.baseline
+
+    def _possible(self, x: np.ndarray, looked_at: np.ndarray) -> np.ndarray:
+        """Leaves that the splits `looked_at` leave to each row, uint8 [rows, trees]."""
+        right = x[:, np.where(looked_at, self.feature, 0)] > np.where(looked_at, self.threshold, np.inf)
+        return np.bitwise_and.reduce(np.where(right, self.kept, _ALL_LEAVES), axis=2)
+
+    def to_arrays(self, prefix: str) -> dict[str, np.ndarray]:
+        return {f"{prefix}{field.name}": getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], prefix: str) -> Self:
+        return cls(**{field.name: arrays[f"{prefix}{field.name}"] for field in fields(cls)})
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows to learn from or to stop by, all of one weight: x float64 [n, features], y bool [n]."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+
+def fit_boosting(
+    train: Examples, valid: Examples, *, trees: int, learning_rate: float, seed: int
+) -> tuple[Boosting, tuple[float, ...]]:
+    """Trees fitted on `train` and cut to the number that is best on `valid`; the loss there after each of them, in nats.
+
+    Raises DataTooSmallError without examples of both outcomes in `train`, or without any in `valid`.
+    """
+    if len(np.unique(train.y)) < 2 or not len(valid.y):
+        raise DataTooSmallError(
+            f"Trees learn from stays with both outcomes and stop by others; found {int(train.y.sum())} and "
+            f"{int((~train.y).sum())}, and {len(valid.y)} to stop by. Load more finished stays."
+        )
+    model = HistGradientBoostingClassifier(
+        max_iter=trees,
+        learning_rate=learning_rate,
+        max_leaf_nodes=LEAVES,
+        # Shallow trees, each split over a random part of the features: they overfit least on a few thousand stays.
+        max_features=0.2,
+        l2_regularization=5.0,
+        early_stopping=False,
+        random_state=seed,
+    ).fit(train.x, train.y)
+    losses = tuple(_log_loss(valid, log_odds) for log_odds in model.staged_decision_function(valid.x))
+    best = int(np.argmin(losses)) + 1
+    flat = [_flatten(predictor.nodes) for (predictor,) in model._predictors[:best]]
+    feature, threshold, kept, value = (np.stack(part) for part in zip(*flat, strict=True))
+    return Boosting(np.float64(model._baseline_prediction.item()), feature, threshold, kept, value), losses
+
+
+def _log_loss(valid: Examples, log_odds: np.ndarray) -> float:
+    return float(np.logaddexp(0, np.where(valid.y, -log_odds, log_odds)).mean())
+
+
+def _flatten(nodes: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Feature, threshold and kept leaves of the splits of one tree, and the values of its leaves, padded."""
+    feature, threshold = np.zeros(LEAVES - 1, np.int32), np.full(LEAVES - 1, np.inf)
+    kept, value = np.full(LEAVES - 1, _ALL_LEAVES), np.zeros(LEAVES)
+    splits = leaves = 0
+
+    def walk(number: int) -> None:
+        nonlocal splits, leaves
+        node = nodes[number]
+        if node["is_leaf"]:
+            value[leaves] = node["value"]
+            leaves += 1
+            return
+        first, split = leaves, splits
+        splits += 1
+        walk(node["left"])
+        feature[split], threshold[split] = node["feature_idx"], node["num_threshold"]
+        kept[split] = _ALL_LEAVES & ~np.uint8((1 << leaves) - (1 << first))
+        walk(node["right"])
+
+    walk(0)
+    return feature, threshold, kept, value

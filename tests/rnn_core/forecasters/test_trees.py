@@ -1,0 +1,234 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from builders import at, random_observations, random_stays, small_config, stays_frame
+from scipy.special import expit
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from rnn_core.contracts.config import HORIZON_EDGES, ModelConfig, Sampling, TreesConfig
+from rnn_core.contracts.errors import ArtifactError, DataTooSmallError
+from rnn_core.contracts.frames import DIED
+from rnn_core.contracts.known import Known
+from rnn_core.forecasters.boosting import Examples, fit_boosting
+from rnn_core.forecasters.trees import BoostedTrees, fit_hazards, fit_trees, learned_rows
+from rnn_core.series.labels import make_labels
+from rnn_core.series.material import make_material, make_served_grid
+from rnn_core.series.person_periods import masses_of_hazards
+from rnn_core.series.scaling import fit_scaler, static_features
+from rnn_core.statistics.distribution import check_masses
+
+BINS = len(HORIZON_EDGES)
+CONFIG = replace(ModelConfig(), trees=TreesConfig(trees=150, learning_rate=0.1))
+
+
+# ---- trees as arrays
+
+
+@pytest.fixture(scope="module")
+def examples():
+    rng = np.random.default_rng(0)
+    x = np.column_stack([rng.normal(size=(4000, 6)).astype(np.float32), rng.integers(0, 5, 4000)]).astype(np.float64)
+    return Examples(x, rng.random(4000) < expit(x[:, 0] + 0.5 * x[:, 6] * x[:, 1] - 1))
+
+
+def test_trees_as_arrays_give_what_scikit_learn_gives(examples):
+    fitted, losses = fit_boosting(examples, examples, trees=40, learning_rate=0.1, seed=3)
+    model = HistGradientBoostingClassifier(
+        max_iter=40,
+        learning_rate=0.1,
+        max_leaf_nodes=8,
+        max_features=0.2,
+        l2_regularization=5.0,
+        early_stopping=False,
+        random_state=3,
+    ).fit(examples.x, examples.y)
+    last = examples.x[:, -1].astype(int)
+    ours = fitted.log_odds(examples.x[:, :-1].astype(np.float32), np.arange(5))[np.arange(4000), last]
+    assert len(losses) == len(fitted.value) == 40
+    assert ours == pytest.approx(model.decision_function(examples.x), abs=1e-9)
+
+
+def test_trees_are_cut_where_others_are_forecast_best(examples):
+    noise = Examples(examples.x, np.random.default_rng(1).random(4000) < 0.3)
+    rest = Examples(examples.x, np.random.default_rng(2).random(4000) < 0.3)
+    fitted, losses = fit_boosting(noise, rest, trees=60, learning_rate=0.3, seed=0)
+    assert len(fitted.value) == np.argmin(losses) + 1 < 30
+
+
+def test_one_outcome_is_too_little_to_learn_from(examples):
+    with pytest.raises(DataTooSmallError, match="both outcomes"):
+        fit_boosting(Examples(examples.x, np.zeros(4000, bool)), examples, trees=5, learning_rate=0.1, seed=0)
+
+
+# ---- a world whose hazards are known
+
+
+def hazards_of(x: np.ndarray) -> np.ndarray:
+    """Hazards [rows, bins, 2]: some leave soon, some die, and the more so the later the bin."""
+    number = np.arange(BINS)
+    ends = expit(-2.0 + 0.08 * number + 0.8 * x[:, :1])
+    ends[:, -1] = 1
+    dies = expit(-1.5 + x[:, 1:2] + 0.05 * number)
+    return ends[:, :, None] * np.stack([1 - dies, dies], axis=2)
+
+
+def world(n: int, seed: int):
+    """Features, true masses, remaining hours (the open bin ends 1,000 hours after its edge) and outcome."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 4)).astype(np.float32)
+    masses = masses_of_hazards(hazards_of(x))
+    cell = (masses.reshape(n, -1).cumsum(axis=1) < rng.random((n, 1))).sum(axis=1)
+    number, cause = np.divmod(cell, 2)
+    edges = np.append(HORIZON_EDGES, HORIZON_EDGES[-1] + 1000)
+    remaining = edges[number] + rng.random(n) * np.diff(edges)[number]
+    return x, masses, remaining, np.where(cause == DIED, "died", "alive")
+
+
+def fit_world(x, stays: list[dict], until: np.ndarray, delayed_entry_hours: float = 0.0) -> np.ndarray:
+    """Fit on four fifths of the rows, stop on the rest; the masses of `TESTED`."""
+    windows = SimpleNamespace(offsets=np.arange(len(stays) + 1))
+    labels = make_labels(
+        windows, stays_frame(*stays), HORIZON_EDGES, delayed_entry_hours, at(1e5), known_until=at(1 + until)
+    )
+    held_out = np.arange(int(labels.usable.sum())) % 5 == 0
+    fitted, _ = fit_hazards(x[labels.usable], labels.take(labels.usable), held_out, CONFIG, seed=(0,))
+    return check_masses(fitted.masses(TESTED[0], BINS))
+
+
+TESTED = world(500, seed=9)
+LEARNED = world(10_000, seed=8)
+
+
+@pytest.fixture(scope="module")
+def complete():
+    x, _, remaining, outcome = LEARNED
+    stays = [{"intime": 0, "outtime": 1 + r, "outcome": o} for r, o in zip(remaining, outcome, strict=True)]
+    return fit_world(x, stays, np.full(len(x), 1e4))
+
+
+def curves(masses: np.ndarray) -> np.ndarray:
+    """Cumulative incidence of both causes by each edge, [rows, bins, 2]."""
+    return masses.cumsum(axis=1)
+
+
+def test_masses_approach_the_truth(complete):
+    truth = TESTED[1]
+    far = np.abs(curves(complete) - curves(truth))
+    assert far.mean() < 0.025
+    trivial = np.abs(curves(np.broadcast_to(truth.mean(axis=0), truth.shape)) - curves(truth))
+    assert far.mean() < 0.25 * trivial.mean()
+    assert np.abs(curves(complete).mean(axis=0) - curves(truth).mean(axis=0)).max() < 0.02
+
+
+def test_what_is_censored_coarse_or_without_a_time_teaches_the_same(complete):
+    """A third of the stays are open after a random time, a third of the ends are known to a day, a few have no time."""
+    x, _, remaining, outcome = LEARNED
+    rng = np.random.default_rng(7)
+    followed = np.where(rng.random(len(x)) < 1 / 3, rng.exponential(150, len(x)), 1e4)
+    precision = np.where(rng.random(len(x)) < 1 / 3, 24.0, 0.0)
+    timed = rng.random(len(x)) > 0.05
+    stays = []
+    for r, o, limit, p, t in zip(remaining, outcome, followed, precision, timed, strict=True):
+        known = {"outtime": 1 + r if t or limit < 1e4 else None, "outcome": o, "end_precision_hours": p}
+        stays.append({"intime": 0, **({} if r > limit else known)})
+    assert 0.1 < np.mean(remaining > followed) < 0.3
+    found = fit_world(x, stays, followed)
+    far = np.abs(curves(found) - curves(TESTED[1]))
+    assert far.mean() < 0.03
+    assert np.abs(curves(found).mean(axis=0) - curves(complete).mean(axis=0)).max() < 0.025
+
+
+def test_stays_that_are_in_the_sample_only_if_they_last_teach_the_same_from_there_on():
+    x, _, remaining, outcome = LEARNED
+    late = remaining > 24
+    stays = [{"intime": 0, "outtime": 1 + r, "outcome": o} for r, o in zip(remaining[late], outcome[late], strict=True)]
+    found = fit_world(x[late], stays, np.full(late.sum(), 1e4), delayed_entry_hours=25)
+    after, truth = (m[:, 3:] / m[:, 3:].sum(axis=(1, 2), keepdims=True) for m in (found, TESTED[1]))
+    assert np.abs(curves(after) - curves(truth)).mean() < 0.03
+
+
+# ---- the forecaster
+
+
+def material_of(known: Known, config: ModelConfig):
+    grid = make_served_grid(known, config.window, Sampling())
+    scaler = fit_scaler(grid, static_features(known.stays), np.arange(len(known.stays)))
+    return make_material(known, grid, scaler, config, Sampling())
+
+
+@pytest.fixture(scope="module")
+def known():
+    rng = np.random.default_rng(5)
+    stays = random_stays(rng, 120, hours=90)
+    return Known(stays, random_observations(rng, stays, 9000), at(1000))
+
+
+SMALL = replace(small_config(), trees=TreesConfig(trees=20, learning_rate=0.1))
+
+
+@pytest.fixture(scope="module")
+def fitted(known):
+    return fit_trees(material_of(known, SMALL), np.ones(120, bool), SMALL)
+
+
+def test_masses_are_whole_and_out_of_fold_rows_are_judged_ones(fitted, known):
+    material = material_of(known, SMALL)
+    assert check_masses(fitted.masses, BINS).shape == (len(fitted.row), BINS, 2)
+    assert (np.diff(fitted.row) > 0).all() and material.is_judged(fitted.row).all()
+    assert len(fitted.trees.members) == len(fitted.losses) == 2
+    whole = check_masses(fitted.trees.masses(material.windows, fitted.row))
+    assert np.abs(whole - fitted.masses).max() > 0.001
+
+
+def test_what_is_read_back_forecasts_the_same_to_the_bit(fitted, known, tmp_path):
+    windows = material_of(known, SMALL).windows
+    fitted.trees.save(tmp_path / "trees.npz")
+    again = BoostedTrees.load(tmp_path / "trees.npz")
+    assert (again.masses(windows, fitted.row) == fitted.trees.masses(windows, fitted.row)).all()
+
+
+def test_a_file_that_would_run_code_or_is_damaged_is_refused(tmp_path):
+    np.savez(tmp_path / "code.npz", members=np.array([print], dtype=object))
+    (tmp_path / "damaged.npz").write_bytes(b"PK\x03\x04 and no more")
+    for name in ("code.npz", "damaged.npz", "absent.npz"):
+        with pytest.raises(ArtifactError, match=name):
+            BoostedTrees.load(tmp_path / name)
+
+
+def test_a_fit_of_the_same_data_is_the_same(fitted, known):
+    again = fit_trees(material_of(known, SMALL), np.ones(120, bool), SMALL)
+    assert (again.masses == fitted.masses).all()
+
+
+def test_a_fold_is_forecast_without_its_outcomes(fitted, known):
+    """Whatever became of the patients of fold 0, its member never learned it, and says the same of fold 0 up to where
+    its trees are cut."""
+    from rnn_core.series.splits import patient_folds
+
+    fold = patient_folds(known.stays["patient_id"], 2)
+    swapped = known.stays["outcome"].map({"alive": "died", "died": "alive"})
+    turned = known.stays.assign(outcome=known.stays["outcome"].where(fold != 0, swapped))
+    other = fit_trees(material_of(replace(known, stays=turned), SMALL), np.ones(120, bool), SMALL)
+    first, second = fitted.trees.members[0].dies, other.trees.members[0].dies
+    shared = min(len(first.value), len(second.value))
+    assert (first.value[:shared] == second.value[:shared]).all()
+    assert (fitted.trees.members[0].ends.value == other.trees.members[0].ends.value).all()
+
+
+def test_rows_up_to_an_hour_are_learned_from_alike_however_the_stay_goes_on(known):
+    """Two worlds agree up to hour 30 of every stay; in one, all stays last 200 hours longer."""
+    rng = np.random.default_rng(6)
+    stays = stays_frame(*({"intime": 0, "outtime": 40 + i, "outcome": "alive"} for i in range(40)))
+    longer = stays.assign(outtime=stays["outtime"] + np.timedelta64(200, "h"), outcome="died")
+    early = random_observations(rng, stays.assign(outtime=at(30)), 3000)
+
+    def chosen(frame):
+        material = material_of(Known(frame, early, at(1000)), SMALL)
+        rows = learned_rows(material, SMALL)
+        hour = material.hour_of_row(rows)
+        return list(zip(material.stay_of_row[rows][hour <= 30], hour[hour <= 30], strict=True))
+
+    assert chosen(stays) == chosen(longer)
+    assert {hour for _, hour in chosen(stays)} == {6, 12, 24}
