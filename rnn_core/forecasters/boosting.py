@@ -9,6 +9,7 @@ from typing import Self
 
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
+from threadpoolctl import threadpool_limits
 
 from rnn_core.contracts.errors import DataTooSmallError
 
@@ -95,8 +96,12 @@ def fit_boosting(
         l2_regularization=5.0,
         early_stopping=False,
         random_state=seed,
-    ).fit(train.x, train.y)
-    losses = tuple(_log_loss(valid, log_odds) for log_odds in model.staged_decision_function(valid.x))
+    )
+    # Trees of few leaves are many short parallel loops. Beside another job, two threads wait for each other by spinning:
+    # seven times the processor time was measured.
+    with threadpool_limits(1, user_api="openmp"):
+        model.fit(train.x, train.y)
+        losses = tuple(_log_loss(valid, log_odds) for log_odds in model.staged_decision_function(valid.x))
     best = int(np.argmin(losses)) + 1
     flat = [_flatten(predictor.nodes) for (predictor,) in model._predictors[:best]]
     feature, threshold, kept, value = (np.stack(part) for part in zip(*flat, strict=True))
