@@ -17,6 +17,7 @@ from rnn_core.series.material import Material
 from rnn_core.series.person_periods import PersonPeriods, masses_of_hazards, person_periods, population_masses
 from rnn_core.series.splits import patient_folds
 from rnn_core.series.summaries import summary_features
+from rnn_core.statistics.distribution import Distribution
 
 # More rows than this only take time and memory: 160,000 examples of 480 features are 0.7 GB.
 MAX_ROWS = 40_000
@@ -38,33 +39,36 @@ class Hazards:
     dies: Boosting
 
     def masses(self, features: np.ndarray, bins: int) -> np.ndarray:
-        """Masses float32 [rows, bins, 2] of rows `features` [rows, k]."""
+        """Masses float64 [rows, bins, 2] of rows `features` [rows, k]."""
         number = np.arange(bins)
         ends = np.ones((len(features), bins))
         ends[:, :-1] = expit(self.ends.log_odds(features, number[:-1]))
         dies = expit(self.dies.log_odds(features, number))
-        return masses_of_hazards(ends[:, :, None] * np.stack([1 - dies, dies], axis=2)).astype(np.float32)
+        return masses_of_hazards(ends[:, :, None] * np.stack([1 - dies, dies], axis=2))
 
 
 @dataclass(frozen=True)
 class BoostedTrees:
-    """The mean of the masses of fits that each left out one fold of the patients."""
+    """The mean of the forecasts of fits that each left out one fold of the patients.
+
+    edges: lower edges of the horizon bins, hours after the prediction.
+    """
 
     members: tuple[Hazards, ...]
-    bins: int
+    edges: tuple[float, ...]
 
-    def masses(self, windows: Windows, rows: np.ndarray) -> np.ndarray:
-        """Masses float32 [n, bins, 2] at the ends of `rows` (absolute, int64 [n]), at which a window predicts."""
-        out = np.empty((len(rows), self.bins, 2), np.float32)
+    def forecast(self, windows: Windows, rows: np.ndarray) -> Distribution:
+        """At the ends of `rows` (absolute, int64 [n]), at which a window predicts."""
+        masses = np.empty((len(rows), len(self.edges), 2))
         for first in range(0, len(rows), _BLOCK_ROWS):
             block = slice(first, first + _BLOCK_ROWS)
             features = summary_features(windows, rows[block])
-            out[block] = np.mean([member.masses(features, self.bins) for member in self.members], axis=0)
-        return out
+            masses[block] = np.mean([member.masses(features, len(self.edges)) for member in self.members], axis=0)
+        return Distribution(masses, self.edges)
 
     def save(self, path: Path) -> None:
         """Write numbers only, as `.npz`."""
-        arrays = {"bins": np.array(self.bins), "members": np.array(len(self.members))}
+        arrays = {"edges": np.array(self.edges), "members": np.array(len(self.members))}
         for k, member in enumerate(self.members):
             arrays |= member.ends.to_arrays(f"{k}.ends.") | member.dies.to_arrays(f"{k}.dies.")
         with path.open("wb") as file:
@@ -79,7 +83,7 @@ class BoostedTrees:
                     Hazards(*(Boosting.from_arrays(arrays, f"{k}.{part}.") for part in ("ends", "dies")))
                     for k in range(int(arrays["members"]))
                 ]
-                return cls(tuple(members), int(arrays["bins"]))
+                return cls(tuple(members), tuple(arrays["edges"].tolist()))
         except (OSError, KeyError, ValueError, BadZipFile) as error:
             raise ArtifactError(f"{path.name} holds no trees of this version; restore it, or train anew.") from error
 
@@ -88,13 +92,13 @@ class BoostedTrees:
 class FittedTrees:
     """Trees and what each member says of the fold that it never saw.
 
-    row, masses: absolute rows int64 [n], rising, and float32 [n, bins, 2]. losses: of each member, on the fold that it
+    row, forecast: absolute rows int64 [n], rising, and what was said at them. losses: of each member, on the fold that it
     left out, per tree: of the end, and of death given an end.
     """
 
     trees: BoostedTrees
     row: np.ndarray
-    masses: np.ndarray
+    forecast: Distribution
     losses: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]
 
 
@@ -122,20 +126,20 @@ def fit_trees(
     told = np.flatnonzero(material.labels.usable & (material.windows.prediction_hour >= config.window.first_hour))
     told = told[material.is_judged(told) & learned[material.stay_of_row[told]]]
 
-    members, held_rows, held_masses, losses = [], [], [], []
+    members, held_rows, held_told, losses = [], [], [], []
     for k in range(config.train.folds) if folds is None else folds:
         member, lost = fit_hazards(features, labels, fold[stay] == k, config, seed=(config.train.seed, k))
         mine = told[fold[material.stay_of_row[told]] == k]
         members.append(member)
         held_rows.append(mine)
-        held_masses.append(BoostedTrees((member,), len(config.network.horizon_edges)).masses(material.windows, mine))
+        held_told.append(BoostedTrees((member,), config.network.horizon_edges).forecast(material.windows, mine))
         losses.append(lost)
         if progress is not None:
             progress(k, *lost)
     row = np.concatenate(held_rows)
     order = np.argsort(row)
-    trees = BoostedTrees(tuple(members), len(config.network.horizon_edges))
-    return FittedTrees(trees, row[order], np.concatenate(held_masses)[order], tuple(losses))
+    trees = BoostedTrees(tuple(members), config.network.horizon_edges)
+    return FittedTrees(trees, row[order], Distribution.concatenate(held_told).take(order), tuple(losses))
 
 
 def learned_rows(material: Material, config: ModelConfig) -> np.ndarray:

@@ -17,7 +17,7 @@ from rnn_core.series.labels import make_labels
 from rnn_core.series.material import make_material, make_served_grid
 from rnn_core.series.person_periods import masses_of_hazards
 from rnn_core.series.scaling import fit_scaler, static_features
-from rnn_core.statistics.distribution import check_masses
+from rnn_core.statistics.distribution import Distribution
 
 BINS = len(HORIZON_EDGES)
 CONFIG = replace(ModelConfig(), trees=TreesConfig(trees=150, learning_rate=0.1))
@@ -94,7 +94,7 @@ def fit_world(x, stays: list[dict], until: np.ndarray, delayed_entry_hours: floa
     )
     held_out = np.arange(int(labels.usable.sum())) % 5 == 0
     fitted, _ = fit_hazards(x[labels.usable], labels.take(labels.usable), held_out, CONFIG, seed=(0,))
-    return check_masses(fitted.masses(TESTED[0], BINS))
+    return Distribution(fitted.masses(TESTED[0], BINS), HORIZON_EDGES).masses
 
 
 TESTED = world(500, seed=9)
@@ -175,18 +175,19 @@ def fitted(known):
 
 def test_masses_are_whole_and_out_of_fold_rows_are_judged_ones(fitted, known):
     material = material_of(known, SMALL)
-    assert check_masses(fitted.masses, BINS).shape == (len(fitted.row), BINS, 2)
+    assert fitted.forecast.masses.shape == (len(fitted.row), BINS, 2)
     assert (np.diff(fitted.row) > 0).all() and material.is_judged(fitted.row).all()
     assert len(fitted.trees.members) == len(fitted.losses) == 2
-    whole = check_masses(fitted.trees.masses(material.windows, fitted.row))
-    assert np.abs(whole - fitted.masses).max() > 0.001
+    whole = fitted.trees.forecast(material.windows, fitted.row)
+    assert np.abs(whole.masses - fitted.forecast.masses).max() > 0.001
 
 
 def test_what_is_read_back_forecasts_the_same_to_the_bit(fitted, known, tmp_path):
     windows = material_of(known, SMALL).windows
     fitted.trees.save(tmp_path / "trees.npz")
     again = BoostedTrees.load(tmp_path / "trees.npz")
-    assert (again.masses(windows, fitted.row) == fitted.trees.masses(windows, fitted.row)).all()
+    first, second = (trees.forecast(windows, fitted.row) for trees in (fitted.trees, again))
+    assert (first.masses == second.masses).all() and (first.edges == second.edges).all()
 
 
 def test_a_file_that_would_run_code_or_is_damaged_is_refused(tmp_path):
@@ -199,7 +200,7 @@ def test_a_file_that_would_run_code_or_is_damaged_is_refused(tmp_path):
 
 def test_a_fit_of_the_same_data_is_the_same(fitted, known):
     again = fit_trees(material_of(known, SMALL), np.ones(120, bool), SMALL)
-    assert (again.masses == fitted.masses).all()
+    assert (again.forecast.masses == fitted.forecast.masses).all()
 
 
 def test_a_fold_is_forecast_without_its_outcomes(fitted, known):
