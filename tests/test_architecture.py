@@ -24,6 +24,15 @@ def test_importing_the_flows_loads_neither_tensorflow_nor_great_expectations():
     assert not {"tensorflow", "keras", "great_expectations"} & set(loaded.split())
 
 
+def test_the_help_loads_no_library_that_takes_seconds():
+    code = "import sys\nfrom typer.testing import CliRunner\nfrom flows.cli import app\n"
+    code += "print(CliRunner().invoke(app, ['--help']).exit_code, *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    exit_code, *loaded = done.split()
+    assert exit_code == "0"
+    assert not {"tensorflow", "keras", "prefect", "great_expectations", "sqlalchemy", "pandas"} & set(loaded)
+
+
 def test_the_contracts_load_numpy_and_pandas_only():
     code = "import sys\nfrom rnn_core.contracts import concepts, config, errors, frames, groups, known\nprint(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout

@@ -140,14 +140,15 @@ def test_documented_defaults_are_those_of_the_code():
                 assert f"| `{prefix}{name.upper()}` | `{default}` |" in table
 
 
-def commands(group: typer.Typer | None = None, prefix: str = "icu-forecast") -> Iterator[tuple[str, str]]:
+def commands(group=None, prefix: str = "icu-forecast") -> Iterator[tuple[str, str]]:
     """Every command of the command line with its help text."""
-    if group is None:
-        from flows.cli import app as group
-    for info in group.registered_groups:
-        yield from commands(info.typer_instance, f"{prefix} {info.name}")
-    for info in group.registered_commands:
-        yield f"{prefix} {info.name or info.callback.__name__.replace('_', '-')}", info.callback.__doc__ or ""
+    from flows.cli import app
+
+    for name, command in (group or typer.main.get_command(app)).commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{prefix} {name}")
+        else:
+            yield f"{prefix} {name}", command.help or ""
 
 
 @pytest.mark.parametrize(("command", "help_text"), commands(), ids=[name for name, _ in commands()])

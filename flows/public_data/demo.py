@@ -3,7 +3,7 @@
 from flows.public_data.datasets import describe, load_clif
 from flows.runtime.databases import open_source, open_store
 from flows.runtime.settings import load_settings
-from flows.runtime.terminal import print_rows, tell_own_errors_once
+from flows.runtime.terminal import print_rows, show_own_errors_once
 from sql.published import summaries
 
 DEMO_SOURCE = "clif"
@@ -16,7 +16,7 @@ def run_demo(seed: int) -> None:
     from flows.jobs.train import train
     from sql.loaders import clif
 
-    tell_own_errors_once()
+    show_own_errors_once()
     _heading("1 of 4  The MIMIC-IV demo (100 real, de-identified patients) becomes a hospital's database")
     print(describe(load_clif(reanchor=True, seed=seed)))
     adapter, engine = open_source(DEMO_SOURCE)

@@ -3,7 +3,6 @@
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
-import pandas as pd
 
 from rnn_core.contracts.errors import ForecastError
 
@@ -56,7 +55,7 @@ def to_numpy(time: datetime) -> np.datetime64:
 
 def newest(times: np.ndarray) -> datetime | None:
     """The latest of datetime64 times as a UTC time; None of none."""
-    return pd.Timestamp(times.max(), tz="UTC").to_pydatetime() if len(times) else None
+    return times.max().astype("datetime64[us]").item().replace(tzinfo=UTC) if len(times) else None
 
 
 def scheduled_time() -> datetime | None:

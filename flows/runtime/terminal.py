@@ -1,4 +1,4 @@
-"""What people see on the terminal: progress on standard error, tables or JSON on standard output."""
+"""Output of the command line: tables, counts and sentences for people, or JSON, on standard output."""
 
 import json
 import logging
@@ -7,23 +7,23 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from rnn_core.contracts.errors import ForecastError
 
-# A pipe has no width of its own; folding columns to 80 characters there would make them unreadable.
+# A pipe has no width, and columns folded to 80 characters would be unreadable.
 _PIPE_WIDTH = 10_000
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool = False, title: str | None = None) -> None:
-    """A table for people, or an array of row objects."""
+    """Print a table, or a JSON array with an object per row."""
     if as_json:
         print(json.dumps([dict(row) for row in rows], default=_plain, indent=None))
         return
     if not rows:
         print("(no rows)")
         return
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left", header_style="bold")
     for name in rows[0]:
         table.add_column(str(name), overflow="fold")
@@ -33,7 +33,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool = False, title: 
 
 
 def print_counts(counts: Mapping[str, Any], as_json: bool = False) -> None:
-    """What a job did, one line each, or one object."""
+    """Print a line per count, or one JSON object."""
     if as_json:
         print(json.dumps(dict(counts), default=_plain))
         return
@@ -43,32 +43,32 @@ def print_counts(counts: Mapping[str, Any], as_json: bool = False) -> None:
 
 
 def print_done(sentence: str, facts: Mapping[str, Any], as_json: bool) -> None:
-    """What was done: a sentence for people, or the same as one object."""
+    """Print a sentence, or the facts in it as one JSON object."""
     print(json.dumps(dict(facts), default=_plain) if as_json else sentence)
 
 
 class _OwnErrorsOnce(logging.Filter):
-    """Keeps Prefect's console from telling an error of ours with traceback for each task and flow it passes through.
+    """Drops our errors, with their tracebacks, from Prefect's console, which prints them for every task and flow.
 
-    The program ends with that error's one sentence. What Prefect keeps of the run is complete: its console comes last.
+    The program prints the error's sentence when it ends. Prefect's record of the run stays complete, since its other
+    handlers come before the console.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._told_later = False
+        self._dropped = False
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], ForecastError):
-            self._told_later = True
+            self._dropped = True
             return False
-        words = record.getMessage()
-        if self._told_later and words.startswith("Finished in state Failed("):
+        if self._dropped and record.getMessage().startswith("Finished in state Failed("):
             record.msg, record.args = "Finished in state Failed", None
         return True
 
 
-def tell_own_errors_once() -> None:
-    """Let a run through Prefect show our errors once, at its end; call after Prefect was imported."""
+def show_own_errors_once() -> None:
+    """Print an error of ours once, at the end, for runs through Prefect; call it after Prefect was imported."""
     from prefect.logging.handlers import PrefectConsoleHandler
 
     for handler in logging.getLogger().handlers:

@@ -1,0 +1,80 @@
+"""Commands that compare the forecaster with alternatives on published data."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands.arguments import AsOf, Json, Seed, Source, split_names
+from flows.runtime import clock
+from flows.runtime.terminal import print_rows
+from rnn_core.contracts.errors import ForecastError
+
+app = typer.Typer(no_args_is_help=True, help="Compare the forecaster with alternatives on published data.")
+
+
+@app.command("physionet-2012")
+def physionet_2012(
+    train: Annotated[
+        str, typer.Option(help="Folders of the sets to learn from, comma-separated; or set-a.tar.gz itself.")
+    ],
+    test: Annotated[str, typer.Option(help="Folders of the sets to judge on.", show_default=False)] = "",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures to this file.", show_default=False)
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page with tables and plots to this file.", show_default=False)
+    ] = None,
+    cross_validate: Annotated[
+        bool, typer.Option("--cross-validate", help="Judge each fold of the train sets by a fit on the others.")
+    ] = False,
+    folds: Annotated[int, typer.Option(help="Folds of the cross-validation.", min=2)] = 5,
+    models: Annotated[str, typer.Option(help="Only these models, comma-separated.", show_default=False)] = "",
+    seed: Seed = 0,
+    epochs: Annotated[int | None, typer.Option(help="Maximum number of epochs, for a quick look.", min=1)] = None,
+    members: Annotated[int | None, typer.Option(help="Networks in an ensemble; default: 5.", min=2)] = None,
+    dry_run: Annotated[bool, typer.Option(help="Find the sets and show the plan, but run nothing.")] = False,
+) -> None:
+    """Compare all models on mortality and length of stay after 48 hours, on the PhysioNet Challenge 2012.
+
+    Works in a temporary database. The outcomes of the test sets stay closed until all forecasts are made.
+
+    Example: icu-forecast benchmark physionet-2012 --train data/a,data/b --test data/c --json out.json --report out.html
+    """
+    from flows.pages.benchmark import table_lines
+    from flows.public_data import benchmark
+
+    train_sets = benchmark.find_sets([Path(place) for place in split_names(train)])
+    test_sets = benchmark.find_sets([Path(place) for place in split_names(test)])
+    if cross_validate == bool(test_sets):
+        raise ForecastError("Give either --test with the sets to judge on, or --cross-validate.")
+    chosen = split_names(models) or list(benchmark.MODELS)
+    benchmark.check(train_sets, test_sets, chosen)
+    if dry_run:
+        judged = f"set {', '.join(sorted(test_sets))}" if test_sets else f"{folds} folds of them"
+        typer.echo(f"Learns from set {', '.join(sorted(train_sets))}, judges on {judged}: {', '.join(chosen)}.")
+        return
+    outcome = benchmark.run_benchmark(
+        train_sets, test_sets, models=chosen, folds=folds, seed=seed, epochs=epochs, members=members
+    )
+    for line in table_lines(outcome):
+        typer.echo(line)
+    benchmark.write_files(outcome, json_file, report)
+
+
+@app.command()
+def ages(
+    source: Source,
+    as_of: AsOf = None,
+    folds: Annotated[int, typer.Option(help="Folds of patients, each judged by a fit on the others.", min=2)] = 5,
+    as_json: Json = False,
+) -> None:
+    """Judge forecasts every 6 hours over whole stays, by age of the stay, against the curve of the population.
+
+    Publishes nothing. Intervals are wide on small data: read them first.
+
+    Example: icu-forecast benchmark ages clif --as-of 2026-01-29
+    """
+    from flows.public_data.ages import measure_ages
+
+    print_rows(measure_ages(source, as_of or clock.slot(None), folds), as_json)

@@ -1,0 +1,104 @@
+"""Commands on registered models: list, describe, compare, and choose the one that serves."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from flows.commands.arguments import AsOf, Json, ModelId, Source
+from flows.runtime import clock
+from flows.runtime.terminal import print_counts, print_done, print_rows
+
+app = typer.Typer(no_args_is_help=True, help="List models and choose the one that serves.")
+
+
+@app.command("list")
+def list_all(
+    source: Annotated[str | None, typer.Option(help="Only models of this source.")] = None, as_json: Json = False
+) -> None:
+    """List models with stage, cut-off and main metrics.
+
+    Example: icu-forecast models list --source clif
+    """
+    from flows.inspection.models import list_models
+
+    print_rows(list_models(source), as_json)
+
+
+@app.command()
+def card(
+    model_id: ModelId,
+    out: Annotated[Path | None, typer.Option(help="Write the card to this file.", show_default=False)] = None,
+) -> None:
+    """Write the model card: the items of TRIPOD+AI, from what is stored with the model.
+
+    Example: icu-forecast models card clif-stay-20260120T14-2 --out card.md
+    """
+    from flows.inspection.models import model_card
+    from flows.pages.page import write_text
+
+    text = model_card(model_id)
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        write_text(out, text)
+
+
+@app.command()
+def promote(
+    model_id: ModelId,
+    reason: Annotated[str | None, typer.Option(help="Reason, stored with the model.", show_default=False)] = None,
+    force: Annotated[bool, typer.Option("--force", help="Skip the gate; requires a reason.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Let a model serve from the next run on, if it passes the gate on stays that neither it nor the serving one saw.
+
+    Example: icu-forecast models promote clif-stay-20260120T14-2
+    """
+    from flows.jobs.promotion import promote as let_serve
+    from flows.runtime.databases import open_store
+
+    done = let_serve(open_store(), model_id, reason, force)
+    retired = done["retired"]
+    print_done(
+        f"{model_id} serves now as {done['stage']}" + (f"; {retired} is retired" if retired else ""), done, as_json
+    )
+
+
+@app.command()
+def diff(first: ModelId, second: ModelId, as_json: Json = False) -> None:
+    """List the differences of two models: origin, configuration, metrics.
+
+    Example: icu-forecast models diff clif-stay-20260113T14-2 clif-stay-20260120T14-9
+    """
+    from flows.inspection.models import diff_models
+
+    print_rows(diff_models(first, second), as_json)
+
+
+@app.command()
+def recalibrate(model_id: ModelId, source: Source, as_of: AsOf = None, as_json: Json = False) -> None:
+    """Fit the risk of death of a model to the finished stays of a source; the copy becomes a candidate there.
+
+    Example: icu-forecast models recalibrate clif-stay-20260120T14-2 mimic_iii
+    """
+    from flows.jobs.transfer import recalibrate as refit
+
+    print_counts(refit(model_id, source, as_of or clock.slot(None)), as_json)
+
+
+@app.command()
+def rollback(
+    source: Source,
+    name: Annotated[Literal["stay", "unit"], typer.Option(help="Which forecaster.")] = "stay",
+    as_json: Json = False,
+) -> None:
+    """Bring back the model that served before.
+
+    Example: icu-forecast models rollback clif
+    """
+    from flows.runtime.databases import open_store
+    from sql.published import registry
+
+    row = registry.rollback(open_store(), source, name)
+    print_done(f"{row['model_id']} serves now", {"model_id": row["model_id"], "stage": row["stage"]}, as_json)

@@ -1,0 +1,68 @@
+"""Commands on public data: load a data set as a source, and the demonstration."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from flows.commands.arguments import Json, Seed, split_names
+from flows.runtime.terminal import print_done
+
+app = typer.Typer()
+
+
+class Dataset(StrEnum):
+    clif = "clif"
+    physionet_2012 = "physionet_2012"
+    mimic_iii = "mimic_iii"
+
+
+@app.command()
+def load(
+    dataset: Annotated[Dataset, typer.Argument(help="Public data set to load.", show_default=False)],
+    path: Annotated[
+        list[Path] | None, typer.Option(help="Folder of the published files; repeat for several. clif needs none.")
+    ] = None,
+    reanchor: Annotated[bool, typer.Option(help="clif: move the stays into 28 days, so that they overlap.")] = False,
+    layout: Annotated[
+        Literal["calendar", "together"],
+        typer.Option(help="physionet_2012: spread admissions over a year, or start all stays at once."),
+    ] = "calendar",
+    sets: Annotated[
+        str | None, typer.Option(help="physionet_2012: sets to load, e.g. a,b; default: all found.")
+    ] = None,
+    withhold_outcomes: Annotated[
+        str,
+        typer.Option(help="physionet_2012: sets to load without outcomes, e.g. b,c, or all.", show_default=False),
+    ] = "",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Load a public data set, as published, into the database of the source of its name.
+
+    Example: icu-forecast load clif --reanchor
+    """
+    from flows.public_data.datasets import describe, load_clif, load_mimic_iii, load_physionet_2012
+
+    if dataset is Dataset.clif:
+        report = load_clif(reanchor=reanchor, seed=seed)
+    elif dataset is Dataset.mimic_iii:
+        report = load_mimic_iii(path or [])
+    else:
+        withheld = withhold_outcomes.strip() == "all" or split_names(withhold_outcomes)
+        report = load_physionet_2012(
+            path or [], sets=split_names(sets) if sets else None, layout=layout, withhold_outcomes=withheld, seed=seed
+        )
+    print_done(describe(report), {"rows": report.rows, "notes": report.notes}, as_json)
+
+
+@app.command()
+def demo(seed: Seed = 0) -> None:
+    """Run every job once on public data: load, ingest, train, forecast; then show the first rows of the result.
+
+    Example: icu-forecast demo
+    """
+    from flows.public_data.demo import run_demo
+
+    run_demo(seed)
