@@ -92,7 +92,8 @@ class Sampling:
 class NetworkConfig(_Saved):
     """Shape of a network: cell, layer sizes, head.
 
-    n_channels per hour, n_concepts among them and n_static per stay are set by the data.
+    n_channels per hour, n_concepts among them and n_static per stay are set by the data, longest_hours (of a window)
+        by the chunks.
     wide: the head also reads the hour's channels, summaries of the stay so far and the static features themselves, all
         values broken at `knots` (in deviations from the mean); False leaves it the recurrent part alone.
     dropout: after each recurrent layer. embed_dropout: before the first.
@@ -104,6 +105,7 @@ class NetworkConfig(_Saved):
     n_channels: int = 0
     n_concepts: int = 0
     n_static: int = 0
+    longest_hours: int = 336
     wide: bool = True
     knots: tuple[float, ...] = (0.0, 1.0, 2.0)
     dropout: float = 0.3
