@@ -83,7 +83,8 @@ def split_at_head(network: keras.Model) -> SplitNetwork:
     if not in_order or head.input is not joined or (fixed_model is not None and fixed_model.weights):
         raise ContractError(
             f"The head of a stay network reads the layer {_READ!r} alone, which joins first what is learned, then the "
-            f"layers {_STATIC_HOURS!r} and {_SUMMARIES!r}, which have no weights. `split_at_head` has to follow what `build_network` builds."
+            f"layers {_STATIC_HOURS!r} and {_SUMMARIES!r}, which have no weights. Change `build_network` and "
+            "`split_at_head` together."
         )
     return SplitNetwork(keras.Model(network.inputs, learned), fixed_model, head)
 

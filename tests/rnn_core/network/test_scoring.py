@@ -113,7 +113,7 @@ def test_a_network_without_static_features_scores_too(windows, wide):
 def test_a_network_of_version_0_1_0_whose_head_reads_one_layer_scores_too(windows):
     x = keras.Input((None, windows.channels.shape[1]), name="x")
     hidden = keras.layers.LSTM(4, return_sequences=True)(x)
-    network = keras.Model(x, CompetingRiskHead(2, name="head")(hidden))
+    network = keras.Model([x], CompetingRiskHead(2, name="head")(hidden))
     bare = replace(windows, static=windows.static[:, :0])
     window, row = last_predictions(bare)
     rows, p = score_windows(network, bare)
