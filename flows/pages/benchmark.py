@@ -48,12 +48,12 @@ def build_page(outcome: Outcome) -> str:
 _TABLE = ("auroc", "auprc", "event1", "event2", "calibration_slope", "los_mae_days", "los_kappa", "interval80_coverage")
 
 
-def table_lines(outcome: Outcome) -> Iterator[str]:
+def summary_table(outcome: Outcome) -> str:
     """The main figures as a Markdown table, one model per line."""
-    yield "| model | " + " | ".join(_TABLE) + " |"
-    yield "|---" * (len(_TABLE) + 1) + "|"
-    for name, scores in outcome.scores.items():
-        yield f"| {name} | " + " | ".join(_told_briefly(scores[metric]) for metric in _TABLE) + " |"
+    from rnn_core.reporting.markdown import render_table
+
+    rows = [[name, *(_told_briefly(scores[metric]) for metric in _TABLE)] for name, scores in outcome.scores.items()]
+    return render_table(["model", *_TABLE], rows)
 
 
 def _told_briefly(estimate: "Estimate") -> str:
