@@ -41,7 +41,7 @@ def physionet_2012(
 
     Example: icu-forecast benchmark physionet-2012 --train data/a,data/b --test data/c --json out.json --report out.html
     """
-    from flows.pages.benchmark import table_lines
+    from flows.pages.benchmark import summary_table
     from flows.public_data import benchmark
 
     train_sets = benchmark.find_sets([Path(place) for place in split_names(train)])
@@ -57,8 +57,7 @@ def physionet_2012(
     outcome = benchmark.run_benchmark(
         train_sets, test_sets, models=chosen, folds=folds, seed=seed, epochs=epochs, members=members
     )
-    for line in table_lines(outcome):
-        typer.echo(line)
+    typer.echo(summary_table(outcome), nl=False)
     benchmark.write_files(outcome, json_file, report)
 
 

@@ -39,14 +39,7 @@ AT = START + timedelta(hours=HOUR)
 LATE = START + timedelta(days=900)
 
 # Metrics of a subgroup, where the many others would only be noise.
-_IN_SUBGROUPS = (
-    "mortality_auroc",
-    "mortality_auprc",
-    "mortality_brier",
-    "mortality_calibration_slope",
-    "mortality_calibration_intercept",
-    "los_mae_days",
-)
+_IN_SUBGROUPS = ("auroc", "auprc", "brier", "calibration_slope", "calibration_intercept", "los_mae_days")
 _SUBGROUP_RESAMPLES = 200
 # Fewer stays hold too few deaths to say anything.
 _MIN_SUBGROUP = 100
@@ -273,8 +266,7 @@ def _judge(contests: "dict[str, Contest]", truth: "Truth") -> Outcome:
     scores = {}
     for name, contest in contests.items():
         scores[name] = benchmark.score_contest(contest, truth)
-        auroc, auprc = (scores[name][metric].value for metric in ("mortality_auroc", "mortality_auprc"))
-        log.info("%s: AUROC %.4f, AUPRC %.4f", name, auroc, auprc)
+        log.info("%s: AUROC %.4f, AUPRC %.4f", name, scores[name]["auroc"].value, scores[name]["auprc"].value)
     strongest = benchmark.strongest(scores, BASELINES)
     differences = {
         name: benchmark.paired_differences(contest, contests[strongest], truth)

@@ -1,58 +1,20 @@
 """Everything that shapes a model, as frozen dataclasses that are saved inside its artifact."""
 
-from dataclasses import asdict, dataclass, field, fields
-from math import isinf
-from typing import Any, Literal, Self
+from dataclasses import dataclass, field
+from typing import Literal
 
 from rnn_core.contracts.concepts import NAMES
-from rnn_core.contracts.errors import ContractError
+from rnn_core.contracts.saved import Hours, Saved
 
 Cell = Literal["elman", "jordan", "lstm", "gru"]
 Head = Literal["regression", "competing_risk"]
 
 # Hours after the prediction time at which the forecast distribution is cut; the last cell is open-ended.
-HORIZON_EDGES: tuple[float, ...] = (
-    0,
-    6,
-    12,
-    24,
-    36,
-    48,
-    72,
-    96,
-    120,
-    144,
-    168,
-    216,
-    264,
-    336,
-    432,
-    576,
-    720,
-    1080,
-    1440,
-)
-
-
-class _Saved:
-    """Round trip of a config through JSON; an unknown key is refused, since it would change the model silently."""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)  # type: ignore[call-overload]
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Self:
-        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-        if unknown := sorted(set(data) - known):
-            raise ContractError(
-                f"{cls.__name__} knows {sorted(known)}, but the saved config also holds {unknown}; "
-                "score it with the version of icu-forecast that trained it."
-            )
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+HORIZON_EDGES = (0, 6, 12, 24, 36, 48, 72, 96, 120, 144, 168, 216, 264, 336, 432, 576, 720, 1080, 1440)
 
 
 @dataclass(frozen=True)
-class WindowConfig(_Saved):
+class WindowConfig(Saved):
     """How observations become sequences.
 
     A stay is cut into chunks that start every `chunk_hours` and reach back over at most two of them: the prediction at
@@ -67,32 +29,23 @@ class WindowConfig(_Saved):
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Saved):
     """How the stays of a source came into the sample, which a fit must respect and a forecast need not.
 
-    delayed_entry_hours: only stays that lasted so long are in it; no likelihood is taken from before.
-    data_hours: observations stop so many hours after intime by design; nothing later is learned from.
+    delayed_entry_hours: only stays that lasted this long are in the sample; no likelihood is taken from earlier hours.
+    data_hours: observations stop this many hours after intime by design; nothing later is learned from.
     """
 
     delayed_entry_hours: float = 0.0
-    data_hours: float = float("inf")
-
-    def to_json(self) -> dict[str, float | None]:
-        """JSON knows no infinity: no limit is null."""
-        data_hours = None if isinf(self.data_hours) else self.data_hours
-        return {"delayed_entry_hours": self.delayed_entry_hours, "data_hours": data_hours}
-
-    @classmethod
-    def from_json(cls, data: dict[str, float | None]) -> Self:
-        hours = data["data_hours"]
-        return cls(float(data["delayed_entry_hours"] or 0), float("inf") if hours is None else hours)
+    data_hours: Hours = float("inf")
 
 
 @dataclass(frozen=True)
-class NetworkConfig(_Saved):
+class NetworkConfig(Saved):
     """Shape of a network: cell, layer sizes, head.
 
-    n_channels per hour, n_concepts among them and n_static per stay are set by the data.
+    n_channels per hour, n_concepts among them and n_static per stay are set by the data, longest_hours (of a window)
+        by the chunks.
     wide: the head also reads the hour's channels, summaries of the stay so far and the static features themselves, all
         values broken at `knots` (in deviations from the mean); False leaves it the recurrent part alone.
     dropout: after each recurrent layer. embed_dropout: before the first.
@@ -104,6 +57,7 @@ class NetworkConfig(_Saved):
     n_channels: int = 0
     n_concepts: int = 0
     n_static: int = 0
+    longest_hours: int = 336
     wide: bool = True
     knots: tuple[float, ...] = (0.0, 1.0, 2.0)
     dropout: float = 0.3
@@ -114,7 +68,7 @@ class NetworkConfig(_Saved):
 
 
 @dataclass(frozen=True)
-class TrainConfig(_Saved):
+class TrainConfig(Saved):
     """How networks are fitted; the defaults are those of the stay forecaster.
 
     folds: members of the ensemble; each is stopped, and the whole calibrated, on the fold that it did not learn from.
@@ -136,7 +90,7 @@ class TrainConfig(_Saved):
 
 
 @dataclass(frozen=True)
-class TreesConfig(_Saved):
+class TreesConfig(Saved):
     """How boosted trees are fitted; folds and seed are those of `TrainConfig`.
 
     trees: at most so many per outcome; each member is cut where the fold that it left out is forecast best.
@@ -148,7 +102,7 @@ class TreesConfig(_Saved):
 
 
 @dataclass(frozen=True)
-class ClassicConfig(_Saved):
+class ClassicConfig(Saved):
     """The tutorial's forecaster of the next lengths of stay of a unit, followed in intent."""
 
     window: int = 10
@@ -166,23 +120,10 @@ class ClassicConfig(_Saved):
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Saved):
     """The whole recipe of a stay forecaster."""
 
     window: WindowConfig = field(default_factory=WindowConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     trees: TreesConfig = field(default_factory=TreesConfig)
-
-    def to_json(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name).to_json() for f in fields(self)}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Self:
-        return cls(
-            window=WindowConfig.from_json(data["window"]),
-            network=NetworkConfig.from_json(data["network"]),
-            train=TrainConfig.from_json(data["train"]),
-            # Version 0.1.0 knew no trees.
-            trees=TreesConfig.from_json(data.get("trees", {})),
-        )

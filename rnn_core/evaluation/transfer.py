@@ -13,10 +13,17 @@ from rnn_core.network.scoring import score_rows
 from rnn_core.series.grid import make_grid
 from rnn_core.series.splits import split_stays
 from rnn_core.series.windows import make_windows
-from rnn_core.statistics.bootstrap import Estimate
+from rnn_core.statistics.bootstrap import Estimate, bootstrap_interval
 from rnn_core.statistics.calibration import PlattCalibration, fit_mortality_calibration
-from rnn_core.statistics.metric import main_metrics, score
+from rnn_core.statistics.metrics import auprc, auroc, brier, calibration_slope, observed_expected
 
+METRICS = {
+    "auroc": auroc,
+    "auprc": auprc,
+    "brier": brier,
+    "observed_expected": observed_expected,
+    "calibration_slope": calibration_slope,
+}
 _FOLDS, _RESAMPLES = 5, 500
 # A death charted so long after the hospital stay still ended it: the one is often written down without the other.
 _LATE = np.timedelta64(24, "h")
@@ -113,7 +120,10 @@ def _judged_at(hour: int, told: _Told, refitted: np.ndarray) -> Transferred:
     rows = at & ended
     died, patients = told.died[rows], told.patient[rows]
     as_trained, again = (
-        score({"death": died, "mortality_risk": risk[rows]}, main_metrics(), patients, n=_RESAMPLES)
+        {
+            name: bootstrap_interval(metric, [died, risk[rows]], patients, n=_RESAMPLES)
+            for name, metric in METRICS.items()
+        }
         for risk in (told.risk, refitted)
     )
     return Transferred(hour, len(died), int(died.sum()), int((at & ~ended).sum()), as_trained, again)

@@ -1,5 +1,6 @@
 """A silent trial judged: how good the forecasts were here, before and after recalibration on the site's own outcomes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +17,10 @@ from rnn_core.contracts.thresholds import (
     MIN_PUBLISHED,
     OBSERVED_EXPECTED,
 )
-from rnn_core.statistics.bootstrap import Estimate
-from rnn_core.statistics.calibration_metrics import log_odds
-from rnn_core.statistics.metric import METRICS
+from rnn_core.statistics.bootstrap import Estimate, bootstrap_interval
+from rnn_core.statistics.metrics import auroc, brier, calibration_slope, log_odds, observed_expected
 
 _FOLDS, _RESAMPLES = 5, 500
-_CALIBRATION = ("mortality_observed_expected", "mortality_calibration_slope", "mortality_brier")
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,9 @@ def judge_risks(pairs: pd.DataFrame) -> Calibrations:
     patients = known["patient_id"].to_numpy()
     recalibrated = recalibrate(died, risk, patients)
     return Calibrations(
-        _estimate("mortality_auroc", died, risk, patients),
-        *({name: _estimate(name, died, risks, patients) for name in _CALIBRATION} for risks in (risk, recalibrated)),
+        bootstrap_interval(auroc, [died, risk], patients, n=_RESAMPLES),
+        _calibration(died, risk, patients),
+        _calibration(died, recalibrated, patients),
         int(known.loc[died == 1, "patient_id"].nunique()),
         died,
         risk,
@@ -77,30 +77,29 @@ def recalibrate(died: np.ndarray, risk: np.ndarray, patients: np.ndarray) -> np.
     return recalibrated
 
 
-def _estimate(metric: str, died: np.ndarray, risk: np.ndarray, patients: np.ndarray) -> Estimate:
-    return METRICS[metric].estimate({"death": died, "mortality_risk": risk}, patients, _RESAMPLES)
+def _calibration(died: np.ndarray, risk: np.ndarray, patients: np.ndarray) -> dict[str, Estimate]:
+    return {
+        metric.__name__: bootstrap_interval(metric, [died, risk], patients, n=_RESAMPLES)
+        for metric in (observed_expected, calibration_slope, brier)
+    }
 
 
 def decide(risks: Calibrations, published: float) -> Decision:
     """Whether the forecasts are fit to be shown, by what was seen in the trial; published: share of hours with a run."""
-    acceptable = {
-        "mortality_observed_expected": OBSERVED_EXPECTED,
-        "mortality_calibration_slope": CALIBRATION_SLOPE,
+    after = {
+        "observed to expected deaths": (risks.after["observed_expected"], OBSERVED_EXPECTED),
+        "calibration slope": (risks.after["calibration_slope"], CALIBRATION_SLOPE),
     }
     criteria = [
         (f"at least {MIN_DEATHS} deaths", str(risks.n_deaths), risks.n_deaths >= MIN_DEATHS),
         (
             f"AUROC at least {MIN_AUROC}, its interval above {MIN_AUROC_LOW}",
-            risks.auroc.show(),
+            _told(risks.auroc),
             bool(risks.auroc.value >= MIN_AUROC and risks.auroc.low >= MIN_AUROC_LOW),
         ),
         *(
-            (
-                f"{METRICS[name].label} after recalibration within {fine.low} to {fine.high}",
-                METRICS[name].show(risks.after[name]),
-                fine.holds(risks.after[name].value),
-            )
-            for name, fine in acceptable.items()
+            (f"{what} after recalibration within {fine.low} to {fine.high}", _told(found), fine.holds(found.value))
+            for what, (found, fine) in after.items()
         ),
         (f"at least {MIN_PUBLISHED:.0%} of the hours published", f"{published:.1%}", published >= MIN_PUBLISHED),
     ]
@@ -109,9 +108,10 @@ def decide(risks: Calibrations, published: float) -> Decision:
     return Decision("go" if all(met for _, _, met in criteria) else "no-go", criteria)
 
 
-def calibration_rows(risks: Calibrations) -> list[tuple[str, str, str]]:
-    """What is measured, as published, after recalibration; for people."""
-    return [
-        (METRICS[name].label, METRICS[name].show(found), METRICS[name].show(risks.after[name]))
-        for name, found in risks.before.items()
-    ]
+def _told(found: Estimate) -> str:
+    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
+
+
+def rows_of(risks: Calibrations) -> Mapping[str, tuple[str, str]]:
+    """Metric → as published, after recalibration; for people."""
+    return {name: (_told(risks.before[name]), _told(risks.after[name])) for name in risks.before}

@@ -1,6 +1,7 @@
 """Builds the network that a NetworkConfig describes: causal, for any sequence length, to train and to serve."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -10,6 +11,24 @@ from rnn_core.contracts.errors import ContractError
 from rnn_core.network.cells import build_recurrent
 from rnn_core.network.encoding import EveryHour, RunningSummaries
 from rnn_core.network.heads import CompetingRiskHead, build_regression_head
+
+# Layers of a stay network that `split_at_head` finds by name.
+_READ, _HEAD = "read", "head"
+_STATIC_HOURS, _SUMMARIES = "static_hours", "summaries"
+
+
+@dataclass(frozen=True)
+class SplitNetwork:
+    """A stay network cut before its head, so that the head need not read every hour.
+
+    learned, fixed: models of the network's inputs, with one or several outputs [batch, hours, features]; `fixed` has no
+    weights, so it is the same for all members of an ensemble (None where the head reads nothing of this kind).
+    head: reads the outputs of `learned`, then those of `fixed`, joined along the last axis.
+    """
+
+    learned: keras.Model
+    fixed: keras.Model | None
+    head: keras.layers.Layer
 
 
 def build_network(config: NetworkConfig, *, mixed_precision: bool = False) -> keras.Model:
@@ -46,6 +65,28 @@ def build_ensemble(members: Sequence[keras.Model]) -> keras.Model:
 def members_of(model: keras.Model) -> tuple[keras.Model, ...]:
     """The networks of an ensemble, in order; of any other network, itself alone."""
     return tuple(layer for layer in model.layers if isinstance(layer, keras.Model)) or (model,)
+
+
+def split_at_head(network: keras.Model) -> SplitNetwork:
+    """A stay network in its parts. Raises ContractError where its layers are not those that `build_network` names."""
+    names = {layer.name for layer in network.layers}
+    head = network.get_layer(_HEAD)
+    # Networks of version 0.1.0 have no layer that joins what the head reads.
+    read = network.get_layer(_READ).input if _READ in names else [head.input]
+    fixed = [network.get_layer(name).output for name in (_STATIC_HOURS, _SUMMARIES) if name in names]
+    learned = [part for part in read if not any(part is other for other in fixed)]
+    in_order = len(read) == len(learned) + len(fixed) and all(
+        a is b for a, b in zip(read, learned + fixed, strict=True)
+    )
+    joined = network.get_layer(_READ).output if _READ in names else head.input
+    fixed_model = keras.Model(network.inputs, fixed) if fixed else None
+    if not in_order or head.input is not joined or (fixed_model is not None and fixed_model.weights):
+        raise ContractError(
+            f"The head of a stay network reads the layer {_READ!r} alone, which joins first what is learned, then the "
+            f"layers {_STATIC_HOURS!r} and {_SUMMARIES!r}, which have no weights. Change `build_network` and "
+            "`split_at_head` together."
+        )
+    return SplitNetwork(keras.Model(network.inputs, learned), fixed_model, head)
 
 
 def _check_network_config(config: NetworkConfig) -> None:
@@ -89,13 +130,15 @@ def _build_stay_network(config: NetworkConfig, dtype: Any) -> keras.Model:
     parts = [hidden, hour]
     broken: dict[str, Any] = {}
     if config.wide:
-        summaries = RunningSummaries(config.n_concepts, dtype="float32", name="summaries")
+        summaries = RunningSummaries(config.n_concepts, config.longest_hours, dtype="float32", name=_SUMMARIES)
         broken = {"n_values": summaries.n_values, "knots": config.knots}
-        parts += [EveryHour(dtype="float32", name="static_hours")([static, x])] if config.n_static else []
+        parts += [EveryHour(dtype="float32", name=_STATIC_HOURS)([static, x])] if config.n_static else []
         parts.append(summaries(x))
-    read = keras.layers.Concatenate(dtype="float32" if config.wide else dtype, name="read")(parts)
-    head = CompetingRiskHead(len(config.horizon_edges), **broken, dtype="float32", name="head")
-    return keras.Model(inputs, head(read), name="stay_network")
+    read = keras.layers.Concatenate(dtype="float32" if config.wide else dtype, name=_READ)(parts)
+    head = CompetingRiskHead(len(config.horizon_edges), **broken, dtype="float32", name=_HEAD)
+    network = keras.Model(inputs, head(read), name="stay_network")
+    split_at_head(network)  # refuses now what scoring could not use after the training
+    return network
 
 
 def _recurrent_layers(sequence: Any, config: NetworkConfig, dtype: Any, *, every_step: bool) -> Any:

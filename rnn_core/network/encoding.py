@@ -1,4 +1,4 @@
-"""What the head reads of a stay beside the recurrent state: running summaries, and values broken at knots."""
+"""Inputs of the head besides the recurrent state: running summaries of the window, and values split at knots."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,26 +6,27 @@ from typing import Any
 import keras
 from keras import ops
 
-# Doublings that cover the longest window, two chunks of 168 hours: 2^9 hours.
-_DOUBLINGS = 9
-# Below any scaled value: what a running maximum starts from.
+# Below any scaled value: where a running maximum starts.
 _NOTHING = -1e3
 
 
 @keras.saving.register_keras_serializable(package="icu_forecast")
 class RunningSummaries(keras.layers.Layer):
-    """What a window has said by the end of each hour; causal: an hour reads itself and earlier ones.
+    """Summaries of a window up to the end of each hour; causal: an hour depends on itself and on earlier hours.
 
-    inputs [batch, hours, channels], channels as `windows.make_windows` lays them out ->
-    [batch, hours, channels + 7 * n_concepts]: all channels but the values; then per concept log1p of the hours with an
-    observation / 4, standard deviation, change since the first observation, distance from the mean; and last, `n_values`
-    of them, the carried value and its mean, greatest and least since the first observation. Summaries of a concept are 0
-    until it is first observed.
+    inputs [batch, hours, channels], channels in the order of `windows.make_windows` ->
+    [batch, hours, channels + 7 * n_concepts]: all channels except the values; then per concept log1p of the hours with
+    an observation / 4, standard deviation, change since the first observation, distance from the mean; and finally,
+    `n_values` of them, the carried value and its mean, maximum and minimum since the first observation. Summaries of a
+    concept are 0 until it is first observed.
+
+    longest_hours: the longest window that is read; of a longer one the maxima and minima are wrong. The default is that
+    of networks saved before it was part of their config.
     """
 
-    def __init__(self, n_concepts: int, **kwargs: Any) -> None:
+    def __init__(self, n_concepts: int, longest_hours: int = 512, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.n_concepts = n_concepts
+        self.n_concepts, self.longest_hours = n_concepts, longest_hours
 
     @property
     def n_values(self) -> int:
@@ -43,7 +44,7 @@ class RunningSummaries(keras.layers.Layer):
         deviation = (ops.sqrt(ops.relu(variance) + 1e-4) - 1e-2) * seen
         first = ops.cumsum(value * observed * ops.cast(ops.equal(times, 1), value.dtype), axis=1)
         both_ways = ops.where(ops.tile(seen, (1, 1, 2)) > 0, ops.concatenate([value, -value], axis=-1), _NOTHING)
-        extremes = _running_maximum(both_ways)
+        extremes = _running_maximum(both_ways, self.longest_hours)
         greatest, least = extremes[..., :n] * seen, -extremes[..., n:] * seen
         history = [ops.log1p(times) / 4, deviation, (value - first) * seen, (value - mean) * seen]
         return ops.concatenate([inputs[..., n:], *history, value, mean, greatest, least], axis=-1)
@@ -52,7 +53,7 @@ class RunningSummaries(keras.layers.Layer):
         return (*input_shape[:-1], input_shape[-1] + 7 * self.n_concepts)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "n_concepts": self.n_concepts}
+        return {**super().get_config(), "n_concepts": self.n_concepts, "longest_hours": self.longest_hours}
 
 
 @keras.saving.register_keras_serializable(package="icu_forecast")
@@ -69,20 +70,24 @@ class EveryHour(keras.layers.Layer):
 
 
 def hinges(values: Any, knots: Sequence[float]) -> Any:
-    """[..., features] -> [..., features * 2 * knots]: how far each value lies above each knot, and below its negative.
+    """[..., features] -> [..., features * 2 * knots]: how far each value is above each knot, and below its negative.
 
-    A linear layer over the values and these is a piecewise-linear function of every value, so that both too low and too
-    high can be bad (Gorishniy, Rubachev, Babenko, "On embeddings for numerical features in tabular deep learning",
-    NeurIPS 2022; here with unbounded pieces around the mean).
+    A linear layer over the values and their hinges is a piecewise-linear function of every value, so both low and high
+    values can raise a risk (Gorishniy, Rubachev, Babenko, "On embeddings for numerical features in tabular deep
+    learning", NeurIPS 2022; here with unbounded pieces around the mean).
+
+    >>> hinges(np.array([[-1.5, 0.5]]), knots=(0.0, 1.0)).numpy()
+    array([[0. , 0.5, 1.5, 0. , 0. , 0. , 0.5, 0. ]], dtype=float32)
     """
     pieces = [piece for knot in knots for piece in (ops.relu(values - knot), ops.relu(-values - knot))]
     return ops.concatenate(pieces, axis=-1)
 
 
-def _running_maximum(values: Any) -> Any:
-    """Greatest of hours 0 to t, [batch, hours, features]: the reach doubles with every step."""
-    for doubling in range(_DOUBLINGS):
-        reach = 2**doubling
+def _running_maximum(values: Any, longest: int) -> Any:
+    """Maximum over hours 0 to t, [batch, hours, features]: the reach doubles with every step, until it is `longest`."""
+    reach = 1
+    while reach < longest:
         earlier = ops.concatenate([ops.full_like(values[:, :reach], _NOTHING), values], axis=1)
         values = ops.maximum(values, earlier[:, : ops.shape(values)[1]])
+        reach *= 2
     return values

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from rnn_core.contracts.errors import ContractError
 from rnn_core.contracts.frames import Windows
-from rnn_core.network.build import members_of
+from rnn_core.network.build import members_of, split_at_head
 from rnn_core.network.heads import masses
 from rnn_core.series.windows import batch_rows, bucket_lengths, gather_batch
 
@@ -103,34 +103,24 @@ def _signature(model: keras.Model) -> list[tf.TensorSpec]:
 
 @lru_cache(maxsize=2)
 def _compile_last(model: keras.Model) -> Callable[..., Any]:
-    members = members_of(model)
-    heads = [member.get_layer("head") for member in members]
-    parts = [_read_by_head(member) for member in members]
-    # The parts without weights stand last, and are the same for all members.
-    n_own = sum(bool(keras.Model(members[0].inputs, part).weights) for part in parts[0])
-    own = [keras.Model(member.inputs, read[:n_own]) for member, read in zip(members, parts, strict=True)]
-    common = keras.Model(members[0].inputs, parts[0][n_own:]) if n_own < len(parts[0]) else None
+    members = [split_at_head(member) for member in members_of(model)]
+    # The same for all members: computed once.
+    fixed = members[0].fixed
 
     @tf.function(input_signature=_signature(model), autograph=False)
     def last(x: Any, static: Any, row: Any) -> Any:
         inputs = [x, static][: len(model.inputs)]
 
-        def at_last_hour(read: keras.Model | None) -> list[Any]:
-            found = read(inputs, training=False) if read is not None else []
-            return [tf.gather(part, row, batch_dims=1) for part in found]
+        def at_last_hour(part: keras.Model | None) -> list[Any]:
+            found = part(inputs, training=False) if part is not None else []
+            # Keras gives a single output without its list.
+            return [tf.gather(hours, row, batch_dims=1) for hours in tf.nest.flatten(found)]
 
-        shared = at_last_hour(common)
-        readings = [tf.concat([*at_last_hour(read), *shared], axis=-1) for read in own]
-        return _mean([masses(head(reading)) for head, reading in zip(heads, readings, strict=True)])
+        shared = at_last_hour(fixed)
+        readings = [tf.concat([*at_last_hour(member.learned), *shared], axis=-1) for member in members]
+        return _mean([masses(member.head(reading)) for member, reading in zip(members, readings, strict=True)])
 
     return last
-
-
-def _read_by_head(member: keras.Model) -> list[Any]:
-    """The parts, hour by hour, that a network joins for its head."""
-    read = next((layer for layer in member.layers if layer.name == "read"), None)
-    # Networks of version 0.1.0 have no layer of this name.
-    return read.input if read is not None else [member.get_layer("head").input]
 
 
 @lru_cache(maxsize=2)

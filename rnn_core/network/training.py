@@ -88,6 +88,7 @@ def fit_stay_model(
         "n_channels": windows.channels.shape[1],
         "n_concepts": len(config.window.concepts),
         "n_static": windows.static.shape[1],
+        "longest_hours": 2 * config.window.chunk_hours,
     }
     config = replace(config, network=replace(config.network, head="competing_risk", **sizes))
     keras.utils.set_random_seed(config.train.seed)

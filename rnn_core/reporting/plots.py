@@ -1,4 +1,7 @@
-"""Plots of forecasts as SVG text: the same numbers give the same text, and no plot shows a single patient."""
+"""Plots of forecasts as SVG text: the same numbers give the same text, and no plot shows a single patient.
+
+Risks and outcomes are arrays [rows]; a plot without data is the words "no data".
+"""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -7,11 +10,12 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from rnn_core.statistics.bootstrap import Estimate
 
-# Okabe and Ito: told apart with any kind of colour vision.
+# Okabe and Ito, "Color universal design", 2008: distinct with any kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 _GREY = "#777777"
 _DECILES = 10
@@ -61,14 +65,15 @@ def calibration_plot(y: np.ndarray, risks: Mapping[str, np.ndarray]) -> str:
         axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":")
         top = 0.0
         for colour, (name, risk) in _coloured(risks):
-            groups = np.array_split(np.argsort(risk, kind="stable"), _DECILES)
-            told, seen = (np.array([values[group].mean() for group in groups]) for values in (risk, y))
-            low, high = _wilson(seen, np.array([len(group) for group in groups]))
+            tenths = np.array_split(np.argsort(risk, kind="stable"), _DECILES)
+            groups = [rows for rows in tenths if len(rows)]
+            forecast, seen = (np.array([values[group].mean() for group in groups]) for values in (risk, y))
+            counts = [binomtest(int(y[group].sum()), len(group)) for group in groups]
+            low, high = np.array([count.proportion_ci(method="wilson") for count in counts]).T
             bars = np.maximum([seen - low, high - seen], 0)
-            axes.errorbar(
-                told, seen, bars, color=colour, label=name, marker="o", markersize=3, linewidth=1, elinewidth=0.8
-            )
-            top = max(top, told.max(), high.max())
+            style = {"color": colour, "label": name, "marker": "o", "markersize": 3, "linewidth": 1, "elinewidth": 0.8}
+            axes.errorbar(forecast, seen, bars, **style)
+            top = max(top, forecast.max(), high.max())
         axes.set_xlim(0, min(1, top * 1.03))
         axes.set_ylim(0, min(1, top * 1.03))
         _label(axes, "forecast risk of death", "observed share of deaths")
@@ -90,7 +95,7 @@ def decision_curve_plot(thresholds: np.ndarray, curves: Mapping[str, np.ndarray]
 
 
 def coverage_plot(levels: np.ndarray, observed: Mapping[str, np.ndarray]) -> str:
-    """Share of ends inside the central interval of each level; on the dotted line the forecast keeps its word."""
+    """Share of ends inside the central interval of each level; on the dotted line the forecast is calibrated."""
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":")
@@ -102,7 +107,7 @@ def coverage_plot(levels: np.ndarray, observed: Mapping[str, np.ndarray]) -> str
 
 
 def learning_curves_plot(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    """Loss per epoch: dashed on what was learned from, solid on what was left out, a dot at its least."""
+    """Loss per epoch: dashed on the training stays, solid on the validation stays, a dot at the minimum."""
 
     def draw(axes: Axes) -> None:
         for colour, (name, history) in _coloured(histories):
@@ -133,7 +138,7 @@ def interval_plot(estimates: Mapping[str, Estimate], label: str, reference: floa
         axes.invert_yaxis()
         axes.set_xlabel(label)
 
-    # Room for the longest name, beside which the values would otherwise have none.
+    # Room for the longest name, which would otherwise leave none for the values.
     width = _WIDTH + 0.06 * max(max(map(len, known), default=0) - 20, 0)
     return _figure(draw, empty=not known, legend=False, width=width, height=0.5 + 0.24 * max(len(known), 4))
 
@@ -187,13 +192,6 @@ def _coloured(lines: Mapping[str, object]):
 
 def _both_classes(y: np.ndarray) -> bool:
     return len(np.unique(y)) == 2
-
-
-def _wilson(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    z = 1.96
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return centre - half, centre + half
 
 
 def _label(axes: Axes, x: str, y: str) -> None:

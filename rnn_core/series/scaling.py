@@ -1,7 +1,6 @@
 """What turns values into numbers of one size for the network: fitted on training stays, saved in the artifact."""
 
 from dataclasses import dataclass
-from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -9,6 +8,7 @@ import pandas as pd
 from rnn_core.contracts.concepts import CONCEPTS, NAMES, STATIC_RANGES, bounds
 from rnn_core.contracts.errors import ContractError
 from rnn_core.contracts.frames import ADMISSION_TYPES, SEXES, UNIT_TYPES, Grid
+from rnn_core.contracts.saved import Array, Saved
 
 _CATEGORIES: dict[str, tuple[str, ...]] = {"sex": SEXES, "admission_type": ADMISSION_TYPES, "unit_type": UNIT_TYPES}
 
@@ -25,19 +25,31 @@ _LOG_SCALE = np.array([concept.log_scale for concept in CONCEPTS])
 
 
 @dataclass(frozen=True)
-class Scaler:
+class Scaler(Saved):
     """Centre and spread of every concept (after log1p where `Concept.log_scale`) and of every static feature.
 
-    center, scale: float32 [concepts], in the order of `concepts.NAMES`.
-    static_center, static_scale: float32 [static features], in the order of `STATIC_NAMES`; 0 and 1 for indicators.
-    clip: scaled values lie in [-clip, clip].
+    center, scale: float32 [concepts], in the order of `concepts`.
+    static_center, static_scale: float32 [static features], in the order of `static`; 0 and 1 for indicators.
+    clip: scaled values are in [-clip, clip].
+    concepts, static: names of the features it was fitted on. Raises ContractError where they, or their order, are not
+        those of this version.
     """
 
-    center: np.ndarray
-    scale: np.ndarray
-    static_center: np.ndarray
-    static_scale: np.ndarray
+    center: Array
+    scale: Array
+    static_center: Array
+    static_scale: Array
     clip: float = CLIP
+    concepts: tuple[str, ...] = NAMES
+    static: tuple[str, ...] = STATIC_NAMES
+
+    def __post_init__(self) -> None:
+        for kind, found, names in (("concepts", self.concepts, NAMES), ("static", self.static, STATIC_NAMES)):
+            if found != names:
+                raise ContractError(
+                    f"The saved scaler has {len(found)} {kind} features, this version has {len(names)}, and their "
+                    "names or order differ; score with the version that trained the model, or train again."
+                )
 
     def scale_values(self, values: np.ndarray, concept: np.ndarray) -> np.ndarray:
         """Values in concept units, each with the position of its concept, to scaled float32; NaN stays NaN."""
@@ -45,33 +57,9 @@ class Scaler:
         return np.clip(scaled, -self.clip, self.clip)
 
     def scale_static(self, static_raw: np.ndarray) -> np.ndarray:
-        """`static_features` [stays, k] to what the network reads: missing numbers become 0, their mask tells."""
+        """`static_features`, [stays, k], as the network reads them: missing numbers are 0 (the mean); their mask marks them."""
         scaled = (static_raw - self.static_center) / self.static_scale
         return np.nan_to_num(np.clip(scaled, -self.clip, self.clip), nan=0.0)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain lists and names; `from_json` gives back the same bits."""
-        return {
-            "concepts": list(NAMES),
-            "center": self.center.tolist(),
-            "scale": self.scale.tolist(),
-            "static": list(STATIC_NAMES),
-            "static_center": self.static_center.tolist(),
-            "static_scale": self.static_scale.tolist(),
-            "clip": self.clip,
-        }
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Self:
-        """Raises ContractError where the scaler was fitted for other features, or another order, than this code has."""
-        for key, names in (("concepts", NAMES), ("static", STATIC_NAMES)):
-            if tuple(data[key]) != names:
-                raise ContractError(
-                    f"The saved scaler has {len(data[key])} {key} features, this version has {len(names)}, and their "
-                    "names or order differ; score with the version that trained the model, or train again."
-                )
-        arrays = ("center", "scale", "static_center", "static_scale")
-        return cls(**{name: np.array(data[name], dtype=np.float32) for name in arrays}, clip=float(data["clip"]))
 
 
 def static_features(stays: pd.DataFrame) -> np.ndarray:

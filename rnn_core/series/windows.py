@@ -34,12 +34,6 @@ _BLOCK_ROWS = 1024
 _CARRY_HOURS = np.array([np.inf if c.carry_hours is None else c.carry_hours for c in CONCEPTS], dtype=np.float32)
 
 
-def channel_names(config: WindowConfig) -> tuple[str, ...]:
-    """Names of the channels of `Windows`, in order."""
-    per_concept = (f"{name}.{kind}" for kind in ("value", "observed", "age") for name in config.concepts)
-    return (*per_concept, *TIME_CHANNELS)
-
-
 def make_windows(grid: Grid, stays: pd.DataFrame, scaler: Scaler, config: WindowConfig) -> Windows:
     """The windows of all stays of a grid; every channel of a row depends on that row and earlier rows of its stay only.
 

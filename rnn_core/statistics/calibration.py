@@ -5,8 +5,8 @@ moves the risk of death, the second the time of the end given how it ends; neith
 commute. Few patients move a forecast little: a prior holds each step near the identity, and rows count per patient.
 """
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,9 +14,10 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from rnn_core.contracts.errors import ContractError
+from rnn_core.contracts.saved import Saved
 from rnn_core.statistics.bootstrap import group_codes
-from rnn_core.statistics.calibration_metrics import log_odds
 from rnn_core.statistics.distribution import Distribution
+from rnn_core.statistics.metrics import log_odds
 
 # Standard deviations of the normal priors around the identity (slope 1, intercept 0; logarithms of both time powers 0).
 # About twenty deaths weigh as much as they do; with a handful most of the forecast stays as it was.
@@ -37,7 +38,7 @@ MAX_TIME_ROWS = 20_000
 
 
 @dataclass(frozen=True)
-class PlattCalibration:
+class PlattCalibration(Saved):
     """logit(calibrated risk of death) = intercept + slope * logit(risk) (Platt 1999), both changing with the elapsed stay.
 
     slope, intercept: after `REFERENCE_HOURS` in the unit. slope_per_doubling, intercept_per_doubling: added with each
@@ -76,7 +77,7 @@ def _doublings(elapsed_hours: ArrayLike) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class TimeCalibration:
+class TimeCalibration(Saved):
     """Distribution of the time to the end, given how it ends: F becomes 1 - (1 - F^early)^late, for both causes alike.
 
     The distribution function of Kumaraswamy (1980), a closed-form stand-in for that of the beta distribution. Powers
@@ -98,7 +99,7 @@ class TimeCalibration:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Saved):
     """Both steps; as built it changes nothing."""
 
     mortality: PlattCalibration = field(default_factory=PlattCalibration)
@@ -111,13 +112,6 @@ class Calibration:
     def apply(self, forecast: Distribution, elapsed_hours: ArrayLike = REFERENCE_HOURS) -> Distribution:
         """The calibrated forecast of stays that have lasted so many hours, [rows] or one number."""
         return self.time.apply(self.mortality.apply(forecast, elapsed_hours))
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Self:
-        return cls(PlattCalibration(**data["mortality"]), TimeCalibration(**data["time"]))
 
 
 def fit_calibration(

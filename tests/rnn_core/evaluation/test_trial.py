@@ -1,11 +1,14 @@
 """The verdict on a silent trial: go only where every criterion is met, and recalibration mends what it can mend."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import expit, logit
 
-from rnn_core.evaluation.trial import decide, judge_risks, recalibrate
+from rnn_core.evaluation.trial import Calibrations, decide, judge_risks, recalibrate
+from rnn_core.statistics.bootstrap import Estimate
 
 
 def pairs(n: int = 1500, shift: float = 0.0, noise: float = 0.5, seed: int = 0) -> pd.DataFrame:
@@ -24,9 +27,9 @@ def test_good_forecasts_published_every_hour_are_a_go():
 
 def test_risks_that_are_too_high_are_told_and_mended_by_recalibration():
     risks = judge_risks(pairs(shift=1.0))
-    assert risks.before["mortality_observed_expected"].value < 0.7
-    assert risks.after["mortality_observed_expected"].value == pytest.approx(1, abs=0.05)
-    assert risks.after["mortality_brier"].value < risks.before["mortality_brier"].value
+    assert risks.before["observed_expected"].value < 0.7
+    assert risks.after["observed_expected"].value == pytest.approx(1, abs=0.05)
+    assert risks.after["brier"].value < risks.before["brier"].value
     assert decide(risks, 0.99).verdict == "go"
 
 
@@ -35,6 +38,32 @@ def test_forecasts_that_tell_little_or_come_too_seldom_are_no_go(worse, publishe
     decision = decide(judge_risks(pairs(**worse)), published)
     assert decision.verdict == "no-go"
     assert sum(not met for _, _, met in decision.criteria) >= 1
+
+
+@pytest.mark.parametrize(
+    ("broken", "not_met"),
+    [
+        ({"auroc": Estimate(0.69, 0.65, 0.75, 900)}, "AUROC"),
+        ({"auroc": Estimate(0.8, 0.59, 0.9, 900)}, "AUROC"),
+        ({"observed_expected": Estimate(0.79, 0.7, 0.9, 900)}, "observed to expected deaths"),
+        ({"observed_expected": Estimate(1.26, 1.2, 1.3, 900)}, "observed to expected deaths"),
+        ({"observed_expected": Estimate(np.nan, np.nan, np.nan, 0)}, "observed to expected deaths"),
+        ({"calibration_slope": Estimate(0.74, 0.7, 0.9, 900)}, "calibration slope"),
+        ({"calibration_slope": Estimate(1.36, 1.2, 1.5, 900)}, "calibration slope"),
+        ({"published": 0.949}, "at least 95% of the hours published"),
+    ],
+)
+def test_each_criterion_alone_makes_a_no_go(broken, not_met):
+    good = {"observed_expected": Estimate(1, 0.9, 1.1, 900), "calibration_slope": Estimate(1, 0.9, 1.1, 900)}
+    after = {name: broken.get(name, estimate) for name, estimate in good.items()}
+    none = np.empty(0)
+    auroc = broken.get("auroc", Estimate(0.7, 0.6, 0.8, 900))
+    risks = Calibrations(auroc, {}, after, 30, none, none, none)
+    decision = decide(risks, broken.get("published", 0.95))
+    assert decision.verdict == "no-go"
+    (failed,) = [what for what, _, met in decision.criteria if not met]
+    assert failed.startswith(not_met)
+    assert decide(replace(risks, n_deaths=29), 1.0).verdict == "too early"
 
 
 def test_with_too_few_deaths_it_is_too_early_whatever_else_was_found():

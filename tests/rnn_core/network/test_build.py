@@ -6,7 +6,7 @@ import pytest
 
 from rnn_core.contracts.config import HORIZON_EDGES, NetworkConfig
 from rnn_core.contracts.errors import ContractError
-from rnn_core.network.build import build_network
+from rnn_core.network.build import build_network, split_at_head
 from rnn_core.network.cells import CELLS
 
 STAY = NetworkConfig(units=(8, 6), n_channels=5, n_concepts=1, n_static=3)
@@ -120,3 +120,38 @@ def test_the_regression_network_gives_one_number_after_the_last_step():
 def test_a_config_that_describes_no_network_is_refused(broken):
     with pytest.raises(ContractError):
         build_network(broken)
+
+
+def test_a_network_reads_the_extremes_of_the_longest_window_of_its_config():
+    summaries = build_network(replace(STAY, longest_hours=600)).get_layer("summaries")
+    x = np.zeros((1, 600, STAY.n_channels), np.float32)
+    x[0, 0, :2] = [3, 1]
+    assert summaries(x).numpy()[0, -1, -2] == 3
+
+
+@pytest.mark.parametrize("config", [STAY, replace(STAY, wide=False), replace(STAY, n_static=0)])
+def test_a_network_split_at_its_head_says_what_the_whole_says(config):
+    model = network_with_loud_head(config)
+    split, seen = split_at_head(model), inputs()[: len(model.inputs)]
+    parts = [
+        part for half in (split.learned, split.fixed) if half is not None for part in keras.tree.flatten(half(seen))
+    ]
+    np.testing.assert_array_equal(split.head(np.concatenate(parts, axis=-1)), model(seen))
+    assert len(split.learned.weights) + len(split.head.weights) == len(model.weights)
+
+
+def network_with(between=None, part=None):
+    """A stay network by hand: `between` changes what the head reads, `part` stands for the summaries."""
+    x = keras.Input((None, 4), name="x")
+    hour = keras.layers.Dense(4, name="hour")(x)
+    summaries = part(x) if part else keras.layers.Activation("tanh", name="summaries")(x)
+    read = keras.layers.Concatenate(name="read")([hour, summaries])
+    return keras.Model(x, keras.layers.Dense(3, name="head")(between(read) if between else read))
+
+
+def test_a_network_whose_head_reads_something_else_is_refused_before_it_is_scored():
+    assert split_at_head(network_with()).fixed is not None
+    with pytest.raises(ContractError, match="together"):
+        split_at_head(network_with(between=keras.layers.Activation("tanh")))
+    with pytest.raises(ContractError, match="which have no weights"):
+        split_at_head(network_with(part=keras.layers.Dense(4, name="summaries")))

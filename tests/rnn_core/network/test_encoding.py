@@ -1,5 +1,6 @@
 import keras
 import numpy as np
+import pytest
 
 from rnn_core.network.encoding import EveryHour, RunningSummaries, hinges
 
@@ -50,6 +51,26 @@ def test_running_summaries_are_those_of_the_hours_so_far():
     np.testing.assert_allclose(RunningSummaries(N)(x), summarised(x), atol=2e-4)
 
 
+@pytest.mark.parametrize("hours", [1, 2, 333, 600])
+def test_extremes_reach_back_to_the_first_hour_of_the_longest_window(hours):
+    layer = RunningSummaries(N, longest_hours=hours)
+    x = channels(hours=hours)
+    x[:, 0, :2] = [50, -50]
+    x[:, 0, N : N + 2] = 1
+    greatest, least = np.split(layer(x).numpy()[..., -2 * N :], 2, axis=-1)
+    for t in range(hours):
+        np.testing.assert_array_equal(greatest[:, t, :2], x[:, : t + 1, :2].max(axis=1))
+        np.testing.assert_array_equal(least[:, t, :2], x[:, : t + 1, :2].min(axis=1))
+
+
+def test_a_layer_saved_without_its_longest_window_reaches_as_far_as_it_did():
+    saved = RunningSummaries(N).get_config()
+    del saved["longest_hours"]
+    x = channels(hours=512, batch=1)
+    x[:, 0, 0], x[:, 0, N] = 50, 1
+    assert RunningSummaries.from_config(saved)(x).numpy()[0, -1, -2 * N] == 50
+
+
 def test_running_summaries_do_not_look_ahead():
     x = channels(hours=20)
     changed = x.copy()
@@ -80,8 +101,10 @@ def test_static_features_are_the_same_in_every_hour():
 
 def test_the_layers_come_back_from_a_file(tmp_path):
     x, static = keras.Input((None, 11)), keras.Input((2,))
-    model = keras.Model([x, static], [RunningSummaries(N)(x), EveryHour()([static, x])])
+    model = keras.Model([x, static], [RunningSummaries(N, longest_hours=6)(x), EveryHour()([static, x])])
     model.save(tmp_path / "model.keras")
     inputs = [channels(hours=6), np.ones((2, 2), np.float32)]
-    for ours, theirs in zip(model(inputs), keras.saving.load_model(tmp_path / "model.keras")(inputs), strict=True):
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for ours, theirs in zip(model(inputs), loaded(inputs), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+    assert [layer.longest_hours for layer in loaded.layers if isinstance(layer, RunningSummaries)] == [6]

@@ -10,7 +10,7 @@ from rnn_core.contracts.config import NetworkConfig, WindowConfig
 from rnn_core.contracts.errors import ContractError
 from rnn_core.network import scoring
 from rnn_core.network.build import build_ensemble, build_network, members_of
-from rnn_core.network.heads import masses
+from rnn_core.network.heads import CompetingRiskHead, masses
 from rnn_core.network.scoring import score_rows, score_windows
 from rnn_core.series.windows import gather_batch, last_predictions
 
@@ -100,11 +100,21 @@ def test_nothing_to_score_gives_nothing(model, windows):
     assert rows.shape == (0,) and p.shape == (0, 4, 2)
 
 
-def test_a_network_without_static_features_scores_too(windows):
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_network_without_static_features_scores_too(windows, wide):
     bare = replace(windows, static=windows.static[:, :0])
-    network = build_network(
-        NetworkConfig(units=(4,), horizon_edges=(0, 6), n_channels=windows.channels.shape[1], wide=False)
-    )
+    sizes = {"n_channels": windows.channels.shape[1], "n_concepts": len(NAMES)}
+    network = build_network(NetworkConfig(units=(4,), horizon_edges=(0, 6), wide=wide, **sizes))
+    window, row = last_predictions(bare)
+    rows, p = score_windows(network, bare)
+    np.testing.assert_allclose(score_rows(network, bare, window, row), p[np.searchsorted(rows, row)], atol=1e-5)
+
+
+def test_a_network_of_version_0_1_0_whose_head_reads_one_layer_scores_too(windows):
+    x = keras.Input((None, windows.channels.shape[1]), name="x")
+    hidden = keras.layers.LSTM(4, return_sequences=True)(x)
+    network = keras.Model([x], CompetingRiskHead(2, name="head")(hidden))
+    bare = replace(windows, static=windows.static[:, :0])
     window, row = last_predictions(bare)
     rows, p = score_windows(network, bare)
     np.testing.assert_allclose(score_rows(network, bare, window, row), p[np.searchsorted(rows, row)], atol=1e-5)

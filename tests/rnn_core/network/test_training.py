@@ -109,6 +109,7 @@ def test_the_reported_validation_loss_is_that_of_the_model_given_back():
 def test_the_config_given_back_holds_the_sizes_of_the_data(base):
     fitted, _ = base
     assert (fitted.config.network.n_channels, fitted.config.network.n_static) == (3, 2)
+    assert fitted.config.network.longest_hours == 2 * fitted.config.window.chunk_hours
 
 
 def test_training_stops_when_validation_no_longer_improves():

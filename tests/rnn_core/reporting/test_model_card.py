@@ -3,7 +3,8 @@
 import pytest
 
 from rnn_core.contracts.config import ClassicConfig, ModelConfig
-from rnn_core.reporting.model_card import MISSING, write_card
+from rnn_core.reporting.markdown import MISSING, render_table
+from rnn_core.reporting.model_card import write_card
 
 META = {
     "forecaster": "stay",
@@ -14,7 +15,7 @@ META = {
     "versions": {"keras": "3.1"},
     "git_revision": "abc123",
     "concept_hash": "fedc",
-    "calibration": {"mortality": {"slope": 0.9}},
+    "calibration": {"mortality": {"slope": 0.9, "slope_per_doubling": -0.05}},
 }
 AUROC = {"value": 0.81234, "low": 0.75, "high": 0.86, "n": 1234}
 ROW = {
@@ -39,57 +40,104 @@ ROW = {
             "first_admission": "2024-01-01",
             "last_admission": "2025-11-30",
             "age_years_quartiles": [50.0, 63.0, None],
-            "sex": {"female": 400},
-            "unit_type": {},
-            "admission_type": {},
+            "sex": {"female": 1400, "nan": 3},
+            "unit_type": {"mixed": 900},
+            "admission_type": {"urgent": 900},
             "outcome": {"died": 90},
             "stays_without": {"lactate": 0.42},
         },
-        "groups": {"sex": {"female": {"mortality_auroc": AUROC}}, "age": {}},
+        "groups": {"sex": {"female": {"auroc": AUROC}}, "age": {}},
     },
 }
-ITEMS = (
-    "Title",
-    "Source of data",
-    "Participants",
-    "Data preparation",
-    "Outcome",
-    "Predictors",
-    "Sample size",
-    "Missing data",
-    "Analytical methods",
-    "Class imbalance",
-    "Fairness",
-    "Model output",
-    "Training versus evaluation",
-    "Performance",
-    "Updating",
-    "Intended use and limits",
-    "Openness",
-)
+# What each section says of `META` and `ROW`, beside its standing words.
+SAYS = {
+    "Title": ["of the source `ward`, hour by hour"],
+    "Intended use and limits": ["not a medical device", "docs/intended-use.md"],
+    "Source of data": ["cut-off 2025-12-01 (UTC)", "only stays of at least 48 hours"],
+    "Participants": [
+        "900 stays of 850 patients, admitted 2024-01-01 to 2025-11-30.",
+        "\n- Age, quartiles in years: 50.0, 63.0, not stored\n- sex: female 1,400, not known 3\n- unit type: mixed 900\n",
+        "\n- admission type: urgent 900\n- outcome: died 90",
+    ],
+    "Data preparation": ["needs 10 observations, 4 hours in the unit", "within the last 24 hours"],
+    "Outcome": ["the stay in the unit ends: alive or dead, in 19 horizon bins"],
+    "Predictors": [
+        "\n| concept | unit | stays without any |\n|---|---|---|\n| heart_rate | /min |",
+        "| lactate | mmol/L | 42% |",
+    ],
+    "Sample size": ["learned 900 stays (90 deaths), judged 100 stays (11 deaths)."],
+    "Missing data": ["carried forward", "Nothing is imputed from other patients."],
+    "Analytical methods": [
+        "by 5 recurrent networks (lstm, 64 units)",
+        "has the weight 2. Calibration, out of fold: mortality slope 0.9, mortality slope per doubling -0.05.",
+        "Started from: random weights.\nBest epochs: 3, 4. Seed 0.",
+    ],
+    "Class imbalance": ["neither resampled nor weighted"],
+    "Fairness": ["| group | auroc |\n|---|---|\n| female | 0.812 (0.750 to 0.860) |"],
+    "Model output": ["Risk bands: medium from 0.100, high from 0.200, very high from 0.500."],
+    "Training versus evaluation": ["patients who had no part in the fit"],
+    "Performance": [
+        "| metric | model | without a model | forecasts |\n|---|---|---|---|\n",
+        "\n| AUROC of death | 0.812 (0.750 to 0.860) | 0.500 | 1,234 |\n",
+        "\n| Brier score of death | - | - | not stored |\n",
+    ],
+    "Updating": ["serves only if it is not worse"],
+    "Openness": ["revision abc123; keras 3.1.", "Artifact `m1`, concepts fedc."],
+}
 
 
-@pytest.mark.parametrize("item", ITEMS)
-def test_every_item_has_a_section_that_says_something(item):
-    section = write_card(META, ROW).split(f"\n## {item}\n")[1].split("\n## ")[0]
-    assert len(section.strip()) > 20
+def sections(card):
+    """Title → text of each section, in order."""
+    return dict(section.split("\n", 1) for section in card.split("\n## ")[1:])
 
 
-def test_numbers_come_from_what_is_stored_with_their_intervals():
+@pytest.mark.parametrize("item", SAYS)
+def test_every_item_says_what_is_stored(item):
+    section = sections(write_card(META, ROW))[item]
+    for words in SAYS[item]:
+        assert words in section
+
+
+def test_the_card_has_its_items_in_order_each_after_an_empty_line_and_none_twice():
     card = write_card(META, ROW)
-    assert "| AUROC of death | 0.812 (0.750 to 0.860) | 0.500 | 1,234 |" in card
-    assert "learned 900 stays (90 deaths), judged 100 stays (11 deaths)" in card
-    assert "| lactate | mmol/L | 42% |" in card and "medium from 0.100" in card
-    assert "2025-12-01" in card and "abc123" in card and "Stage **champion**" in card
+    assert list(sections(card)) == list(SAYS)
+    assert card.startswith(
+        "# Model card: m1\n\nStage **champion**, version 3, trained 2026-01-01. Good.\n\n## Title\n\n"
+    )
+    assert card.count("\n\n## ") == len(SAYS) and "\n\n\n" not in card and card.endswith(".\n")
 
 
 def test_what_is_not_stored_is_said_to_be_missing():
     bare = {"forecaster": "stay", "config": ModelConfig().to_json()}
     card = write_card(bare, ROW | {"metrics": {}})
-    assert card.count(MISSING) > 70 and "None" not in card
+    concepts = len(ModelConfig().window.concepts)
+    assert sections(card)["Predictors"].count(f" | {MISSING} |") == concepts
+    for item in ("Participants", "Sample size"):
+        assert sections(card)[item].strip() == MISSING
+    for words in (
+        f"out of fold: {MISSING}",
+        f"Best epochs: {MISSING}",
+        f"Risk bands: {MISSING}",
+        f"revision {MISSING};",
+    ):
+        assert words in card
+    assert "stop" not in sections(card)["Source of data"]
+    assert "None" not in card and "Undefined" not in card
+
+
+def test_a_source_whose_observations_stop_says_when():
+    card = write_card(META | {"sampling": {"delayed_entry_hours": 0.0, "data_hours": 48.0}}, ROW)
+    assert "stop 48 hours after admission" in card and "only stays of at least" not in card
 
 
 def test_a_unit_forecaster_has_a_shorter_card():
     meta = {"forecaster": "unit", "config": ClassicConfig().to_json()}
     card = write_card(meta, ROW | {"metrics": {"test_mse": 4.0, "median_mse": 5.5}})
+    assert list(sections(card)) == ["Performance", "Intended use and limits", "Openness"] and "\n\n\n" not in card
     assert "| test | 4.00 |" in card and "| median | 5.50 |" in card and f"| linear | {MISSING} |" in card
+
+
+def test_a_table_has_one_line_per_row():
+    assert render_table(["model", "AUROC"], [["lstm", "0.9"], ["trees", ""]]) == (
+        "| model | AUROC |\n|---|---|\n| lstm | 0.9 |\n| trees |  |\n"
+    )

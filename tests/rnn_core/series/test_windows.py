@@ -19,9 +19,9 @@ from rnn_core.series.grid import make_grid
 from rnn_core.series.scaling import fit_scaler, static_features
 from rnn_core.series.windows import (
     BUCKETS,
+    TIME_CHANNELS,
     batch_rows,
     bucket_lengths,
-    channel_names,
     gather_batch,
     last_predictions,
     make_windows,
@@ -31,6 +31,12 @@ from rnn_core.series.windows import (
 MIXED = ("heart_rate", "lactate", "fio2", "urine", "mechanical_ventilation", "norepinephrine")
 SHORT = WindowConfig(concepts=MIXED, chunk_hours=12, first_hour=4)
 PER_ROW = ("channels", "prediction_hour", "n_observations", "hours_since_last")
+
+
+def channel_names(config: WindowConfig) -> tuple[str, ...]:
+    """Names of the channels of windows, in order."""
+    per_concept = (f"{name}.{kind}" for kind in ("value", "observed", "age") for name in config.concepts)
+    return (*per_concept, *TIME_CHANNELS)
 
 
 def channel(windows: Windows, name: str, config: WindowConfig) -> np.ndarray:
