@@ -1,9 +1,15 @@
-"""Real parts for every test: one embedded PostgreSQL per session, a fresh database per test that asks for one."""
+"""Real parts for every test: one embedded PostgreSQL for all workers, a fresh database per test that asks for one.
+
+What many tests begin with is made once, by the worker that needs it first, as a template that each test copies.
+"""
 
 import itertools
 import os
 import shutil
+import signal
 import tempfile
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,27 +20,110 @@ os.environ["DO_NOT_TRACK"] = "1"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+# What a server may forget when the machine stops, and what would make two runs differ in speed.
+CARELESS = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "autovacuum": "off", "jit": "off"}
 _names = itertools.count()
 
 
+class Server:
+    """The embedded PostgreSQL of a session, in a folder that its workers share."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="icu-pg-"))
+
+    def start(self) -> str:
+        from sql.store import embedded
+        from sql.store.engine import open_engine
+
+        url = embedded.start(self.folder / "pg")
+        with open_engine(url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            for name, value in CARELESS.items():
+                connection.exec_driver_sql(f"alter system set {name} = {value}")
+            connection.exec_driver_sql("select pg_reload_conf()")
+        return url.render_as_string(hide_password=False)
+
+    def stop(self) -> None:
+        """At once: nothing of it is kept."""
+        from sql.store import embedded
+
+        os.kill(int((self.folder / "pg" / "postmaster.pid").read_text().split()[0]), signal.SIGQUIT)
+        while embedded.is_running(self.folder / "pg"):
+            time.sleep(0.05)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+_server = pytest.StashKey[Server]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """The workers of pytest-xdist get the server that is started here, before the first of them."""
+    stash = node.config.stash
+    if _server not in stash:
+        stash[_server] = Server()
+        stash[_server].url = stash[_server].start()
+    node.workerinput["server"] = str(stash[_server].folder), stash[_server].url
+
+
+def pytest_unconfigure(config):
+    if _server in config.stash:
+        config.stash[_server].stop()
+
+
 @pytest.fixture(scope="session")
-def postgres_url():
-    """URL of an embedded server that lives as long as the session."""
-    from sql.store import embedded
+def server(request):
+    """URL of a server that lives as long as the session, and a folder; the workers share both."""
+    from sqlalchemy import make_url
 
-    folder = Path(tempfile.mkdtemp(prefix="icu-pg-"))
-    yield embedded.start(folder / "pg")
-    embedded.stop(folder / "pg")
-    shutil.rmtree(folder, ignore_errors=True)
+    if worker := getattr(request.config, "workerinput", None):
+        folder, url = worker["server"]
+        yield make_url(url), Path(folder)
+        return
+    alone = Server()
+    yield make_url(alone.start()), alone.folder
+    alone.stop()
 
 
 @pytest.fixture(scope="session")
-def make_database(postgres_url):
-    """A function that creates an empty database and returns its URL."""
-    from sql.store import embedded
+def make_database(server):
+    """A function that creates a database, empty or as a copy of a template, and returns its URL."""
+    from sql.store.engine import open_engine
 
-    def make(prefix: str = "t"):
-        return embedded.create_database(postgres_url, f"{prefix}_{os.getpid()}_{next(_names)}")
+    url, _ = server
+
+    def make(prefix: str = "t", template: str = "template1"):
+        name = f"{prefix}_{os.getpid()}_{next(_names)}"
+        with open_engine(url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql(f"create database {name} template {template}")
+        return url.set(database=name)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_template(server):
+    """A function that fills a database once for all workers, and returns its name; nobody can connect to it later."""
+    from sqlalchemy import text
+
+    from sql.store.engine import advisory_lock, open_engine
+
+    url, _ = server
+
+    def make(name: str, fill: Callable) -> str:
+        with open_engine(url).connect() as connection, advisory_lock(connection, f"template {name}", 600) as mine:
+            assert mine, f"another worker has filled the template {name} for ten minutes"
+            connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+            made = connection.execute(text("select 1 from pg_database where datname = :name"), {"name": name}).scalar()
+            if not made:
+                connection.exec_driver_sql(f"drop database if exists {name}_unfinished")
+                connection.exec_driver_sql(f"create database {name}_unfinished")
+                fill(url.set(database=f"{name}_unfinished"))
+                # An engine that nobody holds any more may keep its last session until it is collected.
+                sessions = text("select pg_terminate_backend(pid) from pg_stat_activity where datname = :name")
+                connection.execute(sessions, {"name": f"{name}_unfinished"})
+                connection.exec_driver_sql(f"alter database {name}_unfinished rename to {name}")
+                connection.exec_driver_sql(f"alter database {name} allow_connections false")
+        return name
 
     return make
 
@@ -59,25 +148,37 @@ def mimic_iii_folder():
 
 
 @pytest.fixture(scope="session")
-def mimic_iii_source(make_database, mimic_iii_folder):
+def mimic_iii_source(make_database, make_template, mimic_iii_folder):
     """URL of a source database with the MIMIC-III demo; read only, shared by all tests."""
     from sql.loaders import mimic_iii
     from sql.store.engine import open_engine
 
-    url = make_database("mimic_iii")
-    mimic_iii.load(open_engine(url), mimic_iii_folder)
-    return url
+    template = make_template("mimic_iii", lambda url: mimic_iii.load(open_engine(url), mimic_iii_folder))
+    return make_database("mimic_iii", template)
 
 
 @pytest.fixture(scope="session")
-def clif_source(make_database):
-    """URL of a source database with the CLIF demo, re-anchored; read only, shared by all tests."""
+def clif_template(make_template):
+    """Name of a database with the CLIF demo, re-anchored, to copy where a test changes it."""
     from sql.loaders import clif
     from sql.store.engine import open_engine
 
-    url = make_database("clif")
-    clif.load(open_engine(url), reanchor=True)
-    return url
+    return make_template("clif", lambda url: clif.load(open_engine(url), reanchor=True))
+
+
+@pytest.fixture(scope="session")
+def clif_source(make_database, clif_template):
+    """URL of a source database with the CLIF demo, re-anchored; read only, shared by all tests."""
+    return make_database("clif", clif_template)
+
+
+@pytest.fixture(scope="session")
+def migrated_template(make_template):
+    """Name of an empty database of this version, to copy."""
+    from sql.store import migrate
+    from sql.store.engine import open_engine
+
+    return make_template("migrated", lambda url: migrate.upgrade(open_engine(url)))
 
 
 def _enter(monkeypatch, folder: Path, store, clif_source) -> None:
@@ -90,12 +191,12 @@ def _enter(monkeypatch, folder: Path, store, clif_source) -> None:
 
 
 @pytest.fixture
-def installation(make_database, clif_source, tmp_path, monkeypatch):
+def installation(make_database, migrated_template, clif_source, tmp_path, monkeypatch):
     """A fresh installation: settings in the environment, an empty migrated database, the CLIF demo as a source."""
     from flows.runtime.databases import open_store
     from flows.runtime.settings import load_settings
 
-    _enter(monkeypatch, tmp_path, make_database("store"), clif_source)
+    _enter(monkeypatch, tmp_path, make_database("store", migrated_template), clif_source)
     engine = open_store()
     yield engine
     engine.dispose()
@@ -107,54 +208,42 @@ TRAINED_AT = datetime(2026, 1, 19, tzinfo=UTC)
 
 
 @pytest.fixture(scope="session")
-def trained_template(make_database, clif_source, tmp_path_factory):
-    """A database and an artifact folder in which the CLIF demo was ingested and trained on, briefly."""
+def trained_template(make_template, server, clif_source):
+    """Name of a database, and an artifact folder, in which the CLIF demo was ingested and trained on, briefly."""
     from flows.jobs.ingest import ingest
     from flows.jobs.train import train
-    from flows.runtime.databases import open_store
     from flows.runtime.settings import load_settings
 
-    folder, store = tmp_path_factory.mktemp("trained"), make_database("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        _enter(patch, folder, store, clif_source)
-        ingest.fn("clif", TRAINED_AT)
-        train.fn("clif", TRAINED_AT, epochs=3, members=2)
-        open_store().dispose()
-    load_settings.cache_clear()
-    return store, folder
+    folder = server[1] / "trained"
+
+    def fill(url) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            _enter(patch, folder, url, clif_source)
+            ingest.fn("clif", TRAINED_AT)
+            train.fn("clif", TRAINED_AT, epochs=3, members=2)
+        load_settings.cache_clear()
+
+    return make_template("trained", fill), folder / "artifacts"
 
 
 @pytest.fixture(scope="session")
 def trained_forecaster(trained_template):
     """The stay forecaster that serves in the template, loaded; never changed by a test."""
     from rnn_core.forecasters.stay import load_stay_forecaster
-    from sql.published import registry
-    from sql.store.engine import open_engine
 
-    store, folder = trained_template
-    serving = registry.serving_model(open_engine(store), "clif", "stay")
-    return load_stay_forecaster(folder / "artifacts" / serving["artifact"])
+    (artifact,) = trained_template[1].glob("clif-stay-*")
+    return load_stay_forecaster(artifact)
 
 
 @pytest.fixture
-def trained(trained_template, postgres_url, clif_source, tmp_path, monkeypatch):
+def trained(trained_template, make_database, clif_source, tmp_path, monkeypatch):
     """An installation of its own in which a model of the CLIF demo serves: a copy of the template."""
-    from sqlalchemy import text
-
     from flows.runtime.databases import open_store
     from flows.runtime.settings import load_settings
-    from sql.store.engine import open_engine
 
-    template, folder = trained_template
-    name = f"copy_{os.getpid()}_{next(_names)}"
-    with open_engine(postgres_url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(
-            text("select pg_terminate_backend(pid) from pg_stat_activity where datname = :name"),
-            {"name": template.database},
-        )
-        connection.exec_driver_sql(f"create database {name} template {template.database}")
-    shutil.copytree(folder / "artifacts", tmp_path / "artifacts")
-    _enter(monkeypatch, tmp_path, template.set(database=name), clif_source)
+    template, artifacts = trained_template
+    shutil.copytree(artifacts, tmp_path / "artifacts")
+    _enter(monkeypatch, tmp_path, make_database("trained", template), clif_source)
     engine = open_store()
     yield engine
     engine.dispose()

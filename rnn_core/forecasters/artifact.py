@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 MODEL_FILE, SCALER_FILE, META_FILE = "model.keras", "scaler.json", "meta.json"
 
+# Champion, challenger, unit model and one more of a process that serves them hour after hour, by checksum.
+_NETWORKS_KEPT = 4
+_networks: dict[str, "keras.Model"] = {}
+
 _PACKAGES = ("numpy", "keras", "tensorflow", "icu-forecast")
 _PROJECT = Path(__file__).resolve().parents[2]
 
@@ -28,7 +32,7 @@ _PROJECT = Path(__file__).resolve().parents[2]
 class Artifact:
     """A loaded artifact.
 
-    model: ready to score, not compiled for training.
+    model: ready to score, not compiled for training. Artifacts with the same network share it: copy it to change it.
     scaler: the scaler's own JSON.
     config: ModelConfig of a stay forecaster, ClassicConfig of a unit forecaster.
     meta: all of `meta.json`: what was given to `save_artifact` and what it added (`forecaster`, `model_id`, `config`,
@@ -87,20 +91,32 @@ def load_artifact(path: Path) -> Artifact:
     # Loading Keras takes seconds, which a look at the meta data can do without.
     import keras
 
-    import rnn_core.network.cells
-    import rnn_core.network.heads  # noqa: F401 - both register the layers that a saved network may hold
-
     path = Path(path)
     meta = check_artifact(path)
     config_class = ModelConfig if meta["forecaster"] == "stay" else ClassicConfig
     try:
-        model = keras.saving.load_model(path / MODEL_FILE, compile=False)
+        model = _load_network(path / MODEL_FILE, meta["sha256"][MODEL_FILE])
     except (ValueError, TypeError, OSError) as error:
         raise ArtifactError(
             f"The network of the artifact {path.name} cannot be read with keras {keras.__version__}; it was written "
             f"with {_versions_of(meta)}. Install those versions, or train anew."
         ) from error
     return Artifact(model, _read_json(path / SCALER_FILE), config_class.from_json(meta["config"]), meta)
+
+
+def _load_network(path: Path, checksum: str) -> "keras.Model":
+    """The network in a file with this SHA-256; read once per process, since rebuilding and tracing it takes seconds."""
+    import keras
+
+    import rnn_core.network.cells
+    import rnn_core.network.heads  # noqa: F401 - both register the layers that a saved network may hold
+
+    if checksum not in _networks:
+        network = keras.saving.load_model(path, compile=False)
+        while len(_networks) >= _NETWORKS_KEPT:
+            del _networks[next(iter(_networks))]
+        _networks[checksum] = network
+    return _networks[checksum]
 
 
 def check_artifact(path: Path) -> dict[str, Any]:

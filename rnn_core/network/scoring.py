@@ -101,7 +101,7 @@ def _signature(model: keras.Model) -> list[tf.TensorSpec]:
     ]
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _compile_last(model: keras.Model) -> Callable[..., Any]:
     members = [split_at_head(member) for member in members_of(model)]
     # The same for all members: computed once.
@@ -123,7 +123,7 @@ def _compile_last(model: keras.Model) -> Callable[..., Any]:
     return last
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _compile_every(model: keras.Model) -> Callable[..., Any]:
     @tf.function(input_signature=_signature(model), autograph=False)
     def every(x: Any, static: Any, row: Any) -> Any:

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -42,6 +43,18 @@ def test_an_artifact_comes_back_as_it_was_saved(saved, model):
     assert loaded.config == CONFIG
     assert loaded.scaler == {"center": [1.5]}
     assert loaded.meta["cut_off"] == "2024-03-01"
+
+
+def test_a_network_is_read_once_per_process_whatever_the_folder(saved, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(artifact, "_networks", {})
+    monkeypatch.setattr(artifact, "_NETWORKS_KEPT", 2)
+    first = load_artifact(saved).model
+    assert load_artifact(shutil.copytree(saved, tmp_path / "copy")).model is first
+    others = [build_network(CONFIG.network) for _ in range(2)]
+    folders = [save_artifact(tmp_path, f"stay-{n}", other, CONFIG, {}, {}) for n, other in enumerate(others, start=2)]
+    for folder, other in zip(folders, others, strict=True):
+        np.testing.assert_array_equal(load_artifact(folder).model(INPUTS), other(INPUTS))
+    assert len(artifact._networks) == 2 and load_artifact(saved).model is not first, "the oldest made room"
 
 
 def test_the_meta_data_say_what_the_model_was_made_with(saved):
