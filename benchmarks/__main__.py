@@ -11,7 +11,7 @@ from types import ModuleType
 from benchmarks.stage import Row, open_stage
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "physionet-2012"
-STAGED = ("ingest", "windows", "scoring", "flow")
+STAGED = ("ingest", "windows", "scoring", "flow", "units")
 ROWS = 30_000_000
 # At a tenth of fewer there is no history before the hour that is read.
 FEWEST_ROWS = 1_000_000

@@ -3,7 +3,7 @@
 -- Purpose: what to ask the owner of the source about. Not a call of the function, for the reason that icu.stay gives.
 -- Units: explanations count hours and hold no other value of a patient.
 with stay as (
-    select * from icu.stay
+    select source, stay_id, patient_id, intime, outtime, hospital_intime, hospital_outtime, died_at from icu.stay
 ),
 version as (
     select source, stay_id, batch_id from icu.stay_version

@@ -356,6 +356,21 @@ def test_lengths_of_stay_do_not_know_a_fault_that_was_told_later(engine):
     assert [{unit: days.tolist() for unit, days in found.items()} for found in lengths] == [{"MICU": [1.0]}, {}]
 
 
+def test_lengths_of_stay_are_those_of_the_sound_ended_stays_of_a_unit_in_the_order_of_their_ends(engine):
+    """Ends at one time go by stay_id; open stays, unknown units, other sources and planned ends are left out."""
+    for stay_id, unit, days in (("b", "SICU", 2.0), ("B", "SICU", 3.0), ("a", "SICU", 1 / 3), ("c", "MICU", 4.5)):
+        b.add_stay(engine, stay_id, unit=unit, intime=NOW - hours(24 * days + 1), outtime=NOW - hours(1))
+    b.add_stay(engine, "earlier", unit="SICU", intime=NOW - hours(100), outtime=NOW - hours(50))
+    b.add_stay(engine, "open", unit="SICU")
+    b.add_stay(engine, "nowhere", unit=None, outtime=NOW - hours(1))
+    b.add_stay(engine, "planned", unit="MICU", outtime=NOW + hours(1))
+    b.add_stay(engine, "elsewhere", unit="MICU", outtime=NOW - hours(1), source="other")
+    found = canonical.read_unit_lengths(engine, b.SOURCE, NOW)
+    assert list(found) == ["MICU", "SICU"]
+    assert found["MICU"].tolist() == [4.5]
+    assert found["SICU"].tolist() == [50 / 24, 3.0, 1 / 3, 2.0]
+
+
 # -------------------------------------------------------------------------------- forecast.current_risk
 
 
