@@ -49,6 +49,23 @@ def profile(
 
 
 @app.command()
+def checks(
+    source: Source,
+    page: Annotated[
+        Path | None, typer.Option(help="File of the page; default: in reports of ICU_HOME.", show_default=False)
+    ] = None,
+) -> None:
+    """Write what the data checks of ingest and of publication found to a page: counts, no patient's row.
+
+    Example: icu-forecast source checks clif
+    """
+    from flows.pages.checks import write_page
+    from flows.runtime.databases import open_store
+
+    typer.echo(f"page: {write_page(open_store(), source, page)}")
+
+
+@app.command()
 def grants(
     source: Source,
     role: Annotated[str, typer.Option(help="Existing role of the source's database.")] = "icu_forecast_reader",

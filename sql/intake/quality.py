@@ -142,6 +142,33 @@ def record(
         connection.execute(insert(check_result), rows)
 
 
+_NEWEST_RESULTS = """
+select distinct on (suite, check_name) suite, check_name, severity, rows_checked, rows_failed, checked_at,
+    count(*) over runs as times, count(*) filter (where not passed) over runs as times_failed
+from quality.check_result
+where source = :source and checked_at > now() - make_interval(days => :days)
+window runs as (partition by suite, check_name)
+order by suite, check_name, checked_at desc
+"""
+
+
+def read_results(engine: Engine, source: str, days: int) -> dict[str, list[tuple[Check, dict[str, Any]]]]:
+    """Per suite its checks in order, each with its newest result of the last `days` days; a suite that did not run then is
+    left out.
+
+    A result: severity, rows_checked, rows_failed and checked_at (UTC) of the newest time, and how many `times` the check
+    ran in these days and failed (`times_failed`). Counts only: no row of a patient is in it.
+    """
+    with engine.connect() as connection:
+        rows = connection.execute(text(_NEWEST_RESULTS), {"source": source, "days": days}).mappings().all()
+    found = {(row["suite"], row["check_name"]): dict(row) for row in rows}
+    suites = ("stay", "observation", "forecast")
+    results = {
+        suite: [(c, found[suite, c.name]) for c in load_suite(suite) if (suite, c.name) in found] for suite in suites
+    }
+    return {suite: checks for suite, checks in results.items() if checks}
+
+
 def require_no_critical(outcomes: list[CheckOutcome]) -> None:
     """Raises QualityError with the advice of the first critical check that failed."""
     for outcome in outcomes:

@@ -14,6 +14,7 @@ from flows.jobs.forecast import forecast  # noqa: E402
 from flows.jobs.ingest import ingest  # noqa: E402
 from flows.jobs.train import train  # noqa: E402
 from flows.jobs.watch import watch  # noqa: E402
+from flows.pages.checks import write_page  # noqa: E402
 from flows.runtime.databases import open_store  # noqa: E402
 from rnn_core.contracts.errors import ForecastError  # noqa: E402
 
@@ -30,6 +31,7 @@ def main(as_of: str) -> None:
     train("clif", at, epochs=1, members=2)
     forecast("clif", at)
     evaluate("clif", at + timedelta(hours=1))
+    write_page(store, "clif", None)
     with store.begin() as connection:
         connection.execute(text(QUOTING))
         for table in ("forecast.stay_forecast", "icu.observation"):

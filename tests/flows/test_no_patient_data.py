@@ -71,7 +71,7 @@ def test_marks_in_the_source_are_found_in_nothing_that_is_written(marked_source,
     for table in (*(f"forecast.{name}" for name in without_patients), "quality.check_result", "icu.batch"):
         told[table] = str(tuples(engine, f"select t::text from {table} t")).encode()
     engine.dispose()
-    for kind in ("prefect.db", "meta.json", "evaluate-clif.html", "forecast.run"):
+    for kind in ("prefect.db", "meta.json", "evaluate-clif.html", "checks-clif.html", "forecast.run"):
         assert [name for name in told if name.endswith(kind)], f"nothing was looked at that is called {kind}"
     pattern = re.compile(f"{MARK}|{VALUE}".encode())
     assert [name for name, content in told.items() if pattern.search(content)] == []

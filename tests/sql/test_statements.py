@@ -24,9 +24,10 @@ from rnn_core.series import scaling
 from rnn_core.statistics import distribution
 from sql.intake import quality
 from sql.store.rebuild_views import definition
+ends_in_1_to_2_days = distribution.Distribution(np.array([[[0, 0], [1.0, 0], [0, 0]]]), np.array([0.0, 24, 48]))
 found = {{
     "bands": distribution.risk_band(np.array([0.01, 0.99])).tolist(),
-    "prolonged": distribution.PROLONGED_HOURS,
+    "prolonged": ends_in_1_to_2_days.prolonged_stay_risk([90.0]).tolist(),
     "age": scaling.STATIC_RANGES["age_years"],
     "views": [definition(v) for v in (
         "forecast.forecast_outcome", "forecast.alert_burden", "forecast.unit_census", "quality.stay_audit"
@@ -47,7 +48,8 @@ def changed() -> dict:
 
 def test_a_changed_threshold_changes_the_views_and_the_computation(changed):
     outcome, burden, census, audit = changed["views"]
-    assert changed["prolonged"] == 100.0 and "interval '100 hours' as prolonged" in outcome
+    # 90 hours in, 24 to 48 more: surely longer than 100 hours, surely not longer than 168.
+    assert changed["prolonged"] == [1.0] and "interval '100 hours' as prolonged" in outcome
     assert changed["bands"] == ["fine", "worst"] and "('fine', 1), ('low', 2), ('high', 3), ('worst', 4)" in burden
     assert "in ('high', 'worst')" in census
     assert "interval '30 hours'" in audit and "interval '12 hours'" in audit and "'36 hours'" not in audit
