@@ -1,7 +1,7 @@
 # Two images from one file: target `cpu` for everything, target `gpu` for a worker that trains on NVIDIA GPUs.
 
 FROM python:3.12.12-slim-bookworm AS base
-# No calls home. Nothing is written beside the code; state lies in the volume at ICU_HOME.
+# No telemetry. Nothing is written next to the code; all state is in the volume at ICU_HOME.
 ENV DO_NOT_TRACK=1 \
     PREFECT_SERVER_ANALYTICS_ENABLED=false \
     PYTHONUNBUFFERED=1 \

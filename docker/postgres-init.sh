@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs once, on an empty volume: a role and a database for icu-forecast, and the same for Prefect.
+# Runs once, on an empty volume: creates a role and a database each for icu-forecast and Prefect.
 set -euo pipefail
 
 make_database() {
@@ -11,5 +11,5 @@ SQL
 
 make_database icu_forecast "$FORECAST_DB_PASSWORD"
 make_database prefect "$PREFECT_DB_PASSWORD"
-# Prefect's own migrations need it.
+# Needed by Prefect's migrations.
 psql --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname prefect --command 'create extension pg_trgm'

@@ -1,9 +1,9 @@
--- Who may do what in the database of icu-forecast. Run it as a superuser, or as whoever owns the database and may create
--- roles, in that database: once before the first `icu-forecast db migrate`, and again after every one. It may be repeated.
--- The roles cannot log in; give them to users of your own: create user nightly in role icu_forecast_job password '...'.
---   icu_forecast_migrator   owns the tables and views; for `icu-forecast db migrate` and nothing else
+-- Roles in the database of icu-forecast. Run in that database as a superuser, or as its owner with the right to create roles:
+-- once before the first `icu-forecast db migrate`, and again after every one. Safe to repeat.
+-- The roles cannot log in; grant them to your users: create user nightly in role icu_forecast_job password '...'.
+--   icu_forecast_migrator   owns the tables and views; only for `icu-forecast db migrate`
 --   icu_forecast_job        what the flows need: rows of all four schemas, and batch tables in `landing`
---   icu_forecast_analyst    the views of `forecast`; no table, no canonical row, no function
+--   icu_forecast_analyst    the views of `forecast`; no tables, no canonical rows, no functions
 do $$
 declare
     wanted text;
@@ -16,7 +16,7 @@ begin
     execute format('grant create, connect, temporary on database %I to icu_forecast_migrator', current_database());
     execute format('grant connect, temporary on database %I to icu_forecast_job', current_database());
     execute format('grant connect on database %I to icu_forecast_analyst', current_database());
-    -- The version table of the migrations lies in public.
+    -- The version table of the migrations is in public.
     grant usage, create on schema public to icu_forecast_migrator;
     if to_regclass('forecast.run') is null then
         return;

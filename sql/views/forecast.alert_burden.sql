@@ -1,10 +1,9 @@
--- What acting on a risk band would mean: how many patients it flags a day, how many of the dead it flags, how often rightly.
--- Grain: one row per (source, model_id, role, risk_band); a band counts together with those above it.
--- Purpose: to choose the band at which somebody is called. flagged_per_day: mean number of different patients flagged on a
---   day (UTC) with forecasts. sensitivity: share of the stays that died that were ever flagged. ppv: share of the flagged
---   stays that died. Only stays whose outcome is known, without those that the audit excludes; so the newest days are left
---   out, and stays still open do not count.
--- Units: counts of days and stays; shares 0 to 1, null where there is nothing to divide by.
+-- What acting on a risk band would mean: patients flagged per day, sensitivity, positive predictive value.
+-- Grain: one row per (source, model_id, role, risk_band); a band includes those above it.
+-- Purpose: to choose the band that triggers a call. flagged_per_day: mean number of different patients flagged per day (UTC)
+--   with forecasts. sensitivity: share of the deaths that were ever flagged. ppv: share of the flagged stays that died. Only
+--   stays with a known outcome that the audit does not exclude: open stays, and so the newest days, do not count.
+-- Units: counts of days and stays; shares 0 to 1, null if the denominator is 0.
 with band (risk_band, rank) as (
     values {ranked_risk_bands}
 ),

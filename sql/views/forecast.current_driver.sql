@@ -1,10 +1,10 @@
--- What the current risks rest on, patient by patient.
--- Grain: one row per (source, stay_id, rank), up to five of each stay of forecast.current_risk that was explained: all
---   scored ones, or of many those most at risk.
--- Purpose: beside the list, what to look at first. rank 1 is the strongest.
---   contribution: the log-odds of the risk less what they would be had nothing of the driver ever been charted; above 0
---   it raises the risk. Contributions do not add up, and none of them is a cause.
--- Units: last_value in value_unit, null for descriptors that are no numbers; times UTC.
+-- Drivers of the current risks, per patient.
+-- Grain: one row per (source, stay_id, rank), up to five per explained stay of forecast.current_risk: all scored stays, or, if
+--   there are many, those with the highest risk.
+-- Purpose: what to look at first in the list. rank 1 is the strongest.
+--   contribution: the log-odds of the risk less what they would be had the driver never been charted; above 0 it raises the
+--   risk. Contributions do not add up, and none of them is a cause.
+-- Units: last_value in value_unit, null for descriptors that are not numeric; times UTC.
 select
     r.source,
     r.unit,

@@ -1,10 +1,10 @@
--- Who is at risk now: the newest published forecasts of the patients that are still in the unit.
+-- Patients at risk now: the newest published forecasts of those still in the unit.
 -- Grain: one row per (source, stay_id); per source the newest slot (greatest as_of, then greatest run_id) among the
 --   published runs of kind `forecast` and role `champion` of a stay forecaster. A newer run that failed changes nothing.
 -- Purpose: the list for bed managers and analysts: highest risk first, abstentions last.
---   A stay whose end has become known since the run is gone; one re-opened by a correction is back.
---   risk_change is the difference to the run before, null where the stay has no risk there; provisional says that the
---   model had too few outcomes for a verdict when it published.
+--   A stay whose end became known after the run is left out; one re-opened by a correction is included again.
+--   risk_change is the change since the previous run, null if the stay had no risk then; provisional: the model had too few
+--   outcomes for a verdict when it published.
 -- Units: prediction_time UTC, durations and ages in hours, risks and probabilities 0 to 1.
 with
 -- include parts/current_run.sql
@@ -34,9 +34,9 @@ select
     c.provisional,
     c.run_id
 from current_run c
--- By slot and not by run_id: a back-fill of the slot by the same model replaces the rows, and they are still the slot's.
+-- By slot, not by run_id: a back-fill of the slot by the same model replaces its rows.
 join forecast.stay_forecast f on f.model_id = c.model_id and f.source = c.source and f.prediction_time = c.as_of
--- One look-up per forecast (offset 0 keeps it one): the planner expects few stays and would compare all with all.
+-- One look-up per forecast (offset 0 enforces it): the planner underestimates the stays and would compare all with all.
 cross join lateral (
     select s.unit, s.patient_id, s.intime, s.outtime, s.outcome
     from icu.stay s

@@ -1,11 +1,10 @@
--- Does what arrives now still look like what the model learned from: the newest evaluation of each model.
+-- Do current observations still look like the training data? The newest evaluation of each model.
 -- Grain: one row per (source, model_id, concept) of a concept with at least 100 observations in training.
--- Purpose: a variable that was renamed, changed its unit or is charted no more shows here before it shows in the scorecard.
---   psi: above 0.1 look, above 0.25 it is another distribution; null below 100 observations or 20 stays in the
+-- Purpose: a variable that was renamed, changed its unit or is no longer charted shows here before it affects the scorecard.
+--   psi: above 0.1 look closer, above 0.25 the distribution has changed; null below 100 observations or 20 stays in the
 --   last seven days.
---   missing: share of the stays of these days without the concept. wrong_unit: the median left the outer tenths of the
---   reference and is more than 1.5 times off. drifted: one of these, beyond what chance gives among
---   so few stays; watch tells of it.
+--   missing: share of stays without the concept in these days. wrong_unit: the median is outside the reference's 10th to 90th
+--   percentile and off by a factor above 1.5. drifted: one of these, beyond chance for that many stays; watch sends an alert.
 -- Units: medians in the concept's unit, shares 0 to 1; evaluated_at is the as_of of the evaluation, UTC.
 with newest as (
     select distinct on (d.source, d.model_id) d.source, d.model_id, d.run_id, r.as_of

@@ -1,11 +1,10 @@
--- Published forecasts beside what happened.
--- Grain: one row per (source, model_id, stay_id, prediction_time) of a published run, champion and shadow alike, where
---   the stay's end or outcome is known now.
--- Purpose: to look at what the scorecard is made of; the evaluation itself also takes stays that are still open, since
---   those that have ended are the shorter ones. died is null where the outcome is not known, the times are null where
---   only the outcome is. remaining_hours below zero: the end was charted after the forecast. excluded: the stay's times
---   contradict each other (quality.stay_audit), so it is not scored. outcome_known_at is when the end as it stands was
---   first known.
+-- Published forecasts with outcomes.
+-- Grain: one row per (source, model_id, stay_id, prediction_time) of a published run, champion and shadow, whose stay's
+--   end or outcome is known now.
+-- Purpose: the rows behind the scorecard. The evaluation also uses open stays, because finished stays are biased short.
+--   died is null if the outcome is not known, the times are null if only the outcome is. remaining_hours below zero: the
+--   end was charted after the forecast. excluded: the stay's times contradict each other (quality.stay_audit), so it is not
+--   scored. outcome_known_at: when the current end was first known.
 -- Units: times UTC, durations in hours, risks and probabilities 0 to 1, month YYYY-MM of prediction_time in UTC;
 --   prolonged means a total stay of more than {prolonged_hours} hours.
 with knowledge as (
@@ -21,7 +20,7 @@ ended as materialized (
         where v.source = s.source and v.stay_id = s.stay_id
             and v.outtime is not distinct from s.outtime and v.outcome is not distinct from s.outcome
     ) first
-    -- An end later than anything the source has told is a plan.
+    -- An end after the source's watermark is a plan.
     where s.outtime <= k.as_of or (s.outtime is null and s.outcome is not null)
 ),
 faulty as (

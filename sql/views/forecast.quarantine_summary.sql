@@ -1,6 +1,6 @@
--- What was rejected or corrected on the way in, and why.
+-- Rows rejected or corrected by the ingest, and why.
 -- Grain: one row per (source, relation, check_name, disposition, reason).
--- Purpose: data quality at a glance; the rows themselves lie in quality.quarantine.
+-- Purpose: data quality at a glance; the rows themselves are in quality.quarantine.
 -- Units: rows is a count; times UTC.
 select
     source,

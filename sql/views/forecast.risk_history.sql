@@ -1,8 +1,8 @@
--- How the forecasts of each stay went over time.
--- Grain: one row per (source, stay_id, prediction_time): of each slot the newest published run of role `champion` and
+-- Forecasts of each stay over time.
+-- Grain: one row per (source, stay_id, prediction_time): per slot the newest published run of role `champion` and
 --   kind `forecast` or `backfill`; rows of an older champion for the same slot stay in `forecast.stay_forecast`.
--- Purpose: the course of one patient, and what a reader could have seen at a time.
---   risk_change is the difference to the row before of the same stay, null at the first row and beside an abstention.
+-- Purpose: the course of one patient, and what readers saw at a given time.
+--   risk_change is the change since the stay's previous row, null in the first row and next to an abstention.
 -- Units: prediction_time UTC, durations in hours, risks and probabilities 0 to 1.
 with slot as (
     select distinct on (r.source, r.as_of) r.source, r.as_of, r.run_id, r.kind, r.model_id, r.model_stage

@@ -1,8 +1,8 @@
--- Does it run: the last good run of each kind, its age, and what failed since.
+-- Health of the jobs: the last good run of each kind, its age, and failures since.
 -- Grain: one row per (source, kind) that ever ran; runs of role `shadow` and those of the unit forecaster are left out.
--- Purpose: what to look at first when something seems old. stale: no good run within the kind's limit (forecast and
+-- Purpose: the first place to look if data seem old. stale: no good run within the kind's limit (forecast and
 --   ingest 2 h, evaluate 25 h, train 8 days; a back-fill is never stale), by the as_of of the last good run.
---   consecutive_failures counts the failed runs after the last one that was published.
+--   consecutive_failures counts the failed runs since the last published one.
 -- Units: times UTC, age_hours in hours.
 with run as (
     select r.*

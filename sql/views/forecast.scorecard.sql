@@ -1,8 +1,8 @@
--- How good the models are: the newest published evaluation of each.
+-- Performance of the models: the newest published evaluation of each.
 -- Grain: one row per (source, model_id, unit, month, age_group, sex, stay_hours, metric); grouped by one of these five at a
---   time, and `all` stands for the others.
--- Purpose: discrimination, calibration and error beside the trivial baseline's value on the same rows.
--- Units: those of the metric; low and high bound the value's interval; n counts the forecasts behind it; evaluated_at is
+--   time; the others are `all`.
+-- Purpose: discrimination, calibration and error, with the trivial baseline on the same rows.
+-- Units: those of the metric; low and high bound the value's interval; n is the number of forecasts; evaluated_at is
 --   the as_of of the evaluation, UTC.
 with newest as (
     select distinct on (s.source, s.model_id) s.source, s.model_id, s.run_id, r.as_of

@@ -1,14 +1,13 @@
--- The units now: who is in, how many beds are free, and what the current forecasts add up to.
+-- Units now: patients, free beds, and the sums of the current forecasts.
 -- Grain: one row per (source, unit) of a source that has a published forecast; the units of icu.unit and of all stays,
 --   so that an empty unit shows zero. A null unit holds the patients whose unit is not known.
--- Purpose: bed planning. n_patients are those in the unit by what is known now, without planned admissions; of these
---   n_not_forecast have no row in the current run (admitted since, for instance) and add nothing to the expected numbers,
---   nor do the abstained.
+-- Purpose: bed planning. n_patients are in the unit as known now, without planned admissions; n_not_forecast of them have no
+--   row in the current run (admitted since, for example). Neither they nor abstentions add to the expected numbers.
 -- Units: prediction_time UTC; counts of patients and beds; free_beds below zero means more patients than beds, null
---   where the beds are not known; expected numbers are sums of probabilities, in patients.
+--   if the number of beds is not known; expected numbers are sums of probabilities, in patients.
 with
 -- include parts/current_run.sql
--- Summed side by side and not joined stay by stay: every row of current_risk is one of the patients.
+-- Summed separately, not joined stay by stay: every row of current_risk is one of the patients.
 member as (
     select
         s.source, s.unit, 1 as patient, 0 as forecast, null as status, null as risk_band, null::float8 as mortality_risk,

@@ -1,8 +1,7 @@
 -- Stays as they are known now: equal to `icu.stay_at('infinity')`.
 -- Grain: one row per (source, stay_id).
--- Purpose: whatever asks what happened; never for building a forecast, which reads `icu.stay_at`. Written out and not a
---   call of the function, because a function reads the tables with the rights of whoever asks: so the right to read a
---   view would not be enough to read it.
+-- Purpose: outcomes; never for a forecast, which reads `icu.stay_at`. Not a call of that function, because a function reads the
+--   tables with the caller's rights: select on a view would not be enough.
 -- Units: times UTC, end_precision_hours in hours, age in years, height in cm, weight in kg.
 select distinct on (v.source, v.stay_id)
     v.source, v.stay_id, v.available_at, v.patient_id, v.unit,

@@ -1,10 +1,10 @@
 -- Stays as they were known at `as_of`, from batches ingested by `ingested_by`.
--- Grain: one row per (source, stay_id); a stay that begins after `as_of` is not there.
--- Purpose: the one way to read stays for a forecast or a training set without seeing what became known later.
+-- Grain: one row per (source, stay_id); stays that begin after `as_of` are left out.
+-- Purpose: the only way to read stays for a forecast or a training set without look-ahead.
 --   The row is the newest version with available_at <= as_of. Its descriptors (age_years, sex, height_cm, weight_kg,
 --   admission_type, unit_type) are those of the first version known by then, so that a later correction cannot change
---   what a model saw earlier. An end that lies after `as_of` is hidden with its outcome, as are later times of death
---   and of leaving hospital.
+--   what a model saw earlier. An end after `as_of` is hidden with its outcome, as are later times of death and
+--   of hospital discharge.
 -- Units: times UTC, end_precision_hours in hours, age in years, height in cm, weight in kg.
 create function icu.stay_at(as_of timestamptz, ingested_by timestamptz default 'infinity')
 returns table (

@@ -1,6 +1,6 @@
 -- Stays whose times contradict each other as they are known now: equal to `quality.stay_audit_at('infinity')`.
 -- Grain: one row per (source, stay_id, fault); the faults are those of the function.
--- Purpose: what to ask the owner of the source about. Not a call of the function, for the reason that icu.stay gives.
+-- Purpose: questions for the owner of the source. Not a call of the function, for the reason given in icu.stay.
 -- Units: explanations count hours and hold no other value of a patient.
 with stay as (
     select source, stay_id, patient_id, intime, outtime, hospital_intime, hospital_outtime, died_at from icu.stay

@@ -1,11 +1,11 @@
 -- Stays whose times, as they were known at `as_of`, contradict each other, from batches ingested by `ingested_by`.
 -- Grain: one row per (source, stay_id, fault).
--- Purpose: what training and evaluation leave out, without knowing later what was not known then. Faults:
+-- Purpose: what training and evaluation leave out, without look-ahead. Faults:
 --   overlapping_stays: more than 1 h shared with a stay of the same patient that began earlier and has ended.
 --   died_before_outtime: death more than {charting_delay_hours} h before the end of the stay (up to that it is charting delay).
---   stay_after_death: began more than 1 h after a death of the patient, recorded with whichever stay.
+--   stay_after_death: began more than 1 h after a death of the patient, recorded with any stay.
 --   longer_than_hospital: ends more than {charting_delay_hours} h after hospital discharge or begins more than {early_admission_hours} h before admission.
---   negative_stay: a version that ends before it begins lies in quarantine, and no newer version replaced it.
+--   negative_stay: a version that ends before it begins is quarantined, and no newer version replaced it.
 -- Units: explanations count hours and hold no other value of a patient.
 create function quality.stay_audit_at(as_of timestamptz, ingested_by timestamptz default 'infinity')
 returns table (source text, stay_id text, fault text, explanation text)

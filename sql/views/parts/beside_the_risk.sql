@@ -1,4 +1,4 @@
-    -- What a row f of forecast.stay_forecast says beside the mortality risk and its band, and what it rests on.
+    -- The columns of a row f of forecast.stay_forecast other than mortality risk and band.
     f.prolonged_stay_risk,
     f.remaining_los_p10_hours,
     f.remaining_los_p50_hours,

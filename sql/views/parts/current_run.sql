@@ -1,11 +1,11 @@
--- published: the runs that readers may see. current_run: of each source the newest of them, and until when the source
--- has told what happened: what lies after `known_until` is a plan.
+-- published: the runs that readers may see. current_run: the newest of them per source, with the source's watermark
+-- `known_until`: anything after it is a plan.
 published as (
     select r.source, r.run_id, r.as_of, r.model_id, r.model_stage, r.newest_observation_at
     from forecast.run r
     join forecast.model m on m.model_id = r.model_id and m.name = 'stay'
     where r.kind = 'forecast' and r.role = 'champion' and r.status = 'published'
-        -- On trial nothing is shown, nor what was published before it.
+        -- During a trial nothing is shown, including earlier runs.
         and not exists (select from forecast.trial t where t.source = r.source and t.ended_at is null)
 ),
 current_run as (

@@ -1,5 +1,5 @@
--- The rules of the stay audit. Before them stand, as known at one time: `stay`, the stays; `version`, which batch
--- brought which version of a stay; `rejected`, rows of the quarantine.
+-- The rules of the stay audit. They need, as known at one time: `stay`, the stays; `version`, the batch of each version of a
+-- stay; `rejected`, quarantined rows.
 deaths as (
     select source, patient_id, min(died_at) as died_at from stay where died_at is not null group by source, patient_id
 ),
