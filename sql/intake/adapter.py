@@ -1,4 +1,4 @@
-"""A source's adapter: a folder of SELECTs in that database's own dialect, a concept map, and what it promises."""
+"""A source's adapter: a folder with two SELECTs in that database's dialect, a concept map and a card."""
 
 import csv
 import re
@@ -20,7 +20,7 @@ _ONE_SCHEMA = {"schema": "public"}
 
 @dataclass(frozen=True)
 class MappedVariable:
-    """One line of concept_map.csv: value in the concept's unit = value * scale + offset; no concept: not used on purpose."""
+    """One line of concept_map.csv: value in the concept's unit = value * scale + offset; no concept: deliberately unused."""
 
     variable: str
     unit: str
@@ -31,11 +31,11 @@ class MappedVariable:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A source as its folder describes it, and where this installation has it.
+    """A source as its folder describes it, with this installation's settings.
 
-    schemas: the schema that each placeholder of the SELECTs stands for.
-    local_times: times carry no zone; they and the bounds of a read are on the clock of `timezone`.
-    shift_days: added to every time that is read, where dates were moved into the future to hide whose they are.
+    schemas: the schema of each placeholder in the SELECTs.
+    local_times: times carry no zone; they and the bounds of a read are in `timezone`.
+    shift_days: added to every time that is read, for dates that de-identification moved into the future.
     """
 
     name: str
@@ -57,13 +57,13 @@ class Adapter:
     read_timeout_minutes: float = 60.0
 
     def relations(self) -> Iterator[tuple[str, str, list[str]]]:
-        """Schema, table and columns of all that the SELECTs read; a table of source.yaml may name its schema before a dot."""
+        """Schema, table and columns of everything the SELECTs read; source.yaml may qualify a table with its schema."""
         for name, columns in self.tables.items():
             *schema, table = name.split(".")
             yield self.schemas[schema[0] if schema else "schema"], table, columns
 
     def schemas_on(self, dialect: str) -> dict[str, str]:
-        """The schema per placeholder where a source is as published: SQLite has but one, main; DuckDB has it for public."""
+        """The schema per placeholder of a source as published: `main` is the only one in SQLite and the default in DuckDB."""
         return {
             name: "main" if dialect == "sqlite" or (dialect, schema) == ("duckdb", "public") else schema
             for name, schema in self.schemas.items()
@@ -85,8 +85,8 @@ class Adapter:
         return [line.as_string() for line in lines]
 
     def line_of(self, variable: str, unit: str) -> MappedVariable | None:
-        """The line of the map for a variable in a unit: that very unit before any unit, and the line for all variables only
-        for one that no other line names."""
+        """The line of the map for a variable in a unit: the exact unit before any unit, and the line for all variables only
+        for a variable without a line."""
         lines = self._lines
         if (line := lines.get((variable, unit)) or lines.get((variable, "*"))) is None and variable not in self._named:
             line = lines.get(("*", "*"))
@@ -101,18 +101,18 @@ class Adapter:
         return {line.variable for line in self.concept_map}
 
     def items(self) -> list[int]:
-        """The numbers that variables of the map begin with, for SELECTs that enter a large table by the items it needs."""
+        """The numbers that variables of the map begin with, for SELECTs that filter a large table by item."""
         numbers = (re.match(r"\d+", line.variable) for line in self.concept_map)
         return sorted({int(number[0]) for number in numbers if number})
 
 
 def adapter_names() -> list[str]:
-    """Every source this installation knows, by the name of its folder."""
+    """All sources of this installation, by the name of their folder."""
     return sorted(path.parent.name for path in _FOLDER.glob("*/source.yaml"))
 
 
 def load_adapter(name: str) -> Adapter:
-    """Read and check the folder of a source; raises ContractError with the line to mend."""
+    """Read and check the folder of a source; raises ContractError with the line to correct."""
     folder = _FOLDER / name
     if not (folder / "source.yaml").is_file():
         raise ContractError(f"There is no source called {name!r}; known are {', '.join(adapter_names())}.")
@@ -160,13 +160,13 @@ def _read_concept_map(path: Path) -> tuple[MappedVariable, ...]:
             place = f"{path.parent.name}/concept_map.csv, line {number}"
             concept = row["concept"] or None
             if concept and concept not in BY_NAME:
-                raise ContractError(f"{place}: {concept!r} is no concept of rnn_core/contracts/concepts.py.")
+                raise ContractError(f"{place}: {concept!r} is not a concept of rnn_core/contracts/concepts.py.")
             if (key := (row["variable"], row["unit"])) in seen:
-                raise ContractError(f"{place}: variable and unit stand there already.")
+                raise ContractError(f"{place}: variable and unit occur twice.")
             seen.add(key)
             try:
                 scale, offset = float(row["scale"] or 1), float(row["offset"] or 0)
             except ValueError:
-                raise ContractError(f"{place}: scale and offset are numbers.") from None
+                raise ContractError(f"{place}: scale and offset must be numbers.") from None
             rows.append(MappedVariable(row["variable"], row["unit"], concept, scale, offset))
     return tuple(rows)

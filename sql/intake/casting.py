@@ -11,7 +11,7 @@ from sql.intake.adapter import MappedVariable
 _STAY_TIMES = ("available_at", "intime", "outtime", "hospital_intime", "hospital_outtime", "died_at")
 _STAY_NUMBERS = ("end_precision_hours", "age_years", "height_cm", "weight_kg")
 _STAY_TEXTS = ("stay_id", "patient_id", "unit", "unit_type", "outcome", "ends_at", "sex", "admission_type")
-# A table of a batch lives for seconds and is analysed when it is written; a background worker only holds up its end.
+# A batch's table lives for seconds and is analysed when written; autovacuum would only delay dropping it.
 OWN_CARE = "with (autovacuum_enabled = off)"
 STAY_COLUMNS = _STAY_TEXTS + _STAY_TIMES + _STAY_NUMBERS
 
@@ -49,11 +49,11 @@ def cast_observations(
     concept_map: tuple[MappedVariable, ...],
     suspect: str,
 ) -> None:
-    """Create `checked` with a row per row of `landed`: the value in the concept's unit, and what the checks ask about it.
+    """Create `checked` with a row per row of `landed`: the value in the concept's unit and the columns the checks need.
 
-    stays: the checked stays of the same batch, which count as known beside those taken over before.
-    suspect: the SQL condition that some check of the suite holds against a row. The column of that name is true for
-    those, and has an index, so that the checks look at few rows instead of reading the batch once each.
+    stays: the checked stays of the same batch, which count as known like those accepted earlier.
+    suspect: the SQL condition that a row fails some check of the suite. The column of that name is true for those rows
+    and indexed, so that each check reads a few rows instead of the whole batch.
     """
     meanings = {
         "map": json.dumps(
@@ -94,7 +94,7 @@ def _typed_columns(connection: Connection, landed: str) -> set[str]:
 
 
 def _casts(typed: set[str], columns: tuple[str, ...], kind: str) -> list[str]:
-    """Expressions that give each landed column in the type `kind`, null where it cannot be read."""
+    """Expressions that cast each landed column to the type `kind`; null if it cannot be read."""
     return [
         f"l.{c}" if c in typed else f"case when pg_input_is_valid(l.{c}, '{kind}') then l.{c}::{kind} end as {c}"
         for c in columns
@@ -102,12 +102,12 @@ def _casts(typed: set[str], columns: tuple[str, ...], kind: str) -> list[str]:
 
 
 def _unreadable(typed: set[str], columns: tuple[str, ...], kind: str) -> str:
-    """An expression that counts the columns of a row that hold something, but nothing readable."""
+    """An expression that counts the non-null columns of a row that cannot be read."""
     untyped = [c for c in columns if c not in typed]
     return " + ".join(f"(l.{c} is not null and not pg_input_is_valid(l.{c}, '{kind}'))::int" for c in untyped) or "0"
 
 
-# Looked up once per variable and unit that landed; a line for the very unit is preferred over one for any unit (*).
+# Looked up once per landed variable and unit; a line for the exact unit wins over one for any unit (*).
 _MEANINGS = """
 create temporary table meaning on commit drop as
 with map as materialized (
@@ -135,8 +135,8 @@ except select stay_id from icu.stay_version where source = :source
 except select stay_id from {stays} where intime is not null and available_at is not null and patient_id <> ''
 """
 
-# A number so large or small that the conversion would overflow is no number: one such value must not stop the batch.
-# The offsets keep the planner from casting a value again wherever it is named.
+# A number that would overflow in the conversion is treated as not a number: one such value must not stop the batch.
+# The offsets keep the planner from casting a value at every use.
 _CAST_OBSERVATIONS = """
 create unlogged table {checked} {care} as
 with cast_row as (
@@ -160,9 +160,9 @@ with cast_row as (
 select *, coalesce({suspect}, false) as suspect from cast_row
 """
 
-# Rank the rows that share a key, smallest value first. Only rows that are sound otherwise take part, so that a wrong
-# row never pushes out a right one. Equal hashes, found by a sort, which is faster here than a hash table of all keys,
-# name the few rows that are ranked; an update by itself could not use several processors for that.
+# Rank the rows that share a key, smallest value first. Only otherwise valid rows compete, so that a wrong row never
+# replaces a right one. Equal hashes identify the few rows to rank; a sort finds them faster than a hash table of all
+# keys, and in parallel, which an update alone could not do.
 _KEY_HASH = "hash_record_extended((stay_id, concept, observed_at, available_at), 0)"
 _REPEATED = f"""
 create temporary table repeated on commit drop as
@@ -179,8 +179,8 @@ update {checked} as c set place = repeated.place, suspect = true
 from repeated where c.ctid = repeated.checked_row and repeated.place > 1
 """
 
-# A statement of its own, over analysed tables, and not a condition of the append: a statement that looks for each row in
-# the table that it fills itself takes hours once the planner believes that table empty.
+# A separate statement over analysed tables, not a condition of the append: a statement that looks up each row in the table
+# it fills takes hours when the planner believes that table is empty.
 _FIND_TAKEN = """
 update {checked} as c set taken_value = o.value, suspect = c.suspect or o.value is distinct from c.number
 from icu.observation o

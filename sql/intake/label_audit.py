@@ -1,4 +1,4 @@
-"""The label audit of stays as a source gives them, before any ingest: the rules of `quality.stay_audit`, counts only."""
+"""The label audit of stays as a source returns them, before any ingest: the rules of `quality.stay_audit`, counts only."""
 
 import pandas as pd
 import pyarrow as pa
@@ -21,8 +21,8 @@ create temporary table audited (
 def audit_stays(engine: Engine, stays: pa.Table) -> list[dict[str, str | int]]:
     """A row per fault (`fault`, `stays`, `note`) of the newest version of each stay, then one of all stays.
 
-    stays: what an adapter's stays.sql gives. `engine`: our database, only as a place to compute in; the table that is
-    written is temporary, and gone with the transaction.
+    stays: what an adapter's stays.sql returns. engine: our database, used only to compute; the table is temporary and
+    dropped with the transaction.
     """
     newest = _newest(stays)
     with engine.begin() as connection:

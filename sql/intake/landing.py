@@ -1,4 +1,4 @@
-"""One batch from a source into the canonical tables: land as text, cast and map, check, then take over in one transaction."""
+"""One batch from a source into the canonical tables: land as text, cast and map, check, then accept in one transaction."""
 
 import json
 from collections import Counter
@@ -26,8 +26,8 @@ BEGINNING = datetime.fromisoformat("1800-01-01T00:00:00+00:00")
 OVERLAP = timedelta(hours=48)
 RELATIONS = ("stay", "observation")
 
-# A first load hashes millions of rows; with the default of 4 MB that goes through the disk.
-# Of a batch's own tables the planner need not know more than their size and what is rare in them.
+# A first load hashes millions of rows; with the default of 4 MB it would spill to disk.
+# For a batch's own tables the planner only needs their size and rare values.
 _ROOM_TO_SORT = (
     "set local work_mem = '256MB'; set local maintenance_work_mem = '256MB'; set local default_statistics_target = 20"
 )
@@ -37,7 +37,7 @@ Progress = Callable[[str], None]
 
 @dataclass
 class Batch:
-    """A batch on its way; the tables it owns in `landing` are dropped with it."""
+    """A batch in progress; its tables in `landing` are dropped at its end."""
 
     batch_id: int
     source: str
@@ -68,11 +68,10 @@ class BatchCounts:
 def begin_batch(
     engine: Engine, source: str, as_of: datetime, *, reconcile: bool = False, overlap: timedelta = OVERLAP
 ) -> Batch:
-    """Open a batch; what a dead one left behind is marked abandoned and cleared.
+    """Open a batch; one that died before is marked abandoned and its tables are dropped.
 
-    Each relation is read from its own watermark less `overlap` on: one that stays away while the other goes on is read
-    from where it stopped. To reconcile, and as long as nothing was ever taken over from it, from the beginning, or from
-    where rows were purged.
+    Each relation is read from its own watermark less `overlap`, so one that pauses while the other continues is read from
+    where it stopped. To reconcile, and until something was accepted from it, from the beginning or from the last purge.
     """
     with engine.begin() as connection:
         dead = connection.execute(
@@ -99,14 +98,14 @@ def begin_batch(
 
 
 def read_watermark(connection: Connection, source: str) -> datetime | None:
-    """Greatest available_at that was ever taken over from `source`: what the data are known up to."""
+    """Greatest available_at ever accepted from `source`: the data are known up to then."""
     return connection.execute(
         text(f"select greatest(stays, observations) from ({_WATERMARKS}) w"), {"source": source}
     ).scalar()
 
 
 def fail_batch(engine: Engine, batch: Batch, error: str) -> None:
-    """Mark the batch failed with its sentence and clear its landing tables."""
+    """Mark the batch as failed with its sentence and drop its landing tables."""
     with engine.begin() as connection:
         _drop_tables(connection, batch.batch_id)
         connection.execute(
@@ -135,7 +134,7 @@ def land(engine: Engine, batch: Batch, adapter: Adapter, source_engine: Engine, 
 
 
 def _land_again(connection: Connection, batch: Batch, columns: list[str]) -> int:
-    """Land the rows that wait in quarantine for a stay of this batch; later ones the source has just given again."""
+    """Land quarantined rows that wait for a stay of this batch; the source has just returned later ones again."""
     target, names = batch.landed("observation"), ", ".join(columns)
     waiting = _WAITING.format(stays=batch.landed("stay"))
     statement = text(
@@ -147,7 +146,7 @@ def _land_again(connection: Connection, batch: Batch, columns: list[str]) -> int
 
 
 def _read_ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same batches, each fetched while the one before it is written, so that neither database waits for the other."""
+    """The same batches, each fetched while the previous one is written, so that neither database waits for the other."""
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(next, batches, None)
         while (rows := ahead.result()) is not None:
@@ -156,11 +155,11 @@ def _read_ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _as_text(batches: Iterator[pa.RecordBatch], columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Every column but times as text, so that a bad value lands instead of breaking the copy; the copy writes times."""
+    """Every column except times as text, so that a bad value lands instead of breaking the COPY."""
     for rows in batches:
         if missing := [name for name in columns if name not in rows.schema.names]:
             raise SourceError(
-                f"The adapter's SELECT gives no column {', '.join(missing)}; see docs/your-own-database.md."
+                f"The adapter's SELECT returns no column {', '.join(missing)}; see docs/your-own-database.md."
             )
         arrays = [rows.column(name) for name in columns]
         texts = [a if pa.types.is_timestamp(a.type) else a.cast(pa.string()) for a in arrays]
@@ -170,7 +169,7 @@ def _as_text(batches: Iterator[pa.RecordBatch], columns: list[str]) -> Iterator[
 def _with_typed_times(
     connection: Connection, target: str, batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
-    """Times that the source itself types land typed: they cannot be malformed, and text would be parsed twice more."""
+    """Times that the source types land typed: they cannot be malformed, and text would be parsed twice more."""
     first = next(batches, None)
     if first is None:
         return
@@ -186,7 +185,7 @@ def _with_typed_times(
 def _without_unmapped(
     batches: Iterator[pa.RecordBatch], adapter: Adapter, unmapped: Counter
 ) -> Iterator[pa.RecordBatch]:
-    """Count, and leave out, variables that the map knows and does not use; `*` without a concept leaves out all others."""
+    """Count and drop variables that the map knows but does not use; `*` without a concept drops all others."""
     concepts: dict[str, set[str | None]] = {}
     for line in adapter.concept_map:
         concepts.setdefault(line.variable, set()).add(line.concept)
@@ -232,7 +231,7 @@ def cast_and_map(engine: Engine, batch: Batch, adapter: Adapter) -> None:
 
 
 def check(engine: Engine, batch: Batch) -> dict[str, list[quality.CheckOutcome]]:
-    """Validate both relations; the counts are kept even where a critical check then stops the batch (QualityError)."""
+    """Validate both relations; the counts are kept even if a critical check then stops the batch (QualityError)."""
     outcomes = {r: quality.validate(engine, r, batch.checked(r)) for r in RELATIONS}
     with engine.begin() as connection:
         for relation, found in outcomes.items():
@@ -252,7 +251,7 @@ def check(engine: Engine, batch: Batch) -> dict[str, list[quality.CheckOutcome]]
 def take_over(
     engine: Engine, batch: Batch, outcomes: dict[str, list[quality.CheckOutcome]], beds: dict[str, int | None]
 ) -> BatchCounts:
-    """The one transaction: quarantine, append, move the watermark, clear the landing. All of it or nothing."""
+    """The one transaction: quarantine, append, move the watermark, drop the landing tables. All or nothing."""
     with engine.begin() as connection:
         connection.exec_driver_sql(_ROOM_TO_SORT)
         rejected_stays = _quarantine(connection, batch, "stay", outcomes["stay"])
@@ -270,9 +269,9 @@ def take_over(
 
 @contextmanager
 def _key_built_at_once(connection: Connection) -> Iterator[None]:
-    """Build the key of icu.observation after a first load: in half the time, and nobody waits for an empty table.
+    """Build the key of icu.observation after a first load, in half the time; nobody waits for an empty table.
 
-    The empty table is begun anew, so that a server without replicas (wal_level minimal) need not log what is put there.
+    The empty table is truncated first, so that a server without replicas (wal_level minimal) need not log the rows.
     """
     is_first = _is_owner(connection) and _claim_empty_table(connection)
     if is_first:
@@ -284,16 +283,16 @@ def _key_built_at_once(connection: Connection) -> Iterator[None]:
 
 
 def _is_owner(connection: Connection) -> bool:
-    """Whether this user may change the table; one that has the rows alone (sql/roles.sql) loads with the key in place."""
+    """Whether this user owns the table; a user with rights on rows only (sql/roles.sql) loads with the key in place."""
     query = "select pg_has_role(relowner, 'usage') from pg_class where oid = 'icu.observation'::regclass"
     return connection.execute(text(query)).scalar_one()
 
 
 def _claim_empty_table(connection: Connection) -> bool:
-    """Whether icu.observation has no row; if so, nobody else reads or writes it until this transaction ends.
+    """Whether icu.observation is empty; if so, nobody else reads or writes it until this transaction ends.
 
-    The lock that a look takes is let go before the whole table is asked for, since two first loads that both kept it
-    would wait for each other. Whoever had to wait looks again: the other has filled the table meanwhile.
+    The lock of the first look is released before the exclusive one is requested: two first loads that both kept it would
+    deadlock. The one that waited looks again, since the other has filled the table meanwhile.
     """
     return _looks_empty(connection, "access share", keep=False) and _looks_empty(
         connection, "access exclusive", keep=True
@@ -301,7 +300,7 @@ def _claim_empty_table(connection: Connection) -> bool:
 
 
 def _looks_empty(connection: Connection, lock: str, *, keep: bool) -> bool:
-    """Whether icu.observation has no row, under a lock that is kept only where it has none and `keep` says so."""
+    """Whether icu.observation is empty, under a lock that is kept only if it is and `keep` is set."""
     look = connection.begin_nested()
     connection.exec_driver_sql(f"lock table icu.observation in {lock} mode")
     empty = connection.execute(text("select not exists (select from icu.observation)")).scalar_one()
@@ -318,7 +317,7 @@ def _append(connection: Connection, batch: Batch, relation: str) -> int:
 
 
 def _release(connection: Connection, batch: Batch) -> None:
-    """Take from quarantine what waited for a stay that is now accepted: the batch holds those rows, landed again."""
+    """Delete quarantined rows that waited for a stay that is now accepted: the batch holds them, landed again."""
     waiting = _WAITING.format(stays=batch.checked("stay"))
     connection.execute(
         text(f"delete from quality.quarantine q where {waiting}"), {"source": batch.source, "until": batch.as_of}
@@ -326,7 +325,7 @@ def _release(connection: Connection, batch: Batch) -> None:
 
 
 def _finish(connection: Connection, batch: Batch, stays: int, observations: int) -> BatchCounts:
-    """Move the watermarks, write the counts and clear the landing."""
+    """Move the watermarks, write the counts and drop the landing tables."""
     quarantined = connection.execute(
         text("select count(*) from quality.quarantine where batch_id = :batch_id and disposition = 'rejected'"),
         {"batch_id": batch.batch_id},
@@ -380,7 +379,7 @@ def _quarantine(connection: Connection, batch: Batch, relation: str, outcomes: l
 def _without_rejected_stays(
     connection: Connection, batch: Batch, outcomes: list[quality.CheckOutcome]
 ) -> list[quality.CheckOutcome]:
-    """A stay rejected in this very batch is known to no observation; the check that says so ran before it was."""
+    """Observations of a stay rejected in this batch have no known stay; their check ran before the rejection."""
     orphans = connection.execute(
         text(
             f"update {batch.checked('observation')} as o set known_stay = false, suspect = true where known_stay and not exists ("
@@ -403,8 +402,8 @@ select max(stays_watermark) as stays, max(observations_watermark) as observation
 from icu.batch where source = :source and status = 'done'
 """
 
-# Observations in quarantine for want of a stay that {stays} holds. The condition on the time stands in a case, since
-# rows that are there for other reasons may have none.
+# Observations quarantined because there was no stay, which {stays} now holds. The condition on the time is in a case,
+# since rows quarantined for other reasons may have no time.
 _WAITING = """
 q.source = :source and q.relation = 'observation' and q.check_name = 'unknown_stay'
 and q.row ->> 'stay_id' in (select stay_id from {stays})
@@ -414,8 +413,8 @@ and case when pg_input_is_valid(q.row ->> 'available_at', 'timestamptz')
 
 _COLUMNS = ", ".join(casting.STAY_COLUMNS)
 
-# What is left of the batch has distinct keys, and no other ingest of the source is at work, so no conflict is possible
-# among observations; "on conflict" would take twice as long, since it writes each row in two steps.
+# The rest of the batch has distinct keys, and no other ingest of the source is running, so observations cannot conflict;
+# "on conflict" would take twice as long, since it writes each row in two steps.
 _APPEND = {
     "stay": f"insert into icu.stay_version (source, batch_id, {_COLUMNS})"
     f" select :source, :batch_id, {_COLUMNS} from {{checked}} on conflict do nothing",
@@ -431,7 +430,7 @@ union select :source, name, beds::int from jsonb_each_text(cast(:beds as jsonb))
 on conflict (source, unit) do update set beds = coalesce(excluded.beds, icu.unit.beds)
 """
 
-# greatest() and least() pass over nulls: a relation without rows keeps the watermark it has.
+# greatest() and least() ignore nulls: a relation without rows keeps the watermark it has.
 _MOVE_WATERMARKS = f"""
 with before as ({_WATERMARKS}), batch as (
     select cast(:newest_stay as timestamptz) as stays, cast(:newest_observation as timestamptz) as observations

@@ -67,13 +67,13 @@ def _read_suite(name: str) -> dict[str, Any]:
 def validate(engine: Engine, suite: str, relation: str) -> list[CheckOutcome]:
     """Run a suite over the committed table `relation` (schema.table) by push-down; an outcome per check, in order.
 
-    Raises QualityError where a check itself cannot run, which is a fault of the suite.
+    Raises QualityError if a check itself cannot run, which is a fault of the suite.
     """
     import great_expectations as gx
     from great_expectations.datasource.fluent import GxDatasourceWarning
     from great_expectations.expectations import UnexpectedRowsExpectation
 
-    # It tells of each temporary folder it makes, and advises a class that refuses the socket addresses we connect to.
+    # It logs each temporary folder it creates, and recommends a class that refuses our socket URLs.
     logging.getLogger("great_expectations.data_context.types.base").disabled = True
     warnings.filterwarnings("ignore", category=GxDatasourceWarning)
     checks = load_suite(suite)
@@ -104,11 +104,11 @@ def validate(engine: Engine, suite: str, relation: str) -> list[CheckOutcome]:
 
 
 def _outcome(suite: str, check: Check, result: Any) -> CheckOutcome:
-    # The exception's own text may quote a row, so only its place is told.
+    # The exception's own text may quote a row, so only its place is reported.
     if (result.exception_info or {}).get("raised_exception") or "observed_value" not in result.result:
         raise QualityError(
             f"The check {check.name} of {suite}.yaml could not run in the database; its SQL does not fit the relation's "
-            "columns. Mend the suite; nothing of this batch was taken over."
+            "columns. Fix the suite; nothing of this batch was accepted."
         )
     return CheckOutcome(check, bool(result.success), int(result.result["observed_value"]))
 
@@ -123,7 +123,7 @@ def record(
     batch_id: int | None = None,
     run_id: int | None = None,
 ) -> None:
-    """Keep the counts of every check in quality.check_result."""
+    """Store the counts of every check in quality.check_result."""
     rows = [
         {
             "batch_id": batch_id,
@@ -191,19 +191,19 @@ def quarantine(
 ) -> int:
     """Move the rows of `checked` that failed a check to quality.quarantine, or correct them; the rows rejected.
 
-    row_id in `checked` is the place of the row in `landed` (its ctid), where it lies as it came, which is what is kept.
-    A row is rejected for the first check that it fails.
+    row_id in `checked` is the place (ctid) of the raw row in `landed`; the raw row is quarantined. A row is rejected for
+    the first check it fails.
     """
     connection.exec_driver_sql(
         "create temporary table faulty (row_id tid, check_name text, disposition text, reason text) on commit drop"
     )
     rows = {"rejected": 0, "corrected": 0}
     for outcome in outcomes:
-        # The outcomes are those of the rows as they came: once any was corrected, a check that passed may fail.
+        # Outcomes refer to the raw rows: after a correction, a check that passed may fail.
         if outcome.check.where and (rows["corrected"] or not outcome.passed):
             disposition = "corrected" if outcome.check.correct else "rejected"
             rows[disposition] += _take_out(connection, outcome.check, checked, disposition)
-    # Counted before they are joined: of a table just written the planner knows nothing.
+    # Analysed before the join: the planner has no statistics of a table just written.
     connection.exec_driver_sql("analyze faulty")
     # The rows are fetched by their place; any other join would read the whole batch for a few of its rows.
     connection.exec_driver_sql("set local enable_hashjoin = off; set local enable_mergejoin = off")
@@ -216,7 +216,7 @@ def quarantine(
 
 
 def _take_out(connection: Connection, check: Check, checked: str, disposition: str) -> int:
-    """Take the faulty rows out of `checked`, or correct them there, and note them in `faulty`; how many."""
+    """Remove the faulty rows from `checked`, or correct them there, and record them in `faulty`; how many."""
     reason = "cast(:reason as text)" + (f" || ': ' || ({check.detail})" if check.detail else "")
     change = f"update {checked} as rows set {check.correct}" if check.correct else f"delete from {checked} as rows"
     statement = (
@@ -237,9 +237,9 @@ on conflict do nothing
 
 
 def check_forecasts(engine: Engine, run_id: int, source: str, forecasts: pd.DataFrame) -> None:
-    """Validate the rows of a run, before anyone can read them, with the suite `forecast`.
+    """Validate the rows of a run with the suite `forecast`, before anyone can read them.
 
-    Raises QualityError where one fails; the counts are kept either way.
+    Raises QualityError if one fails; the counts are kept either way.
     """
     relation = f"landing.forecast_{run_id}"
     columns = [c for c in forecasts.columns if c in stay_forecast.c]

@@ -22,12 +22,12 @@ _ROWS_AT_ONCE = 100_000
 _TIMES = frozenset(
     ("available_at", "observed_at", "intime", "outtime", "hospital_intime", "hospital_outtime", "died_at")
 )
-# More than any clock is ever set back, so that bounds on a local clock lose nothing; what they give too much is cut off.
+# More than any clock is ever set back, so that bounds on a local clock lose nothing; the excess is cut off.
 _CLOCK_CHANGE = timedelta(hours=3)
 
 
 def check_source(adapter: Adapter, engine: Engine) -> None:
-    """Raises SourceError with one sentence where the database is away or lacks a table or column that is selected."""
+    """Raises SourceError with one sentence if the database is down or lacks a selected table or column."""
     if engine.dialect.name not in adapter.dialects:
         raise SourceError(
             f"The source {adapter.name} is written for {', '.join(adapter.dialects)}, not for {engine.dialect.name}; "
@@ -40,20 +40,20 @@ def check_source(adapter: Adapter, engine: Engine) -> None:
             found = _columns(engine, schema, table)
             if not found:
                 raise SourceError(
-                    f"The source {adapter.name} needs the table {schema}.{table}, which is not there or may not be read; "
+                    f"The source {adapter.name} needs the table {schema}.{table}, which does not exist or cannot be read; "
                     "check the schema setting and the grants."
                 )
             if missing := [column for column in columns if column not in found]:
                 raise SourceError(
-                    f"The source {adapter.name} needs the column {', '.join(missing)} in {schema}.{table}, which is not "
-                    "there; was the table renamed or upgraded? Mend the adapter's SELECT."
+                    f"The source {adapter.name} needs the column {', '.join(missing)} in {schema}.{table}, which does not "
+                    "exist; was the table renamed or upgraded? Fix the adapter's SELECT."
                 )
     except DBAPIError as error:
         raise _unreachable(adapter, engine, error) from None
 
 
 def refused_tables(adapter: Adapter, engine: Engine) -> list[str]:
-    """Tables (schema.table) that this user can see and yet not read: a catalogue shows columns to anybody."""
+    """Tables (schema.table) that this user can see but not read: a catalogue shows columns to everyone."""
     refused = []
     for schema, name, columns in adapter.relations():
         query = select(Table(name, MetaData(), *map(Column, columns), schema=schema)).where(false())
@@ -78,20 +78,20 @@ def _columns(engine: Engine, schema: str, table: str) -> set[str]:
         found = {column["name"] for column in inspect(engine).get_columns(table, schema=schema)}
     except NoSuchTableError:
         return set()
-    # SQLite keeps the letters of the file that was imported, and does not care.
+    # SQLite keeps the case of the imported file and ignores it.
     return {name.lower() for name in found} if engine.dialect.name == "sqlite" else found
 
 
 def _unreachable(adapter: Adapter, engine: Engine, error: DBAPIError) -> SourceError:
     if engine.dialect.name == "postgresql" and not isinstance(error, OperationalError):
         return SourceError(
-            f"The source {adapter.name} refuses to be looked at ({type(error.orig).__name__}); check the grants, and that its "
+            f"The source {adapter.name} refuses the query ({type(error.orig).__name__}); check the grants, and that its "
             f"SELECTs run there. `icu-forecast source grants {adapter.name}` prints what they need."
         )
     return SourceError(
         f"The source {adapter.name} does not answer at {engine.url.render_as_string(hide_password=True)} "
-        f"({type(error.orig).__name__}); check that it runs, the address and the credentials. "
-        "Published forecasts stay as they are."
+        f"({type(error.orig).__name__}); check that it runs, its URL and the credentials. "
+        "Published forecasts are not affected."
     )
 
 
@@ -124,12 +124,12 @@ def _read(adapter: Adapter, select: str, engine: Engine, since: datetime, until:
         raise SourceError(
             f"Reading the source {adapter.name} failed ({type(error).__name__}): its database broke the connection, "
             f"refused the SELECT, or took longer than {adapter.read_timeout_minutes:g} minutes. Run "
-            f"`icu-forecast source check {adapter.name}`. Published forecasts stay as they are."
+            f"`icu-forecast source check {adapter.name}`. Published forecasts are not affected."
         ) from None
 
 
 def statement(adapter: Adapter, select: str, engine: Engine) -> str:
-    """The SELECT in the dialect of the engine, with the names of schemas and items put in; bounds stay to be bound."""
+    """The SELECT in the dialect of the engine, with schemas and items filled in; the bounds are still to be bound."""
     select = select.replace("{items}", ", ".join(map(str, adapter.items())))
     for placeholder, schema in adapter.schemas.items():
         select = select.replace(f"{{{placeholder}}}", engine.dialect.identifier_preparer.quote(schema))
@@ -137,7 +137,7 @@ def statement(adapter: Adapter, select: str, engine: Engine) -> str:
 
 
 def _without_intervals(select: str) -> str:
-    """SQLite has no intervals; its datetime() gives the same text for a sum of a column and one."""
+    """SQLite has no intervals; its datetime() gives the same text for the sum of a column and an interval."""
     return re.sub(r"([\w.:]+) ([+-]) interval '(\d+ \w+)'", r"datetime(\1, '\2\3')", select)
 
 
@@ -152,14 +152,14 @@ def bounds(adapter: Adapter, since: datetime, until: datetime) -> dict[str, date
 
 
 def _with_real_times(adapter: Adapter, rows: pa.RecordBatch) -> pa.RecordBatch:
-    """The same rows, dates as their midnight. Raises SourceError for a time that is text: it has no clock to be read on."""
+    """The same rows, dates as their midnight. Raises SourceError for a time that is text."""
     for position, column in enumerate(rows.schema):
         if column.name not in _TIMES or pa.types.is_timestamp(column.type) or pa.types.is_null(column.type):
             continue
         if not pa.types.is_date(column.type):
             raise SourceError(
-                f"The source {adapter.name} gives {column.name} as {column.type}; a source with local_times or shift_days "
-                "gives its times as times. Cast it in the SELECT."
+                f"The source {adapter.name} returns {column.name} as {column.type}; a source with local_times or shift_days "
+                "must return times as times. Cast it in the SELECT."
             )
         rows = rows.set_column(position, column.name, rows.column(position).cast(pa.timestamp("us")))
     return rows
@@ -177,8 +177,8 @@ def _moved(rows: pa.RecordBatch, shift: timedelta) -> pa.RecordBatch:
 def _with_zone(rows: pa.RecordBatch, zone: str) -> pa.RecordBatch:
     """The same rows, times without a zone taken from the clock of `zone`.
 
-    An hour that comes twice in autumn is taken as the second one, one that never comes in spring as its end: nothing
-    counts as known before it was, and the order of times stays.
+    An hour that occurs twice in autumn is the second one, an hour skipped in spring is its end: nothing counts as known too
+    early, and the order of times is kept.
     """
     for position, column in enumerate(rows.schema):
         if pa.types.is_timestamp(column.type) and column.type.tz is None:
@@ -188,7 +188,7 @@ def _with_zone(rows: pa.RecordBatch, zone: str) -> pa.RecordBatch:
 
 
 def _within(rows: pa.RecordBatch, since: datetime, until: datetime) -> pa.RecordBatch:
-    """Rows of the slice; one whose time cannot be told stays, to be quarantined."""
+    """Rows of the slice; a row whose time is unknown is kept, to be quarantined."""
     available = rows.column("available_at")
     if not pa.types.is_timestamp(available.type):
         return rows
@@ -223,10 +223,10 @@ def _read_adbc(engine: Engine, sql: str, bound: dict[str, Any], timeout_minutes:
 
 
 def _with_literals(sql: str, bound: dict[str, Any]) -> str:
-    """The SELECT with its two times written in.
+    """The SELECT with its two bounds written in.
 
-    COPY takes no parameters, and without COPY the driver collects the whole result before its first batch. So the times
-    are bound on this side, by psycopg's own quoting, as its cursor.copy() does too; the planner sees them.
+    COPY takes no parameters, and without COPY the driver collects the whole result before its first batch. The bounds are
+    therefore quoted here by psycopg, as its cursor.copy() does; the planner sees them.
     """
     literals = {name: Literal(value).as_string() for name, value in bound.items()}
     return re.sub(r"(?<!:):(since|until)\b", lambda m: literals[m[1]], sql)
@@ -241,9 +241,9 @@ def _read_duckdb(engine: Engine, sql: str, bound: dict[str, Any], _: float) -> I
 
 
 def _read_rows(engine: Engine, sql: str, bound: dict[str, Any], _: float) -> Iterator[pa.RecordBatch]:
-    """Any other database through its SQLAlchemy driver: times as times, all else as text, since drivers tell no types."""
+    """Any other database through its SQLAlchemy driver: times typed, all else as text, since drivers report no types."""
     if engine.dialect.name == "sqlite":
-        # Times are text there, with or without parts of a second: a second more, and what is too much is cut off.
+        # Times are text there, with or without fractions of a second: read a second more and cut off the excess.
         margin = {"since": -timedelta(seconds=1), "until": timedelta(seconds=1)}
         bound = {name: (value + margin[name]).strftime("%Y-%m-%d %H:%M:%S") for name, value in bound.items()}
     with engine.connect().execution_options(stream_results=True) as connection:
@@ -266,9 +266,9 @@ def _column(name: str, values: tuple[Any, ...]) -> pa.Array:
 
 
 def sequential_scans(adapter: Adapter, engine: Engine, since: datetime, until: datetime) -> dict[str, int]:
-    """Tables that the database means to read whole for a read of this slice, with the rows it believes them to hold.
+    """Tables that the database plans to scan for a read of this slice, with its estimate of their rows.
 
-    PostgreSQL only; another engine gives none. Raises SourceError where the database refuses to plan the SELECT.
+    PostgreSQL only; none for other engines. Raises SourceError if the database refuses to plan the SELECT.
     """
     if engine.dialect.name != "postgresql":
         return {}

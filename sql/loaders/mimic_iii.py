@@ -1,4 +1,4 @@
-"""The published CSV files of MIMIC-III, such as its open demo of 100 patients, into a database of any engine."""
+"""The published CSV files of MIMIC-III, such as its open demo of 100 patients, loaded into any engine."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from rnn_core.contracts.errors import ForecastError
 from sql.loaders import LoadReport, Progress, make_schema, replace_table, silent
 
-# Each table that the adapter reads, with the indices that let its SELECTs enter it by time.
+# Each table that the adapter reads, with the indices that let its SELECTs filter it by time.
 TABLES: dict[str, tuple[str, ...]] = {
     "icustays": ("(icustay_id)", "(subject_id)", "(hadm_id)"),
     "admissions": ("(hadm_id)",),
@@ -64,10 +64,10 @@ _INTEGERS = frozenset(
 
 
 def load(engine: Engine, folder: Path, schema: str = "mimiciii", progress: Progress = silent) -> LoadReport:
-    """Put the tables that the adapter reads into `schema`, all columns as published; those of an earlier load are replaced.
+    """Load the tables that the adapter reads into `schema`, all columns as published; those of an earlier load are replaced.
 
-    folder: holds ICUSTAYS.csv.gz and so on, in the letters of either version. A table at a time is held in memory, which is
-    for the demo; the full database has build scripts of its own. Raises ForecastError where a file is missing.
+    folder: holds ICUSTAYS.csv.gz and so on, in upper or lower case. One table at a time is held in memory, so this is for the
+    demo; the full database has its own build scripts. Raises ForecastError if a file is missing.
     """
     files = {table: find(folder, table) for table in TABLES}
     return fill(engine, ((table, read_table(file)) for table, file in files.items()), schema, progress)
@@ -76,7 +76,7 @@ def load(engine: Engine, folder: Path, schema: str = "mimiciii", progress: Progr
 def fill(
     engine: Engine, tables: Iterable[tuple[str, pa.Table]], schema: str, progress: Progress = silent
 ) -> LoadReport:
-    """Put `tables`, of the names in TABLES, into `schema` with their indices, one after another."""
+    """Load `tables`, with names of TABLES, into `schema` with their indices, one after another."""
     rows = {}
     with engine.begin() as connection:
         make_schema(connection, schema)
@@ -87,19 +87,19 @@ def fill(
 
 
 def find(folder: Path, table: str) -> Path:
-    """The published file of a table. Raises ForecastError where it is not there."""
+    """The published file of a table. Raises ForecastError if it does not exist."""
     names = (f"{name}.csv{end}" for name in (table.upper(), table) for end in (".gz", ""))
     for name in names:
         if (folder / name).is_file():
             return folder / name
     raise ForecastError(
         f"mimic_iii needs {table.upper()}.csv.gz in {folder}, as published at physionet.org/content/mimiciii-demo/1.4; "
-        "give the folder that holds it with --path."
+        "set its folder with --path."
     )
 
 
 def read_table(file: Path) -> pa.Table:
-    """One table as published, column names in lower case; a column is a time, a number or an integer by its name, or text."""
+    """One table as published, column names in lower case; a column's name decides its type."""
     with csv.open_csv(file) as head:
         names = head.schema.names
     types = {name: _type(name.lower()) for name in names}

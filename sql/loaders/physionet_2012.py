@@ -1,4 +1,4 @@
-"""The PhysioNet/CinC Challenge 2012 files, loaded as published, on a calendar that they do not have."""
+"""The PhysioNet/CinC Challenge 2012 files, loaded as published, on an invented calendar."""
 
 import tarfile
 from collections.abc import Collection, Iterator
@@ -50,15 +50,14 @@ def load(
     withhold_outcomes: bool | Collection[str] = False,
     progress: Progress = silent,
 ) -> LoadReport:
-    """Put the sets found under `paths` into the tables `record`, `measurement` and `outcome`; replaces an earlier load.
+    """Load the sets found under `paths` into the tables `record`, `measurement` and `outcome`; replaces an earlier load.
 
     paths: folders that hold set-a.tar.gz (or the unpacked set-a) and Outcomes-a.txt, and the like for b and c.
-    sets: which of a, b, c; all that are found where None.
+    sets: which of a, b, c; all that are found if None.
     layout: "calendar" begins each stay at a whole hour drawn uniformly from the 365 days after `start`, by `seed` and
         the name of the set alone; "together" begins all stays at `start`.
-    withhold_outcomes: sets whose outcomes stay out (True: all), so that their stays stay open.
-    Raises ForecastError where a set or its outcomes are missing or not as published, ContractError for an argument that
-    is none of those named here.
+    withhold_outcomes: sets whose outcomes are not loaded (True: all): their stays are open.
+    Raises ForecastError if a set or its outcomes are missing or not as published, ContractError for any other argument.
     """
     folders = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     places = _find_sets(folders, sets)
@@ -98,7 +97,7 @@ def read_saps_i(engine: Engine, schema: str = "public") -> dict[str, int]:
 
 
 def _find_sets(folders: list[Path], sets: Collection[str] | None) -> dict[str, Path]:
-    """Where each wanted set lies: a folder of text files or the published archive."""
+    """The location of each wanted set: a folder of text files or the published archive."""
     found = {}
     for name in "abc":
         candidates = [folder / form for folder in folders for form in (f"set-{name}", f"set-{name}.tar.gz")]
@@ -110,7 +109,7 @@ def _find_sets(folders: list[Path], sets: Collection[str] | None) -> dict[str, P
     if missing or not wanted:
         raise ForecastError(
             f"The Challenge 2012 files of {', '.join(f'set {name}' for name in missing) or 'any set'} are not in "
-            f"{', '.join(map(str, folders))}; expected set-a.tar.gz as published, or it unpacked into the folder set-a."
+            f"{', '.join(map(str, folders))}; expected set-a.tar.gz as published, or unpacked into the folder set-a."
         )
     return {name: found[name] for name in wanted}
 
@@ -129,7 +128,7 @@ def _read_files(place: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _read_set(place: Path, name: str) -> tuple[np.ndarray, pa.Table, int]:
-    """Record ids, all rows of a set as published, and how many lines do not have the three fields they should.
+    """Record ids, all rows of a set as published, and the number of lines without exactly three fields.
 
     The files become one text with the record id before each line, which Arrow then reads at once.
     """
@@ -138,7 +137,7 @@ def _read_set(place: Path, name: str) -> tuple[np.ndarray, pa.Table, int]:
         header, _, body = content.replace(b"\r\n", b"\n").partition(b"\n")
         if header.strip() != _HEADER:
             raise ForecastError(
-                f"A file of set {name} begins with another line than {_HEADER.decode()}; "
+                f"A file of set {name} does not begin with {_HEADER.decode()}; "
                 "expected the files of the PhysioNet Challenge 2012 as published."
             )
         ids.append(int(record))
@@ -146,7 +145,7 @@ def _read_set(place: Path, name: str) -> tuple[np.ndarray, pa.Table, int]:
             prefix = b"%s," % record.encode()
             texts.append(prefix + body.replace(b"\n", b"\n" + prefix) + b"\n")
     if not ids:
-        raise ForecastError(f"{place} holds no file of a stay, such as 132539.txt; expected a set as published.")
+        raise ForecastError(f"{place} contains no stay, such as 132539.txt; expected a set as published.")
 
     bad_lines: list[str] = []
     rows = _MEASUREMENT.empty_table()
@@ -162,14 +161,14 @@ def _read_set(place: Path, name: str) -> tuple[np.ndarray, pa.Table, int]:
 
 
 def _kept_lines(lines: list[str]) -> pa.Table:
-    """Lines with too few or too many fields: what is missing is null, what is left over goes to the value."""
+    """Lines with too few or too many fields: missing fields are null, surplus ones go to the value."""
     fields = [(line.split(",", 3) + [None] * 3)[:4] for line in lines]
     record, *others = zip(*fields, strict=True) if fields else ((), (), (), ())
     return pa.table([pa.array(map(int, record), pa.int64()), *others], schema=_MEASUREMENT)
 
 
 def _lay_out(ids: np.ndarray, name: str, layout: str, seed: int, start: datetime) -> pa.Table:
-    """One row per stay with the time it is given."""
+    """One row per stay with its assigned time."""
     hours = np.zeros(len(ids), dtype="int64")
     if layout == "calendar":
         # The name is part of the seed, so that a set keeps its times whichever others are loaded.
@@ -183,8 +182,8 @@ def _read_outcomes(name: str, folders: list[Path]) -> pa.Table:
     file = next(filter(Path.is_file, (folder / f"Outcomes-{name}.txt" for folder in folders)), None)
     if file is None:
         raise ForecastError(
-            f"Outcomes-{name}.txt is not beside set {name}; put it there, or withhold the outcomes of this set, "
-            "so that its stays stay open."
+            f"Outcomes-{name}.txt is not next to set {name}; put it there, or withhold the outcomes of this set, "
+            "so that its stays are open."
         )
     try:
         table = csv.read_csv(file, convert_options=csv.ConvertOptions(column_types=dict.fromkeys(_OUTCOME, pa.int64())))
@@ -203,13 +202,13 @@ def _outcome_table(columns: dict[str, pa.ChunkedArray], name: str) -> pa.Table:
 def _notes(layout: str, seed: int, start: datetime, withheld: set[str], malformed: int) -> Iterator[str]:
     if layout == "calendar":
         yield (
-            f"The files carry no dates: each stay begins at a whole hour drawn uniformly from the {_DAYS} days after "
+            f"The files have no dates: each stay begins at a whole hour drawn uniformly from the {_DAYS} days after "
             f"{start:%Y-%m-%d %H:%M} UTC (seed {seed})."
         )
     else:
-        yield f"The files carry no dates: all stays begin together at {start:%Y-%m-%d %H:%M} UTC."
+        yield f"The files have no dates: all stays begin together at {start:%Y-%m-%d %H:%M} UTC."
     if withheld:
         named = ", ".join(f"set {name}" for name in sorted(withheld))
-        yield f"The outcomes of {named} are withheld: these stays stay open."
+        yield f"The outcomes of {named} are withheld: these stays are open."
     if malformed:
-        yield f"{malformed:,} lines do not have the three fields they should and were kept as they are."
+        yield f"{malformed:,} lines do not have exactly three fields and were kept as they are."

@@ -1,4 +1,4 @@
-"""Reads as of a time: stays, observations, the lengths of stay of a unit, and forecasts beside what happened."""
+"""Reads as of a time: stays, observations, the lengths of stay of a unit, and forecasts with outcomes."""
 
 import json
 from datetime import UTC, datetime
@@ -28,9 +28,9 @@ def read_stays(
 ) -> pd.DataFrame:
     """Stays as known at `as_of`, one row each, ordered by (intime, stay_id), with the columns of STAY_COLUMNS and `sound`.
 
-    sound: False where the stay audit, by what was known at `as_of`, finds times of the stay that contradict each other.
-    only_sound: without those. only_open: stays whose end was not known then; the audit judges ends, so it is left out
-    and the frame has no column `sound`, unless only_sound asks for it.
+    sound: False if the stay audit finds, by what was known at `as_of`, times of the stay that contradict each other.
+    only_sound: without those. only_open: stays whose end was not known then; the audit concerns ends, so it is skipped and
+    the frame has no column `sound`, unless only_sound is set.
     ingested_by: what the tables held then, to reproduce a past run.
     """
     columns, conditions, audit = [f"s.{c}" for c in STAY_COLUMNS], ["s.source = :source"], ""
@@ -63,7 +63,7 @@ def _utc(times: pd.Series) -> pd.Series:
     return pd.to_datetime(times, utc=True).dt.tz_localize(None).astype("datetime64[us]")
 
 
-# What is asked for stands in settings of the transaction: a statement without parameters comes by COPY, which is faster.
+# The arguments are settings of the transaction: a statement without parameters can use COPY, which is faster.
 _ASKED = "select set_config('icu.stays', $1, true), set_config('icu.concepts', $2, true)"
 _OBSERVATIONS = """
 with wanted as materialized (
@@ -140,21 +140,21 @@ _LAST_HEARD = """
 select stay_id, max(available_at) as heard_at from icu.observation
 where source = :source and stay_id = any(:stay_ids) and available_at <= :until group by stay_id
 """
-# A stay of which nothing was heard for longer may have ended unnoticed; the forecaster abstains then, too.
+# A stay without new data for longer may have ended unnoticed; the forecaster abstains then, too.
 _SILENCE = pd.Timedelta(hours=WindowConfig().stale_hours)
 
 
 def read_outcome_pairs(engine: Engine, source: str, as_of: datetime) -> pd.DataFrame:
-    """Scored forecasts beside what was known at `as_of` of how the stay went on, by model, prediction time and stay.
+    """Scored forecasts with what was known at `as_of` about the rest of the stay, by model, prediction time and stay.
 
     Columns of forecast.stay_forecast, then patient_id, unit, age_years, sex, month (YYYY-MM of the prediction),
-    hours_in_stay, died, remaining_hours, end_precision_hours and followed_hours. Where neither end nor outcome of a stay
-    was known at `as_of`, died and remaining_hours are null, and followed_hours is how long after the prediction the stay
-    is known to have gone on: until `as_of`, or until what was ingested by then; where its last observation became available over
-    24 h before that, until then. followed_hours is NaN for the others. Stays that have ended are the shorter ones, so a score
-    without the open ones flatters forecasts of a short stay.
+    hours_in_stay, died, remaining_hours, end_precision_hours and followed_hours. If neither end nor outcome of a stay was
+    known at `as_of`, died and remaining_hours are null, and followed_hours is how long after the prediction the stay is
+    known to have continued: until `as_of` or the last ingest before it; if its last observation became available over 24 h
+    earlier, until then. followed_hours is NaN for the others. Finished stays are biased short, so a score without the open
+    ones flatters forecasts of a short stay.
 
-    Left out: stays that the audit names by what was known then, predictions not after their model's data cut-off, whose
+    Left out: stays flagged by the audit by what was known then, predictions not after their model's data cut-off, whose
     outcomes the model may have learned from, and predictions after which an open stay was not followed at all.
     """
     with engine.connect() as connection:
@@ -167,7 +167,7 @@ def read_outcome_pairs(engine: Engine, source: str, as_of: datetime) -> pd.DataF
         bound["stay_ids"] = stays.loc[is_open, "stay_id"].tolist()
         heard = pd.read_sql_query(text(_LAST_HEARD), connection, params=bound).set_index("stay_id")["heard_at"]
     heard_at, told_until = _utc(stays["stay_id"].map(heard)), _utc(pd.Series([until]))[0]
-    # As for the labels of a fit: a stay that fell silent is followed up to its last observation, silence proves nothing.
+    # As for the labels of a fit: a stay without new data is followed up to its last observation.
     followed_until = heard_at.where(~(heard_at + _SILENCE >= told_until), told_until)
     stays = stays.assign(
         died=stays["outcome"].eq("died").astype("boolean").where(stays["outcome"].notna()),

@@ -1,4 +1,4 @@
-"""Why a forecast of a stay is what it is: every row of the stay with its fate, and the published drivers."""
+"""What a stay's forecast was made from: every row of the stay with its fate, and the published drivers."""
 
 from datetime import datetime
 from typing import Any
@@ -71,8 +71,8 @@ def sources_of(engine: Engine, stay: str) -> list[str]:
 def read_rows(engine: Engine, source: str, stay: str, as_of: datetime) -> list[dict[str, Any]]:
     """Each row of a stay by (available_at, observed_at, variable), with its fate at the hour `as_of`.
 
-    fate: used, not yet known, quarantined, corrected. Times are UTC; null for one that cannot be read, or that lies
-    outside the years 1 to 9999, which Python cannot hold.
+    fate: used, not yet known, quarantined, corrected. Times are UTC; null if unreadable or outside the years
+    1 to 9999, which Python cannot represent.
     """
     return _rows(engine, _ROWS, {"source": source, "stay": stay, "as_of": as_of})
 
@@ -80,7 +80,7 @@ def read_rows(engine: Engine, source: str, stay: str, as_of: datetime) -> list[d
 def read_drivers(engine: Engine, source: str, stay: str, as_of: datetime | None) -> list[dict[str, Any]]:
     """The published drivers of a stay at `as_of` (its newest explained hour by default), strongest first.
 
-    Those of the newest run where several models published the hour; none where nothing was published.
+    Those of the newest run if several models published the hour; none if nothing was published.
     """
     rows = _rows(engine, _DRIVERS, {"source": source, "stay": stay, "as_of": as_of})
     return [row for row in rows if row["model_id"] == rows[0]["model_id"]]

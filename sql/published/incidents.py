@@ -1,4 +1,4 @@
-"""Incidents: what is wrong now, by what stands in the tables, and what of it somebody was told."""
+"""Incidents: what is wrong now according to the tables, and which alerts were sent."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from sqlalchemy.dialects.postgresql import insert
 from rnn_core.contracts.thresholds import CALIBRATION_SLOPE, OBSERVED_EXPECTED
 from sql.store.schema import incident
 
-# A feed that tells nothing new for so long, while it can be read, has stopped somewhere before it.
+# A feed that is readable but has nothing new for this long has stopped further up.
 STALE_FEED_HOURS = 6
 
 
 @dataclass(frozen=True)
 class Incident:
-    """Something that a person should look at; `sentence` is free of patient data."""
+    """Something a person should look at; `sentence` contains no patient data."""
 
     source: str
     kind: str
@@ -25,12 +25,12 @@ class Incident:
 
 _LATE = """
 select source, 'late_run' as kind, kind as subject,
-    format('No %s of %s for %s hours; the last good one speaks for %s.', kind, source, round(age_hours::numeric, 1),
+    format('No %s of %s for %s hours; the last good one is for %s.', kind, source, round(age_hours::numeric, 1),
         coalesce(to_char(last_good_as_of at time zone 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC', 'no hour yet')) as sentence
 from forecast.run_health
 where stale and kind in ('ingest', 'forecast', 'evaluate')
 """
-# A critical check that failed is its own kind, so that one fault is told once.
+# A failed critical check is a kind of its own, so that one fault gives one alert.
 _FAILED = """
 with failed as (
     select h.source, h.kind, h.last_run_id, h.last_run_error, h.consecutive_failures, r.started_at, r.finished_at
@@ -56,16 +56,16 @@ with newest as (
     select source, max(watermark) as watermark from icu.batch where ingested_at is not null group by source
 )
 select h.source, 'stale_feed' as kind, 'feed' as subject,
-    format('%s is read, but tells nothing new: its newest data are of %s UTC.', h.source,
+    format('%s is readable but has nothing new: its newest data are from %s UTC.', h.source,
         to_char(n.watermark at time zone 'UTC', 'YYYY-MM-DD HH24:MI')) as sentence
 from forecast.run_health h
 join newest n on n.source = h.source
 where h.kind = 'ingest' and not h.stale and h.last_good_as_of - n.watermark > make_interval(hours => :stale_feed_hours)
 """
-# Only an interval that lies wholly outside of what is acceptable counts, so that small numbers raise no alarm.
+# Only an interval entirely outside the acceptable range counts, so that small numbers raise no alarm.
 _CALIBRATION = """
 select s.source, 'calibration' as kind, s.model_id as subject,
-    format('The risks of %s are off: %s %s (%s to %s), where %s to %s is in order.', s.model_id,
+    format('The risks of %s are off: %s %s (%s to %s), acceptable are %s to %s.', s.model_id,
         case s.metric when 'mortality_observed_expected' then 'observed to expected deaths' else 'calibration slope' end,
         round(s.value::numeric, 2), round(s.low::numeric, 2), round(s.high::numeric, 2), b.low, b.high) as sentence
 from (
@@ -85,7 +85,7 @@ join forecast.model m on m.model_id = s.model_id and m.stage in ('champion', 'pr
 """
 _DRIFT = """
 select d.source, 'drift' as kind, d.concept as subject,
-    format('%s of %s has drifted%s: median %s (%s when the model learned), stability index %s, missing in %s of the stays (%s).',
+    format('%s of %s has drifted%s: median %s (%s in training), stability index %s, missing in %s of the stays (%s).',
         d.concept, d.source, case when d.wrong_unit then ', perhaps to another unit' else '' end,
         coalesce(round(d.median::numeric, 2)::text, 'none'), round(d.reference_median::numeric, 2),
         coalesce(round(d.psi::numeric, 2)::text, 'none'), round(d.missing::numeric, 2),
@@ -97,7 +97,7 @@ where d.drifted
 
 
 def find_incidents(engine: Engine, sources: Iterable[str]) -> list[Incident]:
-    """What is wrong now with `sources`, by what stands in the tables."""
+    """What is wrong now with `sources`, according to the tables."""
     bound = {
         "stale_feed_hours": STALE_FEED_HOURS,
         "oe_low": OBSERVED_EXPECTED[0],
@@ -116,7 +116,7 @@ def find_incidents(engine: Engine, sources: Iterable[str]) -> list[Incident]:
 
 
 def update_incidents(engine: Engine, current: Iterable[Incident]) -> None:
-    """Open what is new, note what still lasts, close what is over."""
+    """Open new incidents, update those that persist, close those that are over."""
     current = list(current)
     with engine.begin() as connection:
         seen = []
@@ -133,7 +133,7 @@ def update_incidents(engine: Engine, current: Iterable[Incident]) -> None:
 
 
 def untold_incidents(engine: Engine) -> list[tuple[int, Incident]]:
-    """Open incidents that nobody was told of, oldest first, with their ids."""
+    """Open incidents without a sent alert, oldest first, with their ids."""
     query = (
         select(incident)
         .where(incident.c.closed_at.is_(None), incident.c.notified_at.is_(None))
@@ -147,7 +147,7 @@ def untold_incidents(engine: Engine) -> list[tuple[int, Incident]]:
 
 
 def mark_told(engine: Engine, incident_ids: Iterable[int]) -> None:
-    """Note that somebody was told of these incidents."""
+    """Record that alerts for these incidents were sent."""
     with engine.begin() as connection:
-        told = update(incident).where(incident.c.incident_id.in_(list(incident_ids)))
-        connection.execute(told.values(notified_at=func.clock_timestamp()))
+        sent = update(incident).where(incident.c.incident_id.in_(list(incident_ids)))
+        connection.execute(sent.values(notified_at=func.clock_timestamp()))

@@ -1,4 +1,4 @@
-"""The model registry: which models there are for a source, and which one serves."""
+"""The model registry: the models of a source, and which one serves."""
 
 import getpass
 from collections.abc import Mapping
@@ -22,12 +22,12 @@ def register(connection: Connection, row: Mapping[str, Any]) -> int:
 
     `row` holds columns of forecast.model, at least `_REQUIRED`. Registering the same model with the same artifact again
     returns its version. The row belongs to the connection's transaction. Raises ContractError for wrong columns,
-    ForecastError where another model has that id.
+    ForecastError if another model has that id.
     """
     allowed = [c.name for c in model.c if c.name not in _OWN]
     if wrong := sorted((set(row) - set(allowed)) | (set(_REQUIRED) - set(row))):
         raise ContractError(
-            f"A model is registered with {list(_REQUIRED)} and perhaps more of {allowed}; missing or unknown: {wrong}."
+            f"A model is registered with {list(_REQUIRED)} and optionally {allowed}; missing or unknown: {wrong}."
         )
     _lock(connection, row["source"], row["name"])
     known = connection.execute(select(model).where(model.c.model_id == row["model_id"])).one_or_none()
@@ -38,7 +38,7 @@ def register(connection: Connection, row: Mapping[str, Any]) -> int:
         return version
     if (known.source, known.name, known.artifact) != (row["source"], row["name"], row["artifact"]):
         raise ForecastError(
-            f"A model {known.model_id} is registered already with another artifact; give the new one an id of its own."
+            f"A model {known.model_id} is already registered with another artifact; give the new one another id."
         )
     return known.version
 
@@ -50,7 +50,7 @@ def serving_model(engine: Engine, source: str, name: str) -> dict[str, Any] | No
 
 
 def challenger(engine: Engine, source: str, name: str = "stay") -> dict[str, Any] | None:
-    """The row of the newest challenger that was trained after the serving model, None without one."""
+    """The row of the newest challenger that was trained after the serving model, None if there is none."""
     query = (
         select(model)
         .where(model.c.source == source, model.c.name == name, model.c.stage == "challenger")
@@ -64,7 +64,7 @@ def challenger(engine: Engine, source: str, name: str = "stay") -> dict[str, Any
 
 
 def read_model(engine: Engine, model_id: str) -> dict[str, Any]:
-    """The row of a model. Raises ForecastError where there is none, with those that there are."""
+    """The row of a model. Raises ForecastError, which lists the existing ones, if there is none."""
     with engine.begin() as connection:
         return _read(connection, model_id)
 
@@ -79,9 +79,9 @@ def list_models(engine: Engine, source: str | None = None, name: str | None = No
 
 
 def set_stage(engine: Engine, model_id: str, stage: str, reason: str) -> dict[str, Any] | None:
-    """Give a model a stage for a reason; one that begins to serve retires the one that served, whose row is returned.
+    """Set a model's stage with a reason; a model that begins to serve retires the previous one, whose row is returned.
 
-    Raises ForecastError for an unknown model, and where a provisional model would take a champion's place.
+    Raises ForecastError for an unknown model, and if a provisional model would replace a champion.
     """
     if stage not in STAGES:
         raise ContractError(f"A model's stage is one of {list(STAGES)}; found {stage!r}.")
@@ -95,16 +95,16 @@ def set_stage(engine: Engine, model_id: str, stage: str, reason: str) -> dict[st
             return None
         if before and before["stage"] == "champion" and stage == "provisional":
             raise ForecastError(
-                f"{before['model_id']} is champion of {chosen['source']}, and a provisional model takes no champion's "
-                f"place. Promote {model_id} or make it a challenger."
+                f"{before['model_id']} is champion of {chosen['source']}, and a provisional model cannot replace a "
+                f"champion. Promote {model_id} or make it a challenger."
             )
         return _hand_over(connection, before, model_id, stage, reason, served_at=func.clock_timestamp())
 
 
 def rollback(engine: Engine, source: str, name: str, reason: str = "rolled back") -> dict[str, Any]:
-    """Bring back the model that served before the one that serves now, in the stage it served in; returns its row.
+    """Restore the model that served before the current one, in its former stage; returns its row.
 
-    A second rollback goes one further back and not forth again. Raises ForecastError where there is none to go back to.
+    A second rollback goes one further back. Raises ForecastError if there is none to go back to.
     """
     with engine.begin() as connection:
         _lock(connection, source, name)
@@ -157,7 +157,7 @@ def _read(connection: Connection, model_id: str) -> dict[str, Any]:
 
 
 def _lock(connection: Connection, source: str, name: str) -> None:
-    """Changes of one source's models come one after the other; held to the end of the transaction."""
+    """Serialise changes of one source's models; held to the end of the transaction."""
     connection.execute(
         text("select pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": f"registry {source} {name}"}
     )

@@ -60,7 +60,7 @@ def start_run(
     flow_run_id: str | None = None,
     model_id: str | None = None,
 ) -> int:
-    """Write down that a run has started, committed at once, and return its run_id; `as_of` is its slot."""
+    """Record that a run has started, committed at once, and return its run_id; `as_of` is its slot."""
     with engine.begin() as connection:
         row = {"source": source, "kind": kind, "role": role, "as_of": _utc(as_of)}
         return connection.execute(
@@ -69,12 +69,10 @@ def start_run(
 
 
 def close_dead_runs(engine: Engine, source: str, kind: str) -> int:
-    """Mark as failed the runs that still say `running`, and drop what they left in landing; returns how many.
+    """Mark runs that are still `running` as failed and drop their landing tables; returns how many.
 
-    Such a run can no longer publish.
-
-    For a caller who holds the right to be the only one at work on this source and kind (`flows.runtime.steps.alone`): then no
-    living process is behind any of them.
+    Such a run can no longer publish. Call only while holding the lock of this source and kind
+    (`flows.runtime.steps.alone`): then none of them has a living process.
     """
     dead = and_(run.c.source == source, run.c.kind == kind, run.c.status == "running")
     closed = (
@@ -83,7 +81,7 @@ def close_dead_runs(engine: Engine, source: str, kind: str) -> int:
         .values(
             status="failed",
             finished_at=func.clock_timestamp(),
-            error="Its process ended without a word; the next run closed it.",
+            error="Its process died; the next run closed it.",
         )
         .returning(run.c.run_id)
     )
@@ -96,7 +94,7 @@ def close_dead_runs(engine: Engine, source: str, kind: str) -> int:
 
 
 def fail_run(engine: Engine, run_id: int, error: str) -> None:
-    """Mark a run as failed for the reason `error`, a sentence without patient data; a published run stays published."""
+    """Mark a run as failed with `error`, a sentence without patient data; a published run stays published."""
     with engine.begin() as connection:
         connection.execute(
             update(run)
@@ -108,7 +106,7 @@ def fail_run(engine: Engine, run_id: int, error: str) -> None:
 def finish_run(engine: Engine, run_id: int, **counts: Any) -> None:
     """Mark a run that publishes no forecasts as done; `counts` may be any of `_FINISHED_WITH`.
 
-    Raises ForecastError where the run was closed as failed, ContractError for an unknown count.
+    Raises ForecastError if the run was closed as failed, ContractError for an unknown count.
     """
     if unknown := sorted(set(counts) - set(_FINISHED_WITH)):
         raise ContractError(f"A run is finished with {list(_FINISHED_WITH)}; unknown: {unknown}.")
@@ -118,7 +116,7 @@ def finish_run(engine: Engine, run_id: int, **counts: Any) -> None:
 
 
 def last_slot(engine: Engine, source: str, kind: str, *, finished: bool = True) -> datetime | None:
-    """The latest slot (UTC) of a finished run of this kind; None where there is none. finished=False: of any run."""
+    """The latest slot (UTC) of a finished run of this kind; None if there is none. finished=False: of any run."""
     query = select(func.max(run.c.as_of)).where(run.c.source == source, run.c.kind == kind)
     if finished:
         query = query.where(run.c.status == "published")
@@ -127,7 +125,7 @@ def last_slot(engine: Engine, source: str, kind: str, *, finished: bool = True) 
 
 
 def read_run(engine: Engine, run_id: int) -> dict[str, Any]:
-    """The row of a run. Raises ForecastError where there is none."""
+    """The row of a run. Raises ForecastError if there is none."""
     with engine.connect() as connection:
         row = connection.execute(select(run).where(run.c.run_id == run_id)).mappings().one_or_none()
     if row is None:
@@ -149,7 +147,7 @@ def known_sources(engine: Engine) -> list[str]:
 
 
 def count_drifted(engine: Engine, source: str) -> int:
-    """Concepts of the serving stay forecaster that the newest evaluation found drifted."""
+    """Number of concepts of the serving stay forecaster that drifted in the newest evaluation."""
     query = (
         "select count(*) from forecast.drift d join forecast.model m on m.model_id = d.model_id"
         " and m.stage in ('champion', 'provisional') where d.source = :source and d.drifted"
@@ -206,7 +204,7 @@ class _Slot:
 
 @dataclass(frozen=True)
 class _Part:
-    """A slot of one table with the rows that it is to hold."""
+    """A slot of one table with its new rows."""
 
     table: Table
     slot: _Slot
@@ -215,7 +213,7 @@ class _Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Publication:
-    """What a run of forecasts publishes: the rows of one slot (model, source, prediction time), and what they rest on.
+    """What a run of forecasts publishes: the rows of one slot (model, source, prediction time) and their drivers.
 
     stays: STAY_FORECAST_COLUMNS, a row per stay. drivers: DRIVER_COLUMNS, a row per stay and rank; none by default.
     units: UNIT_LOS_COLUMNS, a row per unit and step, forecast by `unit_model_id`; without it the units' slot is left alone.
@@ -246,15 +244,15 @@ class Publication:
 
 
 def publish(engine: Engine, publication: Publication) -> dict[str, int]:
-    """Replace the slots of a publication and mark its run published: all of it or nothing.
+    """Replace the slots of a publication and mark its run published: all or nothing.
 
     Publishing the same again leaves the same rows. Of two runs that publish one slot at once, one waits and then replaces
     the rows of the other. Readers take per slot the newest published champion run (greatest run_id); the rows of an older
-    champion stay in the table. A watermark after the slot, as a back-fill finds it, is stored as the slot: no later row
+    champion stay in the table. A watermark after the slot (in a back-fill) is stored as the slot: no later row
     was used.
 
-    Returns `stays_scored` and `stays_abstained`. Raises ContractError where a frame or the run does not fit,
-    ForecastError where the database refuses; the run is then still `running`, and the caller fails it.
+    Returns `stays_scored` and `stays_abstained`. Raises ContractError if a frame or the run does not fit, ForecastError if
+    the database refuses; the run is then still `running`, and the caller fails it.
     """
     run_id, time, parts = publication.run_id, _utc(publication.prediction_time), list(publication._parts())
     scored = int((publication.stays["status"] == "scored").sum())
@@ -294,10 +292,10 @@ def _write_of_run(connection: Connection, table: Table, run_id: int, rows: Itera
 
 
 def _replace_slot(connection: Connection, part: _Part, run_id: int, kind: str) -> None:
-    """Exchange the slot's rows within the connection's transaction."""
+    """Replace the slot's rows within the connection's transaction."""
     table, slot, rows = part.table, part.slot, part.rows
     name = f"publish {table.name} {slot.model_id} {slot.source} {slot.prediction_time.isoformat()}"
-    # Held to the end of the transaction, so that two publishers of one slot come one after the other.
+    # Held to the end of the transaction: two publishers of one slot run one after the other.
     connection.execute(text("select pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": name})
     _open_run(connection, run_id, slot, kind)
     connection.execute(delete(table).where(slot.rows(table)))
@@ -305,13 +303,13 @@ def _replace_slot(connection: Connection, part: _Part, run_id: int, kind: str) -
     stands = select(func.count()).select_from(table).where(slot.rows(table), table.c.run_id == run_id)
     if (found := connection.execute(stands).scalar_one()) != rows.num_rows:
         raise ForecastError(
-            f"Run {run_id} wrote {rows.num_rows} rows to {table.fullname}, but {found} stand there; nothing was "
+            f"Run {run_id} wrote {rows.num_rows} rows to {table.fullname}, but {found} are there; nothing was "
             "published. Look for a trigger or a rule on the table."
         )
 
 
 def _open_run(connection: Connection, run_id: int, slot: _Slot | None = None, kind: str | None = None) -> None:
-    """Lock the run's row; raises where the run cannot be published, or not into this slot."""
+    """Lock the run's row; raises if the run cannot be published, or not into this slot."""
     row = connection.execute(select(run).where(run.c.run_id == run_id).with_for_update()).one_or_none()
     if row is None:
         raise ForecastError(f"There is no run {run_id} in forecast.run; start one before publishing.")
@@ -320,7 +318,7 @@ def _open_run(connection: Connection, run_id: int, slot: _Slot | None = None, ki
     if slot and (row.source, row.as_of, row.kind) != (slot.source, slot.prediction_time, kind):
         raise ContractError(
             f"Run {run_id} is a {row.kind} of {row.source} as of {row.as_of.isoformat()} and publishes nothing else; "
-            f"asked for was a {kind} of {slot.source} as of {slot.prediction_time.isoformat()}."
+            f"requested was a {kind} of {slot.source} as of {slot.prediction_time.isoformat()}."
         )
 
 
@@ -355,7 +353,7 @@ def _array(table: Table, name: str, values: Any) -> pa.Array:
 
 @contextmanager
 def _no_values_in_errors(run_id: int) -> Iterator[None]:
-    """Turns an error of the database into a sentence: the database's own text quotes the row."""
+    """Turns a database error into a sentence: the database's own text may quote a row."""
     try:
         yield
     except (DBAPIError, psycopg.Error) as error:
@@ -364,8 +362,8 @@ def _no_values_in_errors(run_id: int) -> Iterator[None]:
         broken = diag and (diag.constraint_name or diag.column_name)
         what = f"{type(cause).__name__}, {broken}" if broken else type(cause).__name__
         raise ForecastError(
-            f"The database broke off the publication of run {run_id} ({what}). Readers see all of a run or none of it, "
-            "so nothing is half there; once the cause is gone, publishing again is safe."
+            f"The database aborted the publication of run {run_id} ({what}). Readers see all of a run or none of it, "
+            "so nothing partial is visible; once the cause is gone, publishing again is safe."
         ) from None
 
 

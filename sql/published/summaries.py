@@ -1,4 +1,4 @@
-"""What our views show, read for pages and for the terminal."""
+"""Summaries read from our views, for pages and the terminal."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ from forecast.alert_burden where source = :source order by model_id, role, n_fla
 
 
 def highest_risks(engine: Engine, source: str, n: int) -> list[dict[str, Any]]:
-    """The `n` open stays at most risk, rounded to be read; times in hours, risks 0 to 1."""
+    """The `n` open stays with the highest risk, rounded for display; times in hours, risks 0 to 1."""
     return _rows(engine, _CURRENT_RISK, {"source": source, "n": n})
 
 

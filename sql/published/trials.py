@@ -1,4 +1,4 @@
-"""Silent trials: while one is open for a source, its forecasts are scored and judged but shown to no reader."""
+"""Silent trials: while one is open for a source, its forecasts are scored and evaluated but shown in no view."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,9 +11,9 @@ from sql.store.schema import trial
 
 
 def start_trial(engine: Engine, source: str, days: int, started_at: datetime) -> dict[str, Any]:
-    """Put a source on trial and return the trial's row. Raises ForecastError where one is open.
+    """Put a source on trial and return the trial's row. Raises ForecastError if one is open.
 
-    started_at: forecasts for this hour and later ones are judged.
+    started_at: forecasts for this hour and later ones are evaluated.
     """
     if there := open_trial(engine, source):
         raise ForecastError(
@@ -26,7 +26,7 @@ def start_trial(engine: Engine, source: str, days: int, started_at: datetime) ->
 
 
 def open_trial(engine: Engine, source: str) -> dict[str, Any] | None:
-    """The trial that the source is on, None where it is on none; one whose days are over stays open until it is ended."""
+    """The trial that the source is on, None if it is on none; an overdue trial stays open until it is ended."""
     query = select(trial).where(trial.c.source == source, trial.c.ended_at.is_(None))
     with engine.connect() as connection:
         row = connection.execute(query).mappings().one_or_none()
@@ -34,12 +34,12 @@ def open_trial(engine: Engine, source: str) -> dict[str, Any] | None:
 
 
 def last_trial(engine: Engine, source: str) -> dict[str, Any]:
-    """The newest trial of the source, open or ended. Raises ForecastError where there was none."""
+    """The newest trial of the source, open or ended. Raises ForecastError if there was none."""
     query = select(trial).where(trial.c.source == source).order_by(trial.c.trial_id.desc()).limit(1)
     with engine.connect() as connection:
         row = connection.execute(query).mappings().one_or_none()
     if row is None:
-        raise ForecastError(f"{source} was never on trial; `icu-forecast trial start {source}` begins one.")
+        raise ForecastError(f"{source} was never on trial; start one with `icu-forecast trial start {source}`.")
     return dict(row)
 
 
@@ -54,7 +54,7 @@ def end_trial(engine: Engine, source: str) -> dict[str, Any]:
     with engine.begin() as connection:
         row = connection.execute(ended).mappings().one_or_none()
     if row is None:
-        raise ForecastError(f"{source} is on no trial, so there is none to end.")
+        raise ForecastError(f"{source} is not on trial, so there is none to end.")
     return dict(row)
 
 
@@ -86,20 +86,20 @@ order by 2 desc, 1
 
 
 def count_runs(engine: Engine, source: str, began: datetime, ended: datetime) -> dict[str, Any]:
-    """Of the runs of a trial for the hours from `began` to `ended`: how many hours were `published` and how many runs
-    `failed`, the published `run_ids` (None without any), the `first` and the `last` hour (None without a run)."""
+    """The runs of a trial from `began` to `ended`: number of hours `published`, number of runs `failed`, the published
+    `run_ids` (None without any), the `first` and the `last` hour (None without a run)."""
     return _rows(engine, _RUNS, source, began, ended)[0]
 
 
 def read_delays(engine: Engine, source: str, began: datetime, ended: datetime) -> list[dict[str, Any]]:
-    """Per concept the number `n` of values that became known from `began` to `ended`, and the median and the ninth
-    tenth of the hours from when a value was true to when it was known, as `hours`."""
+    """Per concept the number `n` of values that became known from `began` to `ended`, and median and 90th
+    percentile of the hours from when a value was true to when it was known, as `hours`."""
     return _rows(engine, _DELAYS, source, began, ended)
 
 
 def read_missing(engine: Engine, source: str, began: datetime, ended: datetime) -> list[dict[str, Any]]:
     """Per concept the share (0 to 1) of the stays between `began` and `ended` without it as `missing`, largest first;
-    None where there were no stays."""
+    None if there were no stays."""
     return _rows(engine, _MISSING, source, began, ended, concepts=list(NAMES))
 
 

@@ -8,19 +8,19 @@ from psycopg import sql
 from pyarrow import csv
 from sqlalchemy import Connection
 
-# Small enough that a batch stays in the cache, large enough that the calls do not count.
+# Small enough for the cache, large enough to make the overhead of calls negligible.
 BATCH_ROWS = 65_536
 
-# "needed" quotes every string and leaves nulls bare, which is how COPY tells an empty string from a null.
+# "needed" quotes every string and leaves nulls bare, which is how COPY distinguishes an empty string from a null.
 _OPTIONS = csv.WriteOptions(include_header=False, quoting_style="needed")
 
 
 def copy_arrow(connection: Connection, relation: str, data: pa.Table | Iterable[pa.RecordBatch]) -> int:
     """Append `data` to `relation` ("schema.table" or "table") and return the number of rows.
 
-    The columns of `data` name the columns that are filled; all batches have those of the first. Null and the empty
-    string stay apart, times without a zone are UTC. The rows belong to the connection's open transaction (one is begun
-    where none is), so they are there after its commit and not before. Database errors pass through unchanged.
+    The columns of `data` name the columns to fill; all batches have those of the first. Null and the empty string stay
+    distinct, times without a zone are UTC. The rows belong to the connection's transaction (one is begun if there is none)
+    and become visible with its commit. Database errors pass through unchanged.
     """
     batches = iter(data.to_batches(max_chunksize=BATCH_ROWS) if isinstance(data, pa.Table) else data)
     first = next(batches, None)

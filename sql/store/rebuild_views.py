@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from rnn_core.contracts.errors import ForecastError
 from sql.store.statements import read_statement
 
-# In order of dependence: a relation may read those before it.
+# In order of dependency: a relation may read those before it.
 RELATIONS: tuple[str, ...] = (
     "icu.stay_at",
     "icu.stay",
@@ -52,7 +52,7 @@ def _fingerprint(relation: str) -> str:
 
 
 def are_current(connection: Connection) -> bool:
-    """Whether every view and function of this version stands in the database as its file says."""
+    """Whether every view and function in the database equals its file in this version."""
     query = text(
         "select n.nspname || '.' || c.relname, obj_description(c.oid, 'pg_class')"
         " from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.relkind = 'v'"
@@ -64,7 +64,7 @@ def are_current(connection: Connection) -> bool:
 
 
 def drop(connection: Connection) -> list[Grant]:
-    """Drop our views, those of earlier versions too; returns who may do what on them, down to columns.
+    """Drop our views, including those of earlier versions; returns their grants, down to columns.
 
     Raises ForecastError naming what else in the database depends on ours.
     """
@@ -86,7 +86,7 @@ def drop(connection: Connection) -> list[Grant]:
 
 def create(connection: Connection, grants: list[Grant]) -> None:
     """Create every view and function of this version and give back the grants they had."""
-    # Our text is taken as it stands: its percent signs are no parameters.
+    # The text is sent unchanged: its percent signs are not parameters.
     plain = {"no_parameters": True}
     for relation in RELATIONS:
         body, kind = definition(relation), "function" if is_function(relation) else "view"
@@ -100,7 +100,7 @@ def create(connection: Connection, grants: list[Grant]) -> None:
 def _restore(connection: Connection, grants: list[Grant]) -> None:
     quote = connection.dialect.identifier_preparer.quote
     for relation in {g.relation for g in grants if g.relation in RELATIONS and is_function(g.relation)}:
-        # A new function is everybody's; one that was taken from them stays taken.
+        # A new function is executable by public; keep an earlier revoke.
         connection.exec_driver_sql(f"revoke all on function {relation} from public")
     for grant in grants:
         if grant.relation in RELATIONS:
@@ -130,7 +130,7 @@ def _existing(connection: Connection, kind: str) -> list[str]:
 
 
 def _grants(connection: Connection) -> list[Grant]:
-    """Who may do what on which of our relations; a null grantee is everybody."""
+    """The grants on our relations; a null grantee is public."""
     query = text(
         "select n.nspname || '.' || o.name, o.column_name, r.rolname, a.privilege_type, a.is_grantable from ("
         " select relnamespace as namespace, relname as name, null as column_name, relacl as acl"

@@ -111,8 +111,7 @@ observation = Table(
     _time("available_at", nullable=False),
     Column("value", Double, nullable=False),
     Column("batch_id", BigInteger, nullable=False),
-    # In the order of a read as of a time; and rows of one stay are told apart by numbers before texts, which makes an
-    # append faster by a third.
+    # In the order of reads as of a time; within a stay, numbers before texts, which makes an append a third faster.
     PrimaryKeyConstraint("stay_id", "available_at", "observed_at", "concept", "source"),
     schema="icu",
 )
@@ -127,13 +126,13 @@ unit = Table(
     schema="icu",
 )
 
-# Up to when a source's ended stays were purged: a reconcile reads nothing older, or it would bring them back.
+# Time before which a source's ended stays were purged: a reconcile reads nothing older, or it would restore them.
 retention = Table(
     "retention", metadata, Column("source", Text, primary_key=True), _time("purged_until", nullable=False), schema="icu"
 )
 
 # ------------------------------------------------------------------------------------------------ landing
-# The pattern of each batch's own tables: unlogged text as it came. A crash may lose it, the next batch reads it again.
+# Templates for each batch's own tables: unlogged raw text. After a crash the next batch reads it again.
 
 landing_stay = Table(
     "stay",
@@ -185,7 +184,7 @@ quarantine = Table(
     Column("batch_id", BigInteger, nullable=False),
     Column("row", JSONB, nullable=False),
     Column("reason", Text, nullable=False),
-    # rejected: the row is not used; corrected: it is used after the change that `reason` states.
+    # rejected: the row is not used; corrected: it is used with the change given in `reason`.
     Column("disposition", Text, nullable=False, server_default=text("'rejected'")),
     _now("quarantined_at"),
     CheckConstraint("disposition in ('rejected', 'corrected')", name="disposition"),
@@ -223,7 +222,7 @@ model = Table(
     Column("stage", Text, nullable=False, server_default=text("'candidate'")),
     Column("stage_reason", Text),
     _time("staged_at"),
-    # Null for a model that never served; kept after it is retired: a rollback reads here whom to bring back, as what.
+    # Null for a model that never served; kept after it is retired, so that a rollback can restore model and stage.
     Column("served_as", Text),
     _time("served_at"),
     _now("trained_at"),
@@ -241,7 +240,7 @@ model = Table(
     CheckConstraint("stage in ('candidate', 'provisional', 'challenger', 'champion', 'retired')", name="stage"),
     CheckConstraint("served_as in ('provisional', 'champion')", name="served_as"),
     Index(None, "source", "name", "version", unique=True),
-    # One model serves a source in a role at a time; a race of two promotions fails here and not in the views.
+    # One model serves a source at a time; a race of two promotions fails here, not in the views.
     Index(
         "ix_model_one_serving",
         "source",
@@ -269,7 +268,7 @@ run = Table(
     _time("newest_observation_at"),
     Column("flow_run_id", Text),
     Column("model_id", Text, ForeignKey(model.c.model_id)),
-    # The model's stage when it published: what was provisional stays marked so after the model's stage changes.
+    # The model's stage when it published: provisional rows stay marked after the model's stage changes.
     Column("model_stage", Text),
     Column("error", Text),
     CheckConstraint("kind in ('ingest', 'forecast', 'backfill', 'train', 'evaluate', 'catch_up')", name="kind"),
@@ -309,7 +308,7 @@ stay_forecast = Table(
     schema="forecast",
 )
 
-# What a mortality risk rests on, strongest first; of runs of kind `forecast`, and of many stays those most at risk.
+# Drivers of mortality risks, strongest first; in runs of kind `forecast`, for the highest risks if there are many.
 stay_forecast_driver = Table(
     "stay_forecast_driver",
     metadata,
@@ -372,7 +371,7 @@ score = Table(
     schema="forecast",
 )
 
-# Written by evaluate like the scores: how what arrives now differs from what the model learned from.
+# Written by evaluate like the scores: how current observations differ from the training data.
 concept_drift = Table(
     "concept_drift",
     metadata,
@@ -391,7 +390,7 @@ concept_drift = Table(
     schema="forecast",
 )
 
-# While a trial is open (ended_at is null) the source's runs have the role `trial`, and no reader is shown them.
+# While a trial is open (ended_at is null) the source's runs have the role `trial` and are shown in no view.
 trial = Table(
     "trial",
     metadata,
@@ -405,7 +404,7 @@ trial = Table(
     schema="forecast",
 )
 
-# What watch has found and told of; one row while it lasts, so that nobody is told twice.
+# What watch found and reported; one row while it lasts, so that one alert is sent.
 incident = Table(
     "incident",
     metadata,

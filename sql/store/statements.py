@@ -1,4 +1,4 @@
-"""Our SQL that stands in files: read with the parts that several share, and with the thresholds that Python has too."""
+"""Our SQL from files, with shared parts included and thresholds filled in."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ _INCLUDE = re.compile(r"^ *-- include (\S+)\n", re.MULTILINE)
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _HIGH = thresholds.RISK_BANDS.index("high")
 
-# What stands for `{name}` in our SQL; hours, and the units of the concepts.
+# Values of `{name}` in our SQL, in hours or the units of the concepts.
 VALUES: dict[str, str] = {
     "prolonged_hours": f"{thresholds.PROLONGED_HOURS:g}",
     "charting_delay_hours": f"{thresholds.CHARTING_DELAY_HOURS:g}",
@@ -26,8 +26,8 @@ VALUES: dict[str, str] = {
 def read_statement(path: str) -> str:
     """The text of `sql/<path>`, filled in.
 
-    A line `-- include parts/<name>.sql` stands for that file of `sql/views/`, so that two statements share what they must
-    not differ in; `{prolonged_hours}` stands for the threshold of that name in VALUES. Other braces stay as they are.
+    A line `-- include parts/<name>.sql` is replaced by that file of `sql/views/`, so that two statements share what must
+    not differ; `{prolonged_hours}` is replaced by the threshold of that name in VALUES. Other braces are kept.
     """
     text = _INCLUDE.sub(lambda line: (ROOT / "views" / line[1]).read_text(), (ROOT / path).read_text())
     return _PLACEHOLDER.sub(lambda found: VALUES.get(found[1], found[0]), text)

@@ -58,7 +58,7 @@ def test_sql_takes_one_statement_so_that_none_can_leave_the_read_only_transactio
 
     with pytest.raises(ForecastError, match="multiple commands"):
         run("sql", "commit; create table public.x(a int); commit")
-    with pytest.raises(ForecastError, match="did not run"):
+    with pytest.raises(ForecastError, match="failed"):
         run("sql", "do $$ begin set transaction_read_only = off; create table public.x(a int); end $$")
     assert json.loads(run("sql", "select to_regclass('public.x') as x", "--json")) == [{"x": None}]
 

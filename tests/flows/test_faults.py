@@ -111,10 +111,10 @@ def lose_the_database_in_the_publication(store):
         with store.connect() as other:
             other.execute(text("select pg_terminate_backend(:pid)"), {"pid": pid})
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(ForecastError, match="broke off the publication"):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ForecastError, match="aborted the publication"):
         patch.setattr(results, "_replace_slot", replace_then_end)
         forecast.fn("clif", AT)
-    return "failed", "nothing is half there"
+    return "failed", "nothing partial is visible"
 
 
 def two_workers_on_one_slot(store):
@@ -150,7 +150,7 @@ def test_after_a_fault_in_a_forecast_the_next_run_publishes_the_same_numbers_onc
     )
     assert "running" not in {status for status, _ in states}
     if status == "running":
-        assert states[-2:-1] == [("failed", "Its process ended without a word; the next run closed it.")]
+        assert states[-2:-1] == [("failed", "Its process died; the next run closed it.")]
 
 
 @pytest.mark.soak
@@ -235,7 +235,7 @@ def test_after_a_fault_of_the_source_the_next_ingest_takes_over_everything_once(
     with pytest.raises(SourceError, match=sentence):
         ingest.fn("clif", AS_OF)
     kind, _, status, error = last_run(installation)
-    assert (kind, status) == ("ingest", "failed") and sentence in error and "Published forecasts stay" in error
+    assert (kind, status) == ("ingest", "failed") and sentence in error and "Published forecasts are not affected" in error
     assert tuples(installation, "select count(*) from icu.observation") == [(0,)]
     wire.cut_after = None
     monkeypatch.delenv("ICU_SOURCES__CLIF__READ_TIMEOUT_MINUTES", raising=False)
@@ -310,7 +310,7 @@ def test_our_server_killed_in_mid_transaction_loses_nothing_once_it_is_back(
         ingest.fn("clif", AS_OF)
         assert tuples(store, TAKEN_OVER) == clean_pass
         states = tuples(store, "select status, coalesce(error, '') from forecast.run order by run_id")
-        assert states == [("failed", "Its process ended without a word; the next run closed it."), ("published", "")]
+        assert states == [("failed", "Its process died; the next run closed it."), ("published", "")]
         assert [name for (name,) in tuples(store, LANDING)] == ["observation", "stay"]
     load_settings.cache_clear()
 

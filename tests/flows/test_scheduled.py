@@ -297,7 +297,7 @@ def test_a_run_whose_process_is_killed_is_started_again_for_its_own_hour(prefect
     assert ended["state_type"] == "COMPLETED" and "attempt:2" in ended["tags"]
     assert tuples(store, rows, run=again["id"]) == [("published", floor_hour(scheduled))]
     assert tuples(store, "select error from forecast.run where flow_run_id = :run", run=died) == [
-        ("Its process ended without a word; the next run closed it.",)
+        ("Its process died; the next run closed it.",)
     ]
     assert len(prefect.started_again(died)) == 1
 

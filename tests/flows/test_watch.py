@@ -119,7 +119,7 @@ def test_a_feed_that_can_be_read_but_tells_nothing_new_is_told(healthy, inbox):
         connection.execute(text("update icu.batch set watermark = watermark - interval '8 hours'"))
     watch.fn()
     assert open_incidents(healthy) == [("stale_feed", "feed", True)]
-    assert "tells nothing new" in inbox[0]["message"]
+    assert "has nothing new" in inbox[0]["message"]
 
 
 def test_risks_that_are_off_beyond_their_interval_are_told(healthy, inbox):
@@ -204,7 +204,7 @@ def test_our_database_being_away_is_told_once(trained, inbox, monkeypatch):
 def test_a_dry_run_tells_nobody_and_keeps_nothing(healthy, inbox):
     with healthy.begin() as connection:
         connection.execute(text("update icu.batch set watermark = watermark - interval '8 hours'"))
-    assert "tells nothing new" in watch.fn(dry_run=True)["incidents"]
+    assert "has nothing new" in watch.fn(dry_run=True)["incidents"]
     assert (inbox, open_incidents(healthy)) == ([], [])
 
 

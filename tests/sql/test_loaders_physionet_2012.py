@@ -51,7 +51,7 @@ def test_the_calendar_gives_whole_hours_of_one_year_and_says_so(engine, set_a):
     assert START <= first < START + timedelta(days=1)
     assert START + timedelta(days=364) < last < START + timedelta(days=365)
     assert odd == 0 and hours > 3000
-    assert "carry no dates" in set_a.notes[0] and "seed 0" in set_a.notes[0]
+    assert "have no dates" in set_a.notes[0] and "seed 0" in set_a.notes[0]
 
 
 def test_lines_that_break_the_form_are_kept_as_they_are(engine, make_challenge_set):
@@ -182,7 +182,7 @@ def test_other_files_than_the_challenges_are_refused(engine, make_challenge_set)
     with pytest.raises(ForecastError, match="another line than Time,Parameter,Value"):
         physionet_2012.load(engine, folder, sets=["b"], schema="refused")
     (folder / "set-c").mkdir()
-    with pytest.raises(ForecastError, match="holds no file of a stay"):
+    with pytest.raises(ForecastError, match="contains no stay"):
         physionet_2012.load(engine, folder, sets=["c"], schema="refused")
 
 

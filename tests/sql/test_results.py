@@ -177,7 +177,7 @@ def test_a_row_that_breaks_a_check_halfway_leaves_readers_on_the_previous_run(en
 def test_a_backend_killed_halfway_leaves_the_slot_as_it_was(engine, trigger):
     publish(engine, start(engine), b.forecasts({"s1": 0.3, "s2": 0.4}))
     trigger("if new.stay_id = 's2500' then perform pg_terminate_backend(pg_backend_pid()); end if; return new;")
-    with pytest.raises(ForecastError, match="broke off the publication"):
+    with pytest.raises(ForecastError, match="aborted the publication"):
         publish(engine, start(engine), b.forecasts({f"s{n}": 0.5 for n in range(1, 5001)}))
     assert risks(engine) == {"s1": 0.3, "s2": 0.4}
     assert b.one(engine, "select count(*) as n from forecast.stay_forecast")["n"] == 4
@@ -272,7 +272,7 @@ def test_runs_whose_process_died_are_closed_and_others_are_not(engine):
     dead, other_kind = start(engine), start(engine, kind="train")
     assert results.close_dead_runs(engine, b.SOURCE, "forecast") == 1
     assert run_row(engine, dead)["status"] == "failed"
-    assert run_row(engine, dead)["error"].startswith("Its process ended without a word")
+    assert run_row(engine, dead)["error"].startswith("Its process died")
     assert run_row(engine, other_kind)["status"] == "running"
 
 
