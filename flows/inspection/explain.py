@@ -1,4 +1,4 @@
-"""Why a forecast saw what it saw, and what it rests on."""
+"""What a forecast was made from: the rows of a stay, and its drivers."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from sql.published import explanations
 def explain_rows(stay: str, as_of: datetime, source: str | None) -> list[dict[str, Any]]:
     """Each row of a stay with its fate at the hour `as_of`, as `explanations.read_rows` returns them.
 
-    Raises ForecastError where neither the tables nor the quarantine know the stay, or several sources do.
+    Raises ForecastError if neither tables nor quarantine contain the stay, or if several sources do.
     """
     store = open_store()
     return explanations.read_rows(store, _source_of(store, stay, source), stay, as_of)
@@ -23,7 +23,7 @@ def explain_rows(stay: str, as_of: datetime, source: str | None) -> list[dict[st
 def explain_forecast(stay: str, as_of: datetime | None, source: str | None) -> list[dict[str, Any]]:
     """The published drivers of a stay at the hour `as_of`, by default the newest it has, strongest first.
 
-    Raises ForecastError where none are published, no source knows the stay, or several do.
+    Raises ForecastError if none are published, or if no source or several have the stay.
     """
     store = open_store()
     source = _source_of(store, stay, source)
@@ -39,27 +39,25 @@ def _source_of(store: Engine, stay: str, source: str | None) -> str:
         source = found[0]
     if source not in found:
         raise ForecastError(
-            f"The stay is known to {', '.join(found)}; say which with --source."
+            f"Several sources have this stay: {', '.join(found)}; choose one with --source."
             if found
-            else "No source knows a stay of this id; stay ids stand in forecast.current_risk and icu.stay."
+            else "No source has a stay with this id; see forecast.current_risk and icu.stay."
         )
     return source
 
 
 def _why_unexplained(as_of: datetime | None, last: Mapping[str, Any] | None) -> str:
-    """The sentence for a stay without drivers; `last`: its forecast of that hour, or its newest where no hour is named."""
+    """The sentence for a stay without drivers; `last`: its forecast of that hour, or its newest if no hour is given."""
     if last is None:
-        when = f" for {as_of:%Y-%m-%dT%H:%MZ}; its hours stand in forecast.risk_history" if as_of else " yet"
+        when = f" for {as_of:%Y-%m-%dT%H:%MZ}; see its hours in forecast.risk_history" if as_of else " yet"
         return f"No forecast of this stay is published{when}."
     at = f"{last['prediction_time'].astimezone(UTC):%Y-%m-%dT%H:%MZ}"
     if last["status_reason"]:
         return f"The stay was not scored at {at} ({last['status_reason']}), so there is nothing to explain."
     none = f"No drivers of this stay are published for {at}"
     if last["kind"] == "backfill":
-        return (
-            f"{none}: it was published by a back-fill, which explains none. Run `icu-forecast forecast` for that hour."
-        )
+        return f"{none}: back-fills publish no drivers. Run `icu-forecast forecast` for that hour."
     return (
-        f"{none}, though it was scored: of many stays a run explains those most at risk, and those of an older version "
-        "explained none. Or no concept changes this risk by enough to be named."
+        f"{none}, though it was scored: a run with many stays explains only the highest risks, and older versions "
+        "explained none. Or no concept changes this risk enough."
     )

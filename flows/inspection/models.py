@@ -1,4 +1,4 @@
-"""The registered models for people: a list, what two of them differ in, a card."""
+"""The registered models for people: a list, the differences between two, a card."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from sql.published import registry
 
 
 def list_models(source: str | None) -> list[dict[str, Any]]:
-    """One row per model with what tells it from the others."""
+    """One row per model with its main properties."""
     return [
         {
             "model_id": row["model_id"],
@@ -28,7 +28,7 @@ def list_models(source: str | None) -> list[dict[str, Any]]:
 
 
 def diff_models(first: str, second: str) -> list[dict[str, Any]]:
-    """One row per thing in which two models differ: how they came about, their settings, their metrics."""
+    """One row per difference between two models: origin, settings, metrics."""
     store = open_store()
     a, b = (_flat(registry.read_model(store, model_id)) for model_id in (first, second))
     names = [*a, *(name for name in b if name not in a)]
@@ -37,12 +37,12 @@ def diff_models(first: str, second: str) -> list[dict[str, Any]]:
 
 
 def _short(value: Any) -> Any:
-    """What fits into a cell; of a list, such as a learning curve, its length."""
+    """A value that fits into a cell; for a list, such as a learning curve, its length."""
     return f"({len(value)} values)" if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted names; of an estimate its value alone."""
+    """Nested mappings as dotted names; for an estimate its value only."""
     flat: dict[str, Any] = {}
     for name, part in value.items():
         if isinstance(part, Mapping) and "value" not in part:
@@ -53,7 +53,7 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def model_card(model_id: str) -> str:
-    """The card of a model as Markdown. Raises ForecastError where there is no such model or its artifact is damaged."""
+    """The card of a model as Markdown. Raises ForecastError if there is no such model or its artifact is damaged."""
     from rnn_core.forecasters.artifact import read_meta
     from rnn_core.reporting.model_card import write_card
 

@@ -10,7 +10,7 @@ from sql.store.engine import check_reachable, open_engine
 
 def run_query(query: str) -> list[dict[str, Any]]:
     """Rows of one SELECT in a session that may only read. Raises ForecastError with the database's own message."""
-    # Not migrated first: who may only read the views may not even look at the version.
+    # Not migrated first: a user with select on the views only may not even read the version.
     store = open_engine(store_url(load_settings()))
     check_reachable(store, "database of icu-forecast (ICU_DATABASE_URL)")
     return queries.run_query(store, query)

@@ -1,4 +1,4 @@
-"""A past run scored again from what the tables held when it began, beside what it published."""
+"""A past run scored again from what the tables held when it began, and compared with what it published."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ _WORDS = ["status", "status_reason", "risk_band"]
 def reproduce(run_id: int) -> dict[str, Any]:
     """Score the run again; returns how many of its rows are equal, and the greatest difference of a number.
 
-    Raises ForecastError where the run published no forecasts, or a later run has replaced its slot.
+    Raises ForecastError if the run published no forecasts, or a later run has replaced its slot.
     """
     store = open_store()
     run = results.read_run(store, run_id)

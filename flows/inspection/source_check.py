@@ -1,4 +1,4 @@
-"""Looks at a source before anyone relies on it: what it lacks, units that look wrong, labels that contradict themselves."""
+"""Checks a source before anyone relies on it: missing concepts, suspicious units, contradicting labels."""
 
 import json
 from collections import Counter
@@ -21,19 +21,19 @@ from sql.intake.label_audit import audit_stays
 from sql.intake.reading import check_source, sequential_scans
 from sql.store.engine import open_engine
 
-# Less than this share of readable values inside the plausible range looks like another unit.
+# Less than this share of readable values inside the plausible range suggests another unit.
 PLAUSIBLE_SHARE = 90.0
 FEW = 20
 NOT_IN_MAP = "are not in concept_map.csv"
 # One hour in 24 begins at midnight.
 MIDNIGHT_SHARE = 0.5
-# A table of so many rows is not to be read whole every hour.
+# A table of this size must not be scanned every hour.
 LARGE_TABLE = 100_000
 
 
 @dataclass(frozen=True)
 class SourceReport:
-    """What was found, as rows to print; `faults` are the sentences that need someone to act."""
+    """The findings, as rows to print; `faults` are the sentences that need a decision."""
 
     adapter: Adapter
     coverage: list[dict[str, Any]]
@@ -58,7 +58,7 @@ class SourceReport:
                 )
             )
             return
-        print(f"{self.adapter.title}\nKnown when: {self.adapter.availability}\n")
+        print(f"{self.adapter.title}\nAvailability: {self.adapter.availability}\n")
         print_rows(self.coverage, title="Concepts")
         if whole:
             print_rows(self.by_unit, title="\nVariables by unit, values after mapping")
@@ -67,9 +67,9 @@ class SourceReport:
         print("\n" + ("\n".join(f"LOOK: {fault}" for fault in self.faults) or "Nothing looks wrong."))
 
     def write_page(self, as_of: datetime, path: Path | None) -> Path:
-        """The same for people, as one file that opens without a network; returns its path."""
+        """The same for people, as one self-contained file; returns its path."""
         path = path or load_settings().home / "reports" / f"source-{self.adapter.name}.html"
-        lead = f"All that was known on {as_of:%Y-%m-%d %H:%M} UTC. Known when: {self.adapter.availability}"
+        lead = f"Everything known at {as_of:%Y-%m-%d %H:%M} UTC. Availability: {self.adapter.availability}"
         write_text(path, render_page(f"Source {self.adapter.name}: {self.adapter.title}", lead, list(self._sections())))
         return path
 
@@ -83,7 +83,7 @@ class SourceReport:
             "Coverage",
             [f"Missing: {', '.join(lacking) or 'nothing'}. A missing concept is read as missing, never as normal."],
             [_table("Concepts", [_without_rare_values(row) for row in self.coverage])],
-            [Plot("Stays that have any", bar_plot({row["concept"]: row["stays %"] for row in present}, "% of stays"))],
+            [Plot("Stays with any value", bar_plot({row["concept"]: row["stays %"] for row in present}, "% of stays"))],
         )
         yield Section(
             "Units",
@@ -93,16 +93,16 @@ class SourceReport:
         late = {row["concept"]: row["delay h p95"] for row in present if row["delay h p95"]}
         yield Section(
             "Delays",
-            ["Hours from when a value was true to when it was known; 95 of 100 values came sooner."],
+            ["Hours from when a value was true to when it was known, 95th percentile."],
             [],
-            [Plot("Known after, in 95 of 100 cases", bar_plot(late, "hours"))],
+            [Plot("Delay, 95th percentile", bar_plot(late, "hours"))],
         )
         yield Section("Label audit", [], [_table("Stays whose times contradict each other", self.audit)])
         if self.unmapped:
             yield Section("Not used", [], [_table("Variables that no concept takes", self.unmapped)])
 
     def _faults_of_the_page(self) -> Iterator[str]:
-        """Without the texts of rows that the map does not know: a unit may hold anything that somebody typed."""
+        """Without the texts of unmapped rows: a unit may contain free text."""
         unknown = [fault for fault in self.faults if fault.endswith(NOT_IN_MAP)]
         yield from (fault for fault in self.faults if fault not in unknown)
         if unknown:
@@ -110,7 +110,7 @@ class SourceReport:
 
 
 def _without_rare_values(row: dict[str, Any]) -> dict[str, Any]:
-    """Quantiles of a few rows are values of a few patients."""
+    """Quantiles of a few rows would be values of a few patients."""
     rare = row["rows"] < FEW
     return {name: None if rare and name in ("p1", "p50", "p99") else row[name] for name in row if name != "lacks"}
 
@@ -127,7 +127,7 @@ def _cell(value: Any) -> str:
 
 
 def check(source: str, as_of: datetime) -> SourceReport:
-    """Read everything the source holds up to `as_of`; nothing is stored. Raises SourceError where it cannot be read."""
+    """Read everything the source holds up to `as_of`; nothing is stored. Raises SourceError if it cannot be read."""
     adapter, engine = open_source(source)
     check_source(adapter, engine)
     found = profile(adapter, engine, as_of)
@@ -164,11 +164,11 @@ def _unknown(found: Profile) -> Iterator[str]:
 
 
 def _whole_reads(adapter: Adapter, engine: Engine, as_of: datetime) -> Iterator[str]:
-    """What an hourly run would read whole: the last 48 hours are read again each time."""
+    """Tables that an hourly run would scan: the last 48 hours are read again each time."""
     hours = load_settings().overlap_hours + 1
     for table, n in sorted(sequential_scans(adapter, engine, as_of - timedelta(hours=hours), as_of).items()):
         if n >= LARGE_TABLE:
-            yield f"an hourly run would read all {n:,} rows of {table}: an index is missing, see the source's README"
+            yield f"an hourly run would scan all {n:,} rows of {table}: an index is missing, see the source's README"
 
 
 def audit_source(source: str, as_of: datetime) -> list[dict[str, Any]]:
@@ -179,6 +179,6 @@ def audit_source(source: str, as_of: datetime) -> list[dict[str, Any]]:
 
 
 def _audit(stays: pa.Table) -> list[dict[str, Any]]:
-    # Only as a place to compute in: it need not be migrated.
+    # Used only to compute: it need not be migrated.
     store = open_engine(store_url(load_settings()))
     return audit_stays(store, stays)

@@ -1,4 +1,4 @@
-"""What a source holds, in one pass and bounded memory: per concept, variable and unit its values, delays and coverage."""
+"""What a source holds, in one pass and bounded memory: values, delays and coverage per concept, variable and unit."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ from sql.intake.adapter import Adapter
 from sql.intake.landing import BEGINNING
 from sql.intake.reading import read_observations, read_stays
 
-# Values of one variable in one unit that are kept for its quantiles: their error is below half a percentage point.
+# Values kept per variable and unit for its quantiles; their error is below half a percentage point.
 SAMPLE = 20_000
 _SEED = 0
 _MOST_UNITS = 2_000
@@ -64,7 +64,7 @@ class Profile:
     """What one pass over a source found.
 
     stays: the stay versions. parts: by (variable, unit) of the rows that the map takes. concepts: the same by concept.
-    unused: rows by variable that the map leaves out on purpose; unknown: rows by (variable, unit) that it does not name.
+    unused: rows by variable that the map omits on purpose; unknown: rows by (variable, unit) without a line in the map.
     midnights: by variable, rows observed at 00:00:00 of the source's clock.
     """
 
@@ -82,8 +82,8 @@ class Profile:
 
 
 def profile(adapter: Adapter, engine: Engine, as_of: datetime) -> Profile:
-    """Read all that the source holds up to `as_of`; nothing is stored. Raises SourceError where it cannot be read, or has no
-    stay up to then.
+    """Read everything the source holds up to `as_of`; nothing is stored. Raises SourceError if it cannot be read, or has no
+    stay by then.
 
     Memory holds the stays and a sample for each of at most `_MOST_UNITS` variables and units: it does not grow with the
     observations.
@@ -107,7 +107,7 @@ def _frames(batches: Iterable[pa.RecordBatch]) -> Iterable[pd.DataFrame]:
 
 
 def read_all_stays(adapter: Adapter, engine: Engine, as_of: datetime) -> pa.Table:
-    """All stay versions up to `as_of`. Raises SourceError where there is none."""
+    """All stay versions up to `as_of`. Raises SourceError if there is none."""
     batches = [batch for batch in read_stays(adapter, engine, BEGINNING, as_of) if batch.num_rows]
     if not batches:
         raise SourceError(
@@ -149,17 +149,17 @@ def _take(
 
 
 def _bounded(known: Mapping, key: Any, others: Any) -> Any:
-    """The key, or that of all others once there are too many: a column of free text must not fill the memory."""
+    """The key, or that of all others once there are too many: free text must not fill the memory."""
     return key if key in known or len(known) < _MOST_UNITS else others
 
 
 def utc(column: pd.Series) -> pd.Series:
-    """UTC times; what cannot be read is missing."""
+    """UTC times; unreadable ones are missing."""
     return pd.to_datetime(column, utc=True, errors="coerce")
 
 
 def coverage(found: Profile) -> list[dict[str, Any]]:
-    """A row per concept, in feature order, also of those the source does not have."""
+    """A row per concept, in feature order, including those the source does not have."""
     mapped = {line.concept for line in found.adapter.concept_map}
     rows = []
     for name in NAMES:

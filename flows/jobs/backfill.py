@@ -35,19 +35,18 @@ def backfill(
 ) -> dict:
     """Publish every slot of `source` from `start` to `end` that the serving model has not published yet.
 
-    again: score published slots too. jobs: slots at work at the same time. Slots before the model's data cut-off are
-    scored all the same, but evaluate leaves them out: the model has learned from their outcomes. Slots of which the source
-    has not told yet (after the watermark of ingest) wait.
+    again: score published slots too. jobs: slots scored in parallel. Slots before the model's data cut-off are scored too,
+    but evaluate leaves them out: the model has learned from their outcomes. Slots after the watermark are skipped.
     """
     store = open_store()
     serving, role = require_serving(store, source), role_of(store, source)
     wanted = clock.slots(start, end, timedelta(hours=every_hours))
     done = set() if again else set(results.published_slots(store, source, role=role, model_id=serving["model_id"]))
-    todo, waiting = told_of(store, source, [slot for slot in wanted if slot not in done])
-    counts = {"slots asked for": len(wanted), "published before": len(wanted) - len(todo) - waiting}
+    todo, waiting = up_to_watermark(store, source, [slot for slot in wanted if slot not in done])
+    counts = {"slots requested": len(wanted), "already published": len(wanted) - len(todo) - waiting}
     if waiting:
         counts |= {"waiting for ingest": waiting}
-    tell_early(todo, serving)
+    warn_of_early_slots(todo, serving)
     if dry_run:
         return counts | {"to publish": len(todo)}
     if todo:
@@ -59,20 +58,20 @@ def backfill(
     return counts
 
 
-def told_of(store: Engine, source: str, slots: list[datetime]) -> tuple[list[datetime], int]:
-    """Those of `slots` of which the source has told (up to the watermark of ingest), and how many wait for it."""
+def up_to_watermark(store: Engine, source: str, slots: list[datetime]) -> tuple[list[datetime], int]:
+    """Those of `slots` up to the watermark of ingest, and how many are after it."""
     with store.connect() as connection:
         watermark = read_watermark(connection, source)
     ready = [slot for slot in slots if watermark and slot <= watermark]
     return ready, len(slots) - len(ready)
 
 
-def tell_early(slots: list[datetime], serving: dict) -> None:
+def warn_of_early_slots(slots: list[datetime], serving: dict) -> None:
     """Warn of slots whose outcomes the model has learned from."""
     early = sum(slot <= serving["data_cutoff"] for slot in slots)
     if early:
         log.warning(
-            "%d of %d slots lie before the model's data cut-off; the scorecard leaves them out", early, len(slots)
+            "%d of %d slots are before the model's data cut-off; the scorecard leaves them out", early, len(slots)
         )
 
 
@@ -87,9 +86,9 @@ def publish_slots(
     role: str,
     jobs: int = 1,
 ) -> None:
-    """Publish each slot, `jobs` at a time, for whoever is `alone` with the source.
+    """Publish each slot, `jobs` at a time; the caller holds the lock of the source (`alone`).
 
-    The first that fails ends it: those at work are finished, the rest is left for the next time.
+    The first failure ends it: running slots are finished, the rest is left for the next time.
     """
     began = time.monotonic()
     with ThreadPoolExecutor(jobs) as pool:

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from prefect import flow
 from sqlalchemy import Engine
 
-from flows.jobs.backfill import publish_slots, tell_early, told_of
+from flows.jobs.backfill import publish_slots, up_to_watermark, warn_of_early_slots
 from flows.jobs.forecast import PATIENCE, load_model, require_serving, role_of
 from flows.runtime import clock
 from flows.runtime.databases import open_store
@@ -30,9 +30,8 @@ def catch_up(
 ) -> dict:
     """Publish the hours up to `as_of` that have no published forecast of `source`; returns counts.
 
-    hours: how far back to look, never before the source's first forecast. limit: at most so many in one run; the next
-    run goes on. newest_first: begin with the latest hour instead of the earliest. Hours of which the source has not
-    told yet (after the watermark of ingest) wait.
+    hours: how far back to look, never before the source's first forecast. limit: maximum per run; the next
+    run continues. newest_first: start with the latest hour instead of the earliest. Hours after the watermark are skipped.
     """
     store = open_store()
     as_of = clock.slot(as_of, clock.scheduled_time())
@@ -56,7 +55,7 @@ def _publish_missed(
         missed, waiting = find_missed(store, source, as_of, hours, role)
         todo = (missed[::-1] if newest_first else missed)[:limit]
         if todo:
-            tell_early(todo, serving)
+            warn_of_early_slots(todo, serving)
             forecaster = load_model(serving["artifact"])
             publish_slots(store, source, todo, forecaster, serving, kind="forecast", role=role)
     left = len(missed) - len(todo)
@@ -70,7 +69,7 @@ def _publish_missed(
 
 @step("find missed hours", retries=2)
 def find_missed(store: Engine, source: str, as_of: datetime, hours: int, role: str) -> tuple[list[datetime], int]:
-    """Hours without a published forecast, earliest first, and how many more wait for the source to tell of them."""
+    """Hours without a published forecast, earliest first, and how many more are after the watermark."""
     forecasts = results.published_slots(store, source, "forecast", role=role)
     if not forecasts:
         log.info("no forecast of %s was ever published, so none was missed", source)
@@ -79,4 +78,4 @@ def find_missed(store: Engine, source: str, as_of: datetime, hours: int, role: s
     due = clock.slots(first, as_of, timedelta(hours=1)) if first <= as_of else []
     # What a back-fill has published is not missed.
     missed = sorted(set(due) - set(results.published_slots(store, source, role=role)))
-    return told_of(store, source, missed)
+    return up_to_watermark(store, source, missed)

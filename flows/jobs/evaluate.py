@@ -1,4 +1,4 @@
-"""The evaluate flow: published forecasts against what happened, data against what was learned from, and who serves next."""
+"""The evaluate flow: published forecasts against outcomes, data against training data, and which model serves next."""
 
 from datetime import datetime, timedelta
 
@@ -38,12 +38,12 @@ def evaluate(source: str, as_of: datetime | None = None) -> dict:
 
 @step("judge the challenger")
 def judge_challenger(store: Engine, source: str, as_of: datetime) -> dict[str, str]:
-    """One that cannot be judged leaves the scorecard as good as it is."""
+    """A challenger that cannot be evaluated does not affect the scorecard."""
     try:
         return promote_challenger(store, source, as_of)
     except ForecastError as error:
-        log.error("the challenger was not judged: %s", error)
-        return {"challenger": f"not judged: {error}"}
+        log.error("the challenger was not evaluated: %s", error)
+        return {"challenger": f"not evaluated: {error}"}
 
 
 @step("pair forecasts with outcomes", retries=2)
@@ -62,7 +62,7 @@ def make_scorecard(pairs: pd.DataFrame) -> list[dict]:
 
 @step("measure drift")
 def measure_drift(store: Engine, source: str, as_of: datetime) -> list[dict]:
-    """The last days beside what the serving model learned from; no rows without a model, or for one that kept nothing."""
+    """The last days compared with the training data of the serving model; no rows without a model or its reference."""
     from rnn_core.evaluation import drift
 
     serving = registry.serving_model(store, source, "stay")

@@ -26,7 +26,7 @@ from sql.published.results import Publication
 if TYPE_CHECKING:
     from rnn_core.forecasters.stay import StayForecaster
 
-# Seconds that one run of forecasts waits for another: the hourly run for the catching up of missed hours, and back.
+# Seconds that one forecast run waits for another: the hourly run for the catch-up, and vice versa.
 PATIENCE = 600.0
 
 
@@ -34,7 +34,7 @@ PATIENCE = 600.0
 def forecast(source: str, as_of: datetime | None = None, dry_run: bool = False) -> dict:
     """Forecast every stay of `source` that is open at `as_of` and publish the run; returns counts.
 
-    A challenger, where there is one, scores the same slot in its shadow.
+    A challenger, if there is one, scores the same slot in the shadow.
     """
     store = open_store()
     as_of = clock.slot(as_of, clock.scheduled_time())
@@ -52,20 +52,20 @@ def forecast(source: str, as_of: datetime | None = None, dry_run: bool = False) 
 
 
 def role_of(store: Engine, source: str) -> str:
-    """What the serving model's runs are: shown to readers, or kept from them while the source is on trial."""
+    """The role of the serving model's runs: shown to readers, or hidden while the source is on trial."""
     return "trial" if trials.open_trial(store, source) else "champion"
 
 
 def publish_slot(
     store: Engine, source: str, as_of: datetime, forecaster: "StayForecaster", model: dict, *, kind: str, role: str
 ) -> dict:
-    """All steps of one slot, for whoever is `alone` with the source: the schedule, the back-fill, the shadow."""
+    """All steps of one slot, for schedule, back-fill and shadow; the caller holds the lock of the source (`alone`)."""
     with recorded(store, source, kind, as_of, role=role, model_id=model["model_id"]) as run:
         started_at = results.read_run(store, run.run_id)["started_at"]
         stays, observations = read_open_stays(store, source, as_of, started_at)
         forecasts = score(forecaster, stays, observations, as_of)
         check_forecasts(store, run, forecasts)
-        # A back-fill is read by the hundred, not by the patient, and a shadow by nobody.
+        # A back-fill is read in bulk, not per patient, and a shadow run by nobody.
         drivers = None
         if kind == "forecast" and role != "shadow":
             drivers = _explained(run, forecaster, stays, observations, as_of, forecasts)
@@ -88,7 +88,7 @@ def publish_slot(
 
 
 def _explained(run: Recorded, *given: Any) -> pd.DataFrame | None:
-    """The drivers; a forecast that cannot be explained is published without, and the run says so."""
+    """The drivers; a forecast that cannot be explained is published without, and the run reports it."""
     try:
         return explain(*given)
     except ForecastError as error:
@@ -98,7 +98,7 @@ def _explained(run: Recorded, *given: Any) -> pd.DataFrame | None:
 
 
 def score_in_shadow(store: Engine, source: str, as_of: datetime) -> dict:
-    """Publish the challenger's forecasts of the slot, marked as shadow; one that fails harms nobody but itself."""
+    """Publish the challenger's forecasts of the slot, marked as shadow; a failure affects nothing else."""
     challenger = registry.challenger(store, source)
     if challenger is None:
         return {}
@@ -112,7 +112,7 @@ def score_in_shadow(store: Engine, source: str, as_of: datetime) -> dict:
 
 
 def require_serving(store: Engine, source: str) -> dict:
-    """The model that serves `source`. Raises ForecastError where none does."""
+    """The model that serves `source`. Raises ForecastError if there is none."""
     serving = registry.serving_model(store, source, "stay")
     if serving is None:
         raise ForecastError(
@@ -134,7 +134,7 @@ def load_model(artifact: str) -> "StayForecaster":
 def read_open_stays(
     store: Engine, source: str, as_of: datetime, ingested_by: datetime | None = None
 ) -> tuple[pd.DataFrame, Observations]:
-    """ingested_by: what the tables held then; a run takes its own start, so that it can be scored again at any time."""
+    """ingested_by: what the tables held then; a run uses its own start, so that it can be reproduced at any time."""
     stays = canonical.read_stays(store, source, as_of, only_open=True, ingested_by=ingested_by)
     observations = canonical.read_observations(store, source, stays, as_of, ingested_by=ingested_by)
     log.info("%d open stays, %s observations", len(stays), f"{len(observations):,}")
@@ -159,7 +159,7 @@ def explain(
     as_of: datetime,
     forecasts: pd.DataFrame,
 ) -> pd.DataFrame:
-    """What the risks rest on, of the stays most at risk."""
+    """Drivers of the highest risks."""
     from rnn_core.forecasters.drivers import explain_stays
 
     known = Known(stays, observations, clock.to_numpy(as_of))
@@ -173,7 +173,7 @@ def check_forecasts(store: Engine, run: Recorded, forecasts: pd.DataFrame) -> No
 
 @step("forecast the next lengths of stay per unit")
 def forecast_units(store: Engine, source: str, as_of: datetime) -> tuple[pd.DataFrame | None, str | None]:
-    """The classic forecast and its model; a source too small for one has neither."""
+    """The unit forecast and its model; a source too small for one has neither."""
     serving = registry.serving_model(store, source, "unit")
     if serving is None:
         return None, None
@@ -187,7 +187,7 @@ def forecast_units(store: Engine, source: str, as_of: datetime) -> tuple[pd.Data
 
 @step("publish")
 def publish(store: Engine, run: Recorded, publication: Publication) -> dict:
-    """Stays and units in one transaction: a run that lacks one of them is not published at all."""
+    """Stays and units in one transaction: both or neither."""
     with store.connect() as connection:
         watermark = read_watermark(connection, run.source)
     counts = results.publish(store, replace(publication, watermark=watermark))

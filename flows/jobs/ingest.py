@@ -23,10 +23,10 @@ from sql.published import results
 
 @flow(name="ingest", flow_run_name=run_name)
 def ingest(source: str, as_of: datetime | None = None, reconcile: bool = False, dry_run: bool = False) -> dict:
-    """Take over what became available in `source` since the last time, up to `as_of`; returns counts.
+    """Read and accept what became available in `source` since the last run, up to `as_of`; returns counts.
 
-    reconcile: read again from the beginning, to find what the source wrote late under an early time.
-    dry_run: read and check, then let go of the batch.
+    reconcile: read again from the beginning, to find rows written late under an early time.
+    dry_run: read and check, then drop the batch.
     """
     store = open_store()
     as_of = clock.slot(as_of, clock.scheduled_time())
@@ -45,7 +45,7 @@ def _ingest_recorded(
     with recorded(store, source, "ingest", as_of) as run:
         with _landed(store, source, as_of, reconcile, opened) as (batch, outcomes):
             counts = take_over_rows(store, batch, outcomes, opened[0].units)
-        run.counts |= _told(counts)
+        run.counts |= _summary(counts)
         results.finish_run(store, run.run_id, watermark=counts.watermark)
         report_run(run, "ingest")
     return run.counts
@@ -55,7 +55,7 @@ def _ingest_recorded(
 def _landed(
     store: Engine, source: str, as_of: datetime, reconcile: bool, opened: tuple[Adapter, Engine]
 ) -> Iterator[tuple[Batch, dict]]:
-    """A batch that was read, cast and checked, with what the checks found; if anything fails, nothing of it stays."""
+    """A batch that was read, cast and checked, with the findings of the checks; dropped if anything fails."""
     adapter, database = opened
     check_source(adapter, database)
     overlap = timedelta(hours=load_settings().overlap_hours)
@@ -94,7 +94,7 @@ def take_over_rows(store, batch: Batch, outcomes: dict, beds: dict) -> BatchCoun
     return landing.take_over(store, batch, outcomes, beds)
 
 
-def _told(counts: BatchCounts) -> dict:
+def _summary(counts: BatchCounts) -> dict:
     return {
         "batch": counts.batch_id,
         "stay versions added": counts.stays_added,

@@ -1,4 +1,4 @@
-"""Who serves next: the gate for a model that waits, asked by hand and by every evaluation."""
+"""Which model serves next: the gate for a waiting model, called by hand and by every evaluation."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ def judge_candidate(store: Engine, model_id: str, as_of: datetime) -> "Verdict":
     """The gate's verdict on a stay model that does not serve, on the newest stays that neither it nor the serving model
     has learned from, by what is known at `as_of`.
 
-    Raises ForecastError where there is nothing to judge it against, ArtifactError where an artifact is damaged.
+    Raises ForecastError if there is nothing to compare it with, ArtifactError if an artifact is damaged.
     """
     row = registry.read_model(store, model_id)
     serving = registry.serving_model(store, row["source"], row["name"])
@@ -32,7 +32,7 @@ def judge_candidate(store: Engine, model_id: str, as_of: datetime) -> "Verdict":
         )
     if row["name"] != "stay" or serving is None or serving["model_id"] == model_id:
         raise ForecastError(
-            f"{model_id} cannot be judged: the gate compares a stay model that waits with the one that serves. "
+            f"{model_id} cannot be evaluated: the gate compares a waiting stay model with the serving one. "
             "`--force` promotes without a verdict."
         )
     import_tensorflow()
@@ -45,7 +45,7 @@ def judge_candidate(store: Engine, model_id: str, as_of: datetime) -> "Verdict":
 
 
 def promote_challenger(store: Engine, source: str, as_of: datetime) -> dict[str, str]:
-    """Judge the challenger of a source, if there is one, and let it serve where it passes; returns what to report."""
+    """Submit the challenger of a source, if there is one, to the gate; it serves if it passes. Returns what to report."""
     challenger = registry.challenger(store, source)
     if challenger is None:
         return {}
@@ -57,20 +57,20 @@ def promote_challenger(store: Engine, source: str, as_of: datetime) -> dict[str,
 
 
 def promote(store: Engine, model_id: str, reason: str | None, force: bool) -> dict:
-    """Let a model serve that passes the gate, or any with `force`; returns its stage and whom it retired.
+    """Let a model serve if it passes the gate, or with `force`; returns its stage and the model it retired.
 
-    Raises ForecastError where it does not pass, or is forced without a reason.
+    Raises ForecastError if it does not pass, or is forced without a reason.
     """
     if force:
         if not reason:
-            raise ForecastError('A promotion past the gate is kept with its reason: add --reason "...".')
-        stage, told = "champion", f"by hand, past the gate: {reason}"
+            raise ForecastError('A promotion past the gate needs a reason: add --reason "...".')
+        stage, why = "champion", f"by hand, past the gate: {reason}"
     else:
         verdict = judge_candidate(store, model_id, clock.slot(None))
         if verdict.stage not in registry.SERVING:
             raise ForecastError(
-                f'{model_id} does not pass the gate. {verdict.reason} `--force --reason "..."` promotes all the same.'
+                f'{model_id} does not pass the gate. {verdict.reason} `--force --reason "..."` promotes it anyway.'
             )
-        stage, told = verdict.stage, f"{verdict.reason} {reason or ''}".strip()
-    before = registry.set_stage(store, model_id, stage, told)
+        stage, why = verdict.stage, f"{verdict.reason} {reason or ''}".strip()
+    before = registry.set_stage(store, model_id, stage, why)
     return {"model_id": model_id, "stage": stage, "retired": before["model_id"] if before else None}

@@ -1,4 +1,4 @@
-"""The refresh flow: decides whether a source has enough to learn from again, and has the GPU pool train."""
+"""The refresh flow: decides whether a source has enough new data, and starts a training in the GPU pool."""
 
 from datetime import datetime
 from uuid import UUID
@@ -16,7 +16,7 @@ from flows.server.deploy import TAG, source_tag
 from rnn_core.contracts.errors import ForecastError
 from sql.published import canonical, results
 
-# Fewer newly finished stays than this teach a model nothing that its next refresh would not.
+# With fewer newly finished stays a training can wait for the next refresh.
 MIN_NEW_STAYS = 20
 
 
@@ -24,8 +24,8 @@ MIN_NEW_STAYS = 20
 def refresh(source: str, as_of: datetime | None = None, min_new_stays: int = MIN_NEW_STAYS) -> dict:
     """Start the training of `source` in its own pool, without waiting for it; returns counts.
 
-    min_new_stays: stays that ended since the last training; with fewer, no training is started, unless an evaluation
-    since then has found drift. A source that was never trained on always is.
+    min_new_stays: with fewer stays ended since the last training, none is started unless an evaluation since then found
+    drift. A source without any training always starts one.
     """
     store = open_store()
     as_of = clock.slot(as_of, clock.scheduled_time())
@@ -47,7 +47,7 @@ def refresh(source: str, as_of: datetime | None = None, min_new_stays: int = MIN
 
 @step("count newly finished stays", retries=2)
 def count_new_stays(store: Engine, source: str, as_of: datetime) -> int | None:
-    """Stays that ended since the last training, None where there was none."""
+    """Stays that ended since the last training, None if there was none."""
     last = results.last_slot(store, source, "train")
     if last is None:
         return None
@@ -66,7 +66,7 @@ def count_drifted(store: Engine, source: str) -> int:
 
 @step("start the training")
 def start_training(source: str, as_of: datetime) -> str:
-    """Name of the flow run that trains; asked again for the same slot, it is the same run."""
+    """Name of the flow run that trains; the same run for the same slot."""
     from prefect.deployments import run_deployment
 
     run = run_deployment(

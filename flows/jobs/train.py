@@ -1,4 +1,4 @@
-"""The train flow: fit a challenger, judge it, register it, and let it serve where it passed the gate."""
+"""The train flow: fit a model, evaluate it, register it, and let it serve if it passes the gate."""
 
 import shutil
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rnn_core.forecasters.stay import StayForecaster
     from rnn_core.forecasters.unit import ClassicModel
 
-# The newest stays, by admission, judge a model and have no part in fitting it.
+# The newest stays, by admission, evaluate a model and have no part in fitting it.
 HOLD_OUT_SHARE = 0.15
 
 
@@ -67,8 +67,8 @@ def train(
 ) -> dict:
     """Train the stay forecaster and the unit forecaster of `source` on what was known at `as_of`; returns counts.
 
-    warm: start from the serving model where it has the same shape. An interrupted training goes on where it stopped.
-    mixed_precision: compute in bfloat16 where all GPUs are fast in it; float32 elsewhere.
+    warm: start from the serving model if it has the same shape. An interrupted training resumes.
+    mixed_precision: compute in bfloat16 if all GPUs are fast in it; else in float32.
     """
     store = open_store()
     as_of = clock.slot(as_of, clock.scheduled_time())
@@ -85,7 +85,7 @@ def train(
         unit = fit_units(store, run, seed)
         save(stay, unit, then, now)
         register(store, run, stay, unit, then)
-        run.counts |= _told(stay, unit)
+        run.counts |= _summary(stay, unit)
         results.finish_run(store, run.run_id, model_id=stay.model_id)
         report_run(run, "train")
     return run.counts
@@ -105,7 +105,7 @@ def _configure(seed: int, epochs: int | None, members: int | None, cell: str, mi
 
 @step("read the training set", retries=2)
 def read_training_set(store: Engine, source: str, as_of: datetime) -> tuple[Known, Known, Sampling]:
-    """What was known at the cut-off, to learn from, and at `as_of`, to judge with; and how the source samples stays."""
+    """What was known at the cut-off, for fitting, and at `as_of`, for evaluation; and how the source samples stays."""
     adapter, _ = open_source(source)
     now = read_known(store, source, as_of)
     if len(now.stays) == 0:
@@ -133,7 +133,7 @@ def read_known(store: Engine, source: str, as_of: datetime) -> Known:
 
 @step("load the serving model")
 def load_serving(incumbent: dict | None) -> "StayForecaster | None":
-    """The model to start from and to compare with; None where there is none or it was made for other concepts."""
+    """The model to start from and to compare with; None if there is none or it was made for other concepts."""
     import_tensorflow()
     from rnn_core.forecasters.stay import load_stay_forecaster
 
@@ -157,7 +157,7 @@ def _same_shape(serving: "StayForecaster", config: ModelConfig) -> bool:
 def fit(
     source: str, then: Known, now: Known, config: ModelConfig, sampling: Sampling, warm: "StayForecaster | None"
 ) -> "tuple[StayForecaster, FitReport, bool]":
-    """Forecaster, report, and whether it really started from `warm`."""
+    """Forecaster, report, and whether it started from `warm`."""
     from rnn_core.evaluation.judged_fit import fit_stay_forecaster
     from rnn_core.network.devices import choose_devices
 
@@ -175,7 +175,7 @@ def fit(
         )
 
     if warm is not None:
-        # A refresh takes the fine steps only: large ones would forget what the serving model knew.
+        # A warm start uses the fine steps only: large ones would forget what the serving model knew.
         fine = replace(config, train=replace(config.train, learning_rate=config.train.learning_rate / 4))
         try:
             return *start(warm, fine), True
@@ -237,7 +237,7 @@ def judge_beside(
 
 @step("fit the unit forecaster")
 def fit_units(store: Engine, run: Recorded, seed: int) -> "UnitCandidate | None":
-    """The classic forecaster; a source with too few stays per unit goes without, and the run says so."""
+    """The unit forecaster; a source with too few stays per unit goes without, and the run reports it."""
     from rnn_core.evaluation.gate import judge_unit
     from rnn_core.forecasters.unit import fit_classic, load_classic, newest_mse
 
@@ -269,7 +269,7 @@ def save(stay: Candidate, unit: UnitCandidate | None, then: Known, now: Known) -
 
 @step("register")
 def register(store: Engine, run: Recorded, stay: Candidate, unit: UnitCandidate | None, then: Known) -> None:
-    """Last of all, so that a training that breaks anywhere leaves the serving models as they were."""
+    """The last step, so that a failed training leaves the serving models unchanged."""
     rows = {
         stay.model_id: {
             "name": "stay",
@@ -324,17 +324,21 @@ _SHOWN = (
 )
 
 
-def _told(stay: Candidate, unit: UnitCandidate | None) -> dict[str, Any]:
+def _summary(stay: Candidate, unit: UnitCandidate | None) -> dict[str, Any]:
     report = stay.report
-    told: dict[str, Any] = {"model": stay.model_id, "stage": stay.verdict.stage, "reason": stay.verdict.reason}
-    told |= {f"{part} stays": f"{n} ({report.n_deaths[part]} died)" for part, n in report.n_stays.items()}
+    shown: dict[str, Any] = {"model": stay.model_id, "stage": stay.verdict.stage, "reason": stay.verdict.reason}
+    shown |= {f"{part} stays": f"{n} ({report.n_deaths[part]} died)" for part, n in report.n_stays.items()}
     for name in _SHOWN:
         estimate, trivial = report.metrics[name], report.metrics[f"baseline_{name}"]
-        told[name] = (
+        shown[name] = (
             f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f}), without a model {trivial.value:.3f}"
             if isfinite(estimate.value)
             else "not measurable on these stays"
         )
     if unit is None:
-        return told | {"unit model": "none, too few stays per unit"}
-    return told | {"unit model": unit.model_id, "unit stage": unit.verdict.stage, "unit": unit.fitted.report.sentence()}
+        return shown | {"unit model": "none, too few stays per unit"}
+    return shown | {
+        "unit model": unit.model_id,
+        "unit stage": unit.verdict.stage,
+        "unit": unit.fitted.report.sentence(),
+    }

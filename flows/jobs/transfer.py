@@ -28,17 +28,17 @@ def measure_transfer(
     model_id: str, sources: Sequence[str], as_of: datetime, hours: Sequence[int] = HOURS
 ) -> list[dict[str, Any]]:
     """A row per source and hour of the stay: first the model's own source, on stays that it did not learn from, then each
-    of `sources`, with what is lost on the way. Nothing is stored.
+    of `sources`, with the loss against its own. Nothing is stored.
 
-    Raises ForecastError where the model is none of stays or has learned from one of `sources`, or where a source tells
-    nothing that it could be judged by.
+    Raises ForecastError if the model is not a stay model or has learned from one of `sources`, or if a source has nothing
+    to evaluate it on.
     """
     store = open_store()
     row, forecaster = _load(store, model_id)
     if learned := set(sources) & _learned_from(store, row):
         raise ForecastError(
-            f"{model_id} has learned from {', '.join(sorted(learned))}, so it is no transfer there; its own source is judged "
-            "on held-out stays in the first rows in any case."
+            f"{model_id} has learned from {', '.join(sorted(learned))}, so this is no transfer; its own source is evaluated "
+            "on held-out stays in the first rows anyway."
         )
     from rnn_core.evaluation.drift import concepts_elsewhere
     from rnn_core.evaluation.holdout import unseen
@@ -47,15 +47,15 @@ def measure_transfer(
     home = read_known(store, row["source"], as_of)
     judged, _ = unseen(home, read_known(store, row["source"], row["data_cutoff"]))
     at_home = judge_transfer(forecaster, home.take(judged), hours)
-    rows = [_told(f"{row['source']} (held out)", found, None) for found in at_home]
+    rows = [_row(f"{row['source']} (held out)", found, None) for found in at_home]
     for source in sources:
         known = _require_stays(read_known(store, source, as_of), source)
         absent, other_unit = concepts_elsewhere(row["metrics"].get("participants", {}), known)
         log.info("%s has no %s", source, ", ".join(absent) or "concept less than the model learned from")
         if other_unit:
-            log.warning("%s: charted in another unit than the model learned? %s", source, ", ".join(other_unit))
+            log.warning("%s: charted in another unit than in training? %s", source, ", ".join(other_unit))
         found = zip(judge_transfer(forecaster, known, hours), at_home, strict=True)
-        rows += [_told(source, *pair) | {"missing": len(absent), "other unit": ", ".join(other_unit)} for pair in found]
+        rows += [_row(source, *pair) | {"missing": len(absent), "other unit": ", ".join(other_unit)} for pair in found]
     return rows
 
 
@@ -84,23 +84,23 @@ def _require_stays(known: Known, source: str) -> Known:
     return known
 
 
-def _told(source: str, found: "Transferred", at_home: "Transferred | None") -> dict[str, Any]:
+def _row(source: str, found: "Transferred", at_home: "Transferred | None") -> dict[str, Any]:
     from rnn_core.evaluation.transfer import drop
 
-    told: dict[str, Any] = {
+    shown: dict[str, Any] = {
         "source": source,
         "hour": found.hour,
         "stays": found.n_stays,
         "deaths": found.n_deaths,
         "outcome not known": found.n_untold,
     }
-    told |= {name: _shown(estimate) for name, estimate in found.as_trained.items()}
+    shown |= {name: _shown(estimate) for name, estimate in found.as_trained.items()}
     share = found.n_deaths / max(found.n_stays, 1)
-    told["brier without a model"] = round(share * (1 - share), 3)
+    shown["brier without a model"] = round(share * (1 - share), 3)
     for name in ("brier", "observed_expected", "calibration_slope"):
-        told[f"{name} recalibrated"] = _shown(found.recalibrated[name])
+        shown[f"{name} recalibrated"] = _shown(found.recalibrated[name])
     lost = drop(found.as_trained["auroc"], at_home.as_trained["auroc"]) if at_home else None
-    return told | {"auroc lost": _shown(lost) if lost else "", "missing": 0, "other unit": ""}
+    return shown | {"auroc lost": _shown(lost) if lost else "", "missing": 0, "other unit": ""}
 
 
 def _shown(estimate: Estimate) -> str:
@@ -114,9 +114,9 @@ def _shown(estimate: Estimate) -> str:
 def recalibrate(model_id: str, source: str, as_of: datetime, hours: Sequence[int] = HOURS) -> dict[str, Any]:
     """Register a copy of a model for `source`, its risk of death fitted to the stays that have ended there by `as_of`.
 
-    It waits as a candidate; `models promote` lets it serve, as provisional where nothing serves yet. Raises ArtifactError
-    where the stays of the source end at something else than those the model learned from, DataTooSmallError without
-    deaths or survivors to fit to.
+    It is registered as a candidate; `models promote` lets it serve, as provisional if nothing serves yet. Raises
+    ArtifactError if the stays of the source have another `ends_at` than the model's, DataTooSmallError without deaths or
+    survivors to fit to.
     """
     store = open_store()
     row, forecaster = _load(store, model_id)
@@ -152,8 +152,8 @@ def recalibrate(model_id: str, source: str, as_of: datetime, hours: Sequence[int
                 "warm_from": model_id,
             },
         )
-    told = {"model": new_id, "stage": "candidate", "patients who died, fitted to": n_deaths}
+    shown = {"model": new_id, "stage": "candidate", "patients who died, fitted to": n_deaths}
     for found in judged:
         before, after = (part["observed_expected"] for part in (found.as_trained, found.recalibrated))
-        told[f"observed to expected at {found.hour} h"] = f"{_shown(before)}, recalibrated out of fold {_shown(after)}"
-    return told
+        shown[f"observed to expected at {found.hour} h"] = f"{_shown(before)}, recalibrated out of fold {_shown(after)}"
+    return shown

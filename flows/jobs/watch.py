@@ -1,4 +1,4 @@
-"""The watch: starts dead runs again, finds what is wrong, and tells a person once of each incident."""
+"""The watch: restarts crashed runs, finds incidents, and sends one alert for each."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,29 +20,29 @@ from sql.published.incidents import Incident
 
 @flow(name="watch", flow_run_name="watch")
 def watch(dry_run: bool = False) -> dict:
-    """Look after all sources of this installation; returns counts, and under `incidents` what is wrong now.
+    """Check all sources of this installation; returns counts, and under `incidents` what is wrong now.
 
-    dry_run: neither start nor tell anything, only look.
+    dry_run: only look; restart nothing and send nothing.
     """
     store = _open_or_tell(dry_run)
     restarted, given_up = ([], []) if dry_run else start_dead_runs_again()
     sources = sorted(load_settings().sources) or results.known_sources(store)
     current = [*find_incidents(store, sources), *given_up]
     counts = {
-        "dead runs started again": len(restarted),
+        "crashed runs restarted": len(restarted),
         "incidents": "; ".join(one.sentence for one in current) or "none",
     }
     if dry_run:
         return counts
     incidents.update_incidents(store, current)
-    counts |= {"told now": tell(store)}
+    counts |= {"alerts sent": send_alerts(store)}
     report(store, "watch", "all", clock.floor_hour(datetime.now(UTC)), {**counts, AGE: None})
     return counts
 
 
-@step("start dead runs again")
+@step("restart crashed runs")
 def start_dead_runs_again() -> tuple[list[str], list[Incident]]:
-    """Nothing where no Prefect server is configured: cron starts the next run by itself."""
+    """Nothing without a Prefect server: cron starts the next run anyway."""
     from prefect.settings import PREFECT_API_URL
 
     return run_again() if PREFECT_API_URL.value() else ([], [])
@@ -53,21 +53,21 @@ def find_incidents(store: Engine, sources: list[str]) -> list[Incident]:
     return incidents.find_incidents(store, sources)
 
 
-@step("tell of incidents")
-def tell(store: Engine) -> int:
-    """One message for all that nobody was told of yet; returns how many those were. A message that is not taken is
-    sent again by the next watch."""
-    untold = incidents.untold_incidents(store)
-    for _, one in untold:
+@step("send alerts")
+def send_alerts(store: Engine) -> int:
+    """Send one message for all incidents without an alert; returns their number. If it cannot be delivered, the next
+    watch sends it."""
+    unsent = incidents.unsent_incidents(store)
+    for _, one in unsent:
         log.warning("incident of %s, %s: %s", one.source, one.kind, one.sentence)
-    if not untold:
+    if not unsent:
         return 0
     if not notify.is_configured():
-        log.warning("ICU_NOTIFY is not set, so nobody is told")
+        log.warning("ICU_NOTIFY is not set, so no alert is sent")
         return 0
-    notify.send(*_message([one for _, one in untold]))
-    incidents.mark_told(store, [number for number, _ in untold])
-    return len(untold)
+    notify.send(*_message([one for _, one in unsent]))
+    incidents.mark_sent(store, [number for number, _ in unsent])
+    return len(unsent)
 
 
 def _message(found: list[Incident]) -> tuple[str, str]:
@@ -77,19 +77,19 @@ def _message(found: list[Incident]) -> tuple[str, str]:
 
 
 def _open_or_tell(dry_run: bool) -> Engine:
-    """Our database; while it is away incidents cannot be kept in it, so a file remembers that somebody was told."""
-    told = load_settings().home / "database-away"
+    """Our database; while it is down it cannot record incidents, so a file marks that the alert was sent."""
+    marker = load_settings().home / "database-away"
     try:
         store = open_store()
     except ForecastError as error:
-        if not dry_run and not told.exists() and notify.is_configured():
-            notify.send("icu-forecast: its database is away", str(error))
-            _remember(told)
+        if not dry_run and not marker.exists() and notify.is_configured():
+            notify.send("icu-forecast: its database is down", str(error))
+            _remember(marker)
         raise
-    told.unlink(missing_ok=True)
+    marker.unlink(missing_ok=True)
     return store
 
 
-def _remember(told: Path) -> None:
-    told.parent.mkdir(parents=True, exist_ok=True)
-    told.touch()
+def _remember(marker: Path) -> None:
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.touch()

@@ -28,18 +28,18 @@ _METRICS = {
     "interval80_width_days": "its width, days",
 }
 _OF_DEATH, _OF_STAY = list(_METRICS)[:7], list(_METRICS)[7:]
-# Plots of all models at once would show none of them.
+# A plot of all models at once would be unreadable.
 _PLOTTED = ("logistic", "trees", "lstm", "forecaster", "blend")
 _LEVELS = np.linspace(0.1, 0.9, 9)
 
 
 def build_page(outcome: Outcome) -> str:
     """The page as HTML."""
-    told = outcome.protocol
+    protocol = outcome.protocol
     lead = (
-        f"Learned from {told['learned_stays']:,} stays ({told['learned_deaths']:,} deaths) of set "
-        f"{', '.join(told['train'])}; judged {told['judged_stays']:,} stays ({told['judged_deaths']:,} deaths), "
-        f"{_where(told['test'])}, {told['hour']} hours after admission to intensive care. Values with 95 % intervals "
+        f"Learned from {protocol['learned_stays']:,} stays ({protocol['learned_deaths']:,} deaths) of set "
+        f"{', '.join(protocol['train'])}; tested on {protocol['judged_stays']:,} stays ({protocol['judged_deaths']:,} deaths), "
+        f"{_where(protocol['test'])}, {protocol['hour']} hours after admission to intensive care. Values with 95 % intervals "
         "from 1,000 resamples of stays."
     )
     return render_page("PhysioNet Challenge 2012", lead, list(_sections(outcome)))
@@ -52,11 +52,11 @@ def summary_table(outcome: Outcome) -> str:
     """The main figures as a Markdown table, one model per line."""
     from rnn_core.reporting.markdown import render_table
 
-    rows = [[name, *(_told_briefly(scores[metric]) for metric in _TABLE)] for name, scores in outcome.scores.items()]
+    rows = [[name, *(_brief(scores[metric]) for metric in _TABLE)] for name, scores in outcome.scores.items()]
     return render_table(["model", *_TABLE], rows)
 
 
-def _told_briefly(estimate: "Estimate") -> str:
+def _brief(estimate: "Estimate") -> str:
     if np.isnan(estimate.value):
         return ""
     return f"{estimate.value:.3f} ({estimate.low:.3f}-{estimate.high:.3f})"
@@ -67,14 +67,14 @@ def _where(test: list[str] | str) -> str:
 
 
 def _sections(outcome: Outcome) -> Iterator[Section]:
-    told, scores = outcome.protocol, outcome.scores
+    protocol, scores = outcome.protocol, outcome.scores
     yield Section(
         "Death in hospital",
         [
-            f"The scoring flow would use {SHIPPED}. The strongest baseline by AUROC is {outcome.strongest}. Event 1 is the "
-            "smaller of sensitivity and positive predictivity at a threshold fixed out of fold on the learned stays; "
-            "Event 2 is the challenge's Hosmer-Lemeshow statistic over its range, less is better.",
-            f"{told['abstained']} judged stays have too little data; for them every model says what prevalence says.",
+            f"The forecast flow would use {SHIPPED}. The strongest baseline by AUROC is {outcome.strongest}. Event 1 is the "
+            "smaller of sensitivity and positive predictive value at a threshold fixed out of fold on the learned stays; "
+            "Event 2 is the challenge's Hosmer-Lemeshow statistic divided by its range, lower is better.",
+            f"{protocol['abstained']} stays have too little data; for them every model gets the forecast of prevalence.",
         ],
         [_scores_table("Every model", scores, _OF_DEATH)],
         list(_death_plots(outcome)),
@@ -82,15 +82,15 @@ def _sections(outcome: Outcome) -> Iterator[Section]:
     yield Section(
         "Length of stay",
         [
-            "From the forecast to the end of the hospital stay. Ends are known to whole days; a known end counts by the share "
-            "of its two days that an interval covers."
+            "From the forecast to the end of the hospital stay. Ends are known to the day; an end counts with the share "
+            "of its two days that the interval covers."
         ],
         [_scores_table("Every model", scores, _OF_STAY)],
         list(_stay_plots(outcome)),
     )
     yield Section(
         f"Against {outcome.strongest}",
-        ["Differences on the same resamples of stays. Where an interval holds 0 the data do not tell the two apart."],
+        ["Differences on the same resamples of stays. If an interval contains 0, the data do not distinguish the two."],
         [
             _scores_table(
                 f"Model less {outcome.strongest}", outcome.differences, list(next(iter(outcome.differences.values())))
@@ -109,22 +109,24 @@ def _sections(outcome: Outcome) -> Iterator[Section]:
     histories = {name: c.histories[0] for name, c in outcome.contests.items() if c.histories}
     cells = {name: history for name, history in histories.items() if name != "classic"}
     yield Section(
-        "How they learned",
-        ["Of an ensemble, its first member. The loss of the classic network is its squared error."],
+        "Training",
+        ["For an ensemble, its first member. The loss of the classic network is its squared error."],
         [Table("Wall time", ["model", "seconds"], [[n, f"{c.seconds:.0f}"] for n, c in outcome.contests.items()])],
         [
-            Plot("Loss per epoch, learned (dashed) and left out", _plots().learning_curves_plot(cells)),
+            Plot("Loss per epoch, training (dashed) and validation", _plots().learning_curves_plot(cells)),
             Plot(
                 "The classic network",
                 _plots().learning_curves_plot({k: v for k, v in histories.items() if k == "classic"}),
             ),
         ],
     )
-    settings = [[key, str(value)] for key, value in told.items() if key != "config"]
+    settings = [[key, str(value)] for key, value in protocol.items() if key != "config"]
     settings += [
-        [f"{part}.{key}", str(value)] for part in ("network", "train") for key, value in told["config"][part].items()
+        [f"{part}.{key}", str(value)]
+        for part in ("network", "train")
+        for key, value in protocol["config"][part].items()
     ]
-    yield Section("Protocol", [], [Table("What was run", ["what", "value"], settings)])
+    yield Section("Protocol", [], [Table("Configuration", ["what", "value"], settings)])
 
 
 def _death_plots(outcome: Outcome) -> Iterator[Plot]:
@@ -135,7 +137,7 @@ def _death_plots(outcome: Outcome) -> Iterator[Plot]:
     risks = {n: outcome.contests[n].forecast.risk[known] for n in _PLOTTED if n in outcome.contests}
     yield Plot("Receiver operating characteristic", plots.roc_plot(y, risks))
     yield Plot("Precision and recall; dotted: the share of deaths", plots.precision_recall_plot(y, risks))
-    yield Plot("Calibration in tenths of the forecasts", plots.calibration_plot(y, risks))
+    yield Plot("Calibration by deciles of the forecasts", plots.calibration_plot(y, risks))
     thresholds = np.linspace(0.02, 0.6, 59)
     curves = {name: net_benefit(y, risk, thresholds) for name, risk in risks.items()}
     yield Plot(
@@ -153,7 +155,9 @@ def _stay_plots(outcome: Outcome) -> Iterator[Plot]:
         n: c for n, c in outcome.contests.items() if c.forecast.whole is not None and n in (*_PLOTTED, "prevalence")
     }
     shares = {name: coverage(contest, outcome.truth, _LEVELS) for name, contest in whole.items()}
-    yield Plot("Intervals of the remaining stay, told and kept", _plots().coverage_plot(_LEVELS, shares))
+    yield Plot(
+        "Intervals of the remaining stay, nominal and observed coverage", _plots().coverage_plot(_LEVELS, shares)
+    )
     errors = {name: found["los_mae_days"] for name, found in outcome.scores.items()}
     yield Plot("Mean absolute error of the length of stay", _plots().interval_plot(errors, "days"))
 
@@ -162,7 +166,12 @@ def _group_tables(outcome: Outcome) -> Iterator[Table]:
     shown = [name for name in (SHIPPED, outcome.strongest) if name in outcome.scores]
     for kind, groups in outcome.subgroups.items():
         rows = [
-            [f"{group}, {name}", f"{found['n']:,}", f"{found['deaths']:,}", *map(_told, found["models"][name].values())]
+            [
+                f"{group}, {name}",
+                f"{found['n']:,}",
+                f"{found['deaths']:,}",
+                *map(_with_interval, found["models"][name].values()),
+            ]
             for group, found in groups.items()
             for name in shown
         ]
@@ -172,7 +181,7 @@ def _group_tables(outcome: Outcome) -> Iterator[Table]:
 
 
 def _scores_table(caption: str, scores: "dict[str, dict[str, Estimate]]", metrics: list[str]) -> Table:
-    rows = [[_named(name), *(_told(found[metric]) for metric in metrics)] for name, found in scores.items()]
+    rows = [[_named(name), *(_with_interval(found[metric]) for metric in metrics)] for name, found in scores.items()]
     return Table(caption, ["model", *(_METRICS[metric] for metric in metrics)], rows)
 
 
@@ -180,7 +189,7 @@ def _named(name: str) -> str:
     return f"{name} (baseline)" if name in BASELINES else name
 
 
-def _told(estimate: "Estimate") -> str:
+def _with_interval(estimate: "Estimate") -> str:
     if np.isnan(estimate.value):
         return "-"
     digits = 1 if abs(estimate.value) >= 10 else 3

@@ -1,4 +1,4 @@
-"""The page of an evaluation: one file with the plots of how forecasts and data stand, without a patient in it."""
+"""The page of an evaluation: one file with plots of forecasts and data, without patient data."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -14,7 +14,7 @@ from flows.runtime.settings import load_settings
 from rnn_core.contracts.thresholds import RISK_BANDS
 from sql.published.summaries import read_alert_burden
 
-BURDEN_COLUMNS = ["band and above", "patients a day", "stays flagged", "of the dead flagged", "flagged that died"]
+BURDEN_COLUMNS = ["band and above", "patients per day", "stays flagged", "deaths flagged", "flagged that died"]
 _SHOWN = {
     "mortality_auroc": "AUROC",
     "mortality_auprc": "AUPRC",
@@ -26,7 +26,7 @@ _SHOWN = {
 }
 _GROUPS = {"unit": "unit", "age_group": "age", "sex": "sex", "stay_hours": "hours of the stay"}
 _DAYS_SHOWN = 60
-# Fewer deaths make tenths of the forecasts a matter of chance.
+# With fewer deaths, deciles of the forecasts are a matter of chance.
 _LEAST_DEATHS = 5
 
 
@@ -40,8 +40,8 @@ def write_page(
 ) -> Path:
     """Write the page of the newest evaluation of `source` and return its path."""
     lead = (
-        f"{len(pairs):,} forecasts of {pairs['stay_id'].nunique():,} stays beside what became of them, as known at "
-        f"{as_of:%Y-%m-%d %H:%M} UTC. Intervals are of 95 %, over patients. Open stays count as followed so far."
+        f"{len(pairs):,} forecasts of {pairs['stay_id'].nunique():,} stays with their outcomes, as known at "
+        f"{as_of:%Y-%m-%d %H:%M} UTC. 95 % intervals over patients. Open stays count as followed so far."
     )
     sections = list(_sections(pairs, pd.DataFrame(scores), pd.DataFrame(drift), read_alert_burden(store, source)))
     path = load_settings().home / "reports" / f"evaluate-{source}.html"
@@ -54,7 +54,7 @@ def _sections(
 ) -> Iterator[Section]:
     if scores.empty:
         yield Section(
-            "Forecasts", ["No published forecast can be judged yet: none was made after its model's data cut-off."]
+            "Forecasts", ["No published forecast can be evaluated yet: none was made after its model's data cut-off."]
         )
     else:
         yield _overall(pairs, scores)
@@ -69,7 +69,7 @@ def _overall(pairs: pd.DataFrame, scores: pd.DataFrame) -> Section:
 
     everything = _of(scores)
     table = Table(
-        "Every model over all forecasts; in brackets what the prevalence and the median of the same rows would reach",
+        "Every model over all forecasts; in brackets the prevalence and the median of the same rows as forecasts",
         ["model", *_SHOWN.values()],
         [
             [model_id, *(_cell(part[part["metric"] == metric]) for metric in _SHOWN)]
@@ -81,7 +81,7 @@ def _overall(pairs: pd.DataFrame, scores: pd.DataFrame) -> Section:
         died = part["died"].to_numpy(float)
         if died.sum() >= _LEAST_DEATHS:
             plot = calibration_plot(died, {str(model_id): part["mortality_risk"].to_numpy(float)})
-            plots.append(Plot(f"Calibration of {model_id} in tenths of its forecasts", plot))
+            plots.append(Plot(f"Calibration of {model_id} by deciles of its forecasts", plot))
     return Section("All forecasts", [], [table], plots)
 
 
@@ -94,7 +94,7 @@ def _over_time(scores: pd.DataFrame) -> Section:
             plots.append(
                 Plot(f"{model_id} by month", interval_plot(_estimates(part, "month"), _SHOWN[metric], reference))
             )
-    return Section("Over time", ["Where an interval leaves the dotted line, the forecasts are off."], [], plots)
+    return Section("Over time", ["If an interval excludes the dotted line, the forecasts are off."], [], plots)
 
 
 def _by_group(scores: pd.DataFrame) -> Section:
@@ -112,7 +112,7 @@ def _by_group(scores: pd.DataFrame) -> Section:
             rows = of_newest[(of_newest[column] != "all") & (of_newest["metric"] == metric) & of_newest["low"].notna()]
             estimates |= {f"{what}: {name}": estimate for name, estimate in _estimates(rows, column).items()}
         plots.append(Plot(_SHOWN[metric], interval_plot(estimates, _SHOWN[metric], reference)))
-    return Section("By group", [f"Of {newest}. Groups with too few deaths for an interval are left out."], [], plots)
+    return Section("By group", [f"{newest}. Groups with too few deaths for an interval are left out."], [], plots)
 
 
 def _burden(burden: pd.DataFrame, pairs: pd.DataFrame) -> Section:
@@ -122,16 +122,16 @@ def _burden(burden: pd.DataFrame, pairs: pd.DataFrame) -> Section:
     plots = []
     for (model_id, role), part in burden.groupby(["model_id", "role"]):
         per_day = dict(zip(part["risk_band"], part["flagged_per_day"], strict=True))
-        plots.append(Plot(f"{model_id} ({role})", bar_plot(per_day, "patients flagged a day")))
+        plots.append(Plot(f"{model_id} ({role})", bar_plot(per_day, "patients flagged per day")))
     plots += _by_day(pairs)
     columns = ["model (role)", *BURDEN_COLUMNS]
     return Section(
-        "Alerts", ["Of ended stays: what acting on a band would have meant."], [Table("Bands", columns, rows)], plots
+        "Alerts", ["Finished stays: what acting on a band would have meant."], [Table("Bands", columns, rows)], plots
     )
 
 
 def _by_day(pairs: pd.DataFrame) -> Iterator[Plot]:
-    """Of each model, how many different patients a band and those above it flagged on each of the last days."""
+    """Different patients flagged per day by a band and those above it, per model, on the last days."""
     from rnn_core.reporting.plots import day_plot
 
     for model_id, part in pairs.groupby("model_id"):
@@ -156,17 +156,17 @@ def _drift(drift: pd.DataFrame) -> Section:
     from rnn_core.reporting.plots import heat_plot
 
     if drift.empty:
-        return Section("Data", ["Nothing to compare: the model keeps no reference, or nothing was observed."])
+        return Section("Data", ["Nothing to compare: the model has no reference, or nothing was observed."])
     serving = drift[drift["model_id"] == drift["model_id"].iloc[-1]].sort_values("psi", ascending=False)
     more_missing = (serving["missing"] - serving["reference_missing"]).astype(float).clip(0)
     values = np.stack([serving["psi"].astype(float), more_missing], axis=1)
     plot = heat_plot(values, serving["concept"].to_list(), ["stability index", "more missing"], 2 * MAX_PSI)
     drifted = serving[serving["drifted"]]
-    told = f"The last {RECENT_DAYS} days beside what {serving['model_id'].iloc[0]} learned from. "
-    told += f"Drifted: {', '.join(drifted['concept'])}." if len(drifted) else "Nothing has drifted."
+    summary = f"The last {RECENT_DAYS} days compared with the training data of {serving['model_id'].iloc[0]}. "
+    summary += f"Drifted: {', '.join(drifted['concept'])}." if len(drifted) else "Nothing has drifted."
     units = drifted.loc[drifted["wrong_unit"], "concept"].to_list()
-    more = [f"Perhaps in another unit: {', '.join(units)}."] if units else []
-    return Section("Data", [told, *more], [], [Plot("Concepts, the most changed first", plot)])
+    more = [f"Possibly in another unit: {', '.join(units)}."] if units else []
+    return Section("Data", [summary, *more], [], [Plot("Concepts, most changed first", plot)])
 
 
 def _of(scores: pd.DataFrame) -> pd.DataFrame:

@@ -20,7 +20,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Plot:
-    """An SVG and the sentence that says what it shows."""
+    """An SVG and its caption."""
 
     caption: str
     svg: str
@@ -35,7 +35,7 @@ class Section:
 
 
 def render_page(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """The page as HTML; all text is escaped, the SVG of the plots is taken as it is."""
+    """The page as HTML; all text is escaped, the SVG of the plots is inserted unchanged."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -49,7 +49,7 @@ def render_page(title: str, lead: str, sections: Sequence[Section]) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all. Raises ForecastError where its folder cannot be written."""
+    """Write a file as a whole or not at all. Raises ForecastError if its folder is not writable."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
@@ -57,5 +57,5 @@ def write_text(path: Path, text: str) -> None:
         partial.replace(path)
     except OSError as error:
         raise ForecastError(
-            f"{path} cannot be written ({error.strerror}); name a file in a folder that can be written."
+            f"{path} cannot be written ({error.strerror}); choose a file in a writable folder."
         ) from None

@@ -1,4 +1,4 @@
-"""The one page at the end of a silent trial: go or no-go, and what it rests on. No patient is in it."""
+"""The one page at the end of a silent trial: go or no-go, and why. It contains no patient data."""
 
 from datetime import datetime
 from pathlib import Path
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def report_trial(source: str, out: Path | None) -> tuple["Decision", Path]:
-    """Judge the newest trial of `source`, write its page, and return the decision and the page's path.
+    """Evaluate the newest trial of `source`, write its page, and return the decision and the page's path.
 
-    Raises ForecastError where there was no trial, DataTooSmallError where nothing of it can be judged yet.
+    Raises ForecastError if there was no trial, DataTooSmallError if nothing of it can be evaluated yet.
     """
     from rnn_core.evaluation.trial import decide, judge_risks
 
@@ -37,9 +37,9 @@ def report_trial(source: str, out: Path | None) -> tuple["Decision", Path]:
     pairs = pairs[pairs["run_id"].isin(runs["run_ids"] or [])]
     if pairs["died"].notna().sum() == 0:
         raise DataTooSmallError(
-            f"Nothing of the trial of {source} can be judged yet: {runs['published']} forecasts were published for the hours "
-            f"from {began:%Y-%m-%d %H:%M} to {ended:%Y-%m-%d %H:%M} UTC, and no stay in them has ended and been told of. "
-            "Wait, then `icu-forecast ingest` and ask again."
+            f"Nothing of the trial of {source} can be evaluated yet: {runs['published']} forecasts were published for the hours "
+            f"from {began:%Y-%m-%d %H:%M} to {ended:%Y-%m-%d %H:%M} UTC, and no stay in them has a known end. "
+            "Wait, then run `icu-forecast ingest` and repeat."
         )
     due = len(clock.slots(runs["first"], runs["last"], pd.Timedelta(hours=1).to_pytimedelta()))
     risks = judge_risks(pairs)
@@ -57,18 +57,18 @@ def report_trial(source: str, out: Path | None) -> tuple["Decision", Path]:
 def _lead(pairs: pd.DataFrame, began: datetime, ended: datetime, failed: int, due: int) -> str:
     return (
         f"{began:%Y-%m-%d} to {ended:%Y-%m-%d}: {len(pairs):,} forecasts of {pairs['stay_id'].nunique():,} stays of "
-        f"{pairs['patient_id'].nunique():,} patients, shown to nobody; {due:,} hours due, {failed} runs failed."
+        f"{pairs['patient_id'].nunique():,} patients, not shown; {due:,} hours due, {failed} runs failed."
     )
 
 
 def _criteria(decision: "Decision") -> Section:
-    told = {
+    summary = {
         "go": "Every criterion is met. `icu-forecast trial end` shows the forecasts from the next run on.",
-        "no-go": "Not every criterion is met: look at those that are not before anybody is shown anything.",
-        "too early": "Too few deaths for a verdict: go on with the trial.",
+        "no-go": "Not every criterion is met: resolve those before any forecast is shown.",
+        "too early": "Too few deaths for a verdict: continue the trial.",
     }[decision.verdict]
     rows = [[what, found, "met" if met else "not met"] for what, found, met in decision.criteria]
-    return Section("Decision", [told], [Table("Criteria", ["criterion", "found", ""], rows)])
+    return Section("Decision", [summary], [Table("Criteria", ["criterion", "found", ""], rows)])
 
 
 def _calibration(risks: "Calibrations") -> Section:
@@ -79,7 +79,7 @@ def _calibration(risks: "Calibrations") -> Section:
     rows = [[names[name], before, after] for name, (before, after) in rows_of(risks).items()]
     fitted = np.isfinite(risks.recalibrated)
     lines = {"as published": risks.published[fitted], "recalibrated": risks.recalibrated[fitted]}
-    plots = [Plot("Calibration in tenths", calibration_plot(risks.died[fitted], lines))]
+    plots = [Plot("Calibration by deciles", calibration_plot(risks.died[fitted], lines))]
     return Section(
         "Calibration here",
         ["Recalibrated out of fold on the site's own outcomes: slope and intercept of the log-odds."],
@@ -133,12 +133,12 @@ def _data(store: Engine, source: str, began: datetime, ended: datetime) -> list[
             "Alerts",
             ["What acting on a band would have meant."],
             [Table("Bands", BURDEN_COLUMNS, alerts)],
-            [Plot("Patients flagged a day", bar_plot(per_day, "patients"))],
+            [Plot("Patients flagged per day", bar_plot(per_day, "patients"))],
         ),
         Section(
             "Delays",
-            ["Hours between when a value was true and when it was known."],
-            [Table("By concept", ["concept", "values", "median", "9 of 10 within"], late)],
+            ["Hours from when a value was true to when it was known."],
+            [Table("By concept", ["concept", "values", "median", "90th percentile"], late)],
         ),
         Section(
             "Missing",

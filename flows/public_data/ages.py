@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def measure_ages(source: str, as_of: datetime, folds: int) -> list[dict[str, Any]]:
-    """One row per age of the stay and metric, ours beside the population's curve. Raises DataTooSmallError of no stay."""
+    """One row per age of the stay and metric, ours and the population's curve. Raises DataTooSmallError without a stay."""
     adapter, _ = open_source(source)
     known = read_known(open_store(), source, as_of)
     if not len(known.stays):

@@ -1,4 +1,4 @@
-"""The published benchmark as a command: load, ingest, learn, forecast, and only then look at what happened."""
+"""The published benchmark as a command: load, ingest, learn, forecast, and only then load the outcomes."""
 
 import json
 import tempfile
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from rnn_core.benchmark.contest import Contest, Truth
 
 SOURCE = "physionet_2012"
-# The files carry no dates: all stays begin here, and every end is known long before the last read.
+# The files have no dates: all stays begin here, and every end is known long before the last read.
 START = datetime(2020, 1, 1, tzinfo=UTC)
 HOUR = 48
 AT = START + timedelta(hours=HOUR)
 LATE = START + timedelta(days=900)
 
-# Metrics of a subgroup, where the many others would only be noise.
+# Metrics of a subgroup; the others would be noise.
 _IN_SUBGROUPS = ("auroc", "auprc", "brier", "calibration_slope", "calibration_intercept", "los_mae_days")
 _SUBGROUP_RESAMPLES = 200
-# Fewer stays hold too few deaths to say anything.
+# Fewer stays contain too few deaths.
 _MIN_SUBGROUP = 100
 
 
@@ -51,14 +51,14 @@ _MIN_SUBGROUP = 100
 def find_sets(places: Sequence[Path]) -> dict[str, Path]:
     """Letter of each set in `places` → its folder. A place holds set-x.tar.gz or set-x, or is one of these itself.
 
-    Raises ForecastError where a place holds none, a set is found twice, or its outcomes are not beside it.
+    Raises ForecastError if a place holds none, a set is found twice, or its outcomes are not next to it.
     """
     found: dict[str, Path] = {}
     for place in places:
         inside = _sets_in(place)
         if not inside:
             raise ForecastError(
-                f"{place} holds no set of the PhysioNet Challenge 2012; expected set-a.tar.gz with Outcomes-a.txt beside "
+                f"{place} holds no set of the PhysioNet Challenge 2012; expected set-a.tar.gz with Outcomes-a.txt next to "
                 "it as published at physionet.org/content/challenge-2012, or the same of set b or c."
             )
         if twice := sorted(set(inside) & set(found)):
@@ -66,7 +66,7 @@ def find_sets(places: Sequence[Path]) -> dict[str, Path]:
         for letter, folder in inside.items():
             outcomes = f"Outcomes-{letter}.txt"
             if not any((near / outcomes).is_file() for near in (folder, folder.parent)):
-                raise ForecastError(f"{outcomes} is not beside set {letter} in {folder}; put it there as published.")
+                raise ForecastError(f"{outcomes} is not next to set {letter} in {folder}; put it there as published.")
         found |= inside
     return found
 
@@ -91,7 +91,7 @@ def run_benchmark(
     epochs: int | None = None,
     members: int | None = None,
 ) -> Outcome:
-    """Learn from the sets `train` and judge on `test`; without any, on each fold of `train` by a fit on the others.
+    """Learn from the sets `train` and evaluate on `test`; without any, on each fold of `train` by a fit on the others.
 
     Raises ForecastError for a set on both sides and for a model that does not exist.
     """
@@ -111,7 +111,7 @@ def run_benchmark(
             _fill(source, schema, train | test, withheld={})
             truth = _truth(_of_sets(read_known(store, SOURCE, LATE), test), judged)
             if "saps" in models:
-                # The score stands in the file of the outcomes, which must stay closed until here.
+                # The score is in the file of the outcomes, which must not be read before this point.
                 arena = replace(arena, judged_score=_scores(source, schema, judged))
                 entries |= _fit_all(arena, ["saps"])
             contests, abstained = _enter(arena, entries)
@@ -136,16 +136,18 @@ def run_benchmark(
 
 def check(train: dict[str, Path], test: dict[str, Path], models: Sequence[str]) -> None:
     if both := sorted(set(train) & set(test)):
-        raise ForecastError(f"Set {', '.join(both)} is to train and to test; a set can judge only what never saw it.")
+        raise ForecastError(
+            f"Set {', '.join(both)} is given for both training and test; a model must not see its test set."
+        )
     if unknown := sorted(set(models) - set(MODELS)):
         raise ForecastError(f"There is no model {', '.join(unknown)}; there are {', '.join(MODELS)}.")
     if "prevalence" not in models or ("blend" in models and not set(BLENDED) <= set(models)):
-        raise ForecastError("Every run needs the model prevalence, and blend needs forecaster and trees beside it.")
+        raise ForecastError("Every run needs the model prevalence, and blend needs forecaster and trees.")
 
 
 @contextmanager
 def _installation() -> Iterator[tuple[Engine, str, Engine]]:
-    """Source, its schema and store of an installation that lives as long as the run."""
+    """Source, its schema and store of an installation that exists only during the run."""
     from sql.store import embedded
 
     with tempfile.TemporaryDirectory(prefix="icu-benchmark-") as folder:
@@ -158,7 +160,7 @@ def _installation() -> Iterator[tuple[Engine, str, Engine]]:
 
 
 def _fill(source: Engine, schema: str, sets: dict[str, Path], withheld: dict[str, Path]) -> None:
-    """Load the sets as the hospital's database and ingest them; rows known from before are met by their key."""
+    """Load the sets as the hospital's database and ingest them; known rows have the same key and are not added again."""
     from flows.jobs.ingest import ingest
     from sql.loaders import physionet_2012
 
@@ -196,7 +198,7 @@ def _arena(
 
 
 def _fit_all(arena: "Arena", models: Sequence[str]) -> "dict[str, tuple[Entry, float]]":
-    """Entry and wall time of each model, in order; blend comes after what it is made of."""
+    """Entry and wall time of each model, in order; blend comes after its parts."""
     from rnn_core.benchmark import contenders
 
     entries: dict[str, tuple[Entry, float]] = {}
@@ -227,7 +229,7 @@ def _enter(arena: "Arena", entries: "dict[str, tuple[Entry, float]]") -> "tuple[
 def _across_folds(
     config: ModelConfig, known: Known, scores: np.ndarray, models: Sequence[str], folds: int
 ) -> "tuple[dict[str, Contest], Truth, np.ndarray]":
-    """Every fold judged by a whole fit, inner folds included, on the other folds."""
+    """Every fold forecast by a complete fit, including inner folds, on the other folds."""
     from rnn_core.benchmark.contenders import as_open
     from rnn_core.benchmark.contest import pool
 
@@ -245,7 +247,7 @@ def _across_folds(
 
 
 def _truth(late: Known, judged: Known) -> "Truth":
-    """What became of the judged stays, in their order."""
+    """Outcomes of the evaluated stays, in their order."""
     from rnn_core.benchmark.contenders import read_ends
     from rnn_core.benchmark.contest import Truth
 
@@ -298,7 +300,7 @@ def _judge_group(contests: "dict[str, Contest]", truth: "Truth", chosen: np.ndar
 
 
 def write_files(outcome: Outcome, json_file: Path | None, report: Path | None) -> None:
-    """Write the figures and the page where they are asked for."""
+    """Write the figures and the page, if requested."""
     if json_file is not None:
         write_text(json_file, json.dumps(outcome.to_json(), indent=1, allow_nan=False) + "\n")
         log.info("figures written to %s", json_file)

@@ -1,4 +1,4 @@
-"""Public data sets that play the hospital: each goes, as published, into the database of the source of its name."""
+"""Public data sets as a stand-in for a hospital: each is loaded, as published, into the database of its source."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -11,7 +11,7 @@ from sql.loaders import LoadReport
 
 
 def load_clif(*, reanchor: bool, seed: int) -> LoadReport:
-    """The MIMIC-IV demo in CLIF form, which comes with a wheel."""
+    """The MIMIC-IV demo in CLIF form, from a wheel."""
     from sql.loaders import clif
 
     adapter, engine = open_source("clif", writable=True)
@@ -28,13 +28,13 @@ def load_physionet_2012(
 ) -> LoadReport:
     """The files of the PhysioNet Challenge 2012 in `folders`; see the loader for the arguments.
 
-    Raises ForecastError where the files are not there.
+    Raises ForecastError if the files are missing.
     """
     from sql.loaders import physionet_2012
 
     if not folders:
         raise ForecastError(
-            "physionet_2012 needs --path: a folder that holds set-a.tar.gz and Outcomes-a.txt as published at "
+            "physionet_2012 needs --path: a folder with set-a.tar.gz and Outcomes-a.txt as published at "
             "physionet.org/content/challenge-2012."
         )
     adapter, engine = open_source("physionet_2012", writable=True)
@@ -51,12 +51,12 @@ def load_physionet_2012(
 
 
 def load_mimic_iii(folders: Collection[Path]) -> LoadReport:
-    """The files of MIMIC-III in the one folder. Raises ForecastError where they are not there."""
+    """The files of MIMIC-III in the one folder. Raises ForecastError if they are missing."""
     from sql.loaders import mimic_iii
 
     if len(folders) != 1:
         raise ForecastError(
-            "mimic_iii needs one --path: the folder that holds ICUSTAYS.csv.gz and the other tables, as published at "
+            "mimic_iii needs one --path: the folder with ICUSTAYS.csv.gz and the other tables, as published at "
             "physionet.org/content/mimiciii-demo/1.4."
         )
     adapter, engine = open_source("mimic_iii", writable=True)

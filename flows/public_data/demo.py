@@ -1,4 +1,4 @@
-"""The demonstration: public data play the hospital, and every job runs once on them."""
+"""The demo: public data stand in for the hospital, and every job runs once."""
 
 from flows.public_data.datasets import describe, load_clif
 from flows.runtime.databases import open_source, open_store
@@ -17,12 +17,12 @@ def run_demo(seed: int) -> None:
     from sql.loaders import clif
 
     show_own_errors_once()
-    _heading("1 of 4  The MIMIC-IV demo (100 real, de-identified patients) becomes a hospital's database")
+    _heading("1 of 4  The MIMIC-IV demo (100 real, de-identified patients) is loaded as a hospital's database")
     print(describe(load_clif(reanchor=True, seed=seed)))
     adapter, engine = open_source(DEMO_SOURCE)
     with engine.connect() as connection:
         as_of = clif.peak_census(connection, adapter.schemas["schema"])
-    print(f"Its ICUs are fullest at {as_of:%Y-%m-%d %H:%M} UTC; everything below is what was known then.")
+    print(f"Its ICUs are fullest at {as_of:%Y-%m-%d %H:%M} UTC; everything below uses what was known then.")
 
     _heading("2 of 4  Ingest: read, check, quarantine (starts Prefect's temporary server, about 20 s)")
     ingest(DEMO_SOURCE, as_of)
@@ -45,7 +45,7 @@ def run_demo(seed: int) -> None:
         f"  .venv/bin/icu-forecast ingest {DEMO_SOURCE} --direct && .venv/bin/icu-forecast backfill {DEMO_SOURCE} "
         f"--from {as_of:%Y-%m-%dT%H:%M} --to 2026-02-01 --every 12 --direct && "
         f".venv/bin/icu-forecast evaluate {DEMO_SOURCE} --direct\n"
-        f"State lies in {load_settings().home}; `icu-forecast db stop` stops the database."
+        f"State is in {load_settings().home}; `icu-forecast db stop` stops the database."
     )
 
 

@@ -132,7 +132,7 @@ def update_incidents(engine: Engine, current: Iterable[Incident]) -> None:
         connection.execute(update(incident).where(over).values(closed_at=func.clock_timestamp()))
 
 
-def untold_incidents(engine: Engine) -> list[tuple[int, Incident]]:
+def unsent_incidents(engine: Engine) -> list[tuple[int, Incident]]:
     """Open incidents without a sent alert, oldest first, with their ids."""
     query = (
         select(incident)
@@ -146,7 +146,7 @@ def untold_incidents(engine: Engine) -> list[tuple[int, Incident]]:
         ]
 
 
-def mark_told(engine: Engine, incident_ids: Iterable[int]) -> None:
+def mark_sent(engine: Engine, incident_ids: Iterable[int]) -> None:
     """Record that alerts for these incidents were sent."""
     with engine.begin() as connection:
         sent = update(incident).where(incident.c.incident_id.in_(list(incident_ids)))

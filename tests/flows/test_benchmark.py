@@ -57,13 +57,13 @@ def test_a_folder_without_a_set_and_a_set_named_twice_are_refused(tmp_path):
 def test_outcomes_that_are_not_there_are_missed_before_anything_runs(tmp_path):
     folder = empty_set(tmp_path, "a")
     (folder / "Outcomes-a.txt").unlink()
-    with pytest.raises(ForecastError, match=r"Outcomes-a\.txt is not beside set a"):
+    with pytest.raises(ForecastError, match=r"Outcomes-a\.txt is not next to set a"):
         find_sets([folder])
 
 
 def test_a_set_cannot_judge_what_learned_from_it(tmp_path):
     sets = {"a": tmp_path}
-    with pytest.raises(ForecastError, match="Set a is to train and to test"):
+    with pytest.raises(ForecastError, match="Set a is given for both training and test"):
         check(sets, sets, MODELS)
     with pytest.raises(ForecastError, match="no model lightgbm"):
         check(sets, {}, ["prevalence", "lightgbm"])

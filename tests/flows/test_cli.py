@@ -93,7 +93,7 @@ def test_why_lists_what_was_used_what_was_not_yet_known_and_what_was_quarantined
 def test_why_of_an_unknown_stay_is_refused_with_a_sentence(trained):
     from rnn_core.contracts.errors import ForecastError
 
-    with pytest.raises(ForecastError, match="No source knows"):
+    with pytest.raises(ForecastError, match="No source has"):
         run("why", "nobody", "--as-of", AT)
 
 

@@ -235,7 +235,9 @@ def test_after_a_fault_of_the_source_the_next_ingest_takes_over_everything_once(
     with pytest.raises(SourceError, match=sentence):
         ingest.fn("clif", AS_OF)
     kind, _, status, error = last_run(installation)
-    assert (kind, status) == ("ingest", "failed") and sentence in error and "Published forecasts are not affected" in error
+    assert (
+        (kind, status) == ("ingest", "failed") and sentence in error and "Published forecasts are not affected" in error
+    )
     assert tuples(installation, "select count(*) from icu.observation") == [(0,)]
     wire.cut_after = None
     monkeypatch.delenv("ICU_SOURCES__CLIF__READ_TIMEOUT_MINUTES", raising=False)

@@ -165,7 +165,7 @@ def test_each_published_risk_has_its_drivers_and_a_backfill_has_none(trained):
     backfill.fn("clif", AT - timedelta(hours=6), AT - timedelta(hours=6))
     slots = read(trained, "select distinct prediction_time from forecast.stay_forecast_driver")["prediction_time"]
     assert slots.to_list() == [AT]
-    with pytest.raises(ForecastError, match="published for 2026-01-18T18:00Z: it was published by a back-fill"):
+    with pytest.raises(ForecastError, match="published for 2026-01-18T18:00Z: back-fills publish no drivers"):
         explain_forecast(stay, AT - timedelta(hours=6), "clif")
 
 
@@ -195,7 +195,9 @@ def test_explain_says_why_a_stay_has_no_drivers(trained):
         gone = "delete from forecast.stay_forecast_driver where stay_id = :stay"
         assert connection.execute(text(gone), {"stay": scored["stay_id"].iloc[-1]}).rowcount > 0
     assert len(explain_forecast(scored["stay_id"].iloc[0], None, "clif")) > 0
-    with pytest.raises(ForecastError, match="though it was scored: of many stays a run explains those most at risk"):
+    with pytest.raises(
+        ForecastError, match="though it was scored: a run with many stays explains only the highest risks"
+    ):
         explain_forecast(scored["stay_id"].iloc[-1], None, "clif")
     youngest = read(
         trained,
@@ -208,7 +210,7 @@ def test_explain_says_why_a_stay_has_no_drivers(trained):
         explain_forecast(youngest["stay_id"], soon, "clif")
     with pytest.raises(ForecastError, match="No forecast of this stay is published for 2026-01-01T00:00Z"):
         explain_forecast(scored["stay_id"].iloc[0], datetime(2026, 1, 1, tzinfo=UTC), "clif")
-    with pytest.raises(ForecastError, match="No source knows a stay"):
+    with pytest.raises(ForecastError, match="No source has a stay"):
         explain_forecast("nobody", None, None)
 
 
@@ -217,7 +219,7 @@ def test_a_backfill_gives_what_each_hour_would_have_given_and_resumes(trained):
     forecast.fn("clif", hours[1])
     single = read(trained, NUMBERS, at=hours[1])
     done = backfill.fn("clif", hours[0], hours[2], every_hours=6)
-    assert done == {"slots asked for": 3, "published now": 2, "published before": 1}
+    assert done == {"slots requested": 3, "published now": 2, "already published": 1}
     again = backfill.fn("clif", hours[0], hours[2], every_hours=6, again=True, jobs=2)
     assert again["published now"] == 3
     pd.testing.assert_frame_equal(read(trained, NUMBERS, at=hours[1]), single, check_exact=True)
@@ -226,7 +228,7 @@ def test_a_backfill_gives_what_each_hour_would_have_given_and_resumes(trained):
 def test_a_backfill_waits_for_the_source_and_catching_up_leaves_what_it_filled(trained):
     forecast.fn("clif", AT - timedelta(hours=4))
     filled = backfill.fn("clif", AT - timedelta(hours=3), AT + timedelta(hours=2))
-    assert filled == {"slots asked for": 6, "published before": 0, "waiting for ingest": 2, "published now": 4}
+    assert filled == {"slots requested": 6, "already published": 0, "waiting for ingest": 2, "published now": 4}
     assert catch_up.fn("clif", AT, dry_run=True)["hours missed"] == 0
 
 
@@ -294,7 +296,7 @@ def test_the_report_of_a_trial_says_too_early_where_few_died_and_names_no_patien
     trials.start_trial(trained, "clif", 7, AT - timedelta(hours=1))
     for hours in (0, 1, 2):
         forecast.fn("clif", AT + timedelta(hours=hours))
-    with pytest.raises(ForecastError, match="can be judged yet"):
+    with pytest.raises(ForecastError, match="can be evaluated yet"):
         report_trial("clif", None)
     ingest.fn("clif", AT + timedelta(days=14))
     decision, path = report_trial("clif", None)
@@ -357,12 +359,12 @@ def test_a_promotion_without_outcomes_enough_is_refused_and_forced_only_with_a_r
     registry.set_stage(trained, serving, "champion", "test")
     with pytest.raises(ForecastError, match="too few for a verdict"):
         promote(trained, challenger.name, None, force=False)
-    with pytest.raises(ForecastError, match="kept with its reason"):
+    with pytest.raises(ForecastError, match="needs a reason"):
         promote(trained, challenger.name, None, force=True)
     assert registry.serving_model(trained, "clif", "stay")["model_id"] == serving
     assert promote(trained, challenger.name, "test", force=True)["retired"] == serving
     assert registry.rollback(trained, "clif", "stay")["model_id"] == serving
-    with pytest.raises(ForecastError, match="cannot be judged"):
+    with pytest.raises(ForecastError, match="cannot be evaluated"):
         promote(trained, serving, None, force=False)
 
 

@@ -78,8 +78,8 @@ def test_a_late_run_is_told_once_and_closed_when_it_is_over(healthy, inbox):
     late = text("update forecast.run set as_of = as_of - interval '3 hours' where kind = 'forecast'")
     with healthy.begin() as connection:
         connection.execute(late)
-    assert watch.fn()["told now"] == 1
-    assert watch.fn()["told now"] == 0
+    assert watch.fn()["alerts sent"] == 1
+    assert watch.fn()["alerts sent"] == 0
     assert len(inbox) == 1
     assert inbox[0]["title"] == f"icu-forecast: late run (clif), {gethostname()}"
     assert "No forecast of clif for 3" in inbox[0]["message"]
@@ -160,10 +160,10 @@ def test_a_concept_that_drifted_is_told_with_what_changed(healthy, inbox):
     assert len(inbox) == 1, "one message for all of them"
     told = inbox[0]["message"]
     assert (
-        "temperature of clif has drifted, perhaps to another unit: median 98.60 (7.40 when the model learned)" in told
+        "temperature of clif has drifted, perhaps to another unit: median 98.60 (7.40 in training)" in told
     )
     assert (
-        "lactate of clif has drifted: median none (7.40 when the model learned), stability index none, missing in 0.90"
+        "lactate of clif has drifted: median none (7.40 in training), stability index none, missing in 0.90"
         in told
     )
 
@@ -179,7 +179,7 @@ def test_a_message_that_is_not_taken_is_sent_again_by_the_next_watch(healthy, in
     assert open_incidents(healthy) == [("stale_feed", "feed", False)]
     monkeypatch.setenv("ICU_NOTIFY", reachable.notify.get_secret_value())
     load_settings.cache_clear()
-    assert watch.fn()["told now"] == 1
+    assert watch.fn()["alerts sent"] == 1
     assert open_incidents(healthy) == [("stale_feed", "feed", True)]
 
 

@@ -70,7 +70,7 @@ def test_lines_that_break_the_form_are_kept_as_they_are(engine, make_challenge_s
         ("07:00", "HR", "95"),
     }
     assert len(kept) == 9 and {row[:2] for row in kept} == {(7, "a")}
-    assert "3 lines do not have the three fields" in report.notes[-1]
+    assert "3 lines do not have exactly three fields" in report.notes[-1]
 
 
 def test_files_with_windows_line_ends_are_read_alike(engine, make_challenge_set):
@@ -139,7 +139,7 @@ def test_withheld_outcomes_stay_out_for_the_named_sets_only(engine, make_challen
 
 def test_outcomes_that_are_withheld_need_not_be_there(engine, make_challenge_set):
     folder = make_challenge_set("c", ONE_STAY, None)
-    with pytest.raises(ForecastError, match=r"Outcomes-c\.txt is not beside set c; put it there, or withhold"):
+    with pytest.raises(ForecastError, match=r"Outcomes-c\.txt is not next to set c; put it there, or withhold"):
         physionet_2012.load(engine, folder, schema="no_outcomes")
     assert physionet_2012.load(engine, folder, schema="no_outcomes", withhold_outcomes=True).rows["record"] == 1
 
@@ -179,7 +179,7 @@ def test_other_files_than_the_challenges_are_refused(engine, make_challenge_set)
         physionet_2012.load(engine, folder, schema="refused")
     (folder / "set-b").mkdir()
     (folder / "set-b" / "9.txt").write_text("time;name;value\n")
-    with pytest.raises(ForecastError, match="another line than Time,Parameter,Value"):
+    with pytest.raises(ForecastError, match="does not begin with Time,Parameter,Value"):
         physionet_2012.load(engine, folder, sets=["b"], schema="refused")
     (folder / "set-c").mkdir()
     with pytest.raises(ForecastError, match="contains no stay"):

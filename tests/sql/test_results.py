@@ -185,7 +185,7 @@ def test_a_backend_killed_halfway_leaves_the_slot_as_it_was(engine, trigger):
 
 def test_rows_that_do_not_arrive_are_noticed_and_nothing_is_published(engine, trigger):
     trigger("if new.stay_id = 's2' then return null; end if; return new;")
-    with pytest.raises(ForecastError, match=r"wrote 2 rows to .*, but 1 stand there"):
+    with pytest.raises(ForecastError, match=r"wrote 2 rows to .*, but 1 are there"):
         publish(engine, start(engine), b.forecasts({"s1": 0.3, "s2": 0.4}))
     assert risks(engine) == {"s1": 0.1, "s2": 0.2}
 
