@@ -138,7 +138,7 @@ def test_risks_that_are_off_beyond_their_interval_are_told(healthy, inbox):
             )
     watch.fn()
     assert open_incidents(healthy) == [("calibration", model_id, True)]
-    assert "observed to expected deaths 1.60 (1.40 to 2.20), where 0.8 to 1.25 is in order" in inbox[0]["message"]
+    assert "observed to expected deaths 1.60 (1.40 to 2.20), acceptable are 0.8 to 1.25" in inbox[0]["message"]
 
 
 def test_a_concept_that_drifted_is_told_with_what_changed(healthy, inbox):
@@ -159,13 +159,8 @@ def test_a_concept_that_drifted_is_told_with_what_changed(healthy, inbox):
     assert open_incidents(healthy) == [("drift", "lactate", True), ("drift", "temperature", True)]
     assert len(inbox) == 1, "one message for all of them"
     told = inbox[0]["message"]
-    assert (
-        "temperature of clif has drifted, perhaps to another unit: median 98.60 (7.40 in training)" in told
-    )
-    assert (
-        "lactate of clif has drifted: median none (7.40 in training), stability index none, missing in 0.90"
-        in told
-    )
+    assert "temperature of clif has drifted, perhaps to another unit: median 98.60 (7.40 in training)" in told
+    assert "lactate of clif has drifted: median none (7.40 in training), stability index none, missing in 0.90" in told
 
 
 def test_a_message_that_is_not_taken_is_sent_again_by_the_next_watch(healthy, inbox, monkeypatch):
