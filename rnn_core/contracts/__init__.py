@@ -1,1 +1,1 @@
-"""What the rooms hand to each other: concepts, configs, frames, what was known, and the errors that people read."""
+"""What the rooms exchange: concepts, configs, frames, what was known, and errors for people."""

@@ -44,8 +44,8 @@ def _c(name, unit, low, high, category, loinc, **options) -> Concept:
     return Concept(name, unit, float(low), float(high), category, loinc, **options)
 
 
-# Plausible ranges are wide on purpose: they name impossible values (a pH of 735), not unusual patients. They follow
-# the outlier bounds that MIT-LCP/mimic-code and the CLIF consortium publish, widened to the extremes seen in survivors.
+# Plausible ranges are wide: they exclude impossible values (a pH of 735), not unusual patients. They follow the outlier
+# bounds published by MIT-LCP/mimic-code and the CLIF consortium, widened to the extremes seen in survivors.
 CONCEPTS: tuple[Concept, ...] = (
     _c("heart_rate", "/min", 10, 300, Category.VITAL, "8867-4"),
     _c("respiratory_rate", "/min", 1, 80, Category.VITAL, "9279-1"),
@@ -128,7 +128,7 @@ NAMES: tuple[str, ...] = tuple(concept.name for concept in CONCEPTS)
 BY_NAME: dict[str, Concept] = {concept.name: concept for concept in CONCEPTS}
 INDEX: dict[str, int] = {name: position for position, name in enumerate(NAMES)}
 
-# Plausible ranges of a stay's own numbers; what lies outside counts as missing.
+# Plausible ranges of a stay's own numbers; values outside count as missing.
 STATIC_RANGES: dict[str, tuple[float, float]] = {
     "age_years": (0.0, 120.0),
     "height_cm": (BY_NAME["height"].low, BY_NAME["height"].high),

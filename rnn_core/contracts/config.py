@@ -47,7 +47,7 @@ class NetworkConfig(Saved):
     n_channels per hour, n_concepts among them and n_static per stay are set by the data, longest_hours (of a window)
         by the chunks.
     wide: the head also reads the hour's channels, summaries of the stay so far and the static features themselves, all
-        values broken at `knots` (in deviations from the mean); False leaves it the recurrent part alone.
+        values broken at `knots` (in deviations from the mean); False: the recurrent state only.
     dropout: after each recurrent layer. embed_dropout: before the first.
     """
 
@@ -71,7 +71,7 @@ class NetworkConfig(Saved):
 class TrainConfig(Saved):
     """How networks are fitted; the defaults are those of the stay forecaster.
 
-    folds: members of the ensemble; each is stopped, and the whole calibrated, on the fold that it did not learn from.
+    folds: members of the ensemble; each is stopped early, and the ensemble calibrated, on the fold it did not learn from.
     alert_budget: shares of the forecasts that may be in the band medium or above, high or above, very high.
     """
 
@@ -93,7 +93,7 @@ class TrainConfig(Saved):
 class TreesConfig(Saved):
     """How boosted trees are fitted; folds and seed are those of `TrainConfig`.
 
-    trees: at most so many per outcome; each member is cut where the fold that it left out is forecast best.
+    trees: maximum per outcome; each member is cut where it forecasts its left-out fold best.
     learning_rate: of each tree.
     """
 

@@ -1,8 +1,8 @@
-"""The errors that a person is meant to read: each says what was expected, what was found and what to do."""
+"""Errors for people: each says what was expected, what was found and what to do."""
 
 
 class ForecastError(Exception):
-    """Base of all errors whose text is safe to log: it never carries a value of a patient."""
+    """Base of all errors whose text is safe to log: it never contains a patient's value."""
 
 
 class ContractError(ForecastError):
@@ -14,12 +14,12 @@ class SourceError(ForecastError):
 
 
 class QualityError(ForecastError):
-    """A critical expectation failed; nothing of the batch was taken over."""
+    """A critical expectation failed; nothing of the batch was accepted."""
 
 
 class ArtifactError(ForecastError):
-    """A model artifact is missing, incomplete, or was made for other concepts than it is asked to score."""
+    """A model artifact is missing, incomplete, or was made for other concepts."""
 
 
 class DataTooSmallError(ForecastError):
-    """There are too few finished stays to fit or to judge what was asked for."""
+    """There are too few finished stays for the requested fit or evaluation."""

@@ -1,4 +1,4 @@
-"""The typed hand-overs between the database floor and the model floor: what columns, arrays, shapes and units they have."""
+"""The typed frames between databases and models: columns, arrays, shapes and units."""
 
 from dataclasses import dataclass
 
@@ -39,7 +39,7 @@ ALIVE, DIED = 0, 1
 
 
 def check_stays(stays: pd.DataFrame) -> pd.DataFrame:
-    """The frame itself, once its columns are those of `STAY_COLUMNS` and each (source, stay_id) stands once.
+    """The frame itself, if its columns are `STAY_COLUMNS` and each (source, stay_id) occurs once.
 
     Raises ContractError otherwise.
     """
@@ -91,7 +91,7 @@ class Grid:
     """Ragged hourly grid: all hours of all stays one after another.
 
     Hours follow the clock: cell h of a stay covers (base + h, base + h + 1] with base = intime floored to the hour, so a
-    prediction made on the hour sees whole cells only. What was available before the first cell lies in the first.
+    prediction made on the hour sees whole cells only. What was available before the first cell is in the first.
 
     offsets: int64 [stays + 1]; the hours of stay i are rows offsets[i] to offsets[i + 1].
     base: datetime64[h] [stays].
@@ -155,7 +155,7 @@ class Windows:
         window = order[np.searchsorted(self.score_from[order], rows, side="right") - 1] if len(self) else order
         scored = len(self) and ((rows >= self.score_from[window]) & (rows < self.stop[window])).all()
         if len(rows) and not scored:
-            raise ContractError("A prediction is asked for at rows that a window scores; other rows were asked for.")
+            raise ContractError("A prediction exists only at rows that a window scores; other rows were requested.")
         return window
 
 
@@ -169,7 +169,7 @@ class Labels:
     weights, entry: float32 [rows, bins, 2]; cause 0 leaves alive, cause 1 dies.
     death: float32 [rows], 1 died, 0 left alive, NaN not known.
     remaining_hours: float32 [rows], time to the end (centre of the interval), NaN while open or not known.
-    usable: bool [rows], rows from which a likelihood is taken.
+    usable: bool [rows], rows that enter the likelihood.
     """
 
     weights: np.ndarray

@@ -1,4 +1,4 @@
-"""Stays and observations as they were known at one time: what a read of the database returns and every computation takes."""
+"""Stays and observations as known at one time: what reads return and computations take."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from rnn_core.contracts.frames import HOUR, Observations
 class Known:
     """Stays and their observations as they were known at `as_of`; nothing later is in it.
 
-    sound: bool [stays], False where the labels of a stay contradict themselves: it is neither learned from nor judged.
+    sound: bool [stays], False where a stay's times contradict each other: it is used neither for training nor evaluation.
     """
 
     stays: pd.DataFrame

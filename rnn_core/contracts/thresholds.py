@@ -1,4 +1,4 @@
-"""Limits that computations, SQL and pages share, each named once: durations in hours, shares and ratios as numbers."""
+"""Limits shared by computations, SQL and pages, each named once: durations in hours, shares and ratios as numbers."""
 
 from typing import NamedTuple
 
@@ -20,21 +20,21 @@ class Range(NamedTuple):
 PROLONGED_HOURS = 168.0
 # Horizons of the published discharge probabilities.
 DISCHARGE_HOURS: tuple[int, ...] = (24, 48, 72)
-# A charted end may come so long after the death, or after the hospital discharge: that is charting delay.
+# A charted end this long after the death or the hospital discharge is a charting delay.
 CHARTING_DELAY_HOURS = 36
-# A stay may begin so long before the charted hospital admission.
+# A stay may begin this long before the charted hospital admission.
 EARLY_ADMISSION_HOURS = 24
 
 # ---- how good a model has to be
 
-# Below so many deaths among the judged stays the interval of an AUROC is wider than any difference worth acting on.
+# With fewer deaths among the evaluated stays, the interval of an AUROC is wider than any difference worth acting on.
 MIN_DEATHS = 30
-# Below this a list sorted by risk helps nobody; the lower end of the interval has to be well above chance.
+# Below this a list sorted by risk is useless; the lower end of the interval must be well above chance.
 MIN_AUROC, MIN_AUROC_LOW = 0.7, 0.6
-# Observed to expected deaths and the calibration slope may differ from 1 by so much before a reader is misled.
+# Beyond these limits, observed-to-expected deaths or the calibration slope mislead a reader.
 OBSERVED_EXPECTED = Range(0.8, 1.25)
 CALIBRATION_SLOPE = Range(0.75, 1.35)
-# With fewer published hours, people would look at old lists.
+# With fewer published hours, readers would see outdated lists.
 MIN_PUBLISHED = 0.95
 
 # ---- risk bands
