@@ -92,7 +92,7 @@ def _row(source: str, found: "Transferred", at_home: "Transferred | None") -> di
         "hour": found.hour,
         "stays": found.n_stays,
         "deaths": found.n_deaths,
-        "outcome not known": found.n_untold,
+        "outcome not known": found.n_open,
     }
     shown |= {name: _shown(estimate) for name, estimate in found.as_trained.items()}
     share = found.n_deaths / max(found.n_stays, 1)

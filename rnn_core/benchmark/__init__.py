@@ -1,1 +1,1 @@
-"""Contenders on published data, measured against each other."""
+"""Contenders on public data, compared with each other."""

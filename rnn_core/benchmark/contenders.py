@@ -1,4 +1,4 @@
-"""What the forecaster is measured against, and itself: all learn from the same stays and speak at the same hour."""
+"""The forecaster and its competitors: all learn from the same stays and forecast at the same hour."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,9 +30,9 @@ from rnn_core.series.summaries import summary_features
 from rnn_core.series.windows import gather_batch, last_predictions, make_windows
 from rnn_core.statistics.distribution import Distribution
 
-# Quantiles of the remaining stay that every contender is asked for.
+# Quantiles of the remaining stay that every contender forecasts.
 QUANTILES = (0.1, 0.5, 0.9)
-# A risk of exactly 0 or 1 claims what no model knows.
+# No model can claim a risk of exactly 0 or 1.
 _RISK_BOUNDS = (0.001, 0.999)
 
 Fit = Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]]
@@ -40,9 +40,9 @@ Fit = Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Open stays as they were known at the hour of the forecast: what a contender reads of them.
+    """Open stays as known at the hour of the forecast: the input of a contender.
 
-    window, row: the newest prediction of each of `stay`; a stay of which nothing was heard has none.
+    window, row: the newest prediction of each of `stay`; a stay without observations has none.
     """
 
     windows: Windows
@@ -53,17 +53,16 @@ class Snapshot:
     @cached_property
     def features(self) -> np.ndarray:
         """`summaries.summary_features` at the newest prediction, float32 [stays, features]; 0 where there is none."""
-        told = summary_features(self.windows, self.row)
-        return spread(told, self.stay, len(self.windows.static), fill=0.0)
+        features = summary_features(self.windows, self.row)
+        return spread(features, self.stay, len(self.windows.static), fill=0.0)
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a contender says of each stay; NaN where it says nothing.
+    """A contender's forecast of each stay; NaN where it abstains.
 
     risk: of death, float64 [stays]. remaining: hours to the end, its `QUANTILES`, float64 [stays, 3].
-    whole: the distribution that both are read off, where it has one, [stays]; that of the population where it says
-        nothing.
+    whole: the distribution behind both, if there is one, [stays]; that of the population where it abstains.
     """
 
     risk: np.ndarray
@@ -75,8 +74,8 @@ class Forecast:
 class Entry:
     """A contender after its fit.
 
-    forecast: of the judged stays. out_of_fold: its risk of each stay that it learned from, by a fit without that stay's
-    fold; NaN for folds that were not left out once.
+    forecast: of the evaluated stays. out_of_fold: risk of each training stay, by a fit without that stay's fold; NaN for
+    folds that were never left out.
     """
 
     forecast: Forecast
@@ -86,7 +85,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Arena:
-    """Stays to learn from, with their ends, and stays to judge on, open, as they were known at the hour of the forecast.
+    """Training stays with their ends, and evaluation stays, still open, as known at the hour of the forecast.
 
     hour: elapsed hours of every stay at the forecast. learned_score, judged_score: a published score of each stay,
     float64 [stays], NaN where there is none.
@@ -102,12 +101,12 @@ class Arena:
 
     @cached_property
     def death(self) -> np.ndarray:
-        """Of the stays to learn from: 1 died, 0 left alive, NaN not known."""
+        """Training stays: 1 died, 0 left alive, NaN not known."""
         return read_ends(self.learned.stays)[0]
 
     @cached_property
     def remaining_hours(self) -> np.ndarray:
-        """Of the stays to learn from: from the hour of the forecast to the end, NaN where not known."""
+        """Training stays: hours from the forecast to the end, NaN if not known."""
         return np.maximum(read_ends(self.learned.stays)[1] - self.hour, 0)
 
     @cached_property
@@ -124,7 +123,7 @@ class Arena:
 
     @cached_property
     def material(self) -> Material:
-        """What all networks learn from: they differ in shape, not in windows and labels."""
+        """The training data of all networks: they differ in shape, not in windows and labels."""
         return make_material(self.learned, self.learned_grid, self.scaler, self.config, self.sampling)
 
     @cached_property
@@ -134,24 +133,24 @@ class Arena:
 
     @cached_property
     def population(self) -> Distribution:
-        """The population's forecast of the stays to judge on, the same of each."""
+        """The population's forecast for the evaluation stays, the same for each."""
         curve = fit_population(self.learned.stays, self.learned.as_of, self.sampling.delayed_entry_hours)
         at_hour = curve.forecast_after(np.full(1, self.hour), self.config.network.horizon_edges)
         return at_hour.take(np.zeros(len(self.judged.stays), dtype=np.int64))
 
     @cached_property
     def then(self) -> Known:
-        """The stays to learn from as they were known at the hour of the forecast."""
+        """The training stays as known at the hour of the forecast."""
         return as_open(self.learned, self.judged.as_of)
 
     @cached_property
     def snapshots(self) -> tuple[Snapshot, Snapshot]:
-        """Of the stays to learn from and of those to judge on, with one scaler."""
+        """Of training and evaluation stays, with one scaler."""
         return _snapshot(self, self.then), _snapshot(self, self.judged)
 
 
 def as_open(known: Known, as_of: np.datetime64) -> Known:
-    """The same stays as they were known at `as_of`, when all of them were open."""
+    """The same stays as known at `as_of`, when all of them were open."""
     never = dict.fromkeys(("outtime", "hospital_outtime", "died_at"), np.datetime64("NaT", "us"))
     return Known(known.stays.assign(**never, outcome=None), known.observations, as_of)
 
@@ -170,7 +169,7 @@ def _snapshot(arena: Arena, known: Known) -> Snapshot:
 
 
 def spread(values: np.ndarray, stay: np.ndarray, n: int, fill: float = np.nan) -> np.ndarray:
-    """Values of some stays laid out over all n of them, [n, ...]."""
+    """Values of some stays spread over all n, [n, ...]."""
     out = np.full((n, *values.shape[1:]), fill)
     out[stay] = values
     return out
@@ -180,7 +179,7 @@ def spread(values: np.ndarray, stay: np.ndarray, n: int, fill: float = np.nan) -
 
 
 def prevalence(arena: Arena) -> Entry:
-    """The share that died, and the remaining stay of the population after as many hours."""
+    """The share that died, and the population's remaining stay after the same hours."""
     whole, share = arena.population, float(np.nanmean(arena.death))
     forecast = Forecast(np.full(len(whole), share), _quantiles_of(whole), whole)
     return Entry(forecast, np.full(len(arena.death), share))
@@ -236,7 +235,7 @@ def _fit_linear_risk(x: np.ndarray, death: np.ndarray) -> Callable[[np.ndarray],
 
 
 def _fit_line(x: np.ndarray, hours: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """The quantiles of a line through log hours are those of its residuals."""
+    """Quantiles of a regression of log hours, from its residuals."""
     model = fit_remaining_regression(x, hours)
     residual = np.quantile(np.log1p(hours) - np.log1p(model.predict(x)), QUANTILES)
     return lambda x: np.expm1(np.maximum(np.log1p(model.predict(x))[:, None] + residual, 0))
@@ -278,7 +277,7 @@ def _fit_tree_quantiles(x: np.ndarray, hours: np.ndarray) -> Callable[[np.ndarra
 
 def classic(arena: Arena) -> Entry:
     """The tutorial's LSTM(64) → LSTM(32) → Dense(1) with squared error, in two phases, on the same hours of a stay: once
-    on death (0 or 1), once on the remaining days. It gives no interval."""
+    on death (0 or 1), once on the remaining days. It has no interval."""
     learned, judged = (_sequences(s) for s in arena.snapshots)
     config = ClassicConfig(batch_size=64, seed=arena.config.train.seed)
     held_out = arena.fold == 0
@@ -321,14 +320,14 @@ def _sequences(snapshot: Snapshot) -> np.ndarray:
 
 
 def plain_cell(cell: str, arena: Arena) -> Entry:
-    """One recurrent network of the forecaster's size and training without what its head reads beside the state."""
+    """One recurrent network of the forecaster's size and training, whose head reads the state only."""
     network = replace(arena.config.network, cell=cell, wide=False)
     config = replace(arena.config, network=network)
     return _serve(arena, fit_ensemble(arena.material, arena.learned.sound, config, folds=(0,)))
 
 
 def forecaster_single(arena: Arena) -> Entry:
-    """The forecaster's first member alone, calibrated on the fold that it left out."""
+    """The forecaster's first member alone, calibrated on its left-out fold."""
     ensemble = arena.ensemble
     mine = arena.fold[arena.material.stay_of_row[ensemble.row]] == 0
     single = replace(
@@ -359,12 +358,12 @@ def _serve(arena: Arena, ensemble: Ensemble) -> Entry:
 
 
 def _speak(arena: Arena, fitted: StayForecaster, judged: Snapshot) -> Forecast:
-    told = fitted.calibrated(score_rows(fitted.model, judged.windows, judged.window, judged.row), arena.hour)
+    calibrated = fitted.calibrated(score_rows(fitted.model, judged.windows, judged.window, judged.row), arena.hour)
     n = len(arena.judged.stays)
     return Forecast(
-        spread(told.mortality_risk(), judged.stay, n),
-        spread(_quantiles_of(told), judged.stay, n),
-        arena.population.with_rows(judged.stay, told),
+        spread(calibrated.mortality_risk(), judged.stay, n),
+        spread(_quantiles_of(calibrated), judged.stay, n),
+        arena.population.with_rows(judged.stay, calibrated),
     )
 
 

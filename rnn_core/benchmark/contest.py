@@ -85,14 +85,14 @@ def enter(entry: Entry, learned_death: np.ndarray, trivial: Entry, abstained: np
     every contender says what the trivial one says."""
     known = ~np.isnan(entry.out_of_fold) & ~np.isnan(learned_death)
     threshold = fit_threshold(learned_death[known], entry.out_of_fold[known])
-    told, fallback = entry.forecast, trivial.forecast
-    whole = told.whole
+    own, fallback = entry.forecast, trivial.forecast
+    whole = own.whole
     if whole is not None and fallback.whole is not None:
         whole = whole.with_rows(abstained, fallback.whole.take(abstained))
     forecast = Forecast(
-        np.where(abstained, fallback.risk, told.risk),
+        np.where(abstained, fallback.risk, own.risk),
         # A contender without intervals gets none here either.
-        np.where(abstained[:, None] & ~np.isnan(told.remaining).all(axis=0), fallback.remaining, told.remaining),
+        np.where(abstained[:, None] & ~np.isnan(own.remaining).all(axis=0), fallback.remaining, own.remaining),
         whole,
     )
     return Contest(forecast, np.full(len(abstained), threshold), seconds, histories=entry.histories)
@@ -125,8 +125,8 @@ def _columns(
     low, middle, high = contest.forecast.remaining.T
     remaining = truth.los_hours - truth.hour
     ended = np.where(np.isnan(remaining), np.nan, 1.0)
-    days, told_days = truth.los_hours / 24, (truth.hour + middle) / 24
-    bucket, told_bucket = los_bucket(days), _named_buckets(contest, truth.hour, los_bucket(told_days))
+    days, forecast_days = truth.los_hours / 24, (truth.hour + middle) / 24
+    bucket, forecast_bucket = los_bucket(days), _named_buckets(contest, truth.hour, los_bucket(forecast_days))
     return {
         "auroc": (auroc, (death,), (risk,)),
         "auprc": (auprc, (death,), (risk,)),
@@ -137,8 +137,8 @@ def _columns(
         "calibration_intercept": (calibration_intercept, (death,), (risk,)),
         "los_mae_days": (mean_absolute_error_days, (remaining,), (middle,)),
         "los_medae_days": (median_absolute_error_days, (remaining,), (middle,)),
-        "los_msle": (mean_squared_log_error, (days,), (told_days,)),
-        "los_kappa": (bucket_kappa, (bucket,), (told_bucket,)),
+        "los_msle": (mean_squared_log_error, (days,), (forecast_days,)),
+        "los_kappa": (bucket_kappa, (bucket,), (forecast_bucket,)),
         "los_concordance": (concordance, (remaining, ended), (middle,)),
         "interval80_coverage": (interval_coverage, (remaining,), (low, high, truth.precision_hours)),
         "interval80_width_days": (mean, (), ((high - low) / 24,)),
@@ -155,7 +155,7 @@ def _named_buckets(contest: Contest, hour: float, of_median: np.ndarray) -> np.n
     return choose_buckets(np.diff(left, axis=1, prepend=0, append=1)).astype(np.float64)
 
 
-# Paired differences are taken of these; which baseline is the strongest is told by the first of each kind.
+# Paired differences are taken of these; the first of each kind decides which baseline is the strongest.
 COMPARED: tuple[str, ...] = ("auroc", "auprc", "brier", "los_mae_days", "los_kappa")
 
 
@@ -165,8 +165,10 @@ def score_contest(
     """Metrics of one contender, all by default, with their 95 % intervals over stays."""
     return {
         # A concordance takes as long as a dozen of the others.
-        name: bootstrap_interval(metric, [*happened, *told], n=resamples // 5 if metric is concordance else resamples)
-        for name, (metric, happened, told) in _columns(contest, truth).items()
+        name: bootstrap_interval(
+            metric, [*happened, *forecast], n=resamples // 5 if metric is concordance else resamples
+        )
+        for name, (metric, happened, forecast) in _columns(contest, truth).items()
         if metrics is None or name in metrics
     }
 

@@ -1,4 +1,4 @@
-"""What a benchmark run found: contenders, scores, paired differences and subgroups, as one value that turns into JSON."""
+"""The result of a benchmark run: contenders, scores, paired differences and subgroups, with a JSON form."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ from rnn_core.statistics.bootstrap import Estimate, estimates_to_json
 if TYPE_CHECKING:
     from rnn_core.benchmark.contest import Contest, Truth
 
-# What the scoring flow would use.
+# What the forecast flow would use.
 SHIPPED = "forecaster"
 BASELINES = ("prevalence", "saps", "linear", "logistic", "trees", "classic")
 MODELS = (*BASELINES, "elman", "jordan", "lstm", "gru", "forecaster", "forecaster_single", "blend")
@@ -17,7 +17,7 @@ BLENDED = ("forecaster", "trees")
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that is reported of a run: what each contender said of the judged stays, and how it scored."""
+    """The report of a run: forecasts of the evaluated stays and scores, per contender."""
 
     protocol: dict[str, Any]
     contests: "dict[str, Contest]"

@@ -42,8 +42,8 @@ class AgeGroup:
 def judge_whole_stays(
     known: Known, config: ModelConfig, sampling: Sampling, folds: int, progress: Callable[[int], None]
 ) -> list[AgeGroup]:
-    """Groups by `AGES`; of each fold of patients by a fit on the others, beside the population's curve (Aalen-Johansen,
-    conditional on the elapsed hours) of those others. n_deaths counts patients. `progress` is called with each fold."""
+    """Groups by `AGES`; each fold of patients is forecast by a fit on the others, and by their population curve
+    (Aalen-Johansen, conditional on the elapsed hours). n_deaths counts patients. `progress` is called with each fold."""
     fold = patient_folds(known.stays["patient_id"], folds, salt="whole stays")
     parts = []
     for k in range(folds):

@@ -21,7 +21,7 @@ def fit_population(
     stays: reads intime, outtime and outcome; a stay with only one of outtime and outcome, or none that begins before it
         ends, is left out.
     delayed_entry_hours: the sample holds only stays that lasted so long.
-    known_until: datetime64 [stays], until when each open stay is known to have gone on; `as_of` by default.
+    known_until: datetime64 [stays], until when each open stay is known to have continued; `as_of` by default.
     """
     as_of = np.datetime64(as_of, "us")
     intime, outtime = (stays[column].to_numpy("datetime64[us]") for column in ("intime", "outtime"))
@@ -54,7 +54,7 @@ def fit_remaining_regression(features: np.ndarray, remaining_hours: np.ndarray) 
     known = ~np.isnan(remaining_hours)
     if not known.any():
         raise DataTooSmallError("A regression of the remaining stay needs finished stays; load some.")
-    # The light ridge only settles features that repeat each other.
+    # The light ridge only handles collinear features.
     model = TransformedTargetRegressor(
         make_pipeline(StandardScaler(), Ridge(alpha=10.0)), func=np.log1p, inverse_func=_hours, check_inverse=False
     )
@@ -62,5 +62,5 @@ def fit_remaining_regression(features: np.ndarray, remaining_hours: np.ndarray) 
 
 
 def _hours(log_hours: np.ndarray) -> np.ndarray:
-    # A line through logarithms has no bound; nothing in a forecast lies beyond its last edge.
+    # A line through logarithms is unbounded; forecasts end at the last edge.
     return np.expm1(np.clip(log_hours, 0.0, np.log1p(HORIZON_EDGES[-1])))

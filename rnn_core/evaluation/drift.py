@@ -11,22 +11,22 @@ from rnn_core.contracts.frames import HOUR
 from rnn_core.contracts.known import Known
 
 RECENT_DAYS = 7
-# The usual reading of a population stability index: above 0.25 the distribution is another one.
+# The usual reading of a population stability index: above 0.25 the distribution has changed.
 MAX_PSI = 0.25
 MAX_MORE_MISSING = 0.3
-# A median beyond the outer tenths of the reference and this many times off is mostly another unit.
+# A median outside the reference's 10th to 90th percentile and off by this factor usually means another unit.
 UNIT_FACTOR = 1.5
-# Dozens of concepts are looked at every day: what chance alone exceeds once in a thousand looks is no drift.
+# Dozens of concepts are tested every day: drift must exceed what chance gives once in a thousand tests.
 _CHANCE = 0.999
 _LEAST_OBSERVATIONS, _LEAST_STAYS = 100, 20
 _TENTHS = np.arange(0.1, 0.95, 0.1)
-# A tenth that nobody falls into any more would make the index infinite.
+# An empty decile would make the index infinite.
 _FLOOR = 1e-3
 
 
 def describe_concepts(known: Known) -> dict[str, dict[str, Any]]:
-    """Concept → `edges`, the nine that cut its observed values into tenths, and `shares`, the part of a stay's
-    observations that falls between them, averaged over stays. Concepts of fewer than 100 observations are left out."""
+    """Concept → `edges`, the nine decile edges of its observed values, and `shares`, the share of a stay's
+    observations in each decile, averaged over stays. Concepts of fewer than 100 observations are left out."""
     described = {}
     for number, name in enumerate(NAMES):
         of_concept = known.observations.concept == number
@@ -41,10 +41,10 @@ def measure_drift(participants: Mapping[str, Any], recent: Known) -> list[dict[s
     """One row per concept of `participants` (a model's `FitReport.participants`): columns of forecast.concept_drift.
 
     recent: the stays that were in during the last `RECENT_DAYS`, with their observations; older ones are left out here.
-    psi: sum of (p - q) log(p / q) over the tenths of the reference (Siddiqi, Credit Risk Scorecards, 2006). Every stay
-    weighs the same, since its observations resemble each other. Between samples of n and m stays of one population the
+    psi: sum of (p - q) log(p / q) over the deciles of the reference (Siddiqi, Credit Risk Scorecards, 2006). Every stay
+    has the same weight, since its observations are correlated. Between samples of n and m stays of one population the
     index is about chi-squared with nine degrees of freedom, times 1/n + 1/m (Yurdakul, Statistical Properties of
-    Population Stability Index, 2018); what lies within its chance is no drift.
+    Population Stability Index, 2018); what chance can explain is no drift.
     """
     seen = recent.observations
     is_new = seen.observed_at > recent.as_of - RECENT_DAYS * 24 * HOUR
@@ -105,7 +105,7 @@ def _row(
 
 
 def _rounded(values: np.ndarray | float) -> np.ndarray:
-    """Three digits: what is kept says how values lie, and is no patient's value."""
+    """Three digits: a summary of the values, not a patient's value."""
     return np.vectorize(lambda value: float(f"{value:.3g}"), otypes=[float])(values)
 
 

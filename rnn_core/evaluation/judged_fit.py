@@ -1,4 +1,4 @@
-"""Fits a stay forecaster on what was known at its cut-off and judges it on stays that had no part in the fit."""
+"""Fits a stay forecaster on what was known at its cut-off and evaluates it on stays that had no part in the fit."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from rnn_core.statistics.bootstrap import Estimate, estimates_to_json
 
 @dataclass(frozen=True)
 class FitReport:
-    """What is kept of a training: sizes, the loss per member and epoch, and metrics on stays that had no part in it.
+    """The record of a training: sizes, the loss per member and epoch, and metrics on stays that had no part in it.
 
-    participants: who was learned from, in counts and quantiles. groups: kind → group → a few of the metrics.
+    participants: the training data in counts and quantiles. groups: kind → group → a few of the metrics.
     """
 
     n_stays: dict[str, int]
@@ -55,10 +55,10 @@ def fit_stay_forecaster(
     warm_from: StayForecaster | None = None,
     progress: Callable[[EpochRecord], None] | None = None,
 ) -> tuple[StayForecaster, FitReport]:
-    """Fit on `then`, what was known at the cut-off, and judge on `now`, of stays that had no part in the fit.
+    """Fit on `then`, what was known at the cut-off, and evaluate on `now`, on stays that had no part in the fit.
 
-    A warm start takes over the scaler with the weights, since they belong together. Raises DataTooSmallError where too
-    few stays have finished, ContractError where `warm_from` has another shape.
+    A warm start keeps the scaler with the weights. Raises DataTooSmallError if too few stays have finished, ContractError
+    if `warm_from` has another shape.
     """
     learned = split_stays(then.stays, then.as_of).learned & then.sound
     forecaster, ensemble = fit_forecaster(

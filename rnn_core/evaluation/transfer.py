@@ -25,7 +25,7 @@ METRICS = {
     "calibration_slope": calibration_slope,
 }
 _FOLDS, _RESAMPLES = 5, 500
-# A death charted so long after the hospital stay still ended it: the one is often written down without the other.
+# A death charted this long after the hospital stay still ended it: the two are often charted separately.
 _LATE = np.timedelta64(24, "h")
 
 
@@ -33,7 +33,7 @@ _LATE = np.timedelta64(24, "h")
 class Transferred:
     """Metrics of one model on the stays of one source that were in the unit at `hour`.
 
-    n_untold: stays that were forecast and whose outcome is not known, which take no part.
+    n_open: stays that were forecast but whose outcome is not known; they are left out.
     as_trained, recalibrated: metric → estimate; the latter by the fit of `recalibrated`, on folds that never saw the
         patient.
     """
@@ -41,40 +41,40 @@ class Transferred:
     hour: int
     n_stays: int
     n_deaths: int
-    n_untold: int
+    n_open: int
     as_trained: dict[str, Estimate]
     recalibrated: dict[str, Estimate]
 
 
 def deaths(known: Known, learned_end: str) -> np.ndarray:
-    """1 for a death in what the model learned to end, 0 for an end alive, NaN where it is not known, float64 [stays].
+    """1 for a death as the model defines it (its `ends_at`), 0 for an end alive, NaN if not known, float64 [stays].
 
-    A model of hospital stays is asked for the death in hospital, also of stays that end with the unit; of these only ones
-    whose hospital stay has ended are told, so that deaths are not known before survivals. Raises ArtifactError for a model
-    of unit stays where stays end with the hospital, since who died in the unit is not told there, and where a hospital's
-    ends are asked for and no stay tells them.
+    A model of hospital stays forecasts death in hospital, also for stays that end with the unit; of these only ones whose
+    hospital stay has ended count, so that deaths are not known before survivals. Raises ArtifactError for a model of unit
+    stays if stays end with the hospital, since deaths in the unit are not recorded there, and for a model of hospital
+    stays if no stay has a hospital end.
     """
     stays, found = known.stays, one_end(known.stays)
     if learned_end == "unit" and found == "hospital":
         raise ArtifactError(
-            "The model learned deaths in the unit, and these stays tell deaths in hospital only: the two cannot be compared."
+            "The model learned deaths in the unit, but these stays have deaths in hospital only: the two cannot be compared."
         )
-    told, died = (stays["outcome"].notna() & known.sound).to_numpy(), (stays["outcome"] == "died").to_numpy()
+    ended, died = (stays["outcome"].notna() & known.sound).to_numpy(), (stays["outcome"] == "died").to_numpy()
     if learned_end == "hospital" and found == "unit":
         left, died_at = (stays[name].to_numpy("datetime64[us]") for name in ("hospital_outtime", "died_at"))
         if np.isnat(left).all():
             raise ArtifactError(
-                "The model learned deaths in hospital, and no stay here tells when its hospital stay ended "
+                "The model learned deaths in hospital, but no stay here has the end of its hospital stay "
                 "(hospital_outtime in stays.sql)."
             )
-        told, died = told & ~np.isnat(left), died | (died_at <= left + _LATE)
-    return np.where(told, died.astype(float), np.nan)
+        ended, died = ended & ~np.isnat(left), died | (died_at <= left + _LATE)
+    return np.where(ended, died.astype(float), np.nan)
 
 
 def risks_at(forecaster: StayForecaster, known: Known, hour: int) -> tuple[np.ndarray, np.ndarray]:
     """The risk of death as it was forecast when a stay had lasted `hour` hours: stay int64 [n] and risk float64 [n].
 
-    Of stays that ended before, or had too little charted to be forecast, there is none.
+    Stays that ended earlier, or with too little charted for a forecast, have none.
     """
     grid = make_grid(known.stays, known.observations, known.as_of)
     rules = forecaster.config.window
@@ -91,8 +91,8 @@ def risks_at(forecaster: StayForecaster, known: Known, hour: int) -> tuple[np.nd
 
 
 @dataclass(frozen=True)
-class _Told:
-    """Risks at several hours beside what became of the stays, [n] each; died is NaN where that is not known."""
+class _Outcomes:
+    """Risks at several hours with outcomes, [n] each; died is NaN if not known."""
 
     hour: np.ndarray
     risk: np.ndarray
@@ -100,51 +100,50 @@ class _Told:
     patient: np.ndarray
 
 
-def _risks_told(forecaster: StayForecaster, known: Known, hours: Sequence[int]) -> _Told:
+def _risks_with_outcomes(forecaster: StayForecaster, known: Known, hours: Sequence[int]) -> _Outcomes:
     parts = [(hour, *risks_at(forecaster, known, hour)) for hour in hours]
     hour = np.concatenate([np.full(len(stay), hour) for hour, stay, _ in parts])
     stay, risk = (np.concatenate([part[n] for part in parts]) for n in (1, 2))
     patients = known.stays["patient_id"].to_numpy()[stay]
-    return _Told(hour, risk, deaths(known, forecaster.ends_at)[stay], patients)
+    return _Outcomes(hour, risk, deaths(known, forecaster.ends_at)[stay], patients)
 
 
 def judge_transfer(forecaster: StayForecaster, known: Known, hours: Sequence[int]) -> list[Transferred]:
     """Discrimination and calibration at each of `hours`, with intervals over patients."""
-    told = _risks_told(forecaster, known, hours)
-    refitted = _cross_fitted(told)
-    return [_judged_at(hour, told, refitted) for hour in hours]
+    risks = _risks_with_outcomes(forecaster, known, hours)
+    refitted = _cross_fitted(risks)
+    return [_judged_at(hour, risks, refitted) for hour in hours]
 
 
-def _judged_at(hour: int, told: _Told, refitted: np.ndarray) -> Transferred:
-    at, ended = told.hour == hour, ~np.isnan(told.died)
+def _judged_at(hour: int, risks: _Outcomes, refitted: np.ndarray) -> Transferred:
+    at, ended = risks.hour == hour, ~np.isnan(risks.died)
     rows = at & ended
-    died, patients = told.died[rows], told.patient[rows]
+    died, patients = risks.died[rows], risks.patient[rows]
     as_trained, again = (
         {
             name: bootstrap_interval(metric, [died, risk[rows]], patients, n=_RESAMPLES)
             for name, metric in METRICS.items()
         }
-        for risk in (told.risk, refitted)
+        for risk in (risks.risk, refitted)
     )
     return Transferred(hour, len(died), int(died.sum()), int((at & ~ended).sum()), as_trained, again)
 
 
-def _cross_fitted(told: _Told) -> np.ndarray:
-    """Each risk by the fit of `recalibrated` to other patients; NaN where there are too few patients or deaths for one."""
-    refitted, ended = np.full(len(told.risk), np.nan), np.flatnonzero(~np.isnan(told.died))
-    if len(np.unique(told.patient[ended])) < _FOLDS:
+def _cross_fitted(risks: _Outcomes) -> np.ndarray:
+    """Each risk by the fit of `recalibrated` to other patients; NaN if there are too few patients or deaths for one."""
+    refitted, ended = np.full(len(risks.risk), np.nan), np.flatnonzero(~np.isnan(risks.died))
+    if len(np.unique(risks.patient[ended])) < _FOLDS:
         return refitted
-    for fitted, held in GroupKFold(_FOLDS).split(ended, groups=told.patient[ended]):
+    for fitted, held in GroupKFold(_FOLDS).split(ended, groups=risks.patient[ended]):
         rows = ended[fitted]
-        if len(np.unique(told.died[rows])) == 2:
-            line = fit_mortality_calibration(told.risk[rows], told.died[rows], told.patient[rows])
-            refitted[ended[held]] = line.calibrate(told.risk[ended[held]])
+        if len(np.unique(risks.died[rows])) == 2:
+            line = fit_mortality_calibration(risks.risk[rows], risks.died[rows], risks.patient[rows])
+            refitted[ended[held]] = line.calibrate(risks.risk[ended[held]])
     return refitted
 
 
 def drop(here: Estimate, at_home: Estimate) -> Estimate:
-    """How much more there is at home than here. The two are of other patients, so their errors add (each taken as normal,
-    from its interval)."""
+    """Value at home less value here. The patients differ, so the errors add (each assumed normal, from its interval)."""
     spread = np.hypot(here.high - here.low, at_home.high - at_home.low) / 2
     value = at_home.value - here.value
     return Estimate(value, value - spread, value + spread, min(here.n, at_home.n))
@@ -154,25 +153,25 @@ def recalibrated(forecaster: StayForecaster, known: Known, hours: Sequence[int])
     """The forecaster with slope and intercept of its risk of death fitted to the stays of this source, and how many
     patients died among them.
 
-    Only patients that `split_stays` lets a model learn from are fitted to, so that the others can judge the copy. The prior
-    of `fit_mortality_calibration` holds a small sample near what the model says. Times are left as they are.
-    Raises ArtifactError where stays end at something else, DataTooSmallError without a death or without a survivor.
+    Only patients that `split_stays` assigns to training are used, so that the others can evaluate the copy. The prior of
+    `fit_mortality_calibration` keeps a small sample near the model. Times are unchanged. Raises ArtifactError if stays have
+    another `ends_at`, DataTooSmallError without a death or without a survivor.
     """
     if (found := one_end(known.stays)) != forecaster.ends_at:
         raise ArtifactError(
             f"The model learned stays that end at the {forecaster.ends_at}, these end at the {found}: its length-of-stay "
-            "columns would mean something else, so it cannot serve here. `icu-forecast transfer` tells its risks of death."
+            "columns would mean something else, so it cannot serve here. `icu-forecast transfer` evaluates its risks of death."
         )
-    told = _risks_told(forecaster, known.take(split_stays(known.stays, known.as_of).learned), hours)
-    if len(np.unique(told.died[~np.isnan(told.died)])) < 2:
+    risks = _risks_with_outcomes(forecaster, known.take(split_stays(known.stays, known.as_of).learned), hours)
+    if len(np.unique(risks.died[~np.isnan(risks.died)])) < 2:
         raise DataTooSmallError("Recalibration needs stays that ended with a death and stays that ended alive.")
-    line = fit_mortality_calibration(told.risk, told.died, told.patient)
+    line = fit_mortality_calibration(risks.risk, risks.died, risks.patient)
     calibration = replace(forecaster.calibration, mortality=composed(forecaster.calibration.mortality, line))
-    return replace(forecaster, calibration=calibration), len(np.unique(told.patient[told.died == 1]))
+    return replace(forecaster, calibration=calibration), len(np.unique(risks.patient[risks.died == 1]))
 
 
 def composed(first: PlattCalibration, then: PlattCalibration) -> PlattCalibration:
-    """One calibration after the other, where the second does not change with the hour."""
+    """Two calibrations in sequence; the second does not depend on the hour."""
     return PlattCalibration(
         then.slope * first.slope,
         then.intercept + then.slope * first.intercept,

@@ -1,4 +1,4 @@
-"""A silent trial judged: how good the forecasts were here, before and after recalibration on the site's own outcomes."""
+"""Evaluates a silent trial: the forecasts before and after recalibration on the site's own outcomes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Calibrations:
 
 @dataclass(frozen=True)
 class Decision:
-    """`go`, `no-go` or `too early`, and each criterion with what was found and whether it was met."""
+    """`go`, `no-go` or `too early`, and each criterion with its value and whether it was met."""
 
     verdict: str
     criteria: list[tuple[str, str, bool]]
@@ -66,7 +66,7 @@ def judge_risks(pairs: pd.DataFrame) -> Calibrations:
 
 def recalibrate(died: np.ndarray, risk: np.ndarray, patients: np.ndarray) -> np.ndarray:
     """Risks after logistic recalibration (slope and intercept; Cox 1958), each by a fit that never saw the patient,
-    [rows]; NaN where there are too few patients, or one kind of outcome only, to fit one."""
+    [rows]; NaN with too few patients or only one outcome."""
     recalibrated, x = np.full(len(risk), np.nan), log_odds(risk)[:, None]
     if len(np.unique(patients)) < _FOLDS:
         return recalibrated
@@ -85,7 +85,7 @@ def _calibration(died: np.ndarray, risk: np.ndarray, patients: np.ndarray) -> di
 
 
 def decide(risks: Calibrations, published: float) -> Decision:
-    """Whether the forecasts are fit to be shown, by what was seen in the trial; published: share of hours with a run."""
+    """Whether the forecasts may be shown, by the results of the trial; published: share of hours with a run."""
     after = {
         "observed to expected deaths": (risks.after["observed_expected"], OBSERVED_EXPECTED),
         "calibration slope": (risks.after["calibration_slope"], CALIBRATION_SLOPE),

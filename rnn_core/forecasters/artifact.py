@@ -1,4 +1,4 @@
-"""A fitted model on disk: `model.keras`, `scaler.json` and `meta.json` in one folder that is whole or not there."""
+"""A fitted model on disk: `model.keras`, `scaler.json` and `meta.json` in one folder, complete or absent."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ class Artifact:
     model: ready to score, not compiled for training. Artifacts with the same network share it: copy it to change it.
     scaler: the scaler's own JSON.
     config: ModelConfig of a stay forecaster, ClassicConfig of a unit forecaster.
-    meta: all of `meta.json`: what was given to `save_artifact` and what it added (`forecaster`, `model_id`, `config`,
+    meta: all of `meta.json`: the arguments of `save_artifact` and what it added (`forecaster`, `model_id`, `config`,
         `concept_hash`, `versions`, `git_revision`, `sha256`).
     """
 
@@ -53,14 +53,13 @@ def save_artifact(
     scaler: dict[str, Any],
     meta: dict[str, Any],
 ) -> Path:
-    """Writes the artifact `root/model_id` and gives back its folder; readers see all of it or nothing.
+    """Writes the artifact `root/model_id` and returns its folder; readers see all of it or nothing.
 
-    `meta` is what the caller knows, as JSON: the data cut-off, the metrics, the `ends_at` of the labels. Raises
-    ArtifactError when `model_id` is no plain name or already stands there (an artifact is never changed), and when it
-    cannot be written.
+    `meta`: JSON of the caller, such as data cut-off, metrics and `ends_at` of the labels. Raises ArtifactError if
+    `model_id` is not a plain name or exists already (an artifact is never changed), and if it cannot be written.
     """
     if not model_id or model_id != Path(model_id).name or model_id.startswith("."):
-        raise ArtifactError(f"An artifact is named by a plain folder name, not {model_id!r}.")
+        raise ArtifactError(f"An artifact's name is a plain folder name, not {model_id!r}.")
     target = Path(root) / model_id
     if target.exists():
         raise ArtifactError(f"The artifact {model_id} already exists and is never changed; save under a new model id.")
@@ -74,8 +73,8 @@ def save_artifact(
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise ArtifactError(
-            f"The artifact {model_id} cannot be written to {root} ({error.strerror or type(error).__name__}); make room, or "
-            "name another folder in ICU_ARTIFACTS. What serves goes on serving, and training again resumes."
+            f"The artifact {model_id} cannot be written to {root} ({error.strerror or type(error).__name__}); free space, or "
+            "set another folder in ICU_ARTIFACTS. The serving model is not affected; the next training resumes."
         ) from None
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -84,11 +83,11 @@ def save_artifact(
 
 
 def load_artifact(path: Path) -> Artifact:
-    """Reads an artifact back once `check_artifact` finds nothing wrong with it.
+    """Reads an artifact after `check_artifact` has passed.
 
-    Raises ArtifactError, whose sentence says what is wrong and what to do, otherwise.
+    Raises ArtifactError, which says what is wrong and what to do, otherwise.
     """
-    # Loading Keras takes seconds, which a look at the meta data can do without.
+    # Loading Keras takes seconds and is not needed to read the meta data.
     import keras
 
     path = Path(path)
@@ -99,7 +98,7 @@ def load_artifact(path: Path) -> Artifact:
     except (ValueError, TypeError, OSError) as error:
         raise ArtifactError(
             f"The network of the artifact {path.name} cannot be read with keras {keras.__version__}; it was written "
-            f"with {_versions_of(meta)}. Install those versions, or train anew."
+            f"with {_versions_of(meta)}. Install those versions, or train again."
         ) from error
     return Artifact(model, _read_json(path / SCALER_FILE), config_class.from_json(meta["config"]), meta)
 
@@ -120,7 +119,7 @@ def _load_network(path: Path, checksum: str) -> "keras.Model":
 
 
 def check_artifact(path: Path) -> dict[str, Any]:
-    """The meta data of an artifact, once its files are whole and, for a stay forecaster, made for today's concepts.
+    """The meta data of an artifact, if its files are intact and, for a stay forecaster, fit the current concepts.
 
     Raises ArtifactError otherwise. Does not load the network.
     """
@@ -137,13 +136,13 @@ def check_artifact(path: Path) -> dict[str, Any]:
     if meta["forecaster"] == "stay" and meta["concept_hash"] != concept_hash():
         raise ArtifactError(
             f"The artifact {path.name} was trained for concepts with the hash {meta['concept_hash']}, this version has "
-            f"{concept_hash()}; score it with the version that trained it ({_versions_of(meta)}), or train anew."
+            f"{concept_hash()}; score it with the version that trained it ({_versions_of(meta)}), or train again."
         )
     return meta
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """`meta.json` of an artifact as it stands, nothing checked but that it is there and whole JSON (ArtifactError)."""
+    """`meta.json` of an artifact, checked only to exist and to be JSON (ArtifactError)."""
     path = Path(path)
     if not (path / META_FILE).is_file():
         raise ArtifactError(_lacking(path, [META_FILE]))
@@ -163,7 +162,7 @@ def _describe(model_id: str, config: ModelConfig | ClassicConfig, folder: Path) 
 
 
 def _lacking(path: Path, missing: list[str]) -> str:
-    return f"The artifact {path.name} lacks {missing}; check that the artifact folder is mounted, or train anew."
+    return f"The artifact {path.name} lacks {missing}; check that the artifact folder is mounted, or train again."
 
 
 def _version(package: str) -> str | None:
@@ -178,7 +177,7 @@ def _versions_of(meta: dict[str, Any]) -> str:
 
 
 def _git_revision() -> str | None:
-    """The commit of the project, `-dirty` with uncommitted changes; None when it is not run from its own repository."""
+    """The commit of the project, `-dirty` with uncommitted changes; None if it does not run from its own repository."""
     if not (_PROJECT / ".git").exists():
         return None
     command = ["git", "-C", str(_PROJECT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

@@ -1,4 +1,4 @@
-"""Which of a patient's data a risk rests on: what it would be had they never been charted."""
+"""Drivers of a risk: how it would differ had some of the patient's data never been charted."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,15 +13,15 @@ from rnn_core.series.grid import make_grid
 from rnn_core.statistics.metrics import log_odds
 
 N_DRIVERS = 5
-# Of more stays than these, those of the highest risk are explained: each concept is one more pass over the stays. With
+# With more stays, only the highest risks are explained: each concept is one more pass over the stays. With
 # all concepts charted, five members of 64 units and two CPU cores, 100 stays of two days take 4 s, of ten days 23 s.
 MAX_EXPLAINED = 100
-# Hours of stays scored at once, which bounds the memory.
+# Hours of stays scored at once; bounds the memory.
 _PASS_HOURS = 50_000
-# Below a hundredth of a unit of log-odds nobody would see a difference in the risk.
+# Below a hundredth of a log-odds unit the difference in risk is invisible.
 _LEAST = 0.01
 
-# What is known at admission, and how one says it is not.
+# Descriptors known at admission, and their value when missing.
 _DESCRIPTORS = ("age_years", "sex", "height_cm", "weight_kg", "admission_type", "unit_type")
 
 COLUMNS: tuple[str, ...] = (
@@ -45,14 +45,14 @@ def explain_stays(
     stays those with the highest risk are explained.
 
     contribution: log-odds of the risk with all data less those without any observation of the concept (or without the
-    descriptor), everything else as it was: the forecast of the same hour is really made again without them, so it is
-    exact for what it says (leave one out, as in Robnik-Šikonja & Kononenko, IEEE TKDE 20, 2008, 589-600). Calibration
-    is included: the contribution to the network's own log-odds times the slope of that hour. What two concepts both say
-    neither loses alone, so contributions do not add up to the risk. Integrated gradients (Sundararajan et al., ICML
+    descriptor), everything else unchanged: the forecast of the same hour is made again without them, so the difference is
+    exact (leave one out, as in Robnik-Šikonja & Kononenko, IEEE TKDE 20, 2008, 589-600). Calibration
+    is included: the contribution to the network's own log-odds times the slope of that hour. Information
+    shared by two concepts is lost with neither, so contributions do not add up. Integrated gradients (Sundararajan et al., ICML
     2017) do not either: along their path the wide head jumps where `encoding.RunningSummaries` finds the first value.
 
     last_value in `value_unit` as known at the prediction time, with the time it was observed; null for descriptors that
-    are no numbers.
+    are not numeric.
     """
     scored = np.flatnonzero(~np.isnan(risk))
     chosen = np.sort(scored[np.argsort(-risk[scored], kind="stable")][:limit])
@@ -69,7 +69,7 @@ def explain_stays(
 
 def _log_odds(forecaster: StayForecaster, known: Known) -> np.ndarray:
     """Of the calibrated risk at `known.as_of`, [stays]; NaN for a stay without an hour to predict at."""
-    # Not the served grid: it ends where the data grow stale, and what was left out may have been the newest.
+    # Not the served grid: it ends where data become stale, and the omitted data may have been the newest.
     stay, forecast = predict(forecaster, known, make_grid(known.stays, known.observations, known.as_of))
     out = np.full(len(known.stays), np.nan)
     out[stay] = log_odds(forecast.mortality_risk())
@@ -77,7 +77,7 @@ def _log_odds(forecaster: StayForecaster, known: Known) -> np.ndarray:
 
 
 def _portions(variants: Sequence[Known]) -> Iterator[Sequence[Known]]:
-    """Runs of variants whose stays are scored in one pass: each pass costs the same again, however small."""
+    """Groups of variants whose stays are scored in one pass: each pass has a fixed cost."""
     size = max(int(_PASS_HOURS / max(variants[0].elapsed_hours.sum(), 1)), 1)
     for first in range(0, len(variants), size):
         yield variants[first : first + size]
@@ -126,10 +126,10 @@ def _last_values(known: Known) -> pd.DataFrame:
     ).drop_duplicates(["stay", "concept"], keep="last")
     observed["driver"] = [CONCEPTS[concept].name for concept in observed["concept"]]
     observed["value_unit"] = [CONCEPTS[concept].unit for concept in observed["concept"]]
-    told = [observed.drop(columns="concept")]
+    values = [observed.drop(columns="concept")]
     for name, unit in (("age_years", "years"), ("height_cm", "cm"), ("weight_kg", "kg")):
         values = known.stays[name].astype(float).to_numpy()
-        told.append(
+        values.append(
             pd.DataFrame({"stay": np.arange(len(values)), "driver": name, "last_value": values, "value_unit": unit})
         )
-    return pd.concat(told, ignore_index=True)
+    return pd.concat(values, ignore_index=True)

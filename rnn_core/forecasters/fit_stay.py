@@ -23,18 +23,18 @@ from rnn_core.statistics.calibration import Calibration, fit_calibration
 from rnn_core.statistics.distribution import Distribution
 from rnn_core.statistics.metrics import log_odds
 
-# The share of 5 % of fewer stays is a handful, and their least risk a matter of chance.
+# With fewer stays the top 5 % are a handful, and their lowest risk is a matter of chance.
 MIN_STAYS_FOR_BANDS = 200
-# Forecasts enough to see how far the members of an ensemble lie apart.
+# Enough forecasts to measure the spread between members of an ensemble.
 _STRETCH_ROWS = 4000
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Networks that each learned from all folds but one, and what each of them says of the fold that it never saw.
+    """Networks that each learned from all folds but one, and the forecasts of each for the fold it never saw.
 
     model: all members as one (`network.build_ensemble`). config: with the sizes that the data gave.
-    row, forecast: out of fold, absolute rows int64 [n], rising, and what was said at them.
+    row, forecast: out of fold, absolute rows int64 [n], rising, and the forecasts at them.
     """
 
     model: keras.Model
@@ -55,7 +55,7 @@ def fit_forecaster(
     warm_from: StayForecaster | None = None,
     progress: Callable[[EpochRecord], None] | None = None,
 ) -> tuple[StayForecaster, Ensemble]:
-    """A forecaster that learned from the stays `learned`, bool [stays of known], and judged itself on nothing else.
+    """A forecaster that learned from the stays `learned`, bool [stays of known], and was calibrated on nothing else.
 
     Calibration and risk bands come from the out-of-fold forecasts.
     """
@@ -74,7 +74,7 @@ def fit_forecaster(
 
 
 def make_forecaster(material: Material, ensemble: Ensemble, scaler: Scaler, sampling: Sampling) -> StayForecaster:
-    """The ensemble made ready to serve: calibrated, and with risk bands, by what it said out of fold."""
+    """The ensemble ready to serve: calibrated, and with risk bands, from its out-of-fold forecasts."""
     judged = material.is_judged(ensemble.row)
     row, forecast = ensemble.row[judged], ensemble.forecast.take(judged)
     elapsed = material.windows.prediction_hour[row]
@@ -97,7 +97,7 @@ def fit_ensemble(
     warm_from: keras.Model | None = None,
     progress: Callable[[EpochRecord], None] | None = None,
 ) -> Ensemble:
-    """One network per fold of the patients, each fitted without its fold and stopped by it; `folds`: only of these."""
+    """One network per fold of the patients, each fitted without its fold and stopped early on it; `folds`: only these."""
     windows, n_folds = material.windows, config.train.folds
     fold = patient_folds(material.known.stays["patient_id"], n_folds)
     left_out = range(n_folds) if folds is None else folds
@@ -106,7 +106,7 @@ def fit_ensemble(
         raise ContractError(
             f"A warm start needs {len(left_out)} members; the model has {len(starts)}. Train from scratch instead."
         )
-    fitted, rows, told = [], [], []
+    fitted, rows, forecasts = [], [], []
     for k, start in zip(left_out, starts, strict=True):
         member = replace(config, train=replace(config.train, seed=config.train.seed * n_folds + k))
         held_out = learned & (fold == k)
@@ -124,13 +124,13 @@ def fit_ensemble(
         )
         row, masses = score_windows(fitted[-1].model, windows, np.flatnonzero(held_out[windows.stay]))
         rows.append(row)
-        told.append(Distribution(masses, config.network.horizon_edges))
+        forecasts.append(Distribution(masses, config.network.horizon_edges))
     order = np.argsort(np.concatenate(rows))
     return Ensemble(
         model=build_ensemble([one.model for one in fitted]),
         config=replace(fitted[0].config, train=config.train),
         row=np.concatenate(rows)[order],
-        forecast=Distribution.concatenate(told).take(order),
+        forecast=Distribution.concatenate(forecasts).take(order),
         histories=tuple(one.history for one in fitted),
         best_epochs=tuple(one.best_epoch for one in fitted),
     )
@@ -149,10 +149,10 @@ def _fit_calibration(material: Material, row: np.ndarray, forecast: Distribution
 
 
 def _ensemble_stretch(material: Material, ensemble: Ensemble, row: np.ndarray, risk: np.ndarray) -> tuple[float, float]:
-    """Factor and centre by which the log-odds of the whole ensemble are to be stretched, where one member's are right.
+    """Factor and centre by which to stretch the log-odds of the ensemble, given calibrated single members.
 
-    Calibration is fitted on what single members say out of fold. The mean of K members scatters less than one of them
-    does, by (1 - 1/K) of the variance between members, and would be underconfident by as much (the attenuation of a
+    Calibration is fitted on out-of-fold forecasts of single members. The mean of K members varies less than one of them,
+    by (1 - 1/K) of the variance between members, and would be underconfident by as much (the attenuation of a
     regression on a noisy predictor: Fuller, "Measurement error models", 1987, 1.1). That variance is taken from the
     members that learned from a stay; measured on unseen stays it is about the same (0.195 and 0.188).
     """
@@ -164,23 +164,23 @@ def _ensemble_stretch(material: Material, ensemble: Ensemble, row: np.ndarray, r
     chosen = row if len(row) <= _STRETCH_ROWS else row[:: -(-len(row) // _STRETCH_ROWS)]
     window = material.windows.window_of(chosen)
     edges = ensemble.config.network.horizon_edges
-    told = np.stack(
+    member_risks = np.stack(
         [
             Distribution(score_rows(member, material.windows, window, chosen), edges).mortality_risk()
             for member in members
         ]
     )
     fold = patient_folds(material.known.stays["patient_id"], len(members))[material.stay_of_row[chosen]]
-    told_odds = log_odds(told)
-    told_odds[fold, np.arange(len(chosen))] = np.nan
-    between = float(np.nanvar(told_odds, axis=0, ddof=1).mean())
+    member_odds = log_odds(member_risks)
+    member_odds[fold, np.arange(len(chosen))] = np.nan
+    between = float(np.nanvar(member_odds, axis=0, ddof=1).mean())
     return total / max(total - (1 - 1 / len(members)) * between, total / 2), float(odds.mean())
 
 
 def _fit_thresholds(
     material: Material, row: np.ndarray, risk: np.ndarray, budget: tuple[float, ...]
 ) -> tuple[float, ...]:
-    """Risks that the given shares of the forecasts reach, each stay counting once; the fixed ones where stays are few."""
+    """Risks that the given shares of the forecasts reach, each stay counting once; fixed ones if stays are few."""
     stay = material.stay_of_row[row]
     if len(np.unique(stay)) < MIN_STAYS_FOR_BANDS:
         return RISK_THRESHOLDS

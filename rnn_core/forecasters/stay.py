@@ -1,4 +1,4 @@
-"""The stay forecaster in use: forecasts of open stays, an abstention where there is too little to go by, save and load."""
+"""The stay forecaster in use: forecasts of open stays, abstention with too little data, save and load."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +27,8 @@ from rnn_core.statistics.distribution import FORECAST_COLUMNS, Distribution, ris
 class StayForecaster:
     """A fitted network with all that is needed to use it.
 
-    ends_at: where the stays it learned from end. sampling: how they came into the sample; beyond its `data_hours` the
-    network has seen nothing and says nothing. risk_thresholds: where the risk bands begin.
+    ends_at: where the stays it learned from end. sampling: how they entered the sample; beyond its `data_hours` the
+    network has seen nothing and abstains. risk_thresholds: where the risk bands begin.
     """
 
     model: keras.Model
@@ -40,14 +40,14 @@ class StayForecaster:
     risk_thresholds: tuple[float, ...] = RISK_THRESHOLDS
 
     def calibrated(self, masses: np.ndarray, elapsed_hours: ArrayLike) -> Distribution:
-        """What the network said, [rows, bins, 2], of stays that have lasted so long, made ready to be read."""
+        """The calibrated forecast from the network's masses [rows, bins, 2] and the elapsed hours."""
         return self.calibration.apply(Distribution(masses, self.config.network.horizon_edges), elapsed_hours)
 
 
 def forecast_stays(forecaster: StayForecaster, known: Known) -> pd.DataFrame:
     """One row per open stay with the numbers of `forecast.stay_forecast`, or an abstention with its reason.
 
-    `known.as_of` is a whole hour. Raises ArtifactError where the stays end elsewhere than those the model learned from.
+    `known.as_of` is a whole hour. Raises ArtifactError if the stays have another `ends_at` than the model's.
     """
     if len(known.stays) and (found := one_end(known.stays)) != forecaster.ends_at:
         raise ArtifactError(
@@ -67,10 +67,10 @@ def forecast_stays(forecaster: StayForecaster, known: Known) -> pd.DataFrame:
 
 
 def predict(forecaster: StayForecaster, known: Known, grid: Grid | None = None) -> tuple[np.ndarray, Distribution]:
-    """Calibrated forecasts whether they are fit to be published or not: stay int64 [n] and the forecast of each.
+    """Calibrated forecasts, publishable or not: stay int64 [n] and the forecast of each.
 
-    Each stands at the last hour that the stay has in `grid`, by default that of `make_served_grid`: `known.as_of`, or
-    where the stay had gone stale before. A stay without any hour to predict at has none.
+    Each is made at the last hour of the stay in `grid`, by default that of `make_served_grid`: `known.as_of`, or the hour
+    at which the stay became stale. A stay without any hour to predict at has none.
     """
     rules = forecaster.config.window
     grid = make_served_grid(known, rules, Sampling()) if grid is None else grid
@@ -82,7 +82,7 @@ def predict(forecaster: StayForecaster, known: Known, grid: Grid | None = None) 
 
 
 def abstention_reasons(known: Known, rules: WindowConfig, sampling: Sampling) -> np.ndarray:
-    """Why no forecast is made of an open stay, None where one is, object [stays]."""
+    """Why an open stay gets no forecast, None if it gets one, object [stays]."""
     count, hours, silent = _data_of(known)
     reasons = {
         "too_early": hours < rules.first_hour,
@@ -95,14 +95,14 @@ def abstention_reasons(known: Known, rules: WindowConfig, sampling: Sampling) ->
 
 
 def _data_of(known: Known) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Observations known, elapsed hours and hours since anything was heard (inf if never), each [stays]."""
+    """Observations known, elapsed hours and hours since the last observation (inf if never), each [stays]."""
     seen = known.observations.known_at(known.as_of)
     count = np.bincount(seen.stay, minlength=len(known.stays))
     return count, known.elapsed_hours, np.where(count > 0, (known.as_of - known.last_heard) / HOUR, np.inf)
 
 
 def _abstentions(forecaster: StayForecaster, known: Known) -> pd.DataFrame:
-    """The frame to fill: data available per stay, and why no forecast is made where there is too little."""
+    """The frame to fill: data available per stay, and the reason of each abstention."""
     count, _, silent = _data_of(known)
     frame = pd.DataFrame({"stay_id": known.stays["stay_id"].to_numpy(), "status": "abstained"})
     frame["status_reason"] = abstention_reasons(known, forecaster.config.window, forecaster.sampling)
@@ -127,7 +127,7 @@ def save_stay_forecaster(root: Path, model_id: str, forecaster: StayForecaster, 
 
 
 def load_stay_forecaster(path: Path) -> StayForecaster:
-    """Read an artifact back. Raises ArtifactError where it is damaged or was made for other concepts."""
+    """Read an artifact back. Raises ArtifactError if it is damaged or was made for other concepts."""
     artifact = load_artifact(path)
     if not isinstance(artifact.config, ModelConfig):
         raise ArtifactError(f"The artifact {path.name} is a unit forecaster; a stay forecaster was expected.")
@@ -144,10 +144,10 @@ def load_stay_forecaster(path: Path) -> StayForecaster:
 
 
 def one_end(stays: pd.DataFrame) -> str:
-    """Where the stays end, `unit` or `hospital`. Raises DataTooSmallError of none, ArtifactError where they differ."""
+    """Where the stays end, `unit` or `hospital`. Raises DataTooSmallError without any, ArtifactError if they differ."""
     ends = sorted(stays["ends_at"].unique())
     if not ends:
         raise DataTooSmallError("There is no stay to learn from; ingest a source first.")
     if len(ends) > 1:
-        raise ArtifactError(f"A model has one end of stay; these stays end at {ends}.")
+        raise ArtifactError(f"A model has one `ends_at`; these stays end at {ends}.")
     return str(ends[0])

@@ -1,4 +1,4 @@
-"""The unit forecaster: from a unit's last lengths of stay to its next ones, an LSTM beside simpler forecasts."""
+"""The unit forecaster: from a unit's last lengths of stay to its next ones, an LSTM and simpler forecasts."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ from rnn_core.forecasters.artifact import load_artifact, save_artifact
 from rnn_core.network.build import build_network
 from rnn_core.network.training import EpochRecord
 
-# Share of a unit's windows, oldest first, that is trained on, and up to which the next ones choose the epoch.
+# Share of a unit's windows, oldest first, for training, and up to which the next ones choose the epoch.
 _TRAIN_SHARE, _VALID_SHARE = 0.70, 0.85
 MIN_TRAIN, MIN_JUDGE = 20, 3
 
@@ -26,7 +26,7 @@ class ClassicReport:
     """How good the next length of stay was forecast on the newest windows of each unit; errors in days squared.
 
     test_mse: the network. linear_mse: a linear regression on the same windows. last_value_mse: the last length of stay.
-    median_mse: the median of the lengths trained on. units: how many gave windows. epochs: of both phases together.
+    median_mse: the median of the training lengths. units: number with windows. epochs: of both phases together.
     """
 
     units: int
@@ -63,8 +63,8 @@ class ClassicModel:
     def predict_next(self, series: Mapping[str, np.ndarray], steps: int | None = None) -> dict[str, np.ndarray]:
         """The next `steps` (by default `config.horizon`) lengths of stay of each unit in days, float64 [steps].
 
-        `series` holds each unit's lengths of stay in days, oldest first. Every forecast becomes the last value of the
-        window of the one after it. A unit with fewer lengths than a window is left out of the answer. Never below 0.
+        `series` holds each unit's lengths of stay in days, oldest first. Each forecast becomes the last value of the
+        next window. Units with fewer lengths than a window are left out. Never below 0.
         """
         steps = self.config.horizon if steps is None else steps
         known = {unit: lengths for unit, lengths in _checked(series).items() if len(lengths) >= self.config.window}
@@ -95,10 +95,10 @@ class _Pairs:
 def fit_classic(series: Mapping[str, np.ndarray], config: ClassicConfig) -> ClassicModel:
     """Fits one network for all units on `series`: lengths of stay in days per unit, oldest first by `outtime`.
 
-    No window crosses from one unit to another. Of each unit the oldest 70 % of its windows are trained on, the next
-    15 % choose the epoch, the newest 15 % judge. LSTM layers, then one number, mean squared error, Adam with clipped
-    gradients. The first phase takes `first_epochs` epochs at learning rates lr * 10^(-epoch/20); the second goes on at
-    the last of them, up to `second_epochs` more, until `patience` epochs bring no better validation error, and takes
+    No window spans two units. Per unit the oldest 70 % of its windows train, the next 15 % choose the epoch, the newest
+    15 % test. LSTM layers, then one number, mean squared error, Adam with clipped
+    gradients. The first phase takes `first_epochs` epochs at learning rates lr * 10^(-epoch/20); the second continues
+    at the last of them, up to `second_epochs` more, until `patience` epochs bring no better validation error, and keeps
     the best epoch's weights.
 
     Changes the global seeds of Python, numpy and TensorFlow. Raises DataTooSmallError with fewer than `MIN_TRAIN`
@@ -135,7 +135,7 @@ def fit_classic(series: Mapping[str, np.ndarray], config: ClassicConfig) -> Clas
 
 
 def newest_mse(fitted: ClassicModel, series: Mapping[str, np.ndarray]) -> float:
-    """Mean squared error in days² on the newest 15 % of the windows of `series`, those that judge a new fit on it."""
+    """Mean squared error in days² on the newest 15 % of the windows of `series`, those that test a new fit on it."""
     known = {unit: lengths for unit, lengths in _checked(series).items() if len(lengths) > fitted.config.window}
     test = _split(known, fitted.config.window)[2].scaled(fitted.mean_days, fitted.std_days)
     return float(np.mean(np.square(_predict(fitted.model, test.x) - test.y)) * fitted.std_days**2)
@@ -172,10 +172,10 @@ def save_classic(root: Path, model_id: str, fitted: ClassicModel, meta: dict[str
 
 
 def load_classic(path: Path) -> ClassicModel:
-    """Reads a unit forecaster back. Raises ArtifactError when the artifact is damaged or holds another forecaster."""
+    """Reads a unit forecaster back. Raises ArtifactError if it is damaged or another forecaster."""
     artifact = load_artifact(path)
     if not isinstance(artifact.config, ClassicConfig):
-        raise ArtifactError(f"The artifact {Path(path).name} holds a stay forecaster, not a unit forecaster.")
+        raise ArtifactError(f"The artifact {Path(path).name} is a stay forecaster, not a unit forecaster.")
     return ClassicModel(
         artifact.model, artifact.config, report=ClassicReport(**artifact.meta["metrics"]), **artifact.scaler
     )
@@ -184,7 +184,7 @@ def load_classic(path: Path) -> ClassicModel:
 def _checked(series: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     days = {unit: np.asarray(lengths, dtype=np.float64) for unit, lengths in series.items()}
     if wrong := sum(lengths.ndim != 1 or not np.isfinite(lengths).all() for lengths in days.values()):
-        raise ContractError(f"Lengths of stay are one row of finite days per unit; {wrong} units hold something else.")
+        raise ContractError(f"Lengths of stay are one row of finite days per unit; {wrong} units have something else.")
     return days
 
 
@@ -220,7 +220,7 @@ def _check_counts(pairs: tuple[_Pairs, _Pairs, _Pairs], window: int) -> None:
 def fit_two_phases(
     model: keras.Model, x: np.ndarray, y: np.ndarray, valid: tuple[np.ndarray, np.ndarray], config: ClassicConfig
 ) -> tuple[EpochRecord, ...]:
-    """Adam on squared error: a few epochs under a falling rate, then until `valid` (x, y) no longer gets better.
+    """Adam on squared error: a few epochs under a falling rate, then until `valid` (x, y) no longer improves.
 
     Keeps the weights of the best epoch of the second phase. Returns every epoch's `train_loss` and, of the second
     phase, `valid_loss`.

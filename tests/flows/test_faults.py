@@ -160,7 +160,7 @@ def test_a_disk_that_is_full_leaves_no_artifact_and_what_serves_goes_on(trained)
     ended = killed("train", "fit", AT.isoformat(), "fill_the_disk", "epochs=1", "members=2")
     assert ended.returncode == 1 and "cannot be written" in ended.stderr, ended.stderr[-2000:]
     kind, _, status, error = last_run(trained)
-    assert (kind, status) == ("train", "failed") and "make room" in error
+    assert (kind, status) == ("train", "failed") and "free space" in error
     assert tuples(trained, "select model_id, stage from forecast.model order by 1") == before
     left = [path.name for path in load_settings().artifact_folder.iterdir() if path.name.startswith(".clif")]
     assert left == [] and artifacts == sorted(

@@ -115,7 +115,7 @@ def test_a_death_after_the_hospital_is_none_and_an_open_hospital_stay_is_not_tol
     found = deaths(Known(stays, known.observations, known.as_of), "hospital")
     assert found[alive[0]] == 0 and np.isnan(found[alive[1]])
     untold = known.stays.assign(hospital_outtime=pd.NaT)
-    with pytest.raises(ArtifactError, match="no stay here tells when its hospital stay ended"):
+    with pytest.raises(ArtifactError, match="no stay here has the end of its hospital stay"):
         deaths(Known(untold, known.observations, known.as_of), "hospital")
 
 
@@ -123,7 +123,7 @@ def test_a_model_of_unit_stays_is_not_used_where_stays_end_with_the_hospital(two
     _, forecaster = serving(two)
     known = read_known(two, "mimic_iii", AT)
     hospital = Known(known.stays.assign(ends_at="hospital"), known.observations, known.as_of)
-    with pytest.raises(ArtifactError, match="tell deaths in hospital only"):
+    with pytest.raises(ArtifactError, match="have deaths in hospital only"):
         deaths(hospital, "unit")
     with pytest.raises(ArtifactError, match="it cannot serve here"):
         recalibrated(forecaster, hospital, (24,))

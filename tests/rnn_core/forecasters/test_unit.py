@@ -148,5 +148,5 @@ def test_too_few_windows_are_refused_with_what_is_needed(series):
 
 @pytest.mark.parametrize("lengths", [np.array([1.0, np.nan]), np.ones((2, 2))])
 def test_lengths_that_are_not_finite_days_are_refused_without_their_values(lengths):
-    with pytest.raises(ContractError, match="1 units hold something else"):
+    with pytest.raises(ContractError, match="1 units have something else"):
         fit_classic({"A": lengths}, TINY)
