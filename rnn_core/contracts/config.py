@@ -103,7 +103,7 @@ class TreesConfig(Saved):
 
 @dataclass(frozen=True)
 class ClassicConfig(Saved):
-    """The tutorial's forecaster of the next lengths of stay of a unit, followed in intent."""
+    """The forecaster of the next lengths of stay of a unit, after a published tutorial."""
 
     window: int = 10
     horizon: int = 1
@@ -121,7 +121,7 @@ class ClassicConfig(Saved):
 
 @dataclass(frozen=True)
 class ModelConfig(Saved):
-    """The whole recipe of a stay forecaster."""
+    """The complete configuration of a stay forecaster."""
 
     window: WindowConfig = field(default_factory=WindowConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
