@@ -26,6 +26,7 @@ Array = Annotated[
 class Saved:
     """Base of dataclasses that are stored as JSON. A key that is not a field is refused: it would change the model.
 
+    >>> from rnn_core.contracts.config import Sampling
     >>> Sampling(data_hours=48.0).to_json()
     {'delayed_entry_hours': 0.0, 'data_hours': 48.0}
     >>> Sampling.from_json({"data_hours": None})

@@ -1,4 +1,4 @@
-"""How good forecasts are at each age of a stay: whole stays, every few hours, each by a fit that never saw the patient."""
+"""How good forecasts are by age of the stay: whole stays, every few hours, each patient judged by a fit on others."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Drift: how the observations of the last days differ from those a model learned from, concept by concept."""
+"""Drift: recent observations compared with the training deciles of a model, concept by concept."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -40,7 +40,7 @@ def describe_concepts(known: Known) -> dict[str, dict[str, Any]]:
 def measure_drift(participants: Mapping[str, Any], recent: Known) -> list[dict[str, Any]]:
     """One row per concept of `participants` (a model's `FitReport.participants`): columns of forecast.concept_drift.
 
-    recent: the stays that were in during the last `RECENT_DAYS`, with their observations; older ones are left out here.
+    recent: the stays of the last `RECENT_DAYS` with their observations; observations from earlier are left out here.
     psi: sum of (p - q) log(p / q) over the deciles of the reference (Siddiqi, Credit Risk Scorecards, 2006). Every stay
     has the same weight, since its observations are correlated. Between samples of n and m stays of one population the
     index is about chi-squared with nine degrees of freedom, times 1/n + 1/m (Yurdakul, Statistical Properties of
@@ -58,8 +58,7 @@ def measure_drift(participants: Mapping[str, Any], recent: Known) -> list[dict[s
 
 
 def concepts_elsewhere(participants: Mapping[str, Any], known: Known) -> tuple[list[str], list[str]]:
-    """Concepts that the model learned from and no stay of `known` has, and those whose median lies where another unit
-    would put it."""
+    """Concepts that the model learned from and no stay of `known` has, and those whose median suggests another unit."""
     absent, other_unit = [], []
     for name, reference in participants.get("concepts", {}).items():
         values = known.observations.value[known.observations.concept == NAMES.index(name)]

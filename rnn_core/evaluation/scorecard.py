@@ -1,4 +1,4 @@
-"""The scorecard of published forecasts: every metric per model and group of forecasts, beside the trivial baseline."""
+"""The scorecard of published forecasts: every metric per model and group of forecasts, compared with the trivial baseline."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -14,7 +14,7 @@ from rnn_core.statistics.metrics import Outcomes, score_columns
 from rnn_core.statistics.population import CENSORED, fit_population_curve
 
 ALL = "all"
-# What forecasts are grouped by, one at a time; `all` stands for the others.
+# Dimensions by which forecasts are grouped, one at a time; the others are `all`.
 DIMENSIONS: tuple[str, ...] = ("unit", "month", "age_group", "sex", "stay_hours")
 # Hours of the stay at which a group of forecasts begins.
 AGES: tuple[float, ...] = (0, 24, 48, 96, 168)
@@ -23,16 +23,16 @@ _QUANTILES = (10, 50, 90)
 
 
 def score_published(pairs: pd.DataFrame) -> list[dict]:
-    """Rows of forecast.score from rows of forecast.forecast_outcome (scored, with what happened so far).
+    """Rows of forecast.score from rows of forecast.forecast_outcome (scored, with the outcome as far as it is known).
 
     One set of metrics per model, and per model and group of each of `DIMENSIONS`; patients are resampled for the
     intervals.
 
-    Forecasts of stays still open have died and remaining_hours null and, in the column `followed_hours` (may be
-    absent), the hours after the prediction for which the stay is known to have gone on; those of ended stays have it
-    null. Open stays are censored there: they count in the concordance, in the risks of a discharge and of a prolonged
-    stay once the limit is passed, and in the baseline's lengths of stay. Errors of the remaining stay and mortality
-    rest on ended stays alone, of which the recent ones are short.
+    Forecasts of stays that are still open have null in died and remaining_hours, and in the column `followed_hours`
+    (optional) the hours after the prediction for which the stay is known to have continued; it is null for ended stays.
+    Open stays are censored there: they count in the concordance, in the risks of a discharge and of a prolonged stay
+    once the limit is passed, and in the baseline's lengths of stay. Errors of the remaining stay and mortality rest on
+    ended stays alone, and finished recent stays are biased short.
     """
     rows = []
     for group, part in _groups(_with_dimensions(pairs)):
@@ -78,7 +78,7 @@ def _outcomes(part: pd.DataFrame) -> Outcomes:
 
 
 def _trivial(outcomes: Outcomes) -> pd.DataFrame:
-    """What one would say without a model, the same for all rows: the prevalence and the quantiles of these very rows."""
+    """The trivial forecast, the same for all rows: the prevalence and the quantiles of these very rows."""
     constant = {
         "mortality_risk": _mean(outcomes.death),
         "prolonged_stay_risk": _mean(outcomes.prolonged()),
@@ -90,7 +90,7 @@ def _trivial(outcomes: Outcomes) -> pd.DataFrame:
 
 
 def _remaining_quantiles(outcomes: Outcomes) -> np.ndarray:
-    """Hours by which so many per cent (`_QUANTILES`) of the stays had ended, [quantiles]; NaN where none has.
+    """Hours by which each percentage of the stays (`_QUANTILES`) had ended, [quantiles]; NaN where none has.
 
     Kaplan-Meier, open stays censored. A quantile that the follow-up does not reach is its end, to be read as "at least".
     """

@@ -65,7 +65,7 @@ def judge_risks(pairs: pd.DataFrame) -> Calibrations:
 
 
 def recalibrate(died: np.ndarray, risk: np.ndarray, patients: np.ndarray) -> np.ndarray:
-    """Risks after logistic recalibration (slope and intercept; Cox 1958), each by a fit that never saw the patient,
+    """Risks after logistic recalibration (slope and intercept; Cox 1958), each by a fit without that patient,
     [rows]; NaN with too few patients or only one outcome."""
     recalibrated, x = np.full(len(risk), np.nan), log_odds(risk)[:, None]
     if len(np.unique(patients)) < _FOLDS:
@@ -94,11 +94,11 @@ def decide(risks: Calibrations, published: float) -> Decision:
         (f"at least {MIN_DEATHS} deaths", str(risks.n_deaths), risks.n_deaths >= MIN_DEATHS),
         (
             f"AUROC at least {MIN_AUROC}, its interval above {MIN_AUROC_LOW}",
-            _told(risks.auroc),
+            _shown(risks.auroc),
             bool(risks.auroc.value >= MIN_AUROC and risks.auroc.low >= MIN_AUROC_LOW),
         ),
         *(
-            (f"{what} after recalibration within {fine.low} to {fine.high}", _told(found), fine.holds(found.value))
+            (f"{what} after recalibration within {fine.low} to {fine.high}", _shown(found), fine.holds(found.value))
             for what, (found, fine) in after.items()
         ),
         (f"at least {MIN_PUBLISHED:.0%} of the hours published", f"{published:.1%}", published >= MIN_PUBLISHED),
@@ -108,10 +108,10 @@ def decide(risks: Calibrations, published: float) -> Decision:
     return Decision("go" if all(met for _, _, met in criteria) else "no-go", criteria)
 
 
-def _told(found: Estimate) -> str:
+def _shown(found: Estimate) -> str:
     return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
 def rows_of(risks: Calibrations) -> Mapping[str, tuple[str, str]]:
     """Metric → as published, after recalibration; for people."""
-    return {name: (_told(risks.before[name]), _told(risks.after[name])) for name in risks.before}
+    return {name: (_shown(risks.before[name]), _shown(risks.after[name])) for name in risks.before}

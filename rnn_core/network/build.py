@@ -32,7 +32,7 @@ class SplitNetwork:
 
 
 def build_network(config: NetworkConfig, *, mixed_precision: bool = False) -> keras.Model:
-    """The untrained network of a config; what it gives depends on the head.
+    """The untrained network of a config; its output depends on the head.
 
     `competing_risk`: inputs [x, static] or [x] without static features, x [batch, hours, n_channels], static
     [batch, n_static] -> logits [batch, hours, bins, 2] for `heads.masses`. The logits of an hour depend on that hour
@@ -50,9 +50,9 @@ def build_network(config: NetworkConfig, *, mixed_precision: bool = False) -> ke
 
 
 def build_ensemble(members: Sequence[keras.Model]) -> keras.Model:
-    """One model of several networks of the same inputs, which becomes their owner; a single one stays what it is.
+    """One model of several networks of the same inputs, which owns them; a single network is returned as it is.
 
-    Its outputs are the members' own, one after another; `members_of` gives the networks back, also of a loaded model.
+    Its outputs are those of the members, in order; `members_of` returns the networks, also of a loaded model.
     """
     if len(members) == 1:
         return members[0]
@@ -120,13 +120,13 @@ def _build_stay_network(config: NetworkConfig, dtype: Any) -> keras.Model:
     if config.n_static:
         static = keras.Input((config.n_static,), name="static")
         inputs.append(static)
-        # Adding the projection to every hour is the same as repeating the features beside every hour's channels.
+        # The same as appending the features to the channels of every hour, without the copies.
         projected = keras.layers.Dense(config.units[0], use_bias=False, dtype=dtype, name="embed_static")(static)
         hour = keras.layers.Add(dtype=dtype)([hour, keras.layers.Reshape((1, config.units[0]), dtype=dtype)(projected)])
     hour = keras.layers.Activation("tanh", dtype=dtype)(hour)
     passed = keras.layers.Dropout(config.embed_dropout, dtype=dtype)(hour) if config.embed_dropout else hour
     hidden = _recurrent_layers(passed, config, dtype, every_step=True)
-    # The head also sees the hour itself: what was just measured need not pass through the state.
+    # The head also sees the hour itself: a new measurement need not pass through the state.
     parts = [hidden, hour]
     broken: dict[str, Any] = {}
     if config.wide:

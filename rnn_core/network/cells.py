@@ -12,7 +12,7 @@ CELLS: tuple[str, ...] = get_args(Cell)
 
 
 class _OneStepCell(keras.Layer):
-    """What both simple cells share: an input kernel, a feedback kernel, a bias, and one state of size `units`."""
+    """Base of both simple cells: an input kernel, a feedback kernel, a bias, and one state of size `units`."""
 
     def __init__(self, units: int, kernel_regularizer: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

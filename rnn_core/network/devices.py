@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import tensorflow as tf
 
-# bfloat16 has units of its own from this compute capability on; before it, it is slower than float32.
+# GPUs from this compute capability on have bfloat16 units; on older ones bfloat16 is slower than float32.
 _BFLOAT16_FROM = (8, 0)
 
 
@@ -20,19 +20,19 @@ class Devices:
     reason: str
 
     def strategy(self) -> tf.distribute.Strategy:
-        """Several devices each hold the network and a share of every batch; one needs no strategy."""
+        """How TensorFlow distributes a step: with several devices each holds the network and a share of every batch."""
         return _mirrored(self.names) if len(self.names) > 1 else tf.distribute.get_strategy()
 
 
 @cache
 def _mirrored(names: tuple[str, ...]) -> tf.distribute.Strategy:
-    # One for the whole process: each counts its reductions from the start, and TensorFlow knows them by these numbers,
-    # so the second network of a process would be taken for the first and be refused for its shapes.
+    # One for the whole process: each strategy numbers its reductions from 0 and TensorFlow identifies them by number, so
+    # the second network of a process would be taken for the first and fail on its shapes.
     return tf.distribute.MirroredStrategy(names)
 
 
 def choose_devices() -> Devices:
-    """All GPUs that TensorFlow sees, else the CPU."""
+    """All GPUs that TensorFlow sees, or the CPU if there are none."""
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         built = "TensorFlow sees no GPU" if tf.test.is_built_with_cuda() else "this TensorFlow is built without CUDA"
@@ -45,7 +45,7 @@ def _describe_gpus(details: list[dict[str, Any]]) -> Devices:
     models = ", ".join(sorted({str(d.get("device_name", "of unknown make")) for d in details}))
     count = len(details)
     how = "each with a share of every batch" if count > 1 else "with the whole batch"
-    precision = "mixed precision where it is asked for" if fast else "float32, for want of fast bfloat16"
+    precision = "mixed precision if requested" if fast else "float32, because bfloat16 would be slower"
     reason = f"{count} GPU{'s' if count > 1 else ''} ({models}), {how}; {precision}"
     return Devices("gpu", tuple(f"GPU:{i}" for i in range(count)), fast, reason)
 

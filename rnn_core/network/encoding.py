@@ -40,7 +40,7 @@ class RunningSummaries(keras.layers.Layer):
         hours = ops.maximum(ops.cumsum(seen, axis=1), 1)
         mean = ops.cumsum(value * seen, axis=1) / hours
         variance = ops.cumsum(ops.square(value) * seen, axis=1) / hours - ops.square(mean)
-        # The root has no slope at 0, where every concept with one observation stands.
+        # The root has no slope at 0, the variance of every concept with a single observation.
         deviation = (ops.sqrt(ops.relu(variance) + 1e-4) - 1e-2) * seen
         first = ops.cumsum(value * observed * ops.cast(ops.equal(times, 1), value.dtype), axis=1)
         both_ways = ops.where(ops.tile(seen, (1, 1, 2)) > 0, ops.concatenate([value, -value], axis=-1), _NOTHING)
@@ -76,7 +76,7 @@ def hinges(values: Any, knots: Sequence[float]) -> Any:
     values can raise a risk (Gorishniy, Rubachev, Babenko, "On embeddings for numerical features in tabular deep
     learning", NeurIPS 2022; here with unbounded pieces around the mean).
 
-    >>> hinges(np.array([[-1.5, 0.5]]), knots=(0.0, 1.0)).numpy()
+    >>> hinges(ops.array([[-1.5, 0.5]]), knots=(0.0, 1.0)).numpy()
     array([[0. , 0.5, 1.5, 0. , 0. , 0. , 0.5, 0. ]], dtype=float32)
     """
     pieces = [piece for knot in knots for piece in (ops.relu(values - knot), ops.relu(-values - knot))]

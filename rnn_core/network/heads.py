@@ -1,4 +1,4 @@
-"""What a network says at the end: one number (`regression`), or a distribution over when and how a stay ends."""
+"""The output layers of a network: one number (`regression`), or a distribution over when and how a stay ends."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ class CompetingRiskHead(keras.layers.Layer):
     """[..., features] -> logits [..., bins, 2] of the cause-specific hazards of every horizon bin (see `log_masses`).
 
     Linear in its features and in the `encoding.hinges` of the last `n_values` of them at `knots`. The kernel starts near
-    zero, so that an untrained head says what its bias says, whatever it reads.
+    zero, so the forecast of an untrained head is that of its bias, whatever the input.
     """
 
     def __init__(self, bins: int, n_values: int = 0, knots: Sequence[float] = (), **kwargs: Any) -> None:
@@ -58,8 +58,12 @@ def log_masses(logits: Any) -> Any:
     p[k, c] = hazard[k, c] * prod_{j<k} stay[j]: the discrete-time hazard likelihood (Kvamme & Borgan, "Continuous and
     discrete-time survival prediction with neural networks", Lifetime Data Analysis 27, 2021, 710-736; arXiv 1910.06724)
     with the joint masses over time and competing causes of DeepHit (Lee, Zame, Yoon, van der Schaar, AAAI 2018). The
-    last bin is open-ended, so who reaches it ends in it: its softmax is over the two causes. All in logarithms, hence
-    finite for any finite logits.
+    last bin is open-ended, so a stay that reaches it ends in it: its softmax is over the two causes. Everything is
+    computed in logarithms, so the result is finite for any finite logits.
+
+    >>> np.exp(log_masses(np.zeros((2, 2), np.float32))).round(3)
+    array([[0.333, 0.333],
+           [0.167, 0.167]], dtype=float32)
     """
     stays = ops.zeros_like(logits[..., :-1, :1])
     hazards = ops.log_softmax(ops.concatenate([stays, logits[..., :-1, :]], axis=-1), axis=-1)
@@ -75,7 +79,7 @@ def masses(logits: Any) -> Any:
 
 
 def logits_of(p: np.ndarray) -> np.ndarray:
-    """The logits whose masses are `p`, float64 [bins, 2], all positive and summing to 1; inverts `masses`."""
+    """The inverse of `masses`: logits, float64 [bins, 2], whose masses are `p`, [bins, 2], all positive, summing to 1."""
     reached = p.sum(axis=1)[::-1].cumsum()[::-1]
     leaves_later = np.append(reached[1:], 1.0)
     logits = np.log(p) - np.log(leaves_later)[:, None]

@@ -1,4 +1,4 @@
-"""How wrong a forecast was: the likelihood of what is known of a stay's end, and the risk of death on its own."""
+"""The loss of a forecast: the likelihood of what is known of a stay's end, and a term for the risk of death."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def negative_log_likelihood(log_p: Any, weights: Any, entry: Any) -> Any:
 
     weights and entry are those of `frames.Labels`: an exact end, an interval-censored one, an open stay and a cause
     without a time are all weights over the cells (likelihoods of censored and truncated data as in Turnbull, J R Stat
-    Soc B 38, 1976, 290-295). A row without any weight is worth 1e30; give it no say before.
+    Soc B 38, 1976, 290-295). A row without any weight has the loss 1e30; give it the row weight 0.
     """
     return _log_dot(entry, log_p) - _log_dot(weights, log_p)
 
@@ -35,7 +35,7 @@ def death_cross_entropy(log_p: Any, death: Any) -> Any:
 def stay_loss(logits: Any, weights: Any, entry: Any, death: Any, row_weight: Any, death_weight: float) -> Any:
     """Sum over rows of row_weight * (negative log likelihood + death_weight * cross-entropy of death): a scalar.
 
-    logits, weights, entry [..., bins, 2]; death, row_weight [...]. A row of weight 0 adds nothing, whatever it holds.
+    logits, weights, entry [..., bins, 2]; death, row_weight [...]. A row of weight 0 adds nothing, whatever its labels.
     """
     counted = ops.expand_dims(row_weight > 0, (-1, -2))
     weights, entry = ops.where(counted, weights, 1.0), ops.where(counted, entry, 1.0)

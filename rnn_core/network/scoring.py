@@ -21,15 +21,15 @@ from rnn_core.series.windows import batch_rows, bucket_lengths, gather_batch
 
 # Hours in one batch, padding included: 256 windows of two days, 6 MB of input.
 _BATCH_HOURS = 12_288
-# While one batch is in the many small steps of a recurrent layer, the others are gathered or fill the second core.
+# While one batch is in the many small steps of a recurrent layer, others are gathered or use the second core.
 _THREADS = 3
 
 
 def score_rows(model: keras.Model, windows: Windows, window: np.ndarray, row: np.ndarray) -> np.ndarray:
     """Forecast masses float32 [n, bins, 2] at the ends of `row` (absolute), each read in its `window`, int [n] both.
 
-    A window is read up to the row alone: later hours could not change it. `windows.last_predictions` gives both arrays
-    for serving. Raises ContractError where a row lies outside its window.
+    A window is read only up to the row: later hours could not change the forecast. For serving, `windows.last_predictions`
+    returns both arrays. Raises ContractError where a row is outside its window.
     """
     outside = int(((row < windows.start[window]) | (row >= windows.stop[window])).sum())
     if outside:
@@ -71,7 +71,7 @@ def _mass_shape(model: keras.Model) -> tuple[int, int]:
 
 
 def _score_batches(compiled: Callable[..., Any], windows: Windows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Numbers of windows and what `compiled` gives for them, batch by batch; a batch holds windows of like length."""
+    """Numbers of windows and the result of `compiled` for them, batch by batch; windows of a batch have similar lengths."""
     lengths = windows.stop - windows.start
     buckets = bucket_lengths(lengths)
     batches = []
@@ -92,7 +92,7 @@ def _signature(model: keras.Model) -> list[tf.TensorSpec]:
     """One graph serves every number of windows and every length.
 
     XLA on a CPU takes a tenth to a third off a batch, but seconds to compile each shape: more than it saves before
-    some ten thousand windows of one shape have been scored, and an hourly run starts afresh.
+    some ten thousand windows of one shape have been scored, and every hourly run is a new process.
     """
     return [
         tf.TensorSpec((None, None, model.inputs[0].shape[-1]), tf.float32),

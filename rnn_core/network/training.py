@@ -66,13 +66,13 @@ def fit_stay_model(
     The loss is the mean of `losses.stay_loss` over usable scored rows, in which a row of a stay with n such rows counts
     1/sqrt(n): hours of one stay resemble each other, so neither rows nor stays are the independent unit. AdamW with
     warm-up and cosine decay (Loshchilov & Hutter, ICLR 2017 and 2019), gradients clipped by their global norm. Training
-    stops after `patience` epochs without a better validation loss and gives back the best weights.
+    stops after `patience` epochs without a better validation loss and returns the best weights.
 
-    The same seed gives the same weights on the same kind of CPU. With `checkpoint_dir` every finished epoch is kept in
-    one file there, and the same call on the same data goes on where it was cut off, to the same weights; a checkpoint
-    of other data or another config is not used. `warm_from` starts from the weights of a network of the same shape.
-    `progress` is called after each epoch. `devices`: those of `devices.choose_devices` by default; several give the
-    weights of one to rounding, but for dropout, whose masks each draws for itself.
+    The same seed gives the same weights on the same kind of CPU. With `checkpoint_dir` the last finished epoch is kept
+    in a file there; the same call on the same data resumes from it and ends with the same weights. A checkpoint of other
+    data or another config is ignored. `warm_from`: start from the weights of this network of the same shape. `progress`
+    is called after each epoch. `devices`: by default those of `devices.choose_devices`; several give the weights of one
+    up to rounding, except for dropout, whose masks each device draws itself.
 
     Changes the global seeds of Python, numpy and TensorFlow. Raises DataTooSmallError with fewer than `MIN_WINDOWS`
     windows to train on or none to validate, ContractError when labels, stays or `warm_from` do not fit the windows.
@@ -135,11 +135,11 @@ def _make_examples(windows: Windows, labels: Labels, stays: np.ndarray) -> _Exam
 
 
 def _marginal_masses(windows: Windows, labels: Labels, train: _Examples, seed: int) -> np.ndarray:
-    """The one forecast that fits all training rows best, float64 [bins, 2]: what the head says before it has learned.
+    """The one forecast that fits all training rows best, float64 [bins, 2]: the forecast of the head before training.
 
-    Expectation maximisation for censored and truncated data (Turnbull, J R Stat Soc B 38, 1976, 290-295): a row gives
-    its likelihood's share to each cell, and adds the ends that its delayed entry has hidden. Without it, a set of a
-    hundred stays would spend its few hundred steps on moving the biases.
+    Expectation maximisation for censored and truncated data (Turnbull, J R Stat Soc B 38, 1976, 290-295): a row adds its
+    share of the likelihood to each cell, and the ends that its delayed entry has hidden. Without this start, training on
+    a hundred stays would spend its few hundred steps on moving the biases.
     """
     rows, weight = _labelled_rows(windows, labels, train)
     if len(rows) > _MARGINAL_ROWS:
@@ -296,7 +296,7 @@ class _Run:
         self.history, self.best_epoch = state["history"], state["best_epoch"]
 
     def _variables(self) -> list[Any]:
-        # `variables` of a model holds the states of its dropout seeds beside its weights.
+        # `variables` of a model also holds the states of its dropout seeds.
         return [*self.model.variables, *self.optimizer.variables]
 
     def _lengths(self, examples: _Examples) -> np.ndarray:
@@ -366,7 +366,7 @@ def _fingerprint(
     valid: _Examples,
     first_weights: list[np.ndarray],
 ) -> str:
-    """Tells whether a checkpoint belongs to this training: same config, data, split and starting weights."""
+    """Identifies a training, so that only its own checkpoint is used: config, data, split and starting weights."""
     digest = hashlib.blake2b(json.dumps(config.to_json()).encode(), digest_size=16)
     arrays = [windows.channels, windows.static, windows.start, windows.stop, windows.score_from]
     arrays += [labels.weights, labels.entry, labels.death, labels.usable, train.window, valid.window, *first_weights]

@@ -42,16 +42,15 @@ def make_grid(
     A prediction is made at the clock hour t if intime < t <= as_of and the stay is still open then (t < outtime, or no
     outtime). Row h of a stay is the hour that ends in its prediction time t = base + h + 1, from h = 0 to the last such
     t; hours too early to be scored (`WindowConfig.first_hour`) are rows as well. A stay whose outcome is known without
-    an outtime is no longer open, but nobody knows since when: its rows end with the hour of its last observation.
+    an outtime has ended at an unknown time: its rows end with the hour of its last observation.
     `outtime` and `outcome` set the number of rows and nothing else.
 
-    An observation lies in row ceil((available_at - base) / 1 h) - 1, so what is available exactly on the hour t is
-    known to the prediction at t. What was available before the first row lies in the first, what comes after the last
-    row is left out. The newest value of a row wins, by (available_at, observed_at): a correction replaces from its hour
-    on.
+    An observation is in row ceil((available_at - base) / 1 h) - 1, so what is available exactly on the hour t is known
+    to the prediction at t. Observations from before the first row are in the first; later ones than the last row are
+    left out. The newest value of a row wins, by (available_at, observed_at): a correction applies from its hour on.
 
-    until: datetime64 [stays], a time after which no row of the stay is wanted, so that a stay without observations for
-        weeks takes no memory.
+    until: datetime64 [stays], the time after which a stay has no rows, so that a stay without observations for weeks
+        takes no memory.
 
     Raises ContractError on an open stay without `as_of` and on observations that break their contract.
     """

@@ -26,12 +26,12 @@ def make_labels(
 
     edges: lower edges of the horizon bins in hours after the prediction, from 0 on; bins are half-open [a, b), the last
         one is open-ended.
-    delayed_entry_hours: the sample holds only stays that lasted so long after intime; no likelihood is taken from
-        before. A stay that ended earlier contradicts that and is not usable.
+    delayed_entry_hours: the sample holds only stays that lasted this long after intime; no likelihood is taken from
+        earlier hours. A stay that ended earlier contradicts that and is not usable.
     as_of: when the stays were known. An end after it counts as not yet known; what is open then is censored there.
     exclude: bool [stays], stays whose labels are wrong; none of their rows is usable.
-    known_until: datetime64 [stays], until when each open stay is known to have gone on, and is censored; `as_of` by
-        default, and never later. Rows after it say nothing and are not usable.
+    known_until: datetime64 [stays], until when each open stay is known to have continued, and is censored; `as_of` by
+        default, and never later. Later rows carry no information and are not usable.
 
     Raises ContractError on edges that do not rise from 0, on an unknown outcome, and on an open stay without `as_of`.
     """
@@ -124,12 +124,12 @@ def _possible_ends(
 def _bin_weights(
     lower: np.ndarray, upper: np.ndarray, entry: np.ndarray, edges: tuple[float, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weight of each bin for an end in (lower, upper), and of what lies after `entry`, two float32 [rows, bins].
+    """Weight of each bin for an end in (lower, upper), and of the part after `entry`, two float32 [rows, bins].
 
     A bin weighs the fraction of its width that the interval covers after entry. An interval narrower than a bin would
     weigh the less the finer the clock is, so weights that add up to less than one bin are scaled up to one: it then
     weighs what an exact end does, by a factor that does not depend on the forecast. The open last bin is not resolved
-    in time: all of it lies after any entry, and what reaches into it by the width of the bin before it covers it whole.
+    in time: all of it is after any entry, and an interval that reaches into it by the width of the bin before covers it.
     """
     left, right = np.array(edges, dtype=np.float32), np.append(edges[1:], np.inf).astype(np.float32)
     width = np.diff(left, append=left[-1])

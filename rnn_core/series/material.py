@@ -1,4 +1,4 @@
-"""What a fit or a judgement works on: stays as known at one time, their windows, and the labels of the hours that are served."""
+"""The data of a fit or an evaluation: stays as known at one time, their windows, and labels of the hours that are served."""
 
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,7 @@ from rnn_core.series.labels import make_labels
 from rnn_core.series.scaling import Scaler
 from rnn_core.series.windows import make_windows
 
-# Metrics are taken every so many hours of a stay: neighbouring hours say nearly the same.
+# Metrics are taken every so many hours of a stay: neighbouring hours are nearly the same.
 JUDGE_EVERY_HOURS = 6
 
 
@@ -50,7 +50,7 @@ def make_material(known: Known, grid: Grid, scaler: Scaler, config: ModelConfig,
 
 
 def make_served_grid(known: Known, window: WindowConfig, sampling: Sampling) -> Grid:
-    """The grid up to the hour in which a forecast would be refused as stale, or in which the data end by design."""
+    """The grid up to the hour at which the model abstains because the data are stale, or at which they end by design."""
     until = known.last_heard + _hours(window.stale_hours)
     if np.isfinite(sampling.data_hours):
         until = np.minimum(until, known.intime + _hours(sampling.data_hours))
@@ -59,13 +59,13 @@ def make_served_grid(known: Known, window: WindowConfig, sampling: Sampling) -> 
 
 def known_until(known: Known, window: WindowConfig) -> np.ndarray:
     """Until when an open stay is known to have gone on, datetime64[us] [stays]: its last observation, or `as_of` where
-    that is fresh. Silence is no proof of presence: a feed that broke off would otherwise teach endless stays."""
+    that is fresh. Silence is no proof of presence: otherwise a feed that broke off would look like endless stays."""
     fresh = known.as_of - known.last_heard <= _hours(window.stale_hours)
     return np.where(fresh, np.datetime64(known.as_of, "us"), known.last_heard)
 
 
 def _where_served(labels: Labels, windows: Windows, window: WindowConfig) -> Labels:
-    """Hours in which a forecast is refused for want of data are neither learned from nor judged."""
+    """Hours without a forecast, because there is too little data, are neither learned from nor judged."""
     enough = windows.n_observations >= window.min_observations
     return replace(labels, usable=labels.usable & enough & (windows.hours_since_last <= window.stale_hours))
 

@@ -1,4 +1,4 @@
-"""What turns values into numbers of one size for the network: fitted on training stays, saved in the artifact."""
+"""Standardisation of the values that the network reads: fitted on training stays, saved in the artifact."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ STATIC_NAMES: tuple[str, ...] = (
     *(f"{column}_{level}" for column, levels in _CATEGORIES.items() for level in levels),
 )
 
-# Scaled values are cut here: beyond four deviations the network is told "extreme", not how extreme.
+# Scaled values are clipped here: beyond four deviations the network sees "extreme", not how extreme.
 CLIP = 4.0
 
 _LOG_SCALE = np.array([concept.log_scale for concept in CONCEPTS])
@@ -63,7 +63,7 @@ class Scaler(Saved):
 
 
 def static_features(stays: pd.DataFrame) -> np.ndarray:
-    """What is known of a stay at admission, float32 [stays, len(STATIC_NAMES)], not yet scaled.
+    """The features of a stay that are known at admission, float32 [stays, len(STATIC_NAMES)], not yet scaled.
 
     Numbers (NaN where missing or outside `STATIC_RANGES`), a 0/1 mask that says they are missing, and one 0/1 column
     per level of sex, admission type and unit type; an unknown level is all zeros.

@@ -1,4 +1,4 @@
-"""Which stays a model learns from, in which fold, and which judge it: disjoint in patients, the same in every run."""
+"""Which stays a model learns from, in which fold, and on which it is judged: no patient in both, the same in every run."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import pandas as pd
 from rnn_core.contracts.errors import ContractError
 from rnn_core.series.grid import stay_times
 
-# Share of the patients whose stays a model learns from; the others judge it.
+# Share of the patients whose stays a model learns from; it is judged on the others.
 LEARNED_SHARE = 0.85
 SALT = "icu-forecast"
 
@@ -18,8 +18,8 @@ SALT = "icu-forecast"
 def is_learned_from(patient_ids: Sequence[str] | pd.Series | np.ndarray, salt: str = SALT) -> np.ndarray:
     """Whether a model may learn from a stay, by a hash of its patient: bool [stays].
 
-    All stays of a patient share the answer, whatever other patients there are, and keep it for ever: a model that starts
-    from an older one never meets its own patients among those that judge it. Changing the share or `salt` breaks that.
+    All stays of a patient share the answer, it does not depend on other patients, and it never changes: a model that
+    starts from an older one is never judged on patients it learned from. Changing the share or `salt` breaks that.
     Raises ContractError on a missing patient id.
     """
     return _positions(patient_ids, salt) < LEARNED_SHARE
@@ -61,9 +61,9 @@ def split_stays(stays: pd.DataFrame, cutoff: np.datetime64, salt: str = SALT) ->
     """Split for a model that is fitted at `cutoff` and judged on patients it never saw.
 
     Stays that were open at the cut-off take part in the fit, censored there: without them it would see too many short
-    stays. Who had a stay before the cut-off keeps the part that `is_learned_from` gives; a patient who comes later is
-    judged whatever the hash says. As the cut-off moves on, a stay in learned stays there, so a warm start leaks nothing:
-    whoever was fitted on once has an older stay, and is thus never judged on.
+    stays. A patient with a stay before the cut-off is in the part that `is_learned_from` gives; a patient who comes later
+    is judged, whatever the hash. As the cut-off moves on, a stay that was learned from remains so and a warm start leaks
+    nothing: a patient of an earlier fit has an older stay, so no later model is judged on that patient.
     """
     begun = stay_times(stays, "intime") < np.datetime64(cutoff, "us")
     learned = begun & is_learned_from(stays["patient_id"], salt)

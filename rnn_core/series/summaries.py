@@ -1,4 +1,4 @@
-"""Summaries of a window up to an hour, one row of numbers: what models without a memory read."""
+"""Summaries of a window up to an hour as one row of numbers: the input of models without a memory, such as trees."""
 
 from collections.abc import Callable
 
@@ -9,12 +9,12 @@ from rnn_core.series.windows import TIME_CHANNELS
 
 
 def summary_features(windows: Windows, rows: np.ndarray) -> np.ndarray:
-    """What a window says by the end of each of its scored rows, float32 [rows, features].
+    """Summaries of a window up to the end of each of its scored rows, float32 [rows, features].
 
-    rows: int64 [rows], absolute rows at which a window makes a prediction; read is from the start of that window up to
-        the row, as the network does. Raises ContractError for other rows.
+    rows: int64 [rows], absolute rows at which a window makes a prediction; the summary covers the hours from the start
+        of that window to the row, as the network reads them. Raises ContractError for other rows.
 
-    Features: the last, mean, least and greatest carried value, the share of hours without an observation and the age of
+    Features: the last, mean, minimum and maximum carried value, the share of hours without an observation and the age of
     the last one, each per concept; the time channels of the row; the static features of the stay.
     """
     window = windows.window_of(rows)
@@ -44,7 +44,7 @@ def _range_mean(values: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.n
 def _range_extreme(
     extreme: Callable[..., np.ndarray], values: np.ndarray, first: np.ndarray, last: np.ndarray
 ) -> np.ndarray:
-    """Least or greatest of rows first to last (inclusive), [ranges, columns].
+    """Minimum or maximum of rows first to last (inclusive), [ranges, columns].
 
     Any range is covered by two overlapping runs of the largest power of two that fits, and the extremes of all runs of
     one length come from those of half the length.

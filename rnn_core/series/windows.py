@@ -21,7 +21,7 @@ TIME_CHANNELS: tuple[str, ...] = (
     "log_count",
 )
 
-# Ages and elapsed stays are told apart up to a week; beyond that they are all "long".
+# Ages and elapsed stays are distinguished up to a week, whatever the length of a chunk; beyond, they are all "long".
 LONG_HOURS = 168.0
 _LOG_LONG = np.log1p(np.float32(LONG_HOURS))
 
@@ -47,7 +47,7 @@ def make_windows(grid: Grid, stays: pd.DataFrame, scaler: Scaler, config: Window
     sine and cosine; log1p of the number of observations in the hour.
 
     Windows are cut as `WindowConfig` says. A stay without a row at or after `first_hour` has none.
-    Raises ContractError where stays and grid do not belong together or a concept is unknown.
+    Raises ContractError where stays and grid differ in length or a concept is unknown.
     """
     if len(stays) != grid.n_stays:
         raise ContractError(
@@ -69,7 +69,7 @@ def make_windows(grid: Grid, stays: pd.DataFrame, scaler: Scaler, config: Window
     clock_hour = (np.repeat(grid.base.astype(np.int64), grid.lengths) + row_end_hour) % 24
     _fill_time(channels[:, 3 * n :], prediction_hour, clock_hour, grid.count)
 
-    # The first row whose end lies at least first_hour after intime, in whole microseconds.
+    # The first row whose end is at least first_hour after intime, in whole microseconds.
     first_row = (round(config.first_hour * HOUR_US) + late_us - 1) // HOUR_US
     stay, start, stop, score_from = _cut(grid.lengths, np.maximum(first_row, 0), config.chunk_hours)
     return Windows(
@@ -104,8 +104,8 @@ def _fill_concepts(
 ) -> None:
     """Value, observed and age channels of one block of whole stays.
 
-    The observed cells are numbered 1, 2, ... row by row; a running maximum down each column then says which cell is the
-    newest so far, and every channel is looked up in a short table by that number. 0 stands for none.
+    The observed cells are numbered 1, 2, ... row by row; a running maximum down each column then gives the cell that is the
+    newest so far, and every channel is looked up in a short table by that number. 0 means none.
     """
     n = len(columns)
     last = _columns(grid.last[rows], columns)
@@ -144,7 +144,7 @@ def _look_up(table: np.ndarray, number: np.ndarray, none: float) -> np.ndarray:
 
 
 def _squashed(hours: np.ndarray) -> np.ndarray:
-    """Hours to [0, 1] on a log scale; 168 and more are 1, what is dated after the end of the row is as good as new."""
+    """Hours to [0, 1] on a log scale; 168 and more are 1, a value dated after the end of the row has age 0."""
     return np.log1p(np.clip(hours, 0, np.float32(LONG_HOURS))) / _LOG_LONG
 
 
@@ -196,7 +196,11 @@ def last_predictions(windows: Windows) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bucket_lengths(lengths: np.ndarray, buckets: tuple[int, ...] = BUCKETS) -> np.ndarray:
-    """The smallest bucket that holds each length, int64; beyond the largest, whole multiples of it."""
+    """The smallest bucket that holds each length (hours), int64 [n]; beyond the largest, whole multiples of it.
+
+    >>> bucket_lengths([5, 48, 400])
+    array([ 24,  48, 672])
+    """
     lengths = np.asarray(lengths, dtype=np.int64)
     steps = np.array(buckets, dtype=np.int64)
     held = np.minimum(np.searchsorted(steps, lengths), len(steps) - 1)
@@ -204,7 +208,7 @@ def bucket_lengths(lengths: np.ndarray, buckets: tuple[int, ...] = BUCKETS) -> n
 
 
 def batch_rows(windows: Windows, window: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where a padded batch of windows lies: rows int64, valid bool, scored bool, all [b, length].
+    """The rows of a padded batch of windows: rows int64, valid bool, scored bool, all [b, length].
 
     rows: absolute rows of `channels`, and of `Labels`; padding repeats the last row of its window.
     valid: not padding. scored: valid, and a prediction is made there.
@@ -214,7 +218,7 @@ def batch_rows(windows: Windows, window: np.ndarray, length: int) -> tuple[np.nd
     longest = int((stop - start).max(initial=0))
     if longest > length:
         raise ContractError(
-            f"A batch of length {length} was asked for windows of up to {longest} hours; use bucket_lengths."
+            f"A batch of length {length} cannot hold windows of up to {longest} hours; take the length from bucket_lengths."
         )
     rows = start[:, None] + np.arange(length)
     valid = rows < stop[:, None]
@@ -225,7 +229,8 @@ def batch_rows(windows: Windows, window: np.ndarray, length: int) -> tuple[np.nd
 def gather_batch(windows: Windows, window: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Windows `window` (int [b]) padded at the end with zeros to `length` hours, for the network.
 
-    Returns x float32 [b, length, channels], static float32 [b, static features], valid bool [b, length].
+    Returns x float32 [b, length, channels], static float32 [b, static features], valid bool [b, length]. Raises
+    ContractError where a window is longer than `length`.
     """
     rows, valid, _ = batch_rows(windows, window, length)
     x = windows.channels[rows]

@@ -61,7 +61,7 @@ def test_every_metric_of_forecaster_and_population_rests_on_all_forecasts_of_its
             assert np.isnan(found.low) or found.low <= found.value <= found.high
 
 
-def test_the_population_says_the_same_of_all_patients_of_an_hour(judged):
+def test_the_population_forecast_is_the_same_for_all_patients_of_an_hour(judged):
     """Its risk of death is close to the share that died, so it ranks nobody and its Brier score is the variance."""
     groups, _, _, stays = judged
     share = (stays["outcome"] == "died").mean()

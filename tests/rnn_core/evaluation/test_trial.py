@@ -25,7 +25,7 @@ def test_good_forecasts_published_every_hour_are_a_go():
     assert decision.verdict == "go" and all(met for _, _, met in decision.criteria)
 
 
-def test_risks_that_are_too_high_are_told_and_mended_by_recalibration():
+def test_risks_that_are_too_high_are_found_and_corrected_by_recalibration():
     risks = judge_risks(pairs(shift=1.0))
     assert risks.before["observed_expected"].value < 0.7
     assert risks.after["observed_expected"].value == pytest.approx(1, abs=0.05)
@@ -34,7 +34,7 @@ def test_risks_that_are_too_high_are_told_and_mended_by_recalibration():
 
 
 @pytest.mark.parametrize(("worse", "published"), [({"noise": 6.0}, 0.99), ({}, 0.9)])
-def test_forecasts_that_tell_little_or_come_too_seldom_are_no_go(worse, published):
+def test_forecasts_that_discriminate_poorly_or_come_too_seldom_are_no_go(worse, published):
     decision = decide(judge_risks(pairs(**worse)), published)
     assert decision.verdict == "no-go"
     assert sum(not met for _, _, met in decision.criteria) >= 1

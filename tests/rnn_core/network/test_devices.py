@@ -89,12 +89,12 @@ def test_two_devices_give_the_weights_and_losses_of_one_even_when_cut_off_and_re
 @pytest.mark.parametrize(
     ("capabilities", "bfloat16", "words"),
     [
-        ([(8, 0)], True, "1 GPU (A), with the whole batch; mixed precision where it is asked for"),
-        ([(7, 5)], False, "1 GPU (A), with the whole batch; float32, for want of fast bfloat16"),
+        ([(8, 0)], True, "1 GPU (A), with the whole batch; mixed precision if requested"),
+        ([(7, 5)], False, "1 GPU (A), with the whole batch; float32, because bfloat16 would be slower"),
         (
             [(9, 0), (7, 5)],
             False,
-            "2 GPUs (A, B), each with a share of every batch; float32, for want of fast bfloat16",
+            "2 GPUs (A, B), each with a share of every batch; float32, because bfloat16 would be slower",
         ),
     ],
 )
