@@ -40,7 +40,7 @@ class Truth:
     """What became of the judged stays; read only once all forecasts are made.
 
     death: 1 died, 0 left alive, NaN not known, [stays]. los_hours: whole length of stay, NaN not known, [stays].
-    hour: elapsed hours at the forecast. precision_hours: width of the interval in which an end lies, [stays].
+    hour: elapsed hours at the forecast. precision_hours: width of the interval around an end, [stays].
     stays: descriptors by which subgroups are formed, one row per stay.
     """
 

@@ -182,8 +182,8 @@ def fit_time_calibration(
     entry = np.ones(shape, np.float32) if entry is None else np.asarray(entry)
     if weights.shape != shape or entry.shape != shape:
         raise ContractError(f"Masses, weights and entry have one shape; found {shape}, {weights.shape}, {entry.shape}.")
-    told = (weights.max(axis=(1, 2), initial=0.0) > 0) & (entry.max(axis=(1, 2), initial=0.0) > 0)
-    rows = np.flatnonzero(told)
+    informative = (weights.max(axis=(1, 2), initial=0.0) > 0) & (entry.max(axis=(1, 2), initial=0.0) > 0)
+    rows = np.flatnonzero(informative)
     if len(rows) > MAX_TIME_ROWS:
         rows = np.sort(np.random.default_rng(0).choice(rows, MAX_TIME_ROWS, replace=False))
     share = _shares(groups, np.isin(np.arange(len(forecast)), rows))

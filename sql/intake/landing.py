@@ -203,12 +203,12 @@ def _without_unmapped(
 
 
 def _reporting(batches: Iterator[pa.RecordBatch], relation: str, progress: Progress) -> Iterator[pa.RecordBatch]:
-    done, told = 0, 0
+    done, reported = 0, 0
     for rows in batches:
         yield rows
         done += rows.num_rows
-        if done - told >= 500_000:
-            told = done
+        if done - reported >= 500_000:
+            reported = done
             progress(f"{done:,} {relation} rows landed")
 
 

@@ -166,15 +166,15 @@ def read_outcome_pairs(engine: Engine, source: str, as_of: datetime) -> pd.DataF
         is_open = stays["outtime"].isna() & stays["outcome"].isna()
         bound["stay_ids"] = stays.loc[is_open, "stay_id"].tolist()
         heard = pd.read_sql_query(text(_LAST_HEARD), connection, params=bound).set_index("stay_id")["heard_at"]
-    heard_at, told_until = _utc(stays["stay_id"].map(heard)), _utc(pd.Series([until]))[0]
+    heard_at, known_until = _utc(stays["stay_id"].map(heard)), _utc(pd.Series([until]))[0]
     # As for the labels of a fit: a stay without new data is followed up to its last observation.
-    followed_until = heard_at.where(~(heard_at + _SILENCE >= told_until), told_until)
+    followed_until = heard_at.where(~(heard_at + _SILENCE >= known_until), known_until)
     stays = stays.assign(
         died=stays["outcome"].eq("died").astype("boolean").where(stays["outcome"].notna()),
         is_open=is_open,
         followed_until=followed_until,
     )
-    told = [
+    columns = [
         "stay_id",
         "patient_id",
         "unit",
@@ -187,7 +187,7 @@ def read_outcome_pairs(engine: Engine, source: str, as_of: datetime) -> pd.DataF
         "is_open",
         "followed_until",
     ]
-    pairs = scored.merge(stays[told], on="stay_id")
+    pairs = scored.merge(stays[columns], on="stay_id")
     at = _utc(pairs["prediction_time"])
     pairs["month"] = at.dt.strftime("%Y-%m")
     for column, span in {

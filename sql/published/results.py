@@ -300,8 +300,8 @@ def _replace_slot(connection: Connection, part: _Part, run_id: int, kind: str) -
     _open_run(connection, run_id, slot, kind)
     connection.execute(delete(table).where(slot.rows(table)))
     copy_arrow(connection, table.fullname, rows)
-    stands = select(func.count()).select_from(table).where(slot.rows(table), table.c.run_id == run_id)
-    if (found := connection.execute(stands).scalar_one()) != rows.num_rows:
+    stored = select(func.count()).select_from(table).where(slot.rows(table), table.c.run_id == run_id)
+    if (found := connection.execute(stored).scalar_one()) != rows.num_rows:
         raise ForecastError(
             f"Run {run_id} wrote {rows.num_rows} rows to {table.fullname}, but {found} are there; nothing was "
             "published. Look for a trigger or a rule on the table."

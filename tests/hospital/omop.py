@@ -1,4 +1,4 @@
-"""The hospital in the tables of the OMOP Common Data Model 5.4: units as concepts, births told in three ways."""
+"""The hospital in the tables of the OMOP Common Data Model 5.4: units as concepts, births recorded in three ways."""
 
 import pyarrow as pa
 from sqlalchemy import Engine

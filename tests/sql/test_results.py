@@ -135,9 +135,9 @@ def drivers(engine):
 
 
 def test_drivers_are_published_with_their_run_and_replaced_with_their_slot(engine):
-    told = [("s2", 1, "lactate", 0.8), ("s2", 2, "sodium", -0.1), ("s1", 1, "lactate", 0.2)]
-    publish(engine, start(engine), b.forecasts({"s1": 0.3, "s2": 0.4}), drivers=drivers_frame(*told))
-    assert drivers(engine) == told
+    reported = [("s2", 1, "lactate", 0.8), ("s2", 2, "sodium", -0.1), ("s1", 1, "lactate", 0.2)]
+    publish(engine, start(engine), b.forecasts({"s1": 0.3, "s2": 0.4}), drivers=drivers_frame(*reported))
+    assert drivers(engine) == reported
     publish(engine, start(engine), b.forecasts({"s1": 0.3, "s2": 0.4}), drivers=drivers_frame(("s1", 1, "bun", -0.3)))
     assert drivers(engine) == [("s1", 1, "bun", -0.3)]
     publish(engine, start(engine), b.forecasts({"s1": 0.3}))

@@ -94,8 +94,8 @@ def test_a_death_before_the_charted_end_is_known_when_it_happened(clif_versions,
 
 def test_no_version_tells_a_time_that_had_not_come(clif_versions):
     for column in ("intime", "outtime", "hospital_outtime", "died_at"):
-        told = clif_versions[column].notna()
-        assert (clif_versions.loc[told, column] <= clif_versions.loc[told, "available_at"]).all(), column
+        reported = clif_versions[column].notna()
+        assert (clif_versions.loc[reported, column] <= clif_versions.loc[reported, "available_at"]).all(), column
     admission = clif_versions["available_at"] == clif_versions["intime"]
     assert admission.sum() == 155
     assert clif_versions.loc[admission, ["outtime", "outcome", "died_at"]].isna().all(axis=None)

@@ -116,11 +116,11 @@ CASES = {
         [ending(600, "", 1200, "")],
         [("365", 0, 0, None, None, None), ("365", 600, 0, 600, None, None), ("365", 1200, 0, 600, None, None)],
     ),
-    "an end at the begin is told after the admission": (
+    "an end at the begin is returned after the admission": (
         [ending(0, "Alive", 1200, "Alive")],
         [("365", 0, 0, None, None, None), ("365", 1, 0, 0, "alive", None), ("365", 1200, 0, 0, "alive", None)],
     ),
-    "an end before the begin is told after the admission": (
+    "an end before the begin is returned after the admission": (
         [ending(-30, "Alive", -10, "Alive")],
         [("365", 0, 0, None, None, None), ("365", 1, 0, -30, "alive", None)],
     ),
@@ -216,7 +216,7 @@ def test_a_stay_lies_where_it_lay_before_the_next_one_was_known(eicu):
     pd.testing.assert_frame_equal(alone, both[both["stay_id"] == "10"].reset_index(drop=True))
 
 
-def test_what_is_told_of_patient_and_unit(eicu):
+def test_what_is_returned_of_patient_and_unit(eicu):
     versions = versions_of(
         eicu,
         patient(365 * 1, age="> 89", gender="Male", admissionheight=170.0, admissionweight=80.5),
@@ -227,18 +227,18 @@ def test_what_is_told_of_patient_and_unit(eicu):
     ).set_index("stay_id")
     assert set(versions.columns) | {"stay_id"} == {*STAY_COLUMNS, "available_at"} - {"source"}
 
-    def told(column):
+    def reported(column):
         return [
             None if pd.isna(value) else value for value in versions[column].loc[[str(365 * n) for n in range(1, 6)]]
         ]
 
-    assert told("age_years") == [90, None, 0, 60, 60]
-    assert told("sex") == ["male", None, None, "female", "female"]
-    assert told("unit_type") == ["medical", "mixed", "cardiac", "cardiac_surgery", None]
-    assert told("unit")[1] == "Med-Surg ICU ward 83 of hospital 73"
-    assert told("admission_type") == [None, None, "emergency", None, None]
-    assert (told("height_cm")[0], told("weight_kg")[0]) == (170, 80.5)
-    assert set(told("patient_id")) == {"002-1"} and set(told("ends_at")) == {"unit"}
+    assert reported("age_years") == [90, None, 0, 60, 60]
+    assert reported("sex") == ["male", None, None, "female", "female"]
+    assert reported("unit_type") == ["medical", "mixed", "cardiac", "cardiac_surgery", None]
+    assert reported("unit")[1] == "Med-Surg ICU ward 83 of hospital 73"
+    assert reported("admission_type") == [None, None, "emergency", None, None]
+    assert (reported("height_cm")[0], reported("weight_kg")[0]) == (170, 80.5)
+    assert set(reported("patient_id")) == {"002-1"} and set(reported("ends_at")) == {"unit"}
 
 
 def test_every_unit_type_of_the_release_has_a_word_of_the_contract(eicu):
@@ -708,8 +708,8 @@ def test_no_version_tells_a_time_that_had_not_come(world):
         if row["unitstaytype"] != "stepdown/other"
     }
     for column in ("intime", "outtime", "hospital_outtime", "died_at"):
-        told = versions[column].notna()
-        assert (versions.loc[told, column] <= versions.loc[told, "available_at"]).all(), column
+        reported = versions[column].notna()
+        assert (versions.loc[reported, column] <= versions.loc[reported, "available_at"]).all(), column
     admission = versions["available_at"] == versions["intime"]
     assert admission.sum() == versions["stay_id"].nunique() > 15
     of_the_end = ["outtime", "outcome", "died_at", "hospital_outtime"]

@@ -69,8 +69,8 @@ def test_a_version_has_the_columns_and_words_of_the_contract(versions, stays):
 
 def test_no_version_tells_a_time_that_had_not_come(versions):
     for column in ("intime", "outtime", "hospital_intime", "hospital_outtime", "died_at"):
-        told = versions[column].notna()
-        assert (versions.loc[told, column] <= versions.loc[told, "available_at"]).all(), column
+        reported = versions[column].notna()
+        assert (versions.loc[reported, column] <= versions.loc[reported, "available_at"]).all(), column
     admission = versions["available_at"] == versions["intime"]
     assert admission.sum() == 136
     assert versions.loc[admission, ["outtime", "outcome", "died_at"]].isna().all(axis=None)

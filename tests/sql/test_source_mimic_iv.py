@@ -679,8 +679,8 @@ def test_no_version_tells_a_time_that_had_not_come(engine):
     fill(engine, **rows)
     found = read(engine, adapter_of(engine), "stays")
     for column in ("intime", "outtime", "hospital_outtime", "died_at"):
-        told = found[column].notna()
-        assert told.sum() > 5 and (found.loc[told, column] <= found.loc[told, "available_at"]).all(), column
+        reported = found[column].notna()
+        assert reported.sum() > 5 and (found.loc[reported, column] <= found.loc[reported, "available_at"]).all(), column
     negative = {row["stay_id"] for row in rows["stays"] if row["outtime"] and row["outtime"] <= row["intime"]}
     sound = found[~found["stay_id"].astype(int).isin(negative)]
     admissions = sound[sound["available_at"] == sound["intime"]]

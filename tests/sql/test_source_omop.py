@@ -73,7 +73,7 @@ def person(number, **values):
 
 
 def death(number, died):
-    """died: the hour, or a date where no more than that is told."""
+    """died: the hour, or a date if nothing more is recorded."""
     if isinstance(died, date):
         return {"person_id": number, "death_date": died}
     return {"person_id": number, "death_date": day_of(died), "death_datetime": at(died)}
@@ -195,7 +195,7 @@ HAND_MADE = {
         None,
         [(1, 1, 1, None, None, None), (1, 5, 1, 5, "alive", None), (1, 6.1, 1, 5, "alive", 6.1)],
     ),
-    "a death long after the unit is told and changes no outcome": (
+    "a death long after the unit is recorded and changes no outcome": (
         [(A, 1, 5)],
         2000.5,
         100,
@@ -248,7 +248,7 @@ HAND_MADE = {
             (1, 24, 1, 10, "alive", 24),
         ],
     ),
-    "a visit that is closed after the day of death tells nothing of it": (
+    "a visit that is closed after the day of death says nothing of it": (
         [(A, 1, 14)],
         date(2021, 1, 1),
         33,
@@ -350,8 +350,10 @@ def test_selects_the_columns_of_a_stay_version(versions):
 
 def test_no_version_tells_a_time_that_had_not_come(versions):
     for column in ("intime", "outtime", "hospital_outtime", "died_at"):
-        told = versions[column].notna()
-        assert told.any() and (versions.loc[told, column] <= versions.loc[told, "available_at"]).all(), column
+        reported = versions[column].notna()
+        assert reported.any() and (versions.loc[reported, column] <= versions.loc[reported, "available_at"]).all(), (
+            column
+        )
     admission = versions["available_at"] == versions["intime"]
     assert admission.sum() == versions["stay_id"].nunique()
     assert versions.loc[admission, ["outtime", "outcome", "died_at"]].isna().all(axis=None)
@@ -359,9 +361,9 @@ def test_no_version_tells_a_time_that_had_not_come(versions):
 
 def test_the_end_of_the_visit_is_told_when_it_comes(versions):
     own = versions[versions["patient_id"] == str(PERSONS["the end of the visit is another"])]
-    told = own.sort_values("available_at")
-    assert hours_of(told["hospital_outtime"]) == [None, None, 20]
-    assert hours_of(told["hospital_intime"]) == [0, 0, 0]
+    reported = own.sort_values("available_at")
+    assert hours_of(reported["hospital_outtime"]) == [None, None, 20]
+    assert hours_of(reported["hospital_intime"]) == [0, 0, 0]
 
 
 def cut_off(rows, moment):
@@ -373,9 +375,9 @@ def cut_off(rows, moment):
         return row | {end: None} if known and known > moment else row
 
     def died_at(row):
-        told = row.get("death_datetime")
+        reported = row.get("death_datetime")
         midnight = datetime.combine(row["death_date"], datetime.min.time())
-        return told if told and told != midnight else midnight + timedelta(days=1)
+        return reported if reported and reported != midnight else midnight + timedelta(days=1)
 
     def known_at(row):
         taken = row["measurement_datetime"]
@@ -480,7 +482,7 @@ def test_the_kind_of_a_unit_is_read_from_the_words_of_its_name(engine):
     assert stays.loc["1", "unit"] == "Medical Intensive Care Unit (MICU)" and pd.isna(stays.loc["99", "unit"])
 
 
-# Births told in several ways, and the age on 1 January 2021.
+# Births recorded in several ways, and the age on 1 January 2021.
 BIRTHS = [
     ({"year_of_birth": 1961, "month_of_birth": 1, "day_of_birth": 1}, 60),
     ({"year_of_birth": 1961, "month_of_birth": 1, "day_of_birth": 2}, 59),

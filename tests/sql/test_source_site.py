@@ -54,17 +54,17 @@ def hours(times: pd.Series) -> list[float | None]:
 
 def test_an_end_is_known_when_its_row_was_changed_and_never_before_it_happened(ward):
     versions = read(ward, "site", "stays").sort_values(["stay_id", "available_at"])
-    told = list(zip(versions["stay_id"], hours(versions["available_at"]), hours(versions["outtime"]), strict=True))
-    assert told == [("1", 0, None), ("1", 52, 50), ("2", 5, None), ("2", 30, 30), ("3", 9, None)]
+    reported = list(zip(versions["stay_id"], hours(versions["available_at"]), hours(versions["outtime"]), strict=True))
+    assert reported == [("1", 0, None), ("1", 52, 50), ("2", 5, None), ("2", 30, 30), ("3", 9, None)]
     assert newest(versions)["outcome"].dropna().to_dict() == {"1": "alive", "2": "died"}
 
 
 def test_a_value_is_known_when_it_was_stored_and_never_before_it_was_true(ward):
     rows = read(ward, "site", "observations").sort_values(["stay_id", "available_at"])
-    told = list(
+    reported = list(
         zip(rows["variable"], hours(rows["observed_at"]), hours(rows["available_at"]), rows["value"], strict=True)
     )
-    assert told == [
+    assert reported == [
         ("HR", 1, 1.2, "80"),
         ("HR", 3, 3, "82"),
         ("NA", 4, 9, "140"),

@@ -296,7 +296,7 @@ def test_one_stay_may_have_several_faults(engine):
 
 
 def test_a_fault_is_there_from_when_it_was_known(engine):
-    """The death is told two days after the stay ended, the overlap once the first stay has ended."""
+    """The death becomes known two days after the stay ended, the overlap once the first stay has ended."""
     b.add_stay(engine, "dead", intime=NOW - hours(90), outtime=NOW - hours(50), available_at=NOW - hours(50))
     b.add_stay(
         engine,
@@ -446,7 +446,7 @@ def test_a_stay_reopened_by_a_late_correction_is_shown_again(engine, champion):
 
 
 def test_an_end_that_is_only_planned_keeps_the_patient_in_the_list(engine, champion):
-    """Later than anything the source has told: until a batch comes from after it."""
+    """After the watermark: until a batch from after it arrives."""
     b.add_stay(engine, "s1", outtime=NOW + hours(6))
     b.add_forecasts(engine, {"s1": 0.1}, model_id=champion)
     assert (risks(engine), census(engine)["MICU"]["n_patients"]) == ({"s1": 0.1}, 1)
@@ -785,8 +785,8 @@ def add_observation(engine, stay_id, available_at):
 def pairs(engine, as_of):
     """What was known at `as_of` of each forecast: died, remaining_hours, followed_hours, null as None."""
     found = canonical.read_outcome_pairs(engine, b.SOURCE, as_of)
-    told = found[["died", "remaining_hours", "followed_hours"]].astype(object)
-    values = told.where(told.notna(), None).itertuples(index=False, name=None)
+    reported = found[["died", "remaining_hours", "followed_hours"]].astype(object)
+    values = reported.where(reported.notna(), None).itertuples(index=False, name=None)
     return dict(zip(found["stay_id"], values, strict=True))
 
 
@@ -928,8 +928,8 @@ def test_the_alert_burden_counts_a_band_with_those_above_it(engine, champion):
     for name, outcome in (("ill", "died"), ("well", "alive"), ("fine", "alive")):
         b.add_stay(engine, name, intime=NOW - hours(60), outtime=NOW - hours(1), outcome=outcome)
     bands = {NOW - hours(40): ("very high", "high", "low"), NOW - hours(12): ("medium", "low", "low")}
-    for at, told in bands.items():
-        frame = b.forecasts({"ill": 0.5, "well": 0.2, "fine": 0.01}).assign(risk_band=list(told))
+    for at, reported in bands.items():
+        frame = b.forecasts({"ill": 0.5, "well": 0.2, "fine": 0.01}).assign(risk_band=list(reported))
         run_id = results.start_run(engine, b.SOURCE, "forecast", at, model_id=champion)
         slot = {"model_id": champion, "source": b.SOURCE, "prediction_time": at}
         results.publish(engine, results.Publication(run_id=run_id, stays=frame, **slot))

@@ -1,6 +1,6 @@
 -- Observations of ICU stays from CLIF 2.1 and 3.0, which spells its words in lower case. Grain: one row per charted value, as charted.
 -- A row belongs to the ICU row of adt in which it was observed, or to the next one where that begins within 24 hours;
--- to that stay it is known from the time it was charted or, where that lies before, from the beginning of the ICU row.
+-- to that stay it is known from the time it was charted, but not before the ICU row began.
 -- So every table is entered through its time column, at most 24 hours before the slice.
 with charted as (
     select
@@ -18,7 +18,7 @@ with charted as (
     where recorded_dttm > cast(:since as timestamptz) - interval '24 hours' and recorded_dttm <= :until
 
     union all
-    -- The number stands where the text is masked ('___') or censored ('<0.2'); text without one is quarantined.
+    -- The number is present where the text is masked ('___') or censored ('<0.2'); text without one is quarantined.
     select
         hospitalization_id, lab_category, lower(nullif(btrim(reference_unit, E' \t'), '')),
         lab_collect_dttm, greatest(lab_result_dttm, lab_collect_dttm),

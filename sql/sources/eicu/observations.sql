@@ -1,6 +1,6 @@
 -- Observations of ICU stays of the eICU Collaborative Research Database 2.0. Grain: one row per charted, measured or
 -- infused value. A value belongs to the stay whose id its row carries, from 24 hours before the begin to the end.
--- eICU keeps minutes from the unit admission and no dates; README.md tells how stays are laid out on a calendar.
+-- eICU keeps minutes from the unit admission and no dates; README.md explains how stays are placed on a calendar.
 -- Below, `observed` and `known` are such minutes. Tables are entered through the stays that lie around the slice.
 with first_unit_stay as (
     select distinct on (patienthealthsystemstayid)
@@ -79,7 +79,7 @@ entered as (
     from nurse_charted_once n
     -- One temperature is often charted in both units.
     where not (name = 'Temperature (F)' and in_celsius > 0)
-        -- A vital sign that a monitor sent for the very minute, and that was known then, stands there already.
+        -- A vital sign that a monitor sent for the same minute, and that was known then, is already included.
         and not (known = greatest(observed, 0) and exists (
             select from {schema}.vitalperiodic v
             where v.patientunitstayid = n.patientunitstayid and v.observationoffset = n.observed

@@ -1,7 +1,7 @@
 -- ICU stays of the eICU Collaborative Research Database 2.0. Grain: one row per version of a stay (patientunitstayid);
 -- a version holds what was known by its available_at: the admission, a death in the unit, the end, and the end of the
 -- hospital stay.
--- eICU keeps minutes from the unit admission and no dates; README.md tells how stays are laid out on a calendar.
+-- eICU keeps minutes from the unit admission and no dates; README.md explains how stays are placed on a calendar.
 with first_unit_stay as (
     select distinct on (patienthealthsystemstayid)
         patienthealthsystemstayid, hospitaladmitoffset,
@@ -35,7 +35,7 @@ judged as (
     select
         *,
         case when hospitaldischargestatus = 'Expired' then hospitaldischargeoffset end as death_offset,
-        -- No table tells the time of a death: it is taken from the discharge of the hospital or of the unit, whichever
+        -- No table holds the time of a death: it is taken from the discharge of the hospital or of the unit, whichever
         -- came first. A death up to an hour after the end of the stay is the unit's, unless another unit has begun.
         least(
             case

@@ -1,5 +1,5 @@
 -- Observations of ICU stays from MIMIC-III 1.4. Grain: one row per charted, measured or infused value, as charted.
--- {items} stands for the numbers that the variables of concept_map.csv begin with: the other items are not read.
+-- {items} is replaced by the item numbers of concept_map.csv: other items are not read.
 -- A value belongs to the stay in which it was observed, or to the next one where that begins within 24 hours, and is
 -- known to that stay from its beginning at the earliest.
 -- Written in the part of SQL that PostgreSQL, DuckDB and SQLite share.
@@ -70,7 +70,7 @@ charted as (
     group by subject_id, charttime, known_at
 
     union all
-    -- The table tells no time of the result. Later records of the same laboratory took up to 3 hours in 95 of 100
+    -- The table has no result time. Later records of the same laboratory took up to 3 hours in 95 of 100
     -- cases, and minutes for blood gases, which are taken to need an hour.
     select
         l.subject_id,

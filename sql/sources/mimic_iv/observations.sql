@@ -1,5 +1,5 @@
 -- Observations of ICU stays from MIMIC-IV 2.2 and 3.1. Grain: one row per charted, measured or infused value.
--- {items} stands for the numbers that the variables of concept_map.csv begin with: the other items are not read.
+-- {items} is replaced by the item numbers of concept_map.csv: other items are not read.
 -- A value belongs to the stay in which it was observed, or to the next one where that begins within 24 hours, and is
 -- known to that stay from its beginning at the earliest.
 -- Written in the part of SQL that PostgreSQL, DuckDB and SQLite share. Adding nothing to a time brings the texts that

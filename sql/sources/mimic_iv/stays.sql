@@ -30,7 +30,7 @@ stay as (
         from charted
     ) as c
 ),
--- An end that is not after the begin contradicts it: no version of its own, the admission tells it, and the checks of
+-- An end that is not after the start contradicts it: it has no version of its own, the admission carries it, and the checks of
 -- the ingest quarantine that.
 event as (
     select stay_id, intime as available_at from stay
@@ -92,7 +92,7 @@ select
     case when s.admittime <= v.available_at then s.admittime end as hospital_intime,
     case when s.dischtime <= v.available_at then s.dischtime end as hospital_outtime,
     case when s.deathtime <= v.available_at then s.deathtime end as died_at,
-    -- Whoever is over 89 is told to be 91.
+    -- Ages above 89 are given as 91.
     case when s.age > 89 then 91 else s.age end as age_years,
     case s.gender when 'F' then 'female' when 'M' then 'male' end as sex,
     null as height_cm,

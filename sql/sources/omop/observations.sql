@@ -1,12 +1,12 @@
 -- Observations of ICU stays from the OMOP Common Data Model 5.4. Grain: one row per measured value, as measured; a
--- value that is stored twice comes once. {items} stands for the concepts of concept_map.csv: others are not read.
+-- value stored twice is returned once. {items} is replaced by the concepts of concept_map.csv: others are not read.
 -- A value belongs to the ICU row of visit_detail in which it was observed, or to the patient's next one where that
 -- begins within 24 hours, and is known to that stay from its row's begin at the earliest.
 with measured as (
     select
         person_id,
         cast(measurement_concept_id as text) as variable,
-        -- Zero stands for a unit that was given and not mapped; the text tells which.
+        -- Zero means a unit that was given but not mapped; the text names it.
         coalesce(cast(nullif(unit_concept_id, 0) as text), nullif(btrim(unit_source_value), '')) as unit,
         -- A date alone: the value was taken about noon, and before the day was over.
         coalesce(measurement_datetime, measurement_date + interval '12 hours') as observed_at,

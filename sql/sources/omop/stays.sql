@@ -71,11 +71,11 @@ death as (
             case when death_datetime <> death_date then death_datetime else death_date + interval '1 day' end as died_at
         from {schema}.death
         where person_id in (select person_id from icu_row)
-    ) as told
+    ) as recorded
     order by person_id, died_at
 ),
 -- The stay that a death belongs to is the last one begun by then, unless it ended more than 1 hour before. Where only
--- the day is told, it must have ended on that day, and the hospital visit must not have gone on after it.
+-- the day is recorded, it must have ended on that day, and the hospital visit must not have continued after it.
 death_in_unit as (
     select stay_id, died_at
     from (
@@ -134,8 +134,8 @@ select
     cast(0 as double precision) as end_precision_hours,
     h.visit_start_datetime as hospital_intime,
     case when h.visit_end_datetime <= v.available_at then h.visit_end_datetime end as hospital_outtime,
-    case when told.died_at <= v.available_at then told.died_at end as died_at,
-    -- Of a birth without month or day the middle of what is told counts.
+    case when recorded.died_at <= v.available_at then recorded.died_at end as died_at,
+    -- For a birth without month or day the middle of the recorded period counts.
     cast(
         extract(year from v.intime) - b.year
         - case when (extract(month from v.intime), extract(day from v.intime)) < (b.month, b.day) then 1 else 0 end
@@ -157,5 +157,5 @@ cross join lateral (
 ) as b
 left join hospital h on h.visit_occurrence_id = v.visit_occurrence_id
 left join death_in_unit d on d.stay_id = v.stay_id
-left join death told on told.person_id = v.person_id
+left join death recorded on recorded.person_id = v.person_id
 left join {schema}.care_site c on c.care_site_id = v.care_site_id

@@ -1,5 +1,5 @@
 -- Stays of the PhysioNet/CinC Challenge 2012. Grain: one row per version of a stay: its begin, and its end once known.
--- What the whole days of the outcomes mean, and what becomes of those that are missing, is told in README.md.
+-- README.md explains the whole days of the outcomes and the handling of missing ones.
 with outcome as (
     select
         record_id, set_name,

@@ -3,12 +3,12 @@
 with value as (
     select
         v.stay_no,
-        -- Your own code; concept_map.csv says which concept it is. Never tell two units apart by the size of a value.
+        -- Your own code; concept_map.csv says which concept it is. Never distinguish two units by the size of a value.
         v.code as variable,
         v.unit,
         -- When it was true: for a laboratory value, when the blood was drawn.
         v.observed_ts as observed_at,
-        -- When it was known: stored, or released by the laboratory. Where nothing tells that, observed_ts plus a delay
+        -- When it was known: stored, or released by the laboratory. If that is not recorded, observed_ts plus a delay
         -- that covers most of them, such as `v.observed_ts + interval '3 hours'`. Never before it was true.
         case when v.stored_ts > v.observed_ts then v.stored_ts else v.observed_ts end as available_at,
         -- Turn into a number what is one, pass on the rest: it is quarantined with its reason.

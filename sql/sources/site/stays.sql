@@ -10,7 +10,7 @@ with own as (
         s.begin_ts,
         s.end_ts,
         s.left_dead,
-        -- When the row last changed. Where nothing tells that, take end_ts plus the usual delay of charting.
+        -- When the row last changed. If that is not recorded, use end_ts plus the usual charting delay.
         s.changed_ts,
         s.age_years, s.sex_code, s.height_cm, s.weight_kg, s.admission_code
     from {schema}.ward_stay s
@@ -40,7 +40,7 @@ select
     case when version.left_dead then 'died' when version.end_ts is not null then 'alive' end as outcome,
     -- What outtime and outcome refer to: unit, or hospital.
     'unit' as ends_at,
-    -- Width in hours of the interval in which the end lies: 0 for a time, 24 for a date.
+    -- Width in hours of the interval around the end: 0 for a time, 24 for a date.
     0 as end_precision_hours,
     cast(null as timestamp) as hospital_intime,
     cast(null as timestamp) as hospital_outtime,

@@ -227,9 +227,9 @@ def test_an_end_after_as_of_is_not_yet_known():
     hidden = stays.assign(outtime=stays["outtime"].where(ended), outcome=stays["outcome"].where(ended))
     windows = windows_of(hidden, as_of=as_of)
     assert 0 < ended.sum() < 20
-    known, told = (make_labels(windows, frame, EDGES, as_of=as_of) for frame in (hidden, stays))
+    known, reported = (make_labels(windows, frame, EDGES, as_of=as_of) for frame in (hidden, stays))
     for name in ("weights", "entry", "death", "remaining_hours", "usable"):
-        assert np.array_equal(getattr(known, name), getattr(told, name), equal_nan=name != "usable")
+        assert np.array_equal(getattr(known, name), getattr(reported, name), equal_nan=name != "usable")
 
 
 def test_labels_read_the_end_and_the_intime_alone():

@@ -68,9 +68,9 @@ def test_weights_count_rows_as_often_as_they_say(forecasts):
     rows = np.repeat(np.arange(200), weights)
     threshold = np.full(200, 0.2)
     assert event1(y, risk, threshold, weights=weights) == pytest.approx(event1(y[rows], risk[rows], threshold[rows]))
-    days, told = los_bucket(20 * risk), los_bucket(18 * risk[::-1] + 1)
+    days, reported = los_bucket(20 * risk), los_bucket(18 * risk[::-1] + 1)
     for metric in (bucket_kappa, mean_squared_log_error):
-        assert metric(days, told, weights=weights) == pytest.approx(metric(days[rows], told[rows]))
+        assert metric(days, reported, weights=weights) == pytest.approx(metric(days[rows], reported[rows]))
     # A row that stands on the border of two deciles goes whole to one of them.
     assert event2(y, risk, weights=weights) == pytest.approx(event2(y[rows], risk[rows]), rel=0.1)
 
@@ -78,10 +78,10 @@ def test_weights_count_rows_as_often_as_they_say(forecasts):
 def test_kappa_and_log_error_are_those_of_scikit_learn():
     rng = np.random.default_rng(2)
     days = rng.exponential(6, 400)
-    told = days * rng.uniform(0.5, 1.6, 400)
-    kappa = cohen_kappa_score(los_bucket(days), los_bucket(told), weights="linear")
-    assert bucket_kappa(los_bucket(days), los_bucket(told)) == pytest.approx(kappa)
-    assert mean_squared_log_error(days, told) == pytest.approx(sklearn_msle(days, told))
+    reported = days * rng.uniform(0.5, 1.6, 400)
+    kappa = cohen_kappa_score(los_bucket(days), los_bucket(reported), weights="linear")
+    assert bucket_kappa(los_bucket(days), los_bucket(reported)) == pytest.approx(kappa)
+    assert mean_squared_log_error(days, reported) == pytest.approx(sklearn_msle(days, reported))
 
 
 def test_buckets_are_days_up_to_a_week_and_a_second_week():
