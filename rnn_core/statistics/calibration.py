@@ -6,7 +6,6 @@ commute. Few patients move a forecast little: a prior holds each step near the i
 """
 
 from dataclasses import dataclass, field
-from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -104,10 +103,6 @@ class Calibration(Saved):
 
     mortality: PlattCalibration = field(default_factory=PlattCalibration)
     time: TimeCalibration = field(default_factory=TimeCalibration)
-
-    @classmethod
-    def identity(cls) -> Self:
-        return cls()
 
     def apply(self, forecast: Distribution, elapsed_hours: ArrayLike = REFERENCE_HOURS) -> Distribution:
         """The calibrated forecast of stays that have lasted so many hours, [rows] or one number."""

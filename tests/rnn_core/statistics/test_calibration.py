@@ -53,15 +53,14 @@ def tails(forecast, remaining):
 
 def test_the_identity_changes_nothing():
     forecast = forecasts(200)[0]
-    assert Calibration.identity().apply(forecast).masses == pytest.approx(forecast.masses, abs=1e-11)
-    assert Calibration() == Calibration.identity()
+    assert Calibration().apply(forecast).masses == pytest.approx(forecast.masses, abs=1e-11)
 
 
 def test_fitting_no_rows_gives_the_identity():
     forecast, weights, _, death = forecasts(10)
-    assert fit_calibration(forecast.take(np.arange(0)), death[:0], weights[:0]) == Calibration.identity()
+    assert fit_calibration(forecast.take(np.arange(0)), death[:0], weights[:0]) == Calibration()
     unknown = fit_calibration(forecast, np.full(10, np.nan), np.zeros_like(weights))
-    assert unknown == Calibration.identity()
+    assert unknown == Calibration()
 
 
 def test_calibrating_calibrated_forecasts_changes_little():
