@@ -126,10 +126,10 @@ def _last_values(known: Known) -> pd.DataFrame:
     ).drop_duplicates(["stay", "concept"], keep="last")
     observed["driver"] = [CONCEPTS[concept].name for concept in observed["concept"]]
     observed["value_unit"] = [CONCEPTS[concept].unit for concept in observed["concept"]]
-    values = [observed.drop(columns="concept")]
+    parts = [observed.drop(columns="concept")]
     for name, unit in (("age_years", "years"), ("height_cm", "cm"), ("weight_kg", "kg")):
         values = known.stays[name].astype(float).to_numpy()
-        values.append(
+        parts.append(
             pd.DataFrame({"stay": np.arange(len(values)), "driver": name, "last_value": values, "value_unit": unit})
         )
-    return pd.concat(values, ignore_index=True)
+    return pd.concat(parts, ignore_index=True)
