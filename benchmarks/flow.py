@@ -12,6 +12,7 @@ import pandas as pd
 from benchmarks.stage import AS_OF, SOURCE, Row, Stage
 from rnn_core.contracts.concepts import NAMES, concept_hash
 from rnn_core.contracts.config import ModelConfig, NetworkConfig
+from rnn_core.forecasters.recurrent import RecurrentEnsemble
 from rnn_core.forecasters.stay import StayForecaster, save_stay_forecaster
 from rnn_core.network.build import build_ensemble, build_network
 from rnn_core.series.grid import make_grid
@@ -54,9 +55,8 @@ def run(stage: Stage) -> Iterator[Row]:
 
 def _register_untrained(stage: Stage) -> None:
     """Weights do not matter for the time: an ensemble of the default size serves untrained."""
-    stays = canonical.read_stays(stage.store, SOURCE, AS_OF, only_open=True)
-    observations = canonical.read_observations(stage.store, SOURCE, stays, AS_OF)
-    grid = make_grid(stays, observations, np.datetime64(AS_OF.replace(tzinfo=None), "us"))
+    known = canonical.read_known(stage.store, SOURCE, AS_OF, only_open=True)
+    stays, grid = known.stays, make_grid(known.stays, known.observations, known.as_of)
     scaler = fit_scaler(grid, static_features(stays), np.arange(len(stays)))
     windows = make_windows(grid, stays, scaler, ModelConfig().window)
     network = NetworkConfig(
@@ -64,7 +64,8 @@ def _register_untrained(stage: Stage) -> None:
     )
     config = ModelConfig(network=network)
     model = build_ensemble([build_network(network) for _ in range(config.train.folds)])
-    forecaster = StayForecaster(model, scaler, config, Calibration(), "hospital")
+    ensemble = RecurrentEnsemble(model, network.horizon_edges)
+    forecaster = StayForecaster(ensemble, scaler, config, Calibration(), "hospital")
     folder = save_stay_forecaster(stage.home / "artifacts", "untrained", forecaster, {})
     row = {
         "model_id": "untrained",

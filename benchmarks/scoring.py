@@ -17,9 +17,8 @@ from sql.published import canonical
 
 
 def run(stage: Stage) -> Iterator[Row]:
-    stays = canonical.read_stays(stage.store, SOURCE, AS_OF, only_open=True)
-    observations = canonical.read_observations(stage.store, SOURCE, stays, AS_OF)
-    grid = make_grid(stays, observations, np.datetime64(AS_OF.replace(tzinfo=None), "us"))
+    known = canonical.read_known(stage.store, SOURCE, AS_OF, only_open=True)
+    stays, grid = known.stays, make_grid(known.stays, known.observations, known.as_of)
     scaler = fit_scaler(grid, static_features(stays), np.arange(len(stays)))
     windows = make_windows(grid, stays, scaler, ModelConfig().window)
     sizes = {"n_channels": windows.channels.shape[1], "n_concepts": len(NAMES), "n_static": windows.static.shape[1]}

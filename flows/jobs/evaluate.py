@@ -14,7 +14,6 @@ from flows.runtime.naming import run_name
 from flows.runtime.run_report import report_run
 from flows.runtime.steps import Recorded, alone, recorded, step
 from rnn_core.contracts.errors import ForecastError
-from rnn_core.contracts.known import Known
 from sql.published import canonical, registry, results
 
 
@@ -68,10 +67,7 @@ def measure_drift(store: Engine, source: str, as_of: datetime) -> list[dict]:
     serving = registry.serving_model(store, source, "stay")
     if serving is None:
         return []
-    stays = canonical.read_stays(store, source, as_of)
-    began = clock.to_numpy(as_of - timedelta(days=drift.RECENT_DAYS))
-    stays = stays[stays["outtime"].isna() | (stays["outtime"] > began)].reset_index(drop=True)
-    recent = Known(stays, canonical.read_observations(store, source, stays, as_of), clock.to_numpy(as_of))
+    recent = canonical.read_known(store, source, as_of, since=as_of - timedelta(days=drift.RECENT_DAYS))
     rows = drift.measure_drift(serving["metrics"].get("participants", {}), recent)
     return [{"model_id": serving["model_id"], **row} for row in rows]
 

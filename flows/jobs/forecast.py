@@ -16,7 +16,6 @@ from flows.runtime.run_report import AGE, hours_old, report
 from flows.runtime.settings import load_settings
 from flows.runtime.steps import Recorded, alone, recorded, step
 from rnn_core.contracts.errors import ForecastError
-from rnn_core.contracts.frames import Observations
 from rnn_core.contracts.known import Known
 from sql.intake import quality
 from sql.intake.landing import read_watermark
@@ -41,7 +40,7 @@ def forecast(source: str, as_of: datetime | None = None, dry_run: bool = False) 
     serving = require_serving(store, source)
     forecaster = load_model(serving["artifact"])
     if dry_run:
-        forecasts = score(forecaster, *read_open_stays(store, source, as_of), as_of)
+        forecasts = score(forecaster, read_open_stays(store, source, as_of))
         return {"open stays": len(forecasts), **forecasts["status"].value_counts().to_dict(), "published": 0}
     with alone(store, source, "forecast", PATIENCE):
         role = role_of(store, source)
@@ -62,13 +61,13 @@ def publish_slot(
     """All steps of one slot, for schedule, back-fill and shadow; the caller holds the lock of the source (`alone`)."""
     with recorded(store, source, kind, as_of, role=role, model_id=model["model_id"]) as run:
         started_at = results.read_run(store, run.run_id)["started_at"]
-        stays, observations = read_open_stays(store, source, as_of, started_at)
-        forecasts = score(forecaster, stays, observations, as_of)
+        known = read_open_stays(store, source, as_of, started_at)
+        forecasts = score(forecaster, known)
         check_forecasts(store, run, forecasts)
         # A back-fill is read in bulk, not per patient, and a shadow run by nobody.
         drivers = None
         if kind == "forecast" and role != "shadow":
-            drivers = _explained(run, forecaster, stays, observations, as_of, forecasts)
+            drivers = _explained(run, forecaster, known, forecasts)
         units = (None, None) if role == "shadow" else forecast_units(store, source, as_of)
         publication = Publication(
             run_id=run.run_id,
@@ -80,7 +79,7 @@ def publish_slot(
             drivers=drivers,
             units=units[0],
             unit_model_id=units[1],
-            newest_observation_at=clock.newest(observations.available_at),
+            newest_observation_at=clock.newest(known.observations.available_at),
         )
         run.counts |= publish(store, run, publication)
         run.counts |= {"model": model["model_id"], "stage": model["stage"]}
@@ -131,38 +130,25 @@ def load_model(artifact: str) -> "StayForecaster":
 
 
 @step("read open stays", retries=2)
-def read_open_stays(
-    store: Engine, source: str, as_of: datetime, ingested_by: datetime | None = None
-) -> tuple[pd.DataFrame, Observations]:
+def read_open_stays(store: Engine, source: str, as_of: datetime, ingested_by: datetime | None = None) -> Known:
     """ingested_by: what the tables held then; a run uses its own start, so that it can be reproduced at any time."""
-    stays = canonical.read_stays(store, source, as_of, only_open=True, ingested_by=ingested_by)
-    observations = canonical.read_observations(store, source, stays, as_of, ingested_by=ingested_by)
-    log.info("%d open stays, %s observations", len(stays), f"{len(observations):,}")
-    return stays, observations
+    known = canonical.read_known(store, source, as_of, only_open=True, ingested_by=ingested_by)
+    log.info("%d open stays, %s observations", len(known.stays), f"{len(known.observations):,}")
+    return known
 
 
 @step("score")
-def score(
-    forecaster: "StayForecaster", stays: pd.DataFrame, observations: Observations, as_of: datetime
-) -> pd.DataFrame:
+def score(forecaster: "StayForecaster", known: Known) -> pd.DataFrame:
     from rnn_core.forecasters.stay import forecast_stays
 
-    known = Known(stays, observations, clock.to_numpy(as_of))
     return forecast_stays(forecaster, known)
 
 
 @step("explain")
-def explain(
-    forecaster: "StayForecaster",
-    stays: pd.DataFrame,
-    observations: Observations,
-    as_of: datetime,
-    forecasts: pd.DataFrame,
-) -> pd.DataFrame:
+def explain(forecaster: "StayForecaster", known: Known, forecasts: pd.DataFrame) -> pd.DataFrame:
     """Drivers of the highest risks."""
     from rnn_core.forecasters.drivers import explain_stays
 
-    known = Known(stays, observations, clock.to_numpy(as_of))
     return explain_stays(forecaster, known, forecasts["mortality_risk"].to_numpy())
 
 

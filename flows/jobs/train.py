@@ -107,13 +107,13 @@ def _configure(seed: int, epochs: int | None, members: int | None, cell: str, mi
 def read_training_set(store: Engine, source: str, as_of: datetime) -> tuple[Known, Known, Sampling]:
     """What was known at the cut-off, for fitting, and at `as_of`, for evaluation; and how the source samples stays."""
     adapter, _ = open_source(source)
-    now = read_known(store, source, as_of)
+    now = canonical.read_known(store, source, as_of)
     if len(now.stays) == 0:
         raise DataTooSmallError(
             f"There is no stay of {source} as of {as_of.isoformat()}; run `icu-forecast ingest {source}`."
         )
     cutoff = now.stays["intime"].quantile(1 - HOLD_OUT_SHARE).floor("h")
-    then = read_known(store, source, cutoff.tz_localize("UTC").to_pydatetime())
+    then = canonical.read_known(store, source, cutoff.tz_localize("UTC").to_pydatetime())
     log.info(
         "%d stays, %s observations; learning from the %d stays known at %s",
         len(now.stays),
@@ -122,13 +122,6 @@ def read_training_set(store: Engine, source: str, as_of: datetime) -> tuple[Know
         cutoff,
     )
     return then, now, adapter.sampling
-
-
-def read_known(store: Engine, source: str, as_of: datetime) -> Known:
-    """All stays of `source` and their observations as they were known at `as_of`."""
-    stays = canonical.read_stays(store, source, as_of)
-    observations = canonical.read_observations(store, source, stays, as_of)
-    return Known(stays, observations, clock.to_numpy(as_of))
 
 
 @step("load the serving model")
@@ -150,7 +143,8 @@ def _same_shape(serving: "StayForecaster", config: ModelConfig) -> bool:
     theirs, ours = serving.config, config
     sizes = {name: getattr(theirs.network, name) for name in ("n_channels", "n_concepts", "n_static")}
     same_network = theirs.network == replace(ours.network, **sizes)
-    return same_network and (theirs.window, theirs.train.folds) == (ours.window, ours.train.folds)
+    same_kind = theirs.forecaster == ours.forecaster
+    return same_kind and same_network and (theirs.window, theirs.train.folds) == (ours.window, ours.train.folds)
 
 
 @step("fit the stay forecaster")

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sqlalchemy import Engine
 
-from flows.jobs.train import read_known
 from flows.runtime.databases import open_store
 from flows.runtime.log import import_tensorflow, log
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.errors import ForecastError
 from rnn_core.contracts.known import Known
 from rnn_core.statistics.bootstrap import Estimate
-from sql.published import registry
+from sql.published import canonical, registry
 
 if TYPE_CHECKING:
     from rnn_core.evaluation.transfer import Transferred
@@ -44,12 +43,12 @@ def measure_transfer(
     from rnn_core.evaluation.holdout import unseen
     from rnn_core.evaluation.transfer import judge_transfer
 
-    home = read_known(store, row["source"], as_of)
-    judged, _ = unseen(home, read_known(store, row["source"], row["data_cutoff"]))
+    home = canonical.read_known(store, row["source"], as_of)
+    judged, _ = unseen(home, canonical.read_known(store, row["source"], row["data_cutoff"]))
     at_home = judge_transfer(forecaster, home.take(judged), hours)
     rows = [_row(f"{row['source']} (held out)", found, None) for found in at_home]
     for source in sources:
-        known = _require_stays(read_known(store, source, as_of), source)
+        known = _require_stays(canonical.read_known(store, source, as_of), source)
         absent, other_unit = concepts_elsewhere(row["metrics"].get("participants", {}), known)
         log.info("%s has no %s", source, ", ".join(absent) or "concept less than the model learned from")
         if other_unit:
@@ -123,7 +122,7 @@ def recalibrate(model_id: str, source: str, as_of: datetime, hours: Sequence[int
     from rnn_core.evaluation.transfer import judge_transfer, recalibrated
     from rnn_core.forecasters.stay import save_stay_forecaster
 
-    known = _require_stays(read_known(store, source, as_of), source)
+    known = _require_stays(canonical.read_known(store, source, as_of), source)
     fitted, n_deaths = recalibrated(forecaster, known, hours)
     judged = judge_transfer(forecaster, known, hours)
     folder = load_settings().artifact_folder

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flows.jobs.train import read_known
 from flows.runtime.databases import open_source, open_store
 from flows.runtime.log import import_tensorflow, log
 from rnn_core.contracts.config import ModelConfig
 from rnn_core.contracts.errors import DataTooSmallError
+from sql.published import canonical
 
 if TYPE_CHECKING:
     from rnn_core.evaluation.ages import AgeGroup
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def measure_ages(source: str, as_of: datetime, folds: int) -> list[dict[str, Any]]:
     """One row per age of the stay and metric, ours and the population's curve. Raises DataTooSmallError without a stay."""
     adapter, _ = open_source(source)
-    known = read_known(open_store(), source, as_of)
+    known = canonical.read_known(open_store(), source, as_of)
     if not len(known.stays):
         raise DataTooSmallError(f"There is no stay of {source} as of {as_of.isoformat()}; run `icu-forecast ingest`.")
     import_tensorflow()

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 from sqlalchemy import Engine
 
-from flows.jobs.train import read_known
 from flows.pages.page import write_text
 from flows.runtime import clock
 from flows.runtime.databases import open_source, open_store
@@ -26,6 +25,7 @@ from rnn_core.contracts.errors import ForecastError
 from rnn_core.contracts.groups import patient_groups
 from rnn_core.contracts.known import Known
 from rnn_core.series.splits import patient_folds
+from sql.published import canonical
 
 if TYPE_CHECKING:
     from rnn_core.benchmark.contenders import Arena, Entry
@@ -102,14 +102,14 @@ def run_benchmark(
     began = perf_counter()
     with _installation() as (source, schema, store):
         _fill(source, schema, train | test, withheld=test)
-        learned = _of_sets(read_known(store, SOURCE, LATE), train)
+        learned = _of_sets(canonical.read_known(store, SOURCE, LATE), train)
         import_tensorflow()
         if test:
-            judged = _of_sets(read_known(store, SOURCE, AT), test)
+            judged = _of_sets(canonical.read_known(store, SOURCE, AT), test)
             arena = _arena(config, learned, judged, *(_scores(source, schema, part) for part in (learned, judged)))
             entries = _fit_all(arena, [name for name in models if name != "saps"])
             _fill(source, schema, train | test, withheld={})
-            truth = _truth(_of_sets(read_known(store, SOURCE, LATE), test), judged)
+            truth = _truth(_of_sets(canonical.read_known(store, SOURCE, LATE), test), judged)
             if "saps" in models:
                 # The score is in the file of the outcomes, which must not be read before this point.
                 arena = replace(arena, judged_score=_scores(source, schema, judged))
@@ -217,7 +217,7 @@ def _fit_all(arena: "Arena", models: Sequence[str]) -> "dict[str, tuple[Entry, f
 
 def _enter(arena: "Arena", entries: "dict[str, tuple[Entry, float]]") -> "tuple[dict[str, Contest], np.ndarray]":
     from rnn_core.benchmark.contest import enter
-    from rnn_core.forecasters.stay import abstention_reasons
+    from rnn_core.series.serving_rule import abstention_reasons
 
     abstained = pd.notna(abstention_reasons(arena.judged, arena.config.window, arena.sampling))
     trivial, _ = entries["prevalence"]

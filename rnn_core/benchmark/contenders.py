@@ -14,15 +14,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from rnn_core.contracts.config import ClassicConfig, ModelConfig, NetworkConfig, Sampling
-from rnn_core.contracts.frames import HOUR, Grid, Windows
+from rnn_core.contracts.frames import HOUR, EpochRecord, Grid, Windows
 from rnn_core.contracts.known import Known
 from rnn_core.evaluation.baselines import fit_death_regression, fit_population, fit_remaining_regression
-from rnn_core.forecasters.fit_stay import Ensemble, fit_ensemble, make_forecaster
-from rnn_core.forecasters.stay import StayForecaster
+from rnn_core.forecasters.fit_stay import make_forecaster
+from rnn_core.forecasters.forecaster import Forecaster, OutOfFold, kind_of
 from rnn_core.forecasters.unit import fit_two_phases
-from rnn_core.network.build import build_network, members_of
-from rnn_core.network.scoring import score_rows
-from rnn_core.network.training import EpochRecord
+from rnn_core.network.build import build_network
 from rnn_core.series.material import Material, make_material, make_served_grid
 from rnn_core.series.scaling import Scaler, fit_scaler, static_features
 from rnn_core.series.splits import patient_folds
@@ -127,9 +125,9 @@ class Arena:
         return make_material(self.learned, self.learned_grid, self.scaler, self.config, self.sampling)
 
     @cached_property
-    def ensemble(self) -> Ensemble:
-        """The forecaster's networks."""
-        return fit_ensemble(self.material, self.learned.sound, self.config)
+    def fitted(self) -> OutOfFold:
+        """The forecaster, one member per fold."""
+        return kind_of(self.config).fit(self.material, self.learned.sound, self.config)
 
     @cached_property
     def population(self) -> Distribution:
@@ -323,48 +321,48 @@ def plain_cell(cell: str, arena: Arena) -> Entry:
     """One recurrent network of the forecaster's size and training, whose head reads the state only."""
     network = replace(arena.config.network, cell=cell, wide=False)
     config = replace(arena.config, network=network)
-    return _serve(arena, fit_ensemble(arena.material, arena.learned.sound, config, folds=(0,)))
+    return _serve(arena, kind_of(config).fit(arena.material, arena.learned.sound, config, folds=(0,)))
 
 
 def forecaster_single(arena: Arena) -> Entry:
     """The forecaster's first member alone, calibrated on its left-out fold."""
-    ensemble = arena.ensemble
-    mine = arena.fold[arena.material.stay_of_row[ensemble.row]] == 0
+    fitted = arena.fitted
+    mine = arena.fold[arena.material.stay_of_row[fitted.row]] == 0
     single = replace(
-        ensemble,
-        model=members_of(ensemble.model)[0],
-        row=ensemble.row[mine],
-        forecast=ensemble.forecast.take(mine),
-        histories=ensemble.histories[:1],
-        best_epochs=ensemble.best_epochs[:1],
+        fitted,
+        forecaster=fitted.forecaster.members()[0],
+        row=fitted.row[mine],
+        forecast=fitted.forecast.take(mine),
+        histories=fitted.histories[:1],
+        best_epochs=fitted.best_epochs[:1],
     )
     return _serve(arena, single)
 
 
 def forecaster(arena: Arena) -> Entry:
     """The forecaster as it is trained to serve: one member per fold."""
-    return _serve(arena, arena.ensemble)
+    return _serve(arena, arena.fitted)
 
 
-def _serve(arena: Arena, ensemble: Ensemble) -> Entry:
-    fitted = make_forecaster(arena.material, ensemble, arena.scaler, arena.sampling)
+def _serve(arena: Arena, fitted: OutOfFold) -> Entry:
+    ready = make_forecaster(arena.material, fitted, arena.scaler, arena.sampling)
     learned, judged = arena.snapshots
+
+    def said(model: Forecaster, windows: Windows, row: np.ndarray) -> Distribution:
+        return ready.calibration.apply(model.forecast(windows, row), arena.hour)
+
     out_of_fold = np.full(len(arena.death), np.nan)
-    for k, member in enumerate(members_of(fitted.model)):
+    for k, member in enumerate(fitted.forecaster.members()):
         held_out = arena.fold[learned.stay] == k
-        masses = score_rows(member, learned.windows, learned.window[held_out], learned.row[held_out])
-        out_of_fold[learned.stay[held_out]] = fitted.calibrated(masses, arena.hour).mortality_risk()
-    return Entry(_speak(arena, fitted, judged), out_of_fold, ensemble.histories)
-
-
-def _speak(arena: Arena, fitted: StayForecaster, judged: Snapshot) -> Forecast:
-    calibrated = fitted.calibrated(score_rows(fitted.model, judged.windows, judged.window, judged.row), arena.hour)
-    n = len(arena.judged.stays)
-    return Forecast(
-        spread(calibrated.mortality_risk(), judged.stay, n),
-        spread(_quantiles_of(calibrated), judged.stay, n),
-        arena.population.with_rows(judged.stay, calibrated),
+        risk = said(member, learned.windows, learned.row[held_out]).mortality_risk()
+        out_of_fold[learned.stay[held_out]] = risk
+    told, n = said(fitted.forecaster, judged.windows, judged.row), len(arena.judged.stays)
+    forecast = Forecast(
+        spread(told.mortality_risk(), judged.stay, n),
+        spread(_quantiles_of(told), judged.stay, n),
+        arena.population.with_rows(judged.stay, told),
     )
+    return Entry(forecast, out_of_fold, fitted.histories)
 
 
 def _quantiles_of(forecast: Distribution) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Every clinical variable, declared once: feature order, plausible ranges, scaling bounds and data dictionary follow from it."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -38,6 +39,11 @@ class Concept:
     loinc: str | None
     log_scale: bool = False
     carry_hours: float | None = None
+
+    @property
+    def definition(self) -> str:
+        """All that a model relies on, in one line: name, unit, range, transform and how long a value is carried."""
+        return f"{self.name}|{self.unit}|{self.low}|{self.high}|{self.log_scale}|{self.carry_hours}"
 
 
 def _c(name, unit, low, high, category, loinc, **options) -> Concept:
@@ -141,7 +147,7 @@ def bounds() -> tuple[np.ndarray, np.ndarray]:
     return np.array([c.low for c in CONCEPTS]), np.array([c.high for c in CONCEPTS])
 
 
-def concept_hash() -> str:
-    """Fingerprint of what a model relies on: names, order, units, ranges and transforms of all concepts."""
-    text = "\n".join(f"{c.name}|{c.unit}|{c.low}|{c.high}|{c.log_scale}|{c.carry_hours}" for c in CONCEPTS)
+def concept_hash(names: Sequence[str] = NAMES) -> str:
+    """Fingerprint of concepts in their order, by `Concept.definition`."""
+    text = "\n".join(BY_NAME[name].definition for name in names)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -121,8 +121,9 @@ class ClassicConfig(Saved):
 
 @dataclass(frozen=True)
 class ModelConfig(Saved):
-    """The complete configuration of a stay forecaster."""
+    """The complete configuration of a stay forecaster. forecaster: its kind, see `forecasters.forecaster.KINDS`."""
 
+    forecaster: Literal["recurrent", "trees"] = "recurrent"
     window: WindowConfig = field(default_factory=WindowConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -37,6 +37,9 @@ ADMISSION_TYPES: tuple[str, ...] = ("emergency", "urgent", "elective")
 OUTCOMES: tuple[str, ...] = ("alive", "died")
 ALIVE, DIED = 0, 1
 
+# A finished epoch of a fit: epoch and epochs (from 1), train_loss, valid_loss, learning_rate, seconds, ...
+EpochRecord = dict[str, float]
+
 
 def check_stays(stays: pd.DataFrame) -> pd.DataFrame:
     """The frame itself, if its columns are `STAY_COLUMNS` and each (source, stay_id) occurs once.
@@ -145,6 +148,14 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.stay)
+
+    @property
+    def scored(self) -> np.ndarray:
+        """Whether a prediction is made at the end of a row, bool [hours]."""
+        step = np.zeros(len(self.prediction_hour) + 1, dtype=np.int64)
+        np.add.at(step, self.score_from, 1)
+        np.add.at(step, self.stop, -1)
+        return np.cumsum(step[:-1]) > 0
 
     def window_of(self, rows: np.ndarray) -> np.ndarray:
         """The window that makes the prediction at the end of each of `rows` (absolute, int64 [n]), int64 [n].

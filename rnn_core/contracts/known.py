@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from rnn_core.contracts.concepts import NAMES
 from rnn_core.contracts.frames import HOUR, Observations
 
 
@@ -42,6 +43,23 @@ class Known:
         seen = self.observations.known_at(self.as_of)
         np.maximum.at(last, seen.stay, seen.available_at.astype("datetime64[us]"))
         return last
+
+    @cached_property
+    def n_observations(self) -> np.ndarray:
+        """Observations of each stay available at `as_of`, int64 [stays]."""
+        return np.bincount(self.observations.known_at(self.as_of).stay, minlength=len(self.stays))
+
+    @property
+    def hours_since_last(self) -> np.ndarray:
+        """Hours from `last_heard` to `as_of`, inf where no observation was available, float64 [stays]."""
+        return np.where(self.n_observations > 0, (self.as_of - self.last_heard) / HOUR, np.inf)
+
+    def of_concepts(self, names: Sequence[str]) -> "Known":
+        """The same stays with the observations of these concepts alone; a model knows nothing of others."""
+        read = np.isin(NAMES, names)
+        return (
+            self if read.all() else replace(self, observations=self.observations.take(read[self.observations.concept]))
+        )
 
     def take(self, chosen: np.ndarray) -> "Known":
         """Only the stays marked in `chosen`, bool [stays]."""

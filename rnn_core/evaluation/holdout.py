@@ -13,7 +13,6 @@ from rnn_core.contracts.known import Known
 from rnn_core.evaluation.baselines import fit_population
 from rnn_core.evaluation.drift import describe_concepts
 from rnn_core.forecasters.stay import StayForecaster
-from rnn_core.network.scoring import score_windows
 from rnn_core.series.material import Material, known_until, make_material, make_served_grid
 from rnn_core.series.splits import split_stays
 from rnn_core.statistics.bootstrap import Estimate, bootstrap_interval, paired_difference
@@ -180,12 +179,11 @@ def count_deaths(known: Known) -> int:
 
 def score_stays(forecaster: StayForecaster, judged: Known) -> Scored:
     """Forecasts of the judged stays every `JUDGE_EVERY_HOURS` hours, and what became of them."""
+    judged = forecaster.reads(judged)
     grid = make_served_grid(judged, forecaster.config.window, forecaster.sampling)
     material = make_material(judged, grid, forecaster.scaler, forecaster.config, forecaster.sampling)
-    row, masses = score_windows(forecaster.model, material.windows)
-    judged_row = material.is_judged(row)
-    row, masses = row[judged_row], masses[judged_row]
-    forecast = forecaster.calibrated(masses, material.windows.prediction_hour[row])
+    row = material.judged_rows
+    forecast = forecaster.forecast(material.windows, row)
     return Scored(forecast, _outcomes(material, row), material.stay_of_row[row], material.hour_of_row(row))
 
 

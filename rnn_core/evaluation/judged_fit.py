@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from rnn_core.contracts.config import ModelConfig, Sampling
+from rnn_core.contracts.frames import EpochRecord
 from rnn_core.contracts.known import Known
 from rnn_core.evaluation.holdout import count_deaths, describe, score_groups, score_holdout, score_stays, unseen
 from rnn_core.forecasters.fit_stay import fit_forecaster
 from rnn_core.forecasters.stay import StayForecaster
-from rnn_core.network.training import EpochRecord
 from rnn_core.series.splits import split_stays
 from rnn_core.statistics.bootstrap import Estimate, estimates_to_json
 
@@ -61,7 +61,7 @@ def fit_stay_forecaster(
     if `warm_from` has another shape.
     """
     learned = split_stays(then.stays, then.as_of).learned & then.sound
-    forecaster, ensemble = fit_forecaster(
+    forecaster, fitted = fit_forecaster(
         then, learned, config, sampling=sampling, checkpoint_dir=checkpoint_dir, warm_from=warm_from, progress=progress
     )
     judged, newer = unseen(now, then)
@@ -70,8 +70,8 @@ def fit_stay_forecaster(
     report = FitReport(
         {name: len(part.stays) for name, part in parts.items()},
         {name: count_deaths(part) for name, part in parts.items()},
-        ensemble.histories,
-        ensemble.best_epochs,
+        fitted.histories,
+        fitted.best_epochs,
         score_holdout(forecaster, scored, parts["learned"]),
         describe(parts["learned"]),
         score_groups(scored, parts["judged"].stays),

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from sklearn.model_selection import GroupKFold
 
+from rnn_core.contracts.config import Sampling
 from rnn_core.contracts.errors import ArtifactError, DataTooSmallError
 from rnn_core.contracts.known import Known
 from rnn_core.forecasters.stay import StayForecaster, one_end
-from rnn_core.network.scoring import score_rows
 from rnn_core.series.grid import make_grid
+from rnn_core.series.serving_rule import is_served
 from rnn_core.series.splits import split_stays
 from rnn_core.series.windows import make_windows
 from rnn_core.statistics.bootstrap import Estimate, bootstrap_interval
@@ -76,18 +77,15 @@ def risks_at(forecaster: StayForecaster, known: Known, hour: int) -> tuple[np.nd
 
     Stays that ended earlier, or with too little charted for a forecast, have none.
     """
+    known, rules = forecaster.reads(known), forecaster.config.window
     grid = make_grid(known.stays, known.observations, known.as_of)
-    rules = forecaster.config.window
     windows = make_windows(grid, known.stays, forecaster.scaler, rules)
     stay = np.repeat(np.arange(grid.n_stays), grid.lengths)
     due = windows.prediction_hour >= hour
     first = np.flatnonzero(due & ~np.concatenate([[False], due[:-1] & (stay[1:] == stay[:-1])]))
-    enough = windows.n_observations[first] >= rules.min_observations
-    rows = first[enough & (windows.hours_since_last[first] <= rules.stale_hours)]
-    if len(rows) == 0:
-        return np.empty(0, np.int64), np.empty(0)
-    masses = score_rows(forecaster.model, windows, windows.window_of(rows), rows)
-    return stay[rows], forecaster.calibrated(masses, windows.prediction_hour[rows]).mortality_risk()
+    # The limit of the hours learned from is left out: how far a model carries is what a transfer shows.
+    rows = first[is_served(windows, first, rules, Sampling())]
+    return stay[rows], forecaster.forecast(windows, rows).mortality_risk()
 
 
 @dataclass(frozen=True)

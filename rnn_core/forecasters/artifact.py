@@ -1,45 +1,39 @@
-"""A fitted model on disk: `model.keras`, `scaler.json` and `meta.json` in one folder, complete or absent."""
+"""A fitted model on disk: its own files, `scaler.json` and `meta.json` in one folder, complete or absent."""
 
 import hashlib
 import json
 import platform
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
-from rnn_core.contracts.concepts import concept_hash
+from rnn_core.contracts.concepts import BY_NAME, NAMES, concept_hash
 from rnn_core.contracts.config import ClassicConfig, ModelConfig
 from rnn_core.contracts.errors import ArtifactError
 
-if TYPE_CHECKING:
-    import keras
+SCALER_FILE, META_FILE = "scaler.json", "meta.json"
 
-MODEL_FILE, SCALER_FILE, META_FILE = "model.keras", "scaler.json", "meta.json"
-
-# Champion, challenger, unit model and one more of a process that serves them hour after hour, by checksum.
-_NETWORKS_KEPT = 4
-_networks: dict[str, "keras.Model"] = {}
-
-_PACKAGES = ("numpy", "keras", "tensorflow", "icu-forecast")
+_PACKAGES = ("numpy", "keras", "tensorflow", "scikit-learn", "icu-forecast")
 _PROJECT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A loaded artifact.
+    """A complete artifact; the class of its forecaster loads the model.
 
-    model: ready to score, not compiled for training. Artifacts with the same network share it: copy it to change it.
+    folder: where the model's own files are.
     scaler: the scaler's own JSON.
     config: ModelConfig of a stay forecaster, ClassicConfig of a unit forecaster.
     meta: all of `meta.json`: the arguments of `save_artifact` and what it added (`forecaster`, `model_id`, `config`,
-        `concept_hash`, `versions`, `git_revision`, `sha256`).
+        `concepts` that it reads and their `concept_hash`, `versions`, `git_revision`, `sha256`).
     """
 
-    model: "keras.Model"
+    folder: Path
     scaler: dict[str, Any]
     config: ModelConfig | ClassicConfig
     meta: dict[str, Any]
@@ -48,13 +42,14 @@ class Artifact:
 def save_artifact(
     root: Path,
     model_id: str,
-    model: "keras.Model",
+    save: Callable[[Path], None],
     config: ModelConfig | ClassicConfig,
     scaler: dict[str, Any],
     meta: dict[str, Any],
 ) -> Path:
     """Writes the artifact `root/model_id` and returns its folder; readers see all of it or nothing.
 
+    `save` writes the model's own files, under any names, into the folder it is given.
     `meta`: JSON of the caller, such as data cut-off, metrics and `ends_at` of the labels. Raises ArtifactError if
     `model_id` is not a plain name or exists already (an artifact is never changed), and if it cannot be written.
     """
@@ -66,7 +61,7 @@ def save_artifact(
     partial = Path(root) / f".{model_id}.{uuid4().hex}.partial"
     partial.mkdir(parents=True)
     try:
-        model.save(partial / MODEL_FILE)
+        save(partial)
         _write_json(partial / SCALER_FILE, scaler)
         _write_json(partial / META_FILE, {**meta, **_describe(model_id, config, partial)})
         partial.rename(target)
@@ -83,60 +78,36 @@ def save_artifact(
 
 
 def load_artifact(path: Path) -> Artifact:
-    """Reads an artifact after `check_artifact` has passed.
+    """Reads an artifact, except the model's own files, after `check_artifact` has passed.
 
     Raises ArtifactError, which says what is wrong and what to do, otherwise.
     """
-    # Loading Keras takes seconds and is not needed to read the meta data.
-    import keras
-
     path = Path(path)
     meta = check_artifact(path)
     config_class = ModelConfig if meta["forecaster"] == "stay" else ClassicConfig
-    try:
-        model = _load_network(path / MODEL_FILE, meta["sha256"][MODEL_FILE])
-    except (ValueError, TypeError, OSError) as error:
-        raise ArtifactError(
-            f"The network of the artifact {path.name} cannot be read with keras {keras.__version__}; it was written "
-            f"with {_versions_of(meta)}. Install those versions, or train again."
-        ) from error
-    return Artifact(model, _read_json(path / SCALER_FILE), config_class.from_json(meta["config"]), meta)
-
-
-def _load_network(path: Path, checksum: str) -> "keras.Model":
-    """The network in a file with this SHA-256; read once per process, since rebuilding and tracing it takes seconds."""
-    import keras
-
-    import rnn_core.network.cells
-    import rnn_core.network.heads  # noqa: F401 - both register the layers that a saved network may hold
-
-    if checksum not in _networks:
-        network = keras.saving.load_model(path, compile=False)
-        while len(_networks) >= _NETWORKS_KEPT:
-            del _networks[next(iter(_networks))]
-        _networks[checksum] = network
-    return _networks[checksum]
+    return Artifact(path, _read_json(path / SCALER_FILE), config_class.from_json(meta["config"]), meta)
 
 
 def check_artifact(path: Path) -> dict[str, Any]:
-    """The meta data of an artifact, if its files are intact and, for a stay forecaster, fit the current concepts.
+    """The meta data of an artifact, if its files are intact and, for a stay forecaster, its concepts unchanged.
 
-    Raises ArtifactError otherwise. Does not load the network.
+    Concepts added to the vocabulary since do not matter: the model does not read them. Raises ArtifactError otherwise.
+    Does not load the model.
     """
     path = Path(path)
-    if missing := [name for name in (MODEL_FILE, SCALER_FILE) if not (path / name).is_file()]:
-        raise ArtifactError(_lacking(path, missing))
     meta = read_meta(path)
-    stated = meta.get("sha256", {})
-    if changed := [name for name in (MODEL_FILE, SCALER_FILE) if _sha256(path / name) != stated.get(name)]:
+    stated = meta.get("sha256") or {SCALER_FILE: None}
+    if missing := [name for name in stated if not (path / name).is_file()]:
+        raise ArtifactError(_lacking(path, missing))
+    if changed := [name for name, checksum in stated.items() if checksum_of(path / name) != checksum]:
         raise ArtifactError(
             f"The artifact {path.name} is damaged: the checksum of {changed} is not the one in {META_FILE}. "
             "Restore the folder from its backup, or roll back to another model."
         )
-    if meta["forecaster"] == "stay" and meta["concept_hash"] != concept_hash():
+    if meta["forecaster"] == "stay" and (wrong := _changed_concepts(meta, path)):
         raise ArtifactError(
-            f"The artifact {path.name} was trained for concepts with the hash {meta['concept_hash']}, this version has "
-            f"{concept_hash()}; score it with the version that trained it ({_versions_of(meta)}), or train again."
+            f"The artifact {path.name} {wrong}; score it with the version that trained it ({versions_of(meta)}), or train "
+            "again."
         )
     return meta
 
@@ -149,15 +120,39 @@ def read_meta(path: Path) -> dict[str, Any]:
     return _read_json(path / META_FILE)
 
 
+def _changed_concepts(meta: dict[str, Any], path: Path) -> str | None:
+    """What became of the concepts that the model reads, in words; None where each is defined as it was."""
+    learned: dict[str, str] | None = meta.get("concepts")
+    # Version 0.1.0 kept one hash of all the concepts that it had, which the scaler names.
+    names = list(learned or _read_json(path / SCALER_FILE)["concepts"])
+    if removed := [name for name in names if name not in BY_NAME]:
+        return f"reads concepts that this version does not have: {', '.join(removed)}"
+    if learned is None:
+        now = concept_hash(names)
+        changed = f"was trained for concepts with the hash {meta['concept_hash']}, which this version defines as {now}"
+        return changed if now != meta["concept_hash"] else None
+    changed = [
+        f"{old} (now {BY_NAME[name].definition})" for name, old in learned.items() if old != BY_NAME[name].definition
+    ]
+    return f"learned concepts that are defined differently now: {', '.join(changed)}" if changed else None
+
+
+def versions_of(meta: dict[str, Any]) -> str:
+    """The packages that an artifact was written with, in words."""
+    return ", ".join(f"{name} {number}" for name, number in meta.get("versions", {}).items())
+
+
 def _describe(model_id: str, config: ModelConfig | ClassicConfig, folder: Path) -> dict[str, Any]:
+    reads = config.window.concepts if isinstance(config, ModelConfig) else NAMES
     return {
         "model_id": model_id,
         "forecaster": "stay" if isinstance(config, ModelConfig) else "unit",
         "config": config.to_json(),
-        "concept_hash": concept_hash(),
+        "concepts": {name: BY_NAME[name].definition for name in reads},
+        "concept_hash": concept_hash(reads),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
         "git_revision": _git_revision(),
-        "sha256": {name: _sha256(folder / name) for name in (MODEL_FILE, SCALER_FILE)},
+        "sha256": {file.name: checksum_of(file) for file in sorted(folder.iterdir())},
     }
 
 
@@ -172,10 +167,6 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _versions_of(meta: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in meta.get("versions", {}).items())
-
-
 def _git_revision() -> str | None:
     """The commit of the project, `-dirty` with uncommitted changes; None if it does not run from its own repository."""
     if not (_PROJECT / ".git").exists():
@@ -188,7 +179,8 @@ def _git_revision() -> str | None:
     return done.stdout.strip() or None if done.returncode == 0 else None
 
 
-def _sha256(path: Path) -> str:
+def checksum_of(path: Path) -> str:
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -56,7 +56,7 @@ def explain_stays(
     """
     scored = np.flatnonzero(~np.isnan(risk))
     chosen = np.sort(scored[np.argsort(-risk[scored], kind="stable")][:limit])
-    part = known.take(np.isin(np.arange(len(known.stays)), chosen))
+    part = forecaster.reads(known).take(np.isin(np.arange(len(known.stays)), chosen))
     part = replace(part, observations=part.observations.known_at(part.as_of))
     if not len(chosen):
         return pd.DataFrame(columns=list(COLUMNS))

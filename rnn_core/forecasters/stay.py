@@ -4,20 +4,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 
-from rnn_core.contracts.config import ModelConfig, Sampling, WindowConfig
+from rnn_core.contracts.config import ModelConfig, Sampling
 from rnn_core.contracts.errors import ArtifactError, DataTooSmallError
-from rnn_core.contracts.frames import HOUR, Grid
+from rnn_core.contracts.frames import Grid, Windows
 from rnn_core.contracts.known import Known
 from rnn_core.contracts.thresholds import RISK_THRESHOLDS
 from rnn_core.forecasters.artifact import load_artifact, save_artifact
-from rnn_core.network.scoring import score_rows
+from rnn_core.forecasters.forecaster import Forecaster, kind_of
 from rnn_core.series.material import make_served_grid
 from rnn_core.series.scaling import Scaler
+from rnn_core.series.serving_rule import abstention_reasons
 from rnn_core.series.windows import last_predictions, make_windows
 from rnn_core.statistics.calibration import Calibration
 from rnn_core.statistics.distribution import FORECAST_COLUMNS, Distribution, risk_band
@@ -25,13 +24,13 @@ from rnn_core.statistics.distribution import FORECAST_COLUMNS, Distribution, ris
 
 @dataclass(frozen=True)
 class StayForecaster:
-    """A fitted network with all that is needed to use it.
+    """A fitted model with all that is needed to use it.
 
     ends_at: where the stays it learned from end. sampling: how they entered the sample; beyond its `data_hours` the
-    network has seen nothing and abstains. risk_thresholds: where the risk bands begin.
+    model has seen nothing and abstains. risk_thresholds: where the risk bands begin.
     """
 
-    model: keras.Model
+    model: Forecaster
     scaler: Scaler
     config: ModelConfig
     calibration: Calibration
@@ -39,9 +38,13 @@ class StayForecaster:
     sampling: Sampling = field(default_factory=Sampling)
     risk_thresholds: tuple[float, ...] = RISK_THRESHOLDS
 
-    def calibrated(self, masses: np.ndarray, elapsed_hours: ArrayLike) -> Distribution:
-        """The calibrated forecast from the network's masses [rows, bins, 2] and the elapsed hours."""
-        return self.calibration.apply(Distribution(masses, self.config.network.horizon_edges), elapsed_hours)
+    def reads(self, known: Known) -> Known:
+        """The same stays with the observations that the model reads."""
+        return known.of_concepts(self.config.window.concepts)
+
+    def forecast(self, windows: Windows, rows: np.ndarray) -> Distribution:
+        """Calibrated forecasts at the ends of `rows` of windows, whether they are fit to be published or not, [n]."""
+        return self.calibration.apply(self.model.forecast(windows, rows), windows.prediction_hour[rows])
 
 
 def forecast_stays(forecaster: StayForecaster, known: Known) -> pd.DataFrame:
@@ -54,6 +57,7 @@ def forecast_stays(forecaster: StayForecaster, known: Known) -> pd.DataFrame:
             f"The model learned stays that end at the {forecaster.ends_at}, these end at the {found}: its "
             "length-of-stay columns would mean something else. Train a model on this source."
         )
+    known = forecaster.reads(known)
     frame = _abstentions(forecaster, known)
     stay, forecast = predict(forecaster, known)
     ready = frame["status_reason"].isna().to_numpy()[stay]
@@ -76,41 +80,19 @@ def predict(forecaster: StayForecaster, known: Known, grid: Grid | None = None) 
     grid = make_served_grid(known, rules, Sampling()) if grid is None else grid
     windows = make_windows(grid, known.stays, forecaster.scaler, rules)
     window, row = last_predictions(windows)
-    return windows.stay[window], forecaster.calibrated(
-        score_rows(forecaster.model, windows, window, row), windows.prediction_hour[row]
-    )
-
-
-def abstention_reasons(known: Known, rules: WindowConfig, sampling: Sampling) -> np.ndarray:
-    """Why an open stay gets no forecast, None if it gets one, object [stays]."""
-    count, hours, silent = _data_of(known)
-    reasons = {
-        "too_early": hours < rules.first_hour,
-        "no_observations": count == 0,
-        "stale": silent > rules.stale_hours,
-        "too_few_observations": count < rules.min_observations,
-        "later_than_learned": hours > sampling.data_hours,
-    }
-    return np.select(list(reasons.values()), list(reasons), None)
-
-
-def _data_of(known: Known) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Observations known, elapsed hours and hours since the last observation (inf if never), each [stays]."""
-    seen = known.observations.known_at(known.as_of)
-    count = np.bincount(seen.stay, minlength=len(known.stays))
-    return count, known.elapsed_hours, np.where(count > 0, (known.as_of - known.last_heard) / HOUR, np.inf)
+    return windows.stay[window], forecaster.forecast(windows, row)
 
 
 def _abstentions(forecaster: StayForecaster, known: Known) -> pd.DataFrame:
     """The frame to fill: data available per stay, and the reason of each abstention."""
-    count, _, silent = _data_of(known)
     frame = pd.DataFrame({"stay_id": known.stays["stay_id"].to_numpy(), "status": "abstained"})
     frame["status_reason"] = abstention_reasons(known, forecaster.config.window, forecaster.sampling)
     for column in FORECAST_COLUMNS:
         frame[column] = np.nan
     frame["risk_band"] = pd.Series([None] * len(frame), dtype=object)
-    frame["n_observations"] = count
-    frame["hours_since_last_observation"] = np.where(count > 0, silent, np.nan)
+    silent = known.hours_since_last
+    frame["n_observations"] = known.n_observations
+    frame["hours_since_last_observation"] = np.where(np.isinf(silent), np.nan, silent)
     return frame
 
 
@@ -123,7 +105,7 @@ def save_stay_forecaster(root: Path, model_id: str, forecaster: StayForecaster, 
         "sampling": forecaster.sampling.to_json(),
         "risk_thresholds": list(forecaster.risk_thresholds),
     }
-    return save_artifact(root, model_id, forecaster.model, forecaster.config, forecaster.scaler.to_json(), meta)
+    return save_artifact(root, model_id, forecaster.model.save, forecaster.config, forecaster.scaler.to_json(), meta)
 
 
 def load_stay_forecaster(path: Path) -> StayForecaster:
@@ -133,7 +115,7 @@ def load_stay_forecaster(path: Path) -> StayForecaster:
         raise ArtifactError(f"The artifact {path.name} is a unit forecaster; a stay forecaster was expected.")
     meta = artifact.meta
     return StayForecaster(
-        artifact.model,
+        kind_of(artifact.config).load(artifact.folder, artifact.config),
         Scaler.from_json(artifact.scaler),
         artifact.config,
         Calibration.from_json(meta["calibration"]),

@@ -12,9 +12,10 @@ from sklearn.linear_model import LinearRegression
 
 from rnn_core.contracts.config import ClassicConfig, NetworkConfig
 from rnn_core.contracts.errors import ArtifactError, ContractError, DataTooSmallError
+from rnn_core.contracts.frames import EpochRecord
 from rnn_core.forecasters.artifact import load_artifact, save_artifact
+from rnn_core.forecasters.recurrent import NETWORK_FILE, load_network
 from rnn_core.network.build import build_network
-from rnn_core.network.training import EpochRecord
 
 # Share of a unit's windows, oldest first, for training, and up to which the next ones choose the epoch.
 _TRAIN_SHARE, _VALID_SHARE = 0.70, 0.85
@@ -166,9 +167,8 @@ def forecast_units(fitted: ClassicModel, series: Mapping[str, np.ndarray]) -> pd
 def save_classic(root: Path, model_id: str, fitted: ClassicModel, meta: dict[str, Any]) -> Path:
     """Writes a unit forecaster as an artifact, its report under `metrics` in the meta data; see `save_artifact`."""
     scaler = {"mean_days": fitted.mean_days, "std_days": fitted.std_days}
-    return save_artifact(
-        root, model_id, fitted.model, fitted.config, scaler, {**meta, "metrics": fitted.report.to_json()}
-    )
+    meta = {**meta, "metrics": fitted.report.to_json()}
+    return save_artifact(root, model_id, lambda to: fitted.model.save(to / NETWORK_FILE), fitted.config, scaler, meta)
 
 
 def load_classic(path: Path) -> ClassicModel:
@@ -176,9 +176,8 @@ def load_classic(path: Path) -> ClassicModel:
     artifact = load_artifact(path)
     if not isinstance(artifact.config, ClassicConfig):
         raise ArtifactError(f"The artifact {Path(path).name} is a stay forecaster, not a unit forecaster.")
-    return ClassicModel(
-        artifact.model, artifact.config, report=ClassicReport(**artifact.meta["metrics"]), **artifact.scaler
-    )
+    report = ClassicReport(**artifact.meta["metrics"])
+    return ClassicModel(load_network(artifact.folder), artifact.config, report=report, **artifact.scaler)
 
 
 def _checked(series: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from rnn_core.contracts.config import ModelConfig, NetworkConfig, TrainConfig
 from rnn_core.contracts.errors import ContractError, DataTooSmallError
-from rnn_core.contracts.frames import Labels, Windows
+from rnn_core.contracts.frames import EpochRecord, Labels, Windows
 from rnn_core.network.build import build_network
 from rnn_core.network.devices import Devices, choose_devices, share_of_replica
 from rnn_core.network.heads import logits_of
@@ -25,9 +25,6 @@ MIN_WINDOWS = 10
 
 # Enough rows for the overall distribution of ends; more would only cost time.
 _MARGINAL_ROWS = 20_000
-
-# One finished epoch as {"epoch", "epochs", "learning_rate", "train_loss", "valid_loss", "seconds"}, epochs from 1.
-EpochRecord = dict[str, float]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from rnn_core.contracts.known import Known
 from rnn_core.series.grid import make_grid
 from rnn_core.series.labels import make_labels
 from rnn_core.series.scaling import Scaler
+from rnn_core.series.serving_rule import is_fresh, is_served, served_until
 from rnn_core.series.windows import make_windows
 
 # Metrics are taken every so many hours of a stay: neighbouring hours are nearly the same.
@@ -34,6 +35,12 @@ class Material:
         """Prediction hours since the stay's first, from 1, of absolute rows."""
         return row - self.windows.offsets[self.stay_of_row[row]] + 1
 
+    @property
+    def judged_rows(self) -> np.ndarray:
+        """All rows at which a prediction is made that is judged, rising, int64 [n]."""
+        rows = np.flatnonzero(self.windows.scored)
+        return rows[self.is_judged(rows)]
+
     def is_judged(self, row: np.ndarray) -> np.ndarray:
         """Of absolute rows, those every `JUDGE_EVERY_HOURS` hours of which an outcome can be known, bool [n]."""
         return self.labels.usable[row] & (self.hour_of_row(row) % JUDGE_EVERY_HOURS == 0)
@@ -46,29 +53,17 @@ def make_material(known: Known, grid: Grid, scaler: Scaler, config: ModelConfig,
     labels = make_labels(
         windows, known.stays, config.network.horizon_edges, sampling.delayed_entry_hours, known.as_of, known_until=until
     )
-    return Material(known, windows, _where_served(labels, windows, config.window), until)
+    # Hours in which a forecast is refused because there is too little data are neither learned from nor judged.
+    served = is_served(windows, slice(None), config.window, sampling)
+    return Material(known, windows, replace(labels, usable=labels.usable & served), until)
 
 
 def make_served_grid(known: Known, window: WindowConfig, sampling: Sampling) -> Grid:
     """The grid up to the hour at which the model abstains because the data are stale, or at which they end by design."""
-    until = known.last_heard + _hours(window.stale_hours)
-    if np.isfinite(sampling.data_hours):
-        until = np.minimum(until, known.intime + _hours(sampling.data_hours))
-    return make_grid(known.stays, known.observations, known.as_of, until=until)
+    return make_grid(known.stays, known.observations, known.as_of, until=served_until(known, window, sampling))
 
 
 def known_until(known: Known, window: WindowConfig) -> np.ndarray:
     """Until when an open stay is known to have gone on, datetime64[us] [stays]: its last observation, or `as_of` where
     that is fresh. Silence is no proof of presence: otherwise a feed that broke off would look like endless stays."""
-    fresh = known.as_of - known.last_heard <= _hours(window.stale_hours)
-    return np.where(fresh, np.datetime64(known.as_of, "us"), known.last_heard)
-
-
-def _where_served(labels: Labels, windows: Windows, window: WindowConfig) -> Labels:
-    """Hours without a forecast, because there is too little data, are neither learned from nor judged."""
-    enough = windows.n_observations >= window.min_observations
-    return replace(labels, usable=labels.usable & enough & (windows.hours_since_last <= window.stale_hours))
-
-
-def _hours(hours: float) -> np.timedelta64:
-    return np.timedelta64(round(hours * 3600), "s")
+    return np.where(is_fresh(known, window), np.datetime64(known.as_of, "us"), known.last_heard)

@@ -1,6 +1,7 @@
 """Standardisation of the values that the network reads: fitted on training stays, saved in the artifact."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -31,8 +32,8 @@ class Scaler(Saved):
     center, scale: float32 [concepts], in the order of `concepts`.
     static_center, static_scale: float32 [static features], in the order of `static`; 0 and 1 for indicators.
     clip: scaled values are in [-clip, clip].
-    concepts, static: names of the features it was fitted on. Raises ContractError where they, or their order, are not
-        those of this version.
+    concepts, static: names of the features it was fitted on. Raises ContractError where this version lacks one of the
+        concepts, or has other static features or another order of them.
     """
 
     center: Array
@@ -44,22 +45,36 @@ class Scaler(Saved):
     static: tuple[str, ...] = STATIC_NAMES
 
     def __post_init__(self) -> None:
-        for kind, found, names in (("concepts", self.concepts, NAMES), ("static", self.static, STATIC_NAMES)):
-            if found != names:
-                raise ContractError(
-                    f"The saved scaler has {len(found)} {kind} features, this version has {len(names)}, and their "
-                    "names or order differ; score with the version that trained the model, or train again."
-                )
+        if removed := sorted(set(self.concepts) - set(NAMES)):
+            raise ContractError(
+                f"The saved scaler was fitted on concepts that this version does not have: {', '.join(removed)}; "
+                "score with the version that trained the model, or train again."
+            )
+        if self.static != STATIC_NAMES:
+            raise ContractError(
+                f"The saved scaler has {len(self.static)} static features, this version has {len(STATIC_NAMES)}, and "
+                "their names or order differ; score with the version that trained the model, or train again."
+            )
 
     def scale_values(self, values: np.ndarray, concept: np.ndarray) -> np.ndarray:
-        """Values in concept units, each with the position of its concept, to scaled float32; NaN stays NaN."""
-        scaled = (_transform(values, concept) - self.center[concept]) / self.scale[concept]
+        """Values in concept units to scaled float32; NaN stays NaN.
+
+        concept: of each, its position in `concepts.NAMES`; one that the scaler was fitted on.
+        """
+        own = self._own_position[concept]
+        scaled = (_transform(values, concept) - self.center[own]) / self.scale[own]
         return np.clip(scaled, -self.clip, self.clip)
 
     def scale_static(self, static_raw: np.ndarray) -> np.ndarray:
         """`static_features`, [stays, k], as the network reads them: missing numbers are 0 (the mean); their mask marks them."""
         scaled = (static_raw - self.static_center) / self.static_scale
         return np.nan_to_num(np.clip(scaled, -self.clip, self.clip), nan=0.0)
+
+    @cached_property
+    def _own_position(self) -> np.ndarray:
+        """Of each of `concepts.NAMES`, its position in `concepts`; beyond the last where it is not there."""
+        own = {name: position for position, name in enumerate(self.concepts)}
+        return np.array([own.get(name, len(own)) for name in NAMES])
 
 
 def static_features(stays: pd.DataFrame) -> np.ndarray:

@@ -12,9 +12,31 @@ from sqlalchemy import Engine, text
 from rnn_core.contracts.concepts import NAMES
 from rnn_core.contracts.config import WindowConfig
 from rnn_core.contracts.frames import STAY_COLUMNS, Observations, check_stays
+from rnn_core.contracts.known import Known
 from sql.store.engine import libpq_uri
 
 _TIMES = ("intime", "outtime", "hospital_intime", "hospital_outtime", "died_at")
+
+
+def read_known(
+    engine: Engine,
+    source: str,
+    as_of: datetime,
+    *,
+    only_open: bool = False,
+    since: datetime | None = None,
+    ingested_by: datetime | None = None,
+) -> Known:
+    """Stays of `source` and their observations as they were known at `as_of`; see `read_stays`.
+
+    since: without stays that had ended by then. Times carry their zone.
+    """
+    stays = read_stays(engine, source, as_of, only_open=only_open, ingested_by=ingested_by)
+    if since is not None:
+        gone = stays["outtime"] <= pd.Timestamp(since.astimezone(UTC)).tz_localize(None)
+        stays = stays[~gone].reset_index(drop=True)
+    observations = read_observations(engine, source, stays, as_of, ingested_by=ingested_by)
+    return Known(stays, observations, np.datetime64(as_of.astimezone(UTC).replace(tzinfo=None), "us"))
 
 
 def read_stays(

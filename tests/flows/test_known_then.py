@@ -60,11 +60,6 @@ def hours(store):
     return sorted(middle, reverse=True)
 
 
-def known(store, source, as_of) -> Known:
-    stays = canonical.read_stays(store, source, as_of)
-    return Known(stays, canonical.read_observations(store, source, stays, as_of), naive(as_of))
-
-
 def naive(time: datetime) -> np.datetime64:
     return np.datetime64(time.replace(tzinfo=None), "us")
 
@@ -98,12 +93,12 @@ def test_dropping_every_row_of_later_changes_no_window_no_feature_and_no_forecas
 
 
 def _scored_without_later_rows(store, as_of, forecaster) -> int:
-    before = known(store, "mimic_iii", as_of)
+    before = canonical.read_known(store, "mimic_iii", as_of)
     with store.begin() as connection:
         for table in ("observation", "stay_version"):
             gone = connection.execute(text(f"delete from icu.{table} where available_at > :t"), {"t": as_of})
             assert gone.rowcount > 0
-    after = known(store, "mimic_iii", as_of)
+    after = canonical.read_known(store, "mimic_iii", as_of)
     assert_equal(arrays(after), arrays(before))
     told, again = (forecast_stays(forecaster, of.take(of.stays["outtime"].isna().to_numpy())) for of in (before, after))
     pd.testing.assert_frame_equal(again, told, check_exact=True)
@@ -123,10 +118,10 @@ def test_a_late_result_appears_in_later_runs_only(store):
     for row in late[::5]:
         before = row.available_at.replace(minute=0, second=0, microsecond=0)
         assert row.observed_at < before < row.available_at
-        there = arrays(known(store, "mimic_iii", before))
+        there = arrays(canonical.read_known(store, "mimic_iii", before))
         with taken_out(store, row):
-            assert_equal(arrays(known(store, "mimic_iii", before)), there)
-        of = known(store, "mimic_iii", row.available_at).observations
+            assert_equal(arrays(canonical.read_known(store, "mimic_iii", before)), there)
+        of = canonical.read_known(store, "mimic_iii", row.available_at).observations
         assert (of.observed_at[of.available_at == naive(row.available_at)] == naive(row.observed_at)).any()
 
 
@@ -163,10 +158,10 @@ def test_a_corrected_value_changes_later_runs_only(store):
     for row in corrected:
         between = row.first_at.replace(minute=0, second=0) + HOUR
         assert row.first_at <= between < row.available_at
-        before = arrays(known(store, "mimic_iii", between))
+        before = arrays(canonical.read_known(store, "mimic_iii", between))
         with taken_out(store, row):
-            assert_equal(arrays(known(store, "mimic_iii", between)), before)
-        of = known(store, "mimic_iii", row.available_at).observations
+            assert_equal(arrays(canonical.read_known(store, "mimic_iii", between)), before)
+        of = canonical.read_known(store, "mimic_iii", row.available_at).observations
         at = (of.observed_at == naive(row.observed_at)) & (of.available_at == naive(row.available_at))
         assert row.second in of.value[at]
 
@@ -211,12 +206,14 @@ def test_scrambled_labels_leave_the_inputs_as_they_are(store, hours):
             bound,
         )
     ingest.fn("scrambled", as_of)
-    assert_equal(arrays(known(store, "scrambled", as_of)), arrays(known(store, "mimic_iii", as_of)))
+    assert_equal(
+        arrays(canonical.read_known(store, "scrambled", as_of)), arrays(canonical.read_known(store, "mimic_iii", as_of))
+    )
 
 
 def test_outcomes_of_stays_that_ended_never_reach_the_inputs(store):
     """The labels of all ended stays swapped and moved: channels and static features of every hour are the same."""
-    of = known(store, "mimic_iii", AFTER_ALL)
+    of = canonical.read_known(store, "mimic_iii", AFTER_ALL)
     rng = np.random.default_rng(0)
     scrambled = of.stays.assign(
         outcome=rng.permutation(of.stays["outcome"].to_numpy()),
@@ -230,7 +227,7 @@ def test_outcomes_of_stays_that_ended_never_reach_the_inputs(store):
 
 def test_a_longer_stay_has_the_same_hours_before(store):
     """The end moved by a day: all hours up to the true end are the same, so the length tells nothing."""
-    of = known(store, "mimic_iii", AFTER_ALL)
+    of = canonical.read_known(store, "mimic_iii", AFTER_ALL)
     longer = of.stays.assign(outtime=of.stays["outtime"] + pd.Timedelta(days=1))
     grid, later = (make_grid(stays, of.observations, of.as_of) for stays in (of.stays, longer))
     scaler = fit_scaler(grid, static_features(of.stays), np.arange(len(of.stays)))

@@ -16,7 +16,6 @@ from flows.inspection.models import model_card
 from flows.jobs.forecast import forecast
 from flows.jobs.ingest import ingest
 from flows.jobs.promotion import promote
-from flows.jobs.train import read_known
 from flows.jobs.transfer import measure_transfer, recalibrate
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.errors import ArtifactError, DataTooSmallError, ForecastError
@@ -24,7 +23,7 @@ from rnn_core.contracts.known import Known
 from rnn_core.evaluation.transfer import deaths, recalibrated, risks_at
 from rnn_core.forecasters.stay import forecast_stays, load_stay_forecaster
 from rnn_core.series.splits import split_stays
-from sql.published import registry
+from sql.published import canonical, registry
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -62,14 +61,14 @@ def test_a_model_is_judged_at_home_and_elsewhere_with_what_is_lost(two):
 def test_the_risk_at_an_hour_is_what_a_run_of_that_hour_would_have_forecast(two):
     """Of one stay: the risk at 24 hours, and the forecast of a run at the same clock hour that knew what was known then."""
     _, forecaster = serving(two)
-    known = read_known(two, "mimic_iii", AT)
+    known = canonical.read_known(two, "mimic_iii", AT)
     stay, risk = risks_at(forecaster, known, 24)
     assert len(stay) > 80
     for position in (0, 20, 60):
         row = known.stays.iloc[stay[position]]
         hour = pd.Timestamp(row["intime"]).floor("h") + pd.Timedelta(hours=24)
         hour += pd.Timedelta(hours=1) if (hour - row["intime"]) < pd.Timedelta(hours=24) else pd.Timedelta(0)
-        then = read_known(two, "mimic_iii", hour.tz_localize("UTC").to_pydatetime())
+        then = canonical.read_known(two, "mimic_iii", hour.tz_localize("UTC").to_pydatetime())
         told = forecast_stays(forecaster, then.take((then.stays["stay_id"] == row["stay_id"]).to_numpy()))
         assert told["mortality_risk"].iloc[0] == pytest.approx(risk[position], rel=1e-4)
 
@@ -79,7 +78,7 @@ def test_a_recalibrated_copy_waits_for_promotion_and_then_serves_the_other_sourc
     told = recalibrate(row["model_id"], "mimic_iii", AT)
     assert told["stage"] == "candidate" and told["patients who died, fitted to"] > 5
     fitted = load_stay_forecaster(load_settings().artifact_folder / registry.read_model(two, told["model"])["artifact"])
-    known = read_known(two, "mimic_iii", AT)
+    known = canonical.read_known(two, "mimic_iii", AT)
     judged = known.take(~split_stays(known.stays, known.as_of).learned)
     stay, before = risks_at(forecaster, judged, 24)
     _, after = risks_at(fitted, judged, 24)
@@ -106,7 +105,7 @@ def test_a_model_is_no_transfer_where_it_or_its_origin_has_learned(two):
 
 
 def test_a_death_after_the_hospital_is_none_and_an_open_hospital_stay_is_not_told(two):
-    known = read_known(two, "mimic_iii", AT)
+    known = canonical.read_known(two, "mimic_iii", AT)
     left = known.stays["hospital_outtime"]
     alive = np.flatnonzero(deaths(known, "hospital") == 0)
     stays = known.stays.copy()
@@ -121,7 +120,7 @@ def test_a_death_after_the_hospital_is_none_and_an_open_hospital_stay_is_not_tol
 
 def test_a_model_of_unit_stays_is_not_used_where_stays_end_with_the_hospital(two):
     _, forecaster = serving(two)
-    known = read_known(two, "mimic_iii", AT)
+    known = canonical.read_known(two, "mimic_iii", AT)
     hospital = Known(known.stays.assign(ends_at="hospital"), known.observations, known.as_of)
     with pytest.raises(ArtifactError, match="have deaths in hospital only"):
         deaths(hospital, "unit")
@@ -130,14 +129,14 @@ def test_a_model_of_unit_stays_is_not_used_where_stays_end_with_the_hospital(two
 
 
 def test_a_model_of_hospital_stays_is_asked_for_deaths_in_hospital(two):
-    known = read_known(two, "mimic_iii", AT)
+    known = canonical.read_known(two, "mimic_iii", AT)
     in_unit, in_hospital = deaths(known, "unit"), deaths(known, "hospital")
     assert np.nansum(in_unit) == 29 and np.nansum(in_hospital) == 46
 
 
 def test_nothing_is_fitted_to_stays_that_all_ended_alike(two):
     _, forecaster = serving(two)
-    known = read_known(two, "mimic_iii", AT)
+    known = canonical.read_known(two, "mimic_iii", AT)
     alive = known.take((known.stays["outcome"] == "alive").to_numpy())
     with pytest.raises(DataTooSmallError, match="stays that ended with a death"):
         recalibrated(forecaster, alive, (24,))

@@ -85,11 +85,10 @@ def take_over(store, make_database, tmp_path_factory):
 
 def known(store, name, names, as_of) -> Known:
     """What the canonical tables tell as of a time, the stays in the hospital's order and under its names."""
-    stays = canonical.read_stays(store, name, as_of)
-    observations = canonical.read_observations(store, name, stays, as_of)
+    found = canonical.read_known(store, name, as_of)
     by_id = {stay_id: n for n, stay_id in names.items()}
-    stays = stays.assign(stay_id=stays["stay_id"].map(by_id), patient_id="", source="")
-    return Known(stays, observations, np.datetime64(as_of.replace(tzinfo=None), "us"))
+    stays = found.stays.assign(stay_id=found.stays["stay_id"].map(by_id), patient_id="", source="")
+    return replace(found, stays=stays)
 
 
 def as_rows(observations: Observations) -> list[tuple]:

@@ -12,7 +12,6 @@ from rnn_core.contracts.known import Known
 from rnn_core.forecasters.drivers import COLUMNS, N_DRIVERS, explain_stays
 from rnn_core.forecasters.fit_stay import fit_forecaster
 from rnn_core.forecasters.stay import StayForecaster, forecast_stays
-from rnn_core.network.build import members_of
 
 NAMES = ("heart_rate", "lactate", "sodium", "creatinine", "map_invasive", "platelets", "ph_arterial")
 
@@ -33,8 +32,8 @@ def forecaster(known) -> StayForecaster:
     stays = random_stays(rng, 80).assign(ends_at="unit", intime=at(0.0), unit_type="medical")
     learned = Known(stays, random_observations(rng, stays, 6000, NAMES), at(120))
     fitted, _ = fit_forecaster(learned, np.ones(80, bool), small_config(epochs=1))
-    for member in members_of(fitted.model):
-        kernel = member.get_layer("head").kernel
+    for member in fitted.model.members():
+        kernel = member.network.get_layer("head").kernel
         kernel.assign(kernel + np.random.default_rng(9).standard_normal(kernel.shape) * 0.1)
     return fitted
 

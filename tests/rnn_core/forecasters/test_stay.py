@@ -15,9 +15,9 @@ from rnn_core.contracts.known import Known
 from rnn_core.contracts.thresholds import RISK_THRESHOLDS
 from rnn_core.evaluation.holdout import compare_forecasters, unseen
 from rnn_core.evaluation.judged_fit import fit_stay_forecaster
-from rnn_core.forecasters.fit_stay import _ensemble_stretch, fit_ensemble, fit_forecaster
+from rnn_core.forecasters.fit_stay import _ensemble_stretch, fit_forecaster
+from rnn_core.forecasters.recurrent import RecurrentEnsemble
 from rnn_core.forecasters.stay import forecast_stays, load_stay_forecaster, save_stay_forecaster
-from rnn_core.network.build import members_of
 from rnn_core.series.material import make_material, make_served_grid
 from rnn_core.series.scaling import fit_scaler, static_features
 
@@ -83,7 +83,7 @@ def test_an_outcome_that_became_known_after_the_cut_off_is_not_learned(made, fit
         outcome=np.where(stays["outtime"] <= CUTOFF, stays["outcome"], "died"),
     )
     forecaster, _ = fit(moved, scrambled, small_config())
-    for ours, theirs in zip(forecaster.model.get_weights(), fitted[0].model.get_weights(), strict=True):
+    for ours, theirs in zip(forecaster.model.network.get_weights(), fitted[0].model.network.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert forecaster.calibration == fitted[0].calibration
 
@@ -142,7 +142,7 @@ def test_a_warm_start_takes_the_champions_scaler_and_begins_where_it_stood(made,
     frozen = small_config(epochs=1, learning_rate=1e-12)
     refreshed, _ = fit(*made, frozen, warm_from=fitted[0])
     assert refreshed.scaler is fitted[0].scaler
-    for ours, theirs in zip(refreshed.model.get_weights(), fitted[0].model.get_weights(), strict=True):
+    for ours, theirs in zip(refreshed.model.network.get_weights(), fitted[0].model.network.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
@@ -177,7 +177,7 @@ def test_data_that_stop_by_design_are_not_learned_from_after_their_end(made):
     sampling = Sampling(data_hours=12)
     a, _ = fit(stays, observations, small_config(epochs=1), sampling=sampling)
     b, _ = fit(stays, changed, small_config(epochs=1), sampling=sampling)
-    for ours, theirs in zip(a.model.get_weights(), b.model.get_weights(), strict=True):
+    for ours, theirs in zip(a.model.network.get_weights(), b.model.network.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -196,14 +196,14 @@ def test_members_that_lie_apart_stretch_the_ensemble_and_equal_ones_do_not(made)
     material = make_material(
         then, grid, fit_scaler(grid, static_features(then.stays), np.arange(40)), config, Sampling()
     )
-    ensemble = fit_ensemble(material, np.ones(len(then.stays), bool), config)
-    risk = ensemble.forecast.mortality_risk()
-    factor, centre = _ensemble_stretch(material, ensemble, ensemble.row, risk)
+    fitted = RecurrentEnsemble.fit(material, np.ones(len(then.stays), bool), config)
+    risk = fitted.forecast.mortality_risk()
+    factor, centre = _ensemble_stretch(material, fitted, risk)
     assert factor > 1 and centre == pytest.approx(logit(risk).mean(), abs=1e-6)
-    first, *others = members_of(ensemble.model)
+    first, *others = fitted.forecaster.members()
     for other in others:
-        other.set_weights(first.get_weights())
-    same, _ = _ensemble_stretch(material, ensemble, ensemble.row, risk)
+        other.network.set_weights(first.network.get_weights())
+    same, _ = _ensemble_stretch(material, fitted, risk)
     assert same == pytest.approx(1, abs=1e-6)
 
 

@@ -105,11 +105,30 @@ def test_a_scaler_survives_a_round_trip_through_json_bit_by_bit(cohort):
     assert all(getattr(again, a).dtype == np.float32 for a in ARRAYS)
 
 
-@pytest.mark.parametrize("key", ["concepts", "static"])
-def test_a_scaler_of_other_features_is_refused(key):
+def test_a_scaler_of_other_static_features_is_refused():
     saved = fit_on({}).to_json()
-    saved[key] = saved[key][::-1]
-    with pytest.raises(ContractError, match=f"{key} features"):
+    saved["static"] = saved["static"][::-1]
+    with pytest.raises(ContractError, match="static features"):
+        Scaler.from_json(saved)
+
+
+def test_a_scaler_knows_its_concepts_by_name_whatever_their_order_or_number():
+    fitted = fit_on({"lactate": [1.0, 3.0, 7.0], "heart_rate": [60.0, 80.0]})
+    saved = fitted.to_json()
+    for name in ("concepts", "center", "scale"):
+        saved[name] = saved[name][::-1][:-1]
+    values, concept = np.array([2.0, 5.0]), np.array([INDEX["lactate"]] * 2)
+    again = Scaler.from_json(saved)
+    np.testing.assert_array_equal(again.scale_values(values, concept), fitted.scale_values(values, concept))
+    assert Scaler.from_json(again.to_json()).concepts == again.concepts == NAMES[::-1][:-1]
+    with pytest.raises(IndexError):
+        again.scale_values(values, np.array([INDEX[NAMES[0]]] * 2))
+
+
+def test_a_scaler_of_a_concept_that_is_gone_is_refused_by_name():
+    saved = fit_on({}).to_json()
+    saved["concepts"][3] = "gone"
+    with pytest.raises(ContractError, match="does not have: gone"):
         Scaler.from_json(saved)
 
 

@@ -1,0 +1,98 @@
+"""The recurrent ensemble as a forecaster: what it says at rows, its members, its files, and what it starts from."""
+
+import shutil
+
+import numpy as np
+import pytest
+from builders import at, random_observations, random_stays, small_config
+
+from rnn_core.contracts.config import ModelConfig, Sampling
+from rnn_core.contracts.errors import ContractError
+from rnn_core.contracts.known import Known
+from rnn_core.forecasters import recurrent
+from rnn_core.forecasters.forecaster import KINDS, kind_of
+from rnn_core.forecasters.recurrent import RecurrentEnsemble, load_network
+from rnn_core.network.build import build_network
+from rnn_core.series.material import Material, make_material, make_served_grid
+from rnn_core.series.scaling import fit_scaler, static_features
+from rnn_core.series.splits import patient_folds
+
+CONFIG = small_config(epochs=1, folds=2)
+
+
+@pytest.fixture(scope="module")
+def material() -> Material:
+    rng = np.random.default_rng(4)
+    stays = random_stays(rng, 60).assign(ends_at="unit")
+    known = Known(stays, random_observations(rng, stays, 4000), at(120))
+    grid = make_served_grid(known, CONFIG.window, Sampling())
+    return make_material(known, grid, fit_scaler(grid, static_features(stays), np.arange(60)), CONFIG, Sampling())
+
+
+@pytest.fixture(scope="module")
+def fitted(material):
+    return RecurrentEnsemble.fit(material, np.ones(60, bool), CONFIG)
+
+
+def test_the_kind_in_the_config_names_the_class():
+    assert kind_of(ModelConfig()) is RecurrentEnsemble
+    for name in KINDS:
+        assert {"forecast", "members", "save", "load", "fit"} <= set(dir(kind_of(ModelConfig(forecaster=name))))
+
+
+def test_out_of_fold_is_said_at_every_judged_row_by_the_member_that_never_saw_the_stay(material, fitted):
+    np.testing.assert_array_equal(fitted.row, material.judged_rows)
+    fold = patient_folds(material.known.stays["patient_id"], 2)[material.stay_of_row[fitted.row]]
+    for k, member in enumerate(fitted.forecaster.members()):
+        mine = fold == k
+        again = member.forecast(material.windows, fitted.row[mine])
+        np.testing.assert_allclose(again.masses, fitted.forecast.masses[mine], atol=1e-6)
+
+
+def test_the_ensemble_says_the_mean_of_its_members(material, fitted):
+    row = material.judged_rows[::7]
+    said = [member.forecast(material.windows, row).masses for member in fitted.forecaster.members()]
+    np.testing.assert_allclose(fitted.forecaster.forecast(material.windows, row).masses, np.mean(said, 0), atol=1e-6)
+
+
+def test_rows_may_come_in_any_order_and_together_or_alone(material, fitted):
+    row = material.judged_rows[[40, 3, 41, 5, 3]]
+    together = fitted.forecaster.forecast(material.windows, row).masses
+    alone = [fitted.forecaster.forecast(material.windows, one).masses[0] for one in row[:, None]]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert len(fitted.forecaster.forecast(material.windows, row[:0])) == 0
+
+
+def test_a_loaded_ensemble_says_the_same_to_the_bit(material, fitted, tmp_path):
+    fitted.forecaster.save(tmp_path)
+    loaded = RecurrentEnsemble.load(tmp_path, fitted.config)
+    for row in (material.judged_rows, material.judged_rows[:1]):
+        said, again = (one.forecast(material.windows, row).masses for one in (fitted.forecaster, loaded))
+        np.testing.assert_array_equal(said, again)
+
+
+def test_a_warm_start_from_another_kind_or_number_of_members_is_refused(material, fitted):
+    everyone = np.ones(60, bool)
+    with pytest.raises(ContractError, match="another kind"):
+        RecurrentEnsemble.fit(material, everyone, CONFIG, warm_from=object())
+    with pytest.raises(ContractError, match="needs 2 members; the model has 1"):
+        RecurrentEnsemble.fit(material, everyone, CONFIG, warm_from=fitted.forecaster.members()[0])
+
+
+def test_a_network_is_read_once_per_process_whatever_the_folder(fitted, tmp_path, monkeypatch):
+    monkeypatch.setattr(recurrent, "_networks", {})
+    monkeypatch.setattr(recurrent, "_NETWORKS_KEPT", 2)
+
+    def saved(name: str, network):
+        (tmp_path / name).mkdir()
+        RecurrentEnsemble(network, fitted.forecaster.edges).save(tmp_path / name)
+        return tmp_path / name
+
+    folder = saved("first", fitted.forecaster.members()[0].network)
+    first = load_network(folder)
+    assert load_network(shutil.copytree(folder, tmp_path / "copy")) is first
+    others = [build_network(fitted.config.network) for _ in range(2)]
+    for n, other in enumerate(others):
+        for ours, theirs in zip(load_network(saved(str(n), other)).get_weights(), other.get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert len(recurrent._networks) == 2 and load_network(folder) is not first, "the oldest made room"
