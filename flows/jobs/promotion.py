@@ -7,7 +7,8 @@ from sqlalchemy import Engine
 
 from flows.jobs.train import judge_beside
 from flows.runtime import clock
-from flows.runtime.log import import_tensorflow, log
+from flows.runtime.log import log
+from flows.runtime.quiet_tensorflow import import_tensorflow
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.errors import ForecastError
 from sql.published import canonical, registry

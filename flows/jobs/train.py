@@ -14,8 +14,9 @@ from sqlalchemy import Engine
 
 from flows.runtime import clock
 from flows.runtime.databases import open_source, open_store
-from flows.runtime.log import import_tensorflow, log
+from flows.runtime.log import log
 from flows.runtime.naming import run_name
+from flows.runtime.quiet_tensorflow import import_tensorflow
 from flows.runtime.run_report import report_run
 from flows.runtime.settings import load_settings
 from flows.runtime.steps import Recorded, alone, recorded, step

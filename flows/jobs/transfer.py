@@ -9,7 +9,8 @@ import numpy as np
 from sqlalchemy import Engine
 
 from flows.runtime.databases import open_store
-from flows.runtime.log import import_tensorflow, log
+from flows.runtime.log import log
+from flows.runtime.quiet_tensorflow import import_tensorflow
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.errors import ForecastError
 from rnn_core.contracts.known import Known

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flows.runtime.databases import open_source, open_store
-from flows.runtime.log import import_tensorflow, log
+from flows.runtime.log import log
+from flows.runtime.quiet_tensorflow import import_tensorflow
 from rnn_core.contracts.config import ModelConfig
 from rnn_core.contracts.errors import DataTooSmallError
 from sql.published import canonical

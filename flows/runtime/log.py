@@ -1,12 +1,11 @@
-"""The one log of the flows: in a Prefect run it goes to that run's log, elsewhere to standard error."""
+"""The log of all flows: in a Prefect run it goes to the log of that run, elsewhere to standard error."""
 
 import logging
-import os
 import sys
 
 
 class _RunOrTerminal(logging.Handler):
-    """Hands a record to the current Prefect run, which keeps it; without one, prints it with the time of day."""
+    """Passes a record to the logger of the current Prefect run; without a run, prints it with the time of day."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,7 +20,7 @@ class _RunOrTerminal(logging.Handler):
 
 
 def _run_logger() -> logging.LoggerAdapter | logging.Logger | None:
-    # Prefect takes seconds to import; where nobody has, there is no run.
+    # Prefect takes seconds to import. If nothing has imported it yet, there is no run.
     if "prefect.context" not in sys.modules:
         return None
     from prefect.context import FlowRunContext, TaskRunContext
@@ -35,29 +34,3 @@ log.setLevel(logging.INFO)
 log.propagate = False
 if not log.handlers:
     log.addHandler(_RunOrTerminal())
-
-
-def import_tensorflow() -> None:
-    """Import TensorFlow without the lines its C++ parts print before any setting could silence them.
-
-    Keras would import matplotlib where it finds it, which takes seconds and which no job needs.
-    """
-    if "tensorflow" in sys.modules:
-        return
-    hidden = "matplotlib" not in sys.modules
-    if hidden:
-        sys.modules["matplotlib"] = None  # type: ignore[assignment]
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        import tensorflow  # noqa: F401
-
-        # It warns of functions compiled again and again, which every member of an ensemble is on purpose.
-        logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    finally:
-        if hidden:
-            del sys.modules["matplotlib"]
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
