@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmarks.stage import Row, open_stage
+from flows.runtime.settings import own_home
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "physionet-2012"
 STAGED = ("ingest", "windows", "scoring", "flow", "units")
@@ -49,6 +50,7 @@ def _run_staged(names: list[str]) -> Iterator[Row]:
         return
     with (
         tempfile.TemporaryDirectory(prefix="icu-bench-", ignore_cleanup_errors=True) as folder,
+        own_home(Path(folder)),
         open_stage(Path(folder), DATA) as stage,
     ):
         for name in names:

@@ -15,7 +15,7 @@ from time import perf_counter
 
 from benchmarks.large_source import LAST, SOURCE, generate
 from benchmarks.stage import Row
-from flows.runtime.settings import load_settings, use_own_home
+from flows.runtime.settings import load_settings, own_home
 
 # Up to when the first ingest takes over, with patients in their beds; the hour after it is the increment.
 AS_OF = LAST - timedelta(hours=12)
@@ -86,8 +86,10 @@ def _source(rows: int) -> Iterator[datetime]:
     from flows.runtime.databases import open_source, open_store
     from sql.store import embedded
 
-    with tempfile.TemporaryDirectory(prefix="icu-bench-", ignore_cleanup_errors=True) as folder:
-        use_own_home(Path(folder))
+    with (
+        tempfile.TemporaryDirectory(prefix="icu-bench-", ignore_cleanup_errors=True) as folder,
+        own_home(Path(folder)),
+    ):
         try:
             begun = perf_counter()
             begin = generate(open_source(SOURCE, writable=True)[1], rows)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from flows.runtime.settings import load_settings, use_own_home
+from flows.runtime.settings import load_settings
 
 SOURCE = "physionet_2012"
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -36,12 +36,11 @@ class Stage:
 
 @contextmanager
 def open_stage(folder: Path, data: Path) -> Iterator[Stage]:
-    """Load set a, all stays together with outcomes withheld, into a source database; the store is empty and migrated."""
+    """Load set a, all stays together with outcomes withheld, into a source database of the current home; the store is empty."""
     from flows.runtime.databases import open_source, open_store
     from sql.loaders import physionet_2012
     from sql.store import embedded
 
-    use_own_home(folder)
     adapter, source = open_source(SOURCE, writable=True)
     physionet_2012.load(
         source, data, sets=["a"], schema=adapter.schemas["schema"], layout="together", withhold_outcomes=True

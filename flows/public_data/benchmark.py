@@ -17,8 +17,9 @@ from sqlalchemy import Engine
 from flows.pages.page import write_text
 from flows.runtime import clock
 from flows.runtime.databases import open_source, open_store
-from flows.runtime.log import import_tensorflow, log
-from flows.runtime.settings import load_settings, use_own_home
+from flows.runtime.log import log
+from flows.runtime.quiet_tensorflow import import_tensorflow
+from flows.runtime.settings import load_settings, own_home
 from rnn_core.benchmark.outcome import BASELINES, BLENDED, MODELS, Outcome
 from rnn_core.contracts.config import ModelConfig
 from rnn_core.contracts.errors import ForecastError
@@ -150,8 +151,7 @@ def _installation() -> Iterator[tuple[Engine, str, Engine]]:
     """Source, its schema and store of an installation that exists only during the run."""
     from sql.store import embedded
 
-    with tempfile.TemporaryDirectory(prefix="icu-benchmark-") as folder:
-        use_own_home(Path(folder))
+    with tempfile.TemporaryDirectory(prefix="icu-benchmark-") as folder, own_home(Path(folder)):
         adapter, source = open_source(SOURCE, writable=True)
         try:
             yield source, adapter.schemas["schema"], open_store()

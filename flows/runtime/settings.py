@@ -1,7 +1,8 @@
-"""The only reader of the environment: where databases, artifacts and state are, under the prefix ICU_."""
+"""Settings, read from the environment and .env under the prefix ICU_; no other module reads the environment."""
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +23,7 @@ def _default_home() -> Path:
 
 
 class SourceSettings(BaseModel):
-    """Where one source's database is; ICU_SOURCES__<NAME>__URL and so on."""
+    """Settings of one source: ICU_SOURCES__<NAME>__URL and so on."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -41,12 +42,12 @@ class SourceSettings(BaseModel):
     @classmethod
     def _known_zone(cls, name: str) -> str:
         if name not in available_timezones():
-            raise ValueError("is the name of no time zone; expected one like Europe/Zurich")
+            raise ValueError("is not a time zone; expected a name like Europe/Zurich")
         return name
 
 
 class Settings(BaseSettings):
-    """All settings; a name under ICU_ that is not here is refused, since it is most likely misspelt."""
+    """All settings; any other name under ICU_ is refused, since it is most likely misspelt."""
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX, env_nested_delimiter="__", env_file=".env", extra="ignore", frozen=True
@@ -59,7 +60,7 @@ class Settings(BaseSettings):
     )
     sources: dict[str, SourceSettings] = Field(default_factory=dict)
     notify: SecretStr | None = Field(
-        None, description="whom watch tells: an Apprise URL, or prefect:<kind>/<name> of a block"
+        None, description="where alerts go: an Apprise URL, or prefect:<kind>/<name> of a block"
     )
     overlap_hours: Annotated[float, Field(ge=0)] = 48.0
 
@@ -72,7 +73,7 @@ class Settings(BaseSettings):
         return self.database_url is None
 
     def source(self, name: str) -> SourceSettings:
-        """Settings of a source; the defaults where it has none."""
+        """Settings of a source; the defaults if it has none."""
         return self.sources.get(name, SourceSettings())
 
     @property
@@ -82,9 +83,9 @@ class Settings(BaseSettings):
 
 @cache
 def load_settings() -> Settings:
-    """The settings of this process. Raises ForecastError naming each setting at fault, never its value."""
+    """The settings of this process. Raises ForecastError that names each invalid setting, never its value."""
     known = {_PREFIX + name.upper() for name in Settings.model_fields}
-    given = {*os.environ, *dotenv_values(".env")}
+    given = {*os.environ, *_read_env_file()}
     unknown = sorted(name for name in given if name.startswith(_PREFIX) and name.split("__")[0] not in known)
     if unknown:
         raise ForecastError(f"Unknown settings {', '.join(unknown)}; known are {', '.join(sorted(known))}.")
@@ -95,44 +96,59 @@ def load_settings() -> Settings:
             f"{_PREFIX}{'__'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}"
             for fault in error.errors(include_input=False, include_url=False)
         )
-        raise ForecastError(f"Settings are not right: {faults}. See .env.example.") from None
+        raise ForecastError(f"Invalid settings: {faults}. See .env.example.") from None
+
+
+def _read_env_file() -> dict[str, str | None]:
+    """The settings of the file that applies here, .env; none within `own_home`."""
+    env_file = Settings.model_config["env_file"]
+    return dotenv_values(env_file) if env_file else {}
 
 
 def export_settings(more: dict[str, str]) -> None:
-    """Put the settings and `more` into the environment, with whole paths: for processes that start in another folder."""
+    """Put the settings and `more` into the environment, with absolute paths, for processes started in another folder."""
     settings = load_settings()
-    os.environ |= {name: value for name, value in dotenv_values(".env").items() if value and name not in os.environ}
+    os.environ |= {name: value for name, value in _read_env_file().items() if value and name not in os.environ}
     os.environ |= {"ICU_HOME": str(settings.home.resolve()), "ICU_ARTIFACTS": str(settings.artifact_folder.resolve())}
     os.environ |= more
 
 
-def use_own_home(folder: Path) -> None:
-    """From here on this process works in `folder` alone: no setting of the installation applies to it any more."""
+@contextmanager
+def own_home(folder: Path) -> Iterator[None]:
+    """Work in `folder` with default settings, ignoring those of the installation; restore them at the end."""
+    environment, env_file = dict(os.environ), Settings.model_config["env_file"]
     for name in [name for name in os.environ if name.startswith(_PREFIX)]:
         del os.environ[name]
     Settings.model_config["env_file"] = None
     os.environ["ICU_HOME"] = str(folder)
     load_settings.cache_clear()
-    quiet_environment(load_settings())
+    try:
+        quiet_environment(load_settings())
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        Settings.model_config["env_file"] = env_file
+        load_settings.cache_clear()
 
 
 def quiet_environment(settings: Settings) -> None:
-    """Defaults of the libraries we run, to be set before they are imported: no calls home, state under our folder."""
+    """Set defaults of our libraries, before they are imported: no telemetry, state under our folder."""
     defaults = {
         "DO_NOT_TRACK": "1",
         "GX_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_HOME": str(settings.home / "prefect"),
-        # A first ephemeral server migrates its database, which takes a slow machine longer than the default allows.
+        # The first temporary server migrates its database, which takes longer than the default on a slow machine.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-        # A run that dies together with its worker is known by its missing heartbeat (prefect.yaml).
+        # A run that dies together with its worker is found by its missing heartbeat (prefect.yaml).
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "TF_CPP_MIN_LOG_LEVEL": "3",
-        # A forecast can run beside a training on the same GPU only if neither takes all of its memory at once.
+        # A forecast and a training can share a GPU only if neither allocates all of its memory at start.
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-    # Prefect makes its folder, but none above it; where nobody may write, doctor says so.
+    # Prefect creates its folder but not the parents. If the folder cannot be written to, doctor reports it.
     with suppress(OSError):
         settings.home.mkdir(parents=True, exist_ok=True)
