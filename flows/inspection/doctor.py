@@ -1,4 +1,4 @@
-"""Examines an installation from end to end: what is in order, what is not, and what to do about it."""
+"""Checks an installation from end to end; each finding says what to do about a fault."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from flows.runtime import notify
 from flows.runtime.databases import open_source, store_url
-from flows.runtime.log import import_tensorflow
+from flows.runtime.quiet_tensorflow import import_tensorflow
 from flows.runtime.settings import Settings
 from rnn_core.contracts.errors import ForecastError
 from sql.intake.landing import read_watermark
@@ -24,7 +24,7 @@ from sql.store.migrate import current_revision, newest_revision
 from sql.store.schema import SCHEMAS
 
 FREE_GB = 2.0
-# Newest row older than this: worth knowing, and, where ingest runs by the clock and forecasts are read, a fault.
+# Age of the newest row that is worth a note, and that is a fault if ingest is scheduled and forecasts are published.
 LAG_HOURS, FAULT_LAG_HOURS = 3.0, 26.0
 LIVE_HOURS = 48.0
 
@@ -42,7 +42,7 @@ class Finding:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """All findings, in the order in which a run would meet them."""
+    """All findings, in the order in which a run would need what they check."""
     findings = [_disk(settings)]
     try:
         store = open_engine(store_url(settings))
@@ -58,8 +58,9 @@ def examine(settings: Settings) -> list[Finding]:
 
 
 def _alerts() -> Finding:
-    told = "watch tells who is behind ICU_NOTIFY" if notify.is_configured() else "ICU_NOTIFY is not set: nobody is told"
-    return Finding("alerts", "ok" if notify.is_configured() else "note", told)
+    if notify.is_configured():
+        return Finding("alerts", "ok", "alerts go to ICU_NOTIFY")
+    return Finding("alerts", "note", "ICU_NOTIFY is not set; no alerts are sent")
 
 
 def _disk(settings: Settings) -> Finding:
@@ -67,7 +68,7 @@ def _disk(settings: Settings) -> Finding:
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free / 1e9
     if not os.access(folder, os.W_OK):
-        return Finding("disk", "fault", f"{folder} cannot be written to; set ICU_ARTIFACTS to a folder that can.")
+        return Finding("disk", "fault", f"{folder} is not writable; set ICU_ARTIFACTS to a folder that is.")
     state = "ok" if free >= FREE_GB else "fault"
     return Finding(
         "disk", state, f"{free:.1f} GB free at {folder}" + ("" if state == "ok" else f", {FREE_GB} GB needed")
@@ -83,7 +84,7 @@ def _migrations(store: Engine) -> Finding:
         )
     if revision == newest_revision():
         return Finding(
-            "migrations", "fault", "a view or function is missing or not this version's; run `icu-forecast db migrate`."
+            "migrations", "fault", "a view or function is missing or of another version; run `icu-forecast db migrate`."
         )
     return Finding(
         "migrations", "fault", f"at {revision}, this version needs {newest_revision()}; run `icu-forecast db migrate`."
@@ -130,7 +131,7 @@ def _watermark(store: Engine, source: str) -> Finding:
     last_ingest = results.last_slot(store, source, "ingest", finished=False)
     is_live = last_ingest is not None and _hours_since(last_ingest) <= LIVE_HOURS
     if lag > FAULT_LAG_HOURS and is_live and results.last_slot(store, source, "forecast"):
-        found += ", though ingest ran for a recent hour; see forecast.run_health, and whether the source still fills."
+        found += ", though ingest ran for a recent hour; see forecast.run_health, and check that the source still receives rows."
         return Finding(f"watermark {source}", "fault", found)
     return Finding(f"watermark {source}", "note", found)
 
@@ -140,18 +141,18 @@ def _hours_since(time: datetime) -> float:
 
 
 def _models(store: Engine, source: str, settings: Settings) -> Iterator[Finding]:
-    """The stay forecaster, and the unit forecaster where there is one: a source may be too small for it."""
+    """The stay forecaster, and the unit forecaster if the source is large enough for one."""
     from rnn_core.forecasters.artifact import check_artifact
 
     for name, what in (("stay", f"model {source}"), ("unit", f"unit model {source}")):
         serving = registry.serving_model(store, source, name)
         if serving is None:
             if name == "stay":
-                yield Finding(what, "note", f"none serves yet; run `icu-forecast train {source}`.")
+                yield Finding(what, "note", f"no model serves yet; run `icu-forecast train {source}`.")
             continue
         try:
             check_artifact(settings.artifact_folder / serving["artifact"])
-            yield Finding(what, "ok", f"{serving['model_id']}, {serving['stage']}, checksums right")
+            yield Finding(what, "ok", f"{serving['model_id']}, {serving['stage']}, checksums match")
         except ForecastError as error:
             yield Finding(what, "fault", str(error))
 
@@ -168,16 +169,18 @@ def _training_device() -> Finding:
 
 
 def _prefect() -> Finding:
-    import httpx
-    from prefect.settings import get_current_settings
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-    url = get_current_settings().api.url
+    url = PREFECT_API_URL.value()
     if not url:
         return Finding("prefect", "note", "no PREFECT_API_URL; each run starts a temporary server")
-    try:
-        httpx.get(f"{url.rstrip('/')}/health", timeout=5).raise_for_status()
-    except httpx.HTTPError as error:
-        return Finding(
-            "prefect", "fault", f"{url} does not answer ({type(error).__name__}); start `prefect server start`."
-        )
+    with (
+        temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+        get_client(sync_client=True, httpx_settings={"timeout": 5}) as client,
+    ):
+        error = client.api_healthcheck()
+    if error is not None:
+        found = f"{url} does not answer ({type(error).__name__}); start `prefect server start`."
+        return Finding("prefect", "fault", found)
     return Finding("prefect", "ok", url)

@@ -1,4 +1,4 @@
-"""The slot of a run: the hour it speaks for, which is when it was first scheduled and not when it happened to run."""
+"""The slot of a run: the hour it runs for, which is when it was first scheduled, not when it started."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -14,7 +14,11 @@ def floor_hour(time: datetime) -> datetime:
 
 
 def parse_time(value: str) -> datetime:
-    """ISO 8601 text as a UTC time. Raises ForecastError where it is none."""
+    """ISO 8601 text as a UTC time. Raises ForecastError if it is not a time.
+
+    >>> parse_time("2026-01-20T14:00+01:00")
+    datetime.datetime(2026, 1, 20, 13, 0, tzinfo=datetime.timezone.utc)
+    """
     try:
         time = datetime.fromisoformat(value)
     except ValueError:
@@ -25,16 +29,14 @@ def parse_time(value: str) -> datetime:
 
 
 def slot(as_of: datetime | None, scheduled: datetime | None = None) -> datetime:
-    """The hour a run speaks for: what was asked for, else when it was scheduled, else now; floored to the hour.
+    """The hour a run is for: as requested, else as scheduled, else now; floored to the hour.
 
-    Raises ForecastError for a slot in the future: what is known then is not known yet.
+    Raises ForecastError for a slot in the future.
     """
     now = datetime.now(UTC)
     chosen = floor_hour(as_of or scheduled or now)
     if chosen > now:
-        raise ForecastError(
-            f"A run cannot speak for {chosen.isoformat()}, which has not come yet (now {now:%Y-%m-%dT%H:%M}Z)."
-        )
+        raise ForecastError(f"The hour {chosen.isoformat()} has not come yet (now {now:%Y-%m-%dT%H:%M}Z).")
     return chosen
 
 
@@ -44,17 +46,17 @@ def slots(start: datetime, end: datetime, every: timedelta) -> list[datetime]:
         raise ForecastError(f"Slots are whole hours apart; found {every}.")
     first, last = floor_hour(start), floor_hour(end)
     if last < first:
-        raise ForecastError(f"A back-fill goes from the earlier to the later time; found {first} to {last}.")
+        raise ForecastError(f"Give the times from the earlier to the later; found {first} to {last}.")
     return [first + every * step for step in range((last - first) // every + 1)]
 
 
 def to_numpy(time: datetime) -> np.datetime64:
-    """A UTC time as frames and arrays hold it: microseconds, without a zone."""
+    """A UTC time as datetime64[us] without a zone, the form in frames and arrays."""
     return np.datetime64(time.replace(tzinfo=None), "us")
 
 
 def newest(times: np.ndarray) -> datetime | None:
-    """The latest of datetime64 times as a UTC time; None of none."""
+    """The latest of some datetime64 times as a UTC time; None if there are none."""
     return times.max().astype("datetime64[us]").item().replace(tzinfo=UTC) if len(times) else None
 
 
@@ -65,5 +67,5 @@ def scheduled_time() -> datetime | None:
     context = FlowRunContext.get()
     if not context or not context.flow_run or not context.flow_run.expected_start_time:
         return None
-    # Prefect's own kind of time subtracts to durations that divide otherwise than Python's.
+    # Prefect's own datetime type subtracts to durations that divide differently from Python's.
     return datetime.fromtimestamp(context.flow_run.expected_start_time.timestamp(), UTC)

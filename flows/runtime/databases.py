@@ -1,4 +1,4 @@
-"""Opens the two kinds of database by name: our own, and the sources we read from."""
+"""Opens databases: our own, and sources by name."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from sql.store.migrate import upgrade
 
 
 def open_store(settings: Settings | None = None) -> Engine:
-    """Our database, started if it is the embedded one, migrated to this version."""
+    """Our database, migrated to this version; the embedded server is started if none is configured."""
     engine = open_engine(store_url(settings or load_settings()))
     check_reachable(engine, "database of icu-forecast (ICU_DATABASE_URL)")
     upgrade(engine)
@@ -21,16 +21,17 @@ def open_store(settings: Settings | None = None) -> Engine:
 
 
 def store_url(settings: Settings) -> str | URL:
-    """Address of our database; starts and creates the embedded one where none is configured."""
+    """URL of our database; starts and creates the embedded one if none is configured."""
     if settings.database_url is not None:
         return settings.database_url.get_secret_value()
     return embedded.create_database(embedded.start(settings.cluster_folder), "icu_forecast")
 
 
 def open_source(name: str, settings: Settings | None = None, *, writable: bool = False) -> tuple[Adapter, Engine]:
-    """Adapter and engine of the source `name`; read-only but for the loaders that play the hospital.
+    """Adapter and engine of the source `name`; only loaders of public data ask for a writable one.
 
-    In embedded mode a source without an address is the database `source_<name>` of the embedded server.
+    In embedded mode a source without a URL is the database `source_<name>` of the embedded server.
+    Raises ForecastError if there is no adapter, or no URL outside embedded mode.
     """
     settings = settings or load_settings()
     source = settings.source(name)
@@ -41,11 +42,11 @@ def open_source(name: str, settings: Settings | None = None, *, writable: bool =
         url = embedded.create_database(embedded.start(settings.cluster_folder), f"source_{name}")
     else:
         raise ForecastError(
-            f"The source {name} has no address: set ICU_SOURCES__{name.upper()}__URL to its database "
-            "(a user that may only select is enough)."
+            f"The source {name} has no URL: set ICU_SOURCES__{name.upper()}__URL to that of its database "
+            "(a user who may only select is enough)."
         )
     engine = open_engine(url, application=f"icu-forecast {name}")
-    # Errors and reports name the source that people know, which may share its adapter with others.
+    # Errors and reports show the name of the source; several sources may share an adapter.
     here = replace(
         adapter,
         name=name,
@@ -57,10 +58,10 @@ def open_source(name: str, settings: Settings | None = None, *, writable: bool =
 
 
 def _schemas(adapter: Adapter, source: SourceSettings, engine: Engine) -> dict[str, str]:
-    """Schema per placeholder of the adapter: as set for it, as set for all, or as published; SQLite leaves no choice."""
+    """Schema per placeholder of the adapter: set for it, else set for all, else as published; SQLite has one only."""
     if unknown := sorted(source.schemas.keys() - adapter.schemas.keys()):
         raise ForecastError(
-            f"The adapter {adapter.name} knows no schema {', '.join(unknown)}, only {', '.join(adapter.schemas)}."
+            f"The adapter {adapter.name} has no schema {', '.join(unknown)}, only {', '.join(adapter.schemas)}."
         )
     published = adapter.schemas_on(engine.dialect.name)
     if engine.dialect.name == "sqlite":
@@ -71,7 +72,7 @@ def _schemas(adapter: Adapter, source: SourceSettings, engine: Engine) -> dict[s
 
 
 def adapter_name(name: str, settings: Settings | None = None) -> str:
-    """Folder in sql/sources of the source `name`. Raises ForecastError where there is none."""
+    """Folder in sql/sources of the source `name`. Raises ForecastError if there is none."""
     adapter = (settings or load_settings()).source(name).adapter or name
     if adapter not in adapter_names():
         raise ForecastError(

@@ -1,4 +1,4 @@
-"""Names of flow and task runs: what, of which source, for which slot."""
+"""Names of flow and task runs: flow or step, source, slot."""
 
 from datetime import datetime
 from typing import Any
@@ -14,7 +14,7 @@ def run_name() -> str:
 
 
 def step_name(step: str, parameters: dict[str, Any]) -> str:
-    """Name of a task run, e.g. `score clif 2026-01-20T14Z`; its own arguments go before those of its flow."""
+    """Name of a task run, e.g. `score clif 2026-01-20T14Z`; its own arguments take precedence over those of its flow."""
     from prefect.runtime import flow_run
 
     run = parameters.get("run") or parameters.get("batch")
@@ -25,8 +25,8 @@ def step_name(step: str, parameters: dict[str, Any]) -> str:
 
 
 def _joined(what: str, parameters: dict[str, Any]) -> str:
-    """`start` of a back-fill stands for its slots; a run that names no hour speaks for the one it was scheduled for."""
-    asked = parameters.get("as_of") or parameters.get("start") or clock.scheduled_time()
-    asked = clock.parse_time(asked) if isinstance(asked, str) else asked
-    hour = f"{clock.floor_hour(asked):%Y-%m-%dT%HZ}" if isinstance(asked, datetime) else None
-    return " ".join(part for part in (what, parameters.get("source"), hour) if part)
+    """The hour is `as_of`, else the `start` of a back-fill, else when the run was scheduled."""
+    hour = parameters.get("as_of") or parameters.get("start") or clock.scheduled_time()
+    hour = clock.parse_time(hour) if isinstance(hour, str) else hour
+    slot = f"{clock.floor_hour(hour):%Y-%m-%dT%HZ}" if isinstance(hour, datetime) else None
+    return " ".join(part for part in (what, parameters.get("source"), slot) if part)

@@ -1,4 +1,4 @@
-"""The one table artifact each run leaves in Prefect: counts, metrics and ages, never a patient's row."""
+"""Reports a run: its counts go to the log and, under Prefect, into one table artifact; never a patient's row."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -16,12 +16,15 @@ AGE = "age of the data in hours"
 
 
 def report_run(run: Recorded, kind: str) -> None:
-    """Report a run that stands in forecast.run."""
+    """Report a run that is recorded in forecast.run."""
     report(run.engine, kind, run.source, run.as_of, {"run": run.run_id, **run.counts})
 
 
 def report(engine: Engine, kind: str, source: str, as_of: datetime, counts: Mapping[str, Any]) -> None:
-    """Log the counts and, inside a flow run, keep them as its artifact; the age of the data is told in any case."""
+    """Log the counts of a run and, in a flow run, store them as its table artifact.
+
+    The age of the newest data of `source` is added unless `counts` has it.
+    """
     counts = {"as of": as_of.isoformat(), **counts}
     if AGE not in counts:
         with engine.connect() as connection:
@@ -37,5 +40,5 @@ def report(engine: Engine, kind: str, source: str, as_of: datetime, counts: Mapp
 
 
 def hours_old(as_of: datetime, newest: datetime | None) -> float | None:
-    """How old the newest of the data was at `as_of`, 0 where there are later ones; None where there is none."""
+    """Age in hours of the newest data at `as_of`: 0 if they are later, None if there are none."""
     return None if newest is None else round(max((as_of - newest).total_seconds() / 3600, 0.0), 1)

@@ -1,4 +1,4 @@
-"""How a plain function becomes a step of a flow, and how a run is recorded whatever happens to it."""
+"""Steps of flows, and the record of a run in forecast.run, also when it fails."""
 
 import traceback
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 
 class StepFailed(ForecastError):
-    """A step broke on something that is not ours; carries the kind and the place of the error, never its text."""
+    """A step failed on an unexpected error; holds the type and place of that error, never its text."""
 
     def __init__(self, sentence: str, transient: bool) -> None:
         super().__init__(sentence)
@@ -36,11 +36,19 @@ class StepFailed(ForecastError):
 
 
 def step(name: str, retries: int = 0) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A Prefect task when called in a flow run, the plain function anywhere else.
+    """Decorator that makes a function a step: a Prefect task in a flow run, a plain call anywhere else.
 
-    Frames pass through memory only: results are not persisted, and inputs are not hashed for a cache. Only steps that
-    do nothing but read ask for retries, and only a broken connection is tried again. Errors of libraries are replaced,
-    since a driver's message may quote a row and Prefect logs it.
+    name: name of the task; source and slot are appended to the name of its run.
+    retries: how often to try again after a broken connection. Only for steps that do nothing but read.
+
+    Arguments and results stay in memory: Prefect neither stores nor hashes them. Errors of libraries are replaced by
+    StepFailed, since Prefect logs errors and a driver's message may quote a row.
+
+    >>> @step("add")
+    ... def add(a: int, b: int) -> int:
+    ...     return a + b
+    >>> add(1, 2)
+    3
     """
 
     def wrap(function: Callable[P, R]) -> Callable[P, R]:
@@ -83,7 +91,7 @@ def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
 
 @dataclass
 class Recorded:
-    """A run in forecast.run; `counts` is what its one report shows."""
+    """A run in forecast.run; `counts` holds the figures of its report."""
 
     engine: Engine
     run_id: int
@@ -94,14 +102,13 @@ class Recorded:
 
 @contextmanager
 def alone(engine: Engine, source: str, kind: str, patience: float = 0.0) -> Iterator[None]:
-    """One run of a kind and source works at a time; raises ForecastError where another still does after `patience`
-    seconds.
+    """Lock out other runs of the same kind and source. Raises ForecastError if one still runs after `patience` seconds.
 
-    Runs that died without a word are closed on the way in: nobody but their successor can know that they are dead.
+    Runs that died are marked as failed first: while the lock is held, no run that is recorded as running can be alive.
     """
     with engine.connect() as holder, advisory_lock(holder, f"icu-forecast {kind} {source}", patience) as free:
         if not free:
-            raise ForecastError(f"Another {kind} of {source} is at work; wait for it, or see forecast.run_health.")
+            raise ForecastError(f"Another {kind} of {source} is running; wait for it, or see forecast.run_health.")
         results.close_dead_runs(engine, source, kind)
         yield
 
@@ -110,10 +117,10 @@ def alone(engine: Engine, source: str, kind: str, patience: float = 0.0) -> Iter
 def recorded(
     engine: Engine, source: str, kind: str, as_of: datetime, *, role: str = "champion", model_id: str | None = None
 ) -> Iterator[Recorded]:
-    """Record a run, for a caller who is `alone`: `running` is committed first; a failure is kept as one sentence that is
-    safe to read.
+    """Record a run in forecast.run: as running now, and as failed, with one safe sentence, if the block raises.
 
-    Any error that is not ours is replaced, since a driver's message may quote a row.
+    The caller holds the lock of `alone`, and marks the run as published itself. Errors of libraries are replaced by
+    StepFailed, since a driver's message may quote a row.
     """
     run_id = results.start_run(engine, source, kind, as_of, role=role, flow_run_id=_flow_run_id(), model_id=model_id)
     log.info("%s of %s as of %s: run %d", kind, source, f"{as_of:%Y-%m-%dT%H:%MZ}", run_id)
@@ -128,15 +135,15 @@ def recorded(
 
 
 def write_down(write: Callable[..., None], engine: Engine, failed: Any, sentence: str) -> None:
-    """Write down why something failed; where our database is away, the log has the reason and the next run closes it."""
+    """Store why something failed; if our database is away, log it, and the next run closes the failed one."""
     try:
         write(engine, failed, sentence)
     except DBAPIError as error:
-        log.error("a failure could not be written down (%s): %s", type(error).__name__, sentence)
+        log.error("a failure could not be stored (%s): %s", type(error).__name__, sentence)
 
 
 def safe_sentence(error: BaseException) -> str:
-    """What may be logged and stored of an error: our own sentences whole, of others the kind and the place only."""
+    """The loggable form of an error: the text of a ForecastError, or type and place of any other."""
     if isinstance(error, ForecastError):
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)
@@ -147,7 +154,7 @@ def safe_sentence(error: BaseException) -> str:
     ]
     where = f" in {Path(ours[-1].filename).name}, line {ours[-1].lineno} ({ours[-1].name})" if ours else ""
     state = f", SQLSTATE {getattr(error.orig, 'sqlstate', None)}" if isinstance(error, DBAPIError) else ""
-    return f"{type(error).__name__}{state}{where}; its text is left out, since it may quote a patient's row."
+    return f"{type(error).__name__}{state}{where}; its text is omitted, since it may quote a patient's row."
 
 
 def _flow_run_id() -> str | None:

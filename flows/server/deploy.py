@@ -1,4 +1,4 @@
-"""Applies prefect.yaml to a Prefect server: pools, limits, deployments of each source, automations; safe to repeat."""
+"""Applies prefect.yaml to a Prefect server: pools, limits, deployments per source, automations; safe to repeat."""
 
 import asyncio
 from collections.abc import Iterable, Iterator
@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 PLAN = Path(__file__).resolve().parents[2] / "prefect.yaml"
-# What we have put on a server carries this tag, so that what others put there is left alone.
+# Marks what we put on a server, so that everything else there is left alone.
 TAG = "icu-forecast"
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """One deployment, of one source or (None) of the installation; schedule is a cron line in the source's time zone,
-    None for runs by hand."""
+    """One deployment of a source, or of the installation if `source` is None.
+
+    schedule: cron line in `timezone`; None for runs by hand.
+    """
 
     flow: str
     name: str
@@ -51,11 +53,10 @@ def source_tag(source: str) -> str:
 
 
 def plan_deployments(sources: Iterable[str], settings: Settings | None = None) -> list[Deployment]:
-    """What prefect.yaml means for `sources`.
+    """The deployments of prefect.yaml for `sources`.
 
-    Where the installation has one source, its deployments are called as in the file (`forecast/hourly`); where it has
-    several, the source's name follows (`forecast/hourly-ward`). Raises ForecastError for a schedule of a deployment
-    that does not exist.
+    With one source, deployments are named as in the file (`forecast/hourly`); with several, the name of the source is
+    appended (`forecast/hourly-ward`). Raises ForecastError for a schedule of a deployment that does not exist.
     """
     settings = settings or load_settings()
     sources = list(sources)
@@ -88,7 +89,7 @@ def _flow_name(entry: dict[str, Any]) -> str:
 
 
 def _zone_of(schedule: str | None, timezone: str) -> str:
-    """UTC for what runs every hour: in a zone with summer time Prefect leaves out the hour that comes twice in autumn."""
+    """UTC for hourly schedules: in a zone with daylight saving time, Prefect skips the repeated hour in autumn."""
     fields = (schedule or "").split()
     return "UTC" if len(fields) == 5 and fields[1] == "*" else timezone
 
@@ -129,38 +130,38 @@ def _read_plan() -> dict[str, Any]:
 
 
 def known_pools() -> list[str]:
-    """Names of the work pools that `deploy` puts on the server."""
+    """Names of the work pools in prefect.yaml."""
     return [pool["name"] for pool in _read_plan()["work_pools"]]
 
 
 def configured_sources(named: list[str] | None) -> list[str]:
-    """The sources asked for, else all that have settings. Raises ForecastError where that is none."""
+    """The sources named, else all that have settings. Raises ForecastError if there are none."""
     sources = named or sorted(load_settings().sources)
     if not sources:
         raise ForecastError(
-            "Which source is to be scheduled? Name it (icu-forecast deploy clif), or configure it with "
-            "ICU_SOURCES__<NAME>__URL, see .env.example."
+            "No source to deploy: name one (icu-forecast deploy clif), or configure one with ICU_SOURCES__<NAME>__URL "
+            "(.env.example)."
         )
     return sources
 
 
 def require_server() -> str:
-    """Address of the Prefect server. Raises ForecastError where none is configured: a temporary one schedules nothing."""
+    """URL of the Prefect server. Raises ForecastError if none is configured: a temporary one schedules nothing."""
     from prefect.settings import PREFECT_API_URL
 
     if url := PREFECT_API_URL.value():
         return url
     raise ForecastError(
         "No Prefect server is configured. Start one (`prefect server start`, docs/operations.md) and set "
-        "PREFECT_API_URL, e.g. http://127.0.0.1:4200/api, and PREFECT_API_AUTH_STRING where it asks for a password."
+        "PREFECT_API_URL, e.g. http://127.0.0.1:4200/api, and PREFECT_API_AUTH_STRING if it needs a password."
     )
 
 
 def deploy(sources: list[str], *, only_these: bool) -> list[dict[str, str]]:
-    """Apply the plan for `sources` and say what was done, a row per thing.
+    """Apply the plan for `sources`; returns a row per object on the server, with what was done.
 
-    only_these: leave the deployments of other sources as they are; otherwise those of sources that have no settings any
-    more are removed. Raises ForecastError where the server does not answer or refuses.
+    only_these: keep the deployments of other sources; otherwise those of sources without settings are removed.
+    Raises ForecastError if the server does not answer or refuses.
     """
     from prefect.exceptions import PrefectHTTPStatusError
 
@@ -173,7 +174,7 @@ def deploy(sources: list[str], *, only_these: bool) -> list[dict[str, str]]:
         raise ForecastError(f"The Prefect server at {url} refused ({code}){hint}.") from None
     except (OSError, RuntimeError) as error:
         raise ForecastError(
-            f"The Prefect server at {url} does not answer ({type(error).__name__}); check that it runs and the address."
+            f"The Prefect server at {url} does not answer ({type(error).__name__}); check that it runs, and its URL."
         ) from None
 
 
@@ -239,11 +240,11 @@ async def _apply_deployment(client: "PrefectClient", wanted: Deployment) -> dict
         )
     except ValueError as error:
         raise ForecastError(
-            f"The schedule of {wanted.full_name} is not right: {wanted.schedule!r} in {wanted.timezone!r} "
-            f"({type(error).__name__}). A cron line has five fields; a time zone is called like Europe/Berlin."
+            f"The schedule of {wanted.full_name} is invalid: {wanted.schedule!r} in {wanted.timezone!r} "
+            f"({type(error).__name__}). A cron line has five fields; a time zone has a name like Europe/Berlin."
         ) from None
     if there and there.schedules and not schedules:
-        # An update without schedules keeps those that are there.
+        # An update without schedules keeps the existing ones.
         for schedule in there.schedules:
             await client.delete_deployment_schedule(there.id, schedule.id)
     await deployment.aapply()
@@ -252,7 +253,7 @@ async def _apply_deployment(client: "PrefectClient", wanted: Deployment) -> dict
 
 
 async def _remove_stale(client: "PrefectClient", wanted: list[Deployment], only_these: bool) -> list[dict[str, str]]:
-    """Remove deployments of ours that the plan does not know any more; their runs stay in Prefect's history."""
+    """Remove our deployments that are no longer in the plan; their runs stay in Prefect's history."""
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 
     ours = await client.read_deployments(
@@ -283,7 +284,7 @@ async def _apply_automation(client: "PrefectClient", entry: dict[str, Any]) -> d
 
 
 async def _resolved(client: "PrefectClient", action: dict[str, Any]) -> dict[str, Any]:
-    """The action with the server's id in place of a deployment's name."""
+    """The action with the id of its deployment on the server instead of the name."""
     if "deployment" not in action:
         return action
     there = await client.read_deployment_by_name(action["deployment"])

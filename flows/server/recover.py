@@ -1,4 +1,4 @@
-"""Runs that died on the way: each is started again with what it was asked for, a bounded number of times."""
+"""Restarts crashed runs with their own parameters, a bounded number of times."""
 
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -12,24 +12,25 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
 
-# A run that died three times will die a fourth time; a person has to look.
+# After three crashes a person has to look.
 ATTEMPTS = 3
-# Older ones are history: the hours they missed are caught up by catch_up.
+# Older runs are not restarted: catch_up publishes the hours they missed.
 _LOOK_BACK = timedelta(hours=12)
 _AGAIN, _ATTEMPT, _SOURCE = "again:", "attempt:", source_tag("")
 
 
 def run_again() -> tuple[list[str], list[Incident]]:
-    """Start each crashed run of ours again that was not yet; returns the names of the new runs, and whom it gave up.
+    """Restart each crashed run once; returns the names of the new runs, and an incident per run with no attempts left.
 
-    A new run has the parameters of the one that died, with its hour pinned. Asked twice, Prefect makes one run.
+    A new run has the parameters of the crashed one, with its hour pinned. Calling this twice creates one run: Prefect
+    checks the idempotency key.
     """
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
         runs = _recent_runs(client)
         followed = {tag.removeprefix(_AGAIN) for run in runs for tag in run.tags if tag.startswith(_AGAIN)}
-        # The watch itself bears no source: the next one is due in a quarter of an hour anyway.
+        # Only runs with a source tag. The watch has none, and runs every quarter of an hour anyway.
         crashed = [run for run in runs if run.state_name == "Crashed" and _source(run) and str(run.id) not in followed]
         started, given_up = [], []
         for run in crashed:
@@ -54,7 +55,7 @@ def _recent_runs(client: "SyncPrefectClient") -> "list[FlowRun]":
 
 
 def _start_again(client: "SyncPrefectClient", dead: "FlowRun") -> str:
-    assert dead.deployment_id is not None, "what bears our tags was started from a deployment"
+    assert dead.deployment_id is not None, "runs with our tags come from a deployment"
     attempt = _attempt(dead) + 1
     kept = [tag for tag in dead.tags if not tag.startswith((_AGAIN, _ATTEMPT))]
     new = client.create_flow_run_from_deployment(
@@ -63,12 +64,12 @@ def _start_again(client: "SyncPrefectClient", dead: "FlowRun") -> str:
         tags=[*kept, f"{_AGAIN}{dead.id}", f"{_ATTEMPT}{attempt}"],
         idempotency_key=f"again {dead.id}",
     )
-    log.warning("%s died and is started again as %s (attempt %d of %d)", dead.name, new.name, attempt, ATTEMPTS)
+    log.warning("%s crashed and is restarted as %s (attempt %d of %d)", dead.name, new.name, attempt, ATTEMPTS)
     return str(new.name)
 
 
 def _pinned(dead: "FlowRun") -> dict[str, Any]:
-    """The parameters, with the hour the run was scheduled for where none was named."""
+    """The parameters, with the scheduled hour as `as_of` if they have none."""
     if dead.parameters.get("as_of") or dead.expected_start_time is None:
         return dead.parameters
     return {**dead.parameters, "as_of": clock.floor_hour(dead.expected_start_time).isoformat()}
@@ -98,5 +99,5 @@ def _gave_up(dead: "FlowRun") -> Incident:
         _source(dead) or "all",
         "gave_up",
         str(dead.name),
-        f"The run {dead.name} died {ATTEMPTS} times and is not started again; see its log in Prefect, memory and disk.",
+        f"The run {dead.name} crashed {ATTEMPTS} times and is not restarted; check its log in Prefect, memory and disk.",
     )

@@ -1,4 +1,4 @@
-"""Starts a Prefect worker that gives its runs our settings, wherever they are started."""
+"""Starts a Prefect worker whose runs have our settings in their environment."""
 
 import os
 import signal
@@ -10,10 +10,11 @@ from rnn_core.contracts.errors import ForecastError
 
 
 def start_worker(pool: str, name: str | None = None, limit: int | None = None, health_port: int | None = None) -> None:
-    """Become a worker of the work pool `pool` until it is stopped; does not return.
+    """Replace this process by a worker of the work pool `pool`; does not return.
 
+    limit: maximum number of simultaneous runs.
     health_port: answer GET /health on this port of the loopback address, for a container's health check.
-    Raises ForecastError where no Prefect server is configured or the pool is none of ours.
+    Raises ForecastError if no Prefect server is configured or prefect.yaml has no such pool.
     """
     require_server()
     if pool not in (pools := known_pools()):
@@ -27,7 +28,7 @@ def start_worker(pool: str, name: str | None = None, limit: int | None = None, h
         options.append("--with-healthcheck")
         health = {"PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1", "PREFECT_WORKER_WEBSERVER_PORT": str(health_port)}
     export_settings(health)
-    # A shell's `&` lets SIGINT be ignored, and Prefect's worker stops by it.
+    # A shell starts background jobs with SIGINT ignored, but Prefect's worker needs it to stop.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", *options]
     os.execv(sys.executable, command)

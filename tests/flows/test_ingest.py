@@ -183,7 +183,7 @@ def test_two_ingests_of_one_source_do_not_run_at_once(installation):
 
     with installation.connect() as connection, advisory_lock(connection, "icu-forecast ingest clif") as free:
         assert free
-        with pytest.raises(ForecastError, match="at work"):
+        with pytest.raises(ForecastError, match="is running"):
             ingest.fn("clif", AS_OF)
 
 

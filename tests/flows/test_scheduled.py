@@ -357,7 +357,7 @@ def test_a_run_that_dies_three_times_is_left_alone_and_told(prefect, triggered, 
             run_id = again["id"]
     told = "select sentence from forecast.incident where kind = 'gave_up' and closed_at is null"
     ((sentence,),) = prefect.wait_for(lambda: tuples(store, told))
-    assert "died 3 times and is not started again" in sentence
+    assert "crashed 3 times and is not restarted" in sentence
     assert prefect.started_again(run_id) == []
 
 

@@ -169,7 +169,7 @@ def test_a_message_that_is_not_taken_is_sent_again_by_the_next_watch(healthy, in
         connection.execute(text("update icu.batch set watermark = watermark - interval '8 hours'"))
     monkeypatch.setenv("ICU_NOTIFY", "json://127.0.0.1:9")
     load_settings.cache_clear()
-    with pytest.raises(ForecastError, match=r"The service behind ICU_NOTIFY \(json\) did not take the message"):
+    with pytest.raises(ForecastError, match=r"The service behind ICU_NOTIFY \(json\) did not accept the message"):
         watch.fn()
     assert open_incidents(healthy) == [("stale_feed", "feed", False)]
     monkeypatch.setenv("ICU_NOTIFY", reachable.notify.get_secret_value())
@@ -209,7 +209,7 @@ def test_a_test_alert_reaches_the_receiver_and_a_wrong_address_is_refused_withou
     assert CliRunner().invoke(app, ["watch", "--test-alert"]).exit_code == 0
     assert inbox[0]["title"] == f"icu-forecast: a test, {gethostname()}"
     for address, sentence in (
-        ("nonsense-token-123", "no address that Apprise knows"),
+        ("nonsense-token-123", "not a URL that Apprise supports"),
         ("prefect:slack-webhook/none", "notification block"),
     ):
         monkeypatch.setenv("ICU_NOTIFY", address)
