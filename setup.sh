@@ -12,10 +12,10 @@ steps=4 step=0
   exit 1
 }
 
-# Packages fetched and installed so far. Only pip logs what it fetches.
+# Packages fetched and installed so far. Only pip logs each one it fetches, or takes from a folder of wheels.
 so_far() {
   local fetched installed
-  fetched=$(grep -c '^Collecting ' "$log" || true)
+  fetched=$(grep -cE '^(Collecting|Processing) ' "$log" || true)
   installed=$(find "$venv/lib" -maxdepth 3 -name '*.dist-info' 2>/dev/null | wc -l || true)
   ((fetched == 0)) || printf '%s fetched, ' "$fetched"
   printf '%s installed, %s s' "$((installed))" "$((SECONDS - began))"
