@@ -8,7 +8,7 @@ import typer
 from flows.commands.arguments import AsOf, Direct, Json, Seed, Source, known_source, split_names
 from flows.runtime import clock
 from flows.runtime.terminal import print_counts, print_done, print_rows, show_own_errors_once
-from rnn_core.contracts.config import Cell
+from rnn_core.contracts.config import Cell, Kind
 
 app = typer.Typer()
 
@@ -44,8 +44,9 @@ def train(
     as_of: AsOf = None,
     cold: Annotated[bool, typer.Option("--cold", help="Do not start from the weights of the serving model.")] = False,
     seed: Seed = 0,
-    epochs: Annotated[int | None, typer.Option(help="Maximum number of epochs.", min=1)] = None,
+    epochs: Annotated[int | None, typer.Option(help="Maximum number of epochs, or of trees.", min=1)] = None,
     members: Annotated[int | None, typer.Option(help="Networks in the ensemble; default: 5.", min=2)] = None,
+    forecaster: Annotated[Kind, typer.Option(help="Recurrent networks or boosted trees.")] = "recurrent",
     cell: Annotated[Cell, typer.Option(help="Type of recurrent cell.")] = "lstm",
     mixed_precision: Annotated[bool, typer.Option(help="Compute in bfloat16, if all GPUs are fast at it.")] = False,
     direct: Direct = False,
@@ -67,6 +68,7 @@ def train(
         seed=seed,
         epochs=epochs,
         members=members,
+        forecaster=forecaster,
         cell=cell,
         mixed_precision=mixed_precision,
     )

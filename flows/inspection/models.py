@@ -16,6 +16,7 @@ def list_models(source: str | None) -> list[dict[str, Any]]:
             "model_id": row["model_id"],
             "source": row["source"],
             "name": row["name"],
+            "forecaster": _kind(row),
             "version": row["version"],
             "stage": row["stage"],
             "data_cutoff": row["data_cutoff"],
@@ -25,6 +26,11 @@ def list_models(source: str | None) -> list[dict[str, Any]]:
         }
         for row in registry.list_models(open_store(), source)
     ]
+
+
+def _kind(row: Mapping[str, Any]) -> str | None:
+    """Kind of a stay forecaster; version 0.1.0 wrote none and had one."""
+    return row["config"].get("forecaster", "recurrent") if row["name"] == "stay" else None
 
 
 def diff_models(first: str, second: str) -> list[dict[str, Any]]:

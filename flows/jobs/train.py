@@ -20,7 +20,7 @@ from flows.runtime.quiet_tensorflow import import_tensorflow
 from flows.runtime.run_report import report_run
 from flows.runtime.settings import load_settings
 from flows.runtime.steps import Recorded, alone, recorded, step
-from rnn_core.contracts.config import ClassicConfig, ModelConfig, Sampling
+from rnn_core.contracts.config import ClassicConfig, Kind, ModelConfig, Sampling
 from rnn_core.contracts.errors import ArtifactError, ContractError, DataTooSmallError
 from rnn_core.contracts.known import Known
 from sql.published import canonical, registry, results
@@ -65,24 +65,28 @@ def train(
     members: int | None = None,
     cell: str = "lstm",
     mixed_precision: bool = False,
+    forecaster: Kind = "recurrent",
 ) -> dict:
     """Train the stay forecaster and the unit forecaster of `source` on what was known at `as_of`; returns counts.
 
-    warm: start from the serving model if it has the same shape. An interrupted training resumes.
+    forecaster: the kind of stay forecaster, see `forecasters.forecaster.KINDS`.
+    epochs: at most so many; for trees, at most so many trees per outcome.
+    warm: start from the serving model if it has the same shape. Trees always start from scratch. An interrupted training
+        of networks resumes.
     mixed_precision: compute in bfloat16 if all GPUs are fast in it; else in float32.
     """
     store = open_store()
     as_of = clock.slot(as_of, clock.scheduled_time())
-    config = _configure(seed, epochs, members, cell, mixed_precision)
+    config = _configure(seed, epochs, members, cell, mixed_precision, forecaster)
     with alone(store, source, "train"), recorded(store, source, "train", as_of) as run:
         then, now, sampling = read_training_set(store, source, as_of)
         incumbent = registry.serving_model(store, source, "stay")
         serving = load_serving(incumbent)
         start = serving if warm and serving and _same_shape(serving, config) else None
-        forecaster, report, warmed = fit(source, then, now, config, sampling, start)
-        verdict = give_verdict(incumbent, serving, forecaster, report, then, now)
+        fitted, report, warmed = fit(source, then, now, config, sampling, start)
+        verdict = give_verdict(incumbent, serving, fitted, report, then, now)
         warm_from = incumbent["model_id"] if warmed and incumbent else None
-        stay = Candidate(_model_id(run, "stay"), forecaster, report, verdict, warm_from)
+        stay = Candidate(_model_id(run, "stay"), fitted, report, verdict, warm_from)
         unit = fit_units(store, run, seed)
         save(stay, unit, then, now)
         register(store, run, stay, unit, then)
@@ -92,7 +96,9 @@ def train(
     return run.counts
 
 
-def _configure(seed: int, epochs: int | None, members: int | None, cell: str, mixed_precision: bool) -> ModelConfig:
+def _configure(
+    seed: int, epochs: int | None, members: int | None, cell: str, mixed_precision: bool, forecaster: Kind
+) -> ModelConfig:
     config = ModelConfig()
     training = replace(
         config.train,
@@ -101,7 +107,12 @@ def _configure(seed: int, epochs: int | None, members: int | None, cell: str, mi
         folds=members or config.train.folds,
         mixed_precision=mixed_precision,
     )
-    return replace(config, train=training, network=replace(config.network, cell=cell))
+    return ModelConfig(
+        forecaster=forecaster,
+        train=training,
+        network=replace(config.network, cell=cell),
+        trees=replace(config.trees, trees=epochs or config.trees.trees),
+    )
 
 
 @step("read the training set", retries=2)

@@ -324,6 +324,12 @@ def plain_cell(cell: str, arena: Arena) -> Entry:
     return _serve(arena, kind_of(config).fit(arena.material, arena.learned.sound, config, folds=(0,)))
 
 
+def hazard_trees(arena: Arena) -> Entry:
+    """Gradient-boosted trees as a stay forecaster (`forecasters.trees`), trained to serve: one member per fold."""
+    config = replace(arena.config, forecaster="trees")
+    return _serve(arena, kind_of(config).fit(arena.material, arena.learned.sound, config))
+
+
 def forecaster_single(arena: Arena) -> Entry:
     """The forecaster's first member alone, calibrated on its left-out fold."""
     fitted = arena.fitted

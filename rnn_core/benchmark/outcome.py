@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 # What the forecast flow would use.
 SHIPPED = "forecaster"
 BASELINES = ("prevalence", "saps", "linear", "logistic", "trees", "classic")
-MODELS = (*BASELINES, "elman", "jordan", "lstm", "gru", "forecaster", "forecaster_single", "blend")
+MODELS = (*BASELINES, "elman", "jordan", "lstm", "gru", "hazard_trees", "forecaster", "forecaster_single", "blend")
 BLENDED = ("forecaster", "trees")
 
 

@@ -8,6 +8,7 @@ from rnn_core.contracts.saved import Hours, Saved
 
 Cell = Literal["elman", "jordan", "lstm", "gru"]
 Head = Literal["regression", "competing_risk"]
+Kind = Literal["recurrent", "trees"]
 
 # Hours after the prediction time at which the forecast distribution is cut; the last cell is open-ended.
 HORIZON_EDGES = (0, 6, 12, 24, 36, 48, 72, 96, 120, 144, 168, 216, 264, 336, 432, 576, 720, 1080, 1440)
@@ -97,8 +98,8 @@ class TreesConfig(Saved):
     learning_rate: of each tree.
     """
 
-    trees: int = 300
-    learning_rate: float = 0.05
+    trees: int = 200
+    learning_rate: float = 0.08
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class ClassicConfig(Saved):
 class ModelConfig(Saved):
     """The complete configuration of a stay forecaster. forecaster: its kind, see `forecasters.forecaster.KINDS`."""
 
-    forecaster: Literal["recurrent", "trees"] = "recurrent"
+    forecaster: Kind = "recurrent"
     window: WindowConfig = field(default_factory=WindowConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

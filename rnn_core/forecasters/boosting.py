@@ -77,8 +77,8 @@ class Examples:
 
 def fit_boosting(
     train: Examples, valid: Examples, *, trees: int, learning_rate: float, seed: int
-) -> tuple[Boosting, tuple[float, ...]]:
-    """Trees fitted on `train` and cut to the number that is best on `valid`; the loss there after each of them, in nats.
+) -> tuple[Boosting, np.ndarray]:
+    """Trees fitted on `train` and cut to the number that is best on `valid`; their mean loss on both, in nats, [2].
 
     Raises DataTooSmallError without examples of both outcomes in `train`, or without any in `valid`.
     """
@@ -87,6 +87,9 @@ def fit_boosting(
             f"Trees learn from stays with both outcomes and stop by others; found {int(train.y.sum())} and "
             f"{int((~train.y).sum())}, and {len(valid.y)} to stop by. Load more finished stays."
         )
+    # Concepts that a source never charts are constant, and looking through them would take as long as through the others.
+    varied = np.flatnonzero(np.ptp(train.x, axis=0) > 0)
+    train, valid = (Examples(part.x[:, varied], part.y) for part in (train, valid))
     model = HistGradientBoostingClassifier(
         max_iter=trees,
         learning_rate=learning_rate,
@@ -101,11 +104,15 @@ def fit_boosting(
     # seven times the processor time was measured.
     with threadpool_limits(1, user_api="openmp"):
         model.fit(train.x, train.y)
-        losses = tuple(_log_loss(valid, log_odds) for log_odds in model.staged_decision_function(valid.x))
-    best = int(np.argmin(losses)) + 1
+        losses = np.array(
+            [[_log_loss(part, found) for found in model.staged_decision_function(part.x)] for part in (train, valid)]
+        )
+    best = int(losses[1].argmin()) + 1
     flat = [_flatten(predictor.nodes) for (predictor,) in model._predictors[:best]]
     feature, threshold, kept, value = (np.stack(part) for part in zip(*flat, strict=True))
-    return Boosting(np.float64(model._baseline_prediction.item()), feature, threshold, kept, value), losses
+    return Boosting(
+        np.float64(model._baseline_prediction.item()), varied[feature].astype(np.int32), threshold, kept, value
+    ), losses[:, best - 1]
 
 
 def _log_loss(valid: Examples, log_odds: np.ndarray) -> float:

@@ -82,7 +82,10 @@ class OutOfFold:
 
 
 # Kind (`ModelConfig.forecaster`) → module and class. Imported when needed: one kind does without the libraries of another.
-KINDS: dict[str, str] = {"recurrent": "rnn_core.forecasters.recurrent:RecurrentEnsemble"}
+KINDS: dict[str, str] = {
+    "recurrent": "rnn_core.forecasters.recurrent:RecurrentEnsemble",
+    "trees": "rnn_core.forecasters.trees:BoostedTrees",
+}
 
 
 def kind_of(config: ModelConfig) -> type[Forecaster]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
 from typing import Self
 from zipfile import BadZipFile
 
@@ -10,19 +11,22 @@ import numpy as np
 from scipy.special import expit
 
 from rnn_core.contracts.config import ModelConfig
-from rnn_core.contracts.errors import ArtifactError
-from rnn_core.contracts.frames import DIED, Labels, Windows
+from rnn_core.contracts.errors import ArtifactError, ContractError
+from rnn_core.contracts.frames import DIED, EpochRecord, Labels, Windows
 from rnn_core.forecasters.boosting import Boosting, Examples, fit_boosting
+from rnn_core.forecasters.forecaster import Forecaster, OutOfFold
 from rnn_core.series.material import Material
 from rnn_core.series.person_periods import PersonPeriods, masses_of_hazards, person_periods, population_masses
 from rnn_core.series.splits import patient_folds
 from rnn_core.series.summaries import summary_features
 from rnn_core.statistics.distribution import Distribution
 
-# More rows than this only take time and memory: 160,000 examples of 480 features are 0.7 GB.
+TREES_FILE = "trees.npz"
+
+# More rows than this only take time and memory: 120,000 examples of 480 features are 0.5 GB.
 MAX_ROWS = 40_000
 # Of the bins that a stay outlasts, so many are drawn for each end: more of them add little (Ury, Biometrics 31, 1975).
-STAYS_PER_END = 3
+STAYS_PER_END = 2
 _BLOCK_ROWS = 4096
 
 
@@ -54,92 +58,90 @@ class BoostedTrees:
     edges: lower edges of the horizon bins, hours after the prediction.
     """
 
-    members: tuple[Hazards, ...]
+    fits: tuple[Hazards, ...]
     edges: tuple[float, ...]
 
     def forecast(self, windows: Windows, rows: np.ndarray) -> Distribution:
-        """At the ends of `rows` (absolute, int64 [n]), at which a window predicts."""
+        """See `Forecaster`."""
         masses = np.empty((len(rows), len(self.edges), 2))
         for first in range(0, len(rows), _BLOCK_ROWS):
             block = slice(first, first + _BLOCK_ROWS)
             features = summary_features(windows, rows[block])
-            masses[block] = np.mean([member.masses(features, len(self.edges)) for member in self.members], axis=0)
+            masses[block] = np.mean([one.masses(features, len(self.edges)) for one in self.fits], axis=0)
         return Distribution(masses, self.edges)
 
-    def save(self, path: Path) -> None:
-        """Write numbers only, as `.npz`."""
-        arrays = {"edges": np.array(self.edges), "members": np.array(len(self.members))}
-        for k, member in enumerate(self.members):
-            arrays |= member.ends.to_arrays(f"{k}.ends.") | member.dies.to_arrays(f"{k}.dies.")
-        with path.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+    def members(self) -> tuple["BoostedTrees", ...]:
+        return tuple(BoostedTrees((one,), self.edges) for one in self.fits)
+
+    def save(self, folder: Path) -> None:
+        """Numbers only, as `.npz`."""
+        arrays = {"fits": np.array(len(self.fits))}
+        for k, one in enumerate(self.fits):
+            arrays |= one.ends.to_arrays(f"{k}.ends.") | one.dies.to_arrays(f"{k}.dies.")
+        np.savez_compressed(folder / TREES_FILE, allow_pickle=False, **arrays)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read it back; runs nothing that the file holds. Raises ArtifactError where it is no file of trees."""
+    def load(cls, folder: Path, config: ModelConfig) -> Self:
+        """See `Forecaster`. Runs nothing that the file holds."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                members = [
+            with np.load(folder / TREES_FILE, allow_pickle=False) as arrays:
+                fits = [
                     Hazards(*(Boosting.from_arrays(arrays, f"{k}.{part}.") for part in ("ends", "dies")))
-                    for k in range(int(arrays["members"]))
+                    for k in range(int(arrays["fits"]))
                 ]
-                return cls(tuple(members), tuple(arrays["edges"].tolist()))
         except (OSError, KeyError, ValueError, BadZipFile) as error:
-            raise ArtifactError(f"{path.name} holds no trees of this version; restore it, or train anew.") from error
+            raise ArtifactError(
+                f"{TREES_FILE} of the artifact {folder.name} holds no trees that this version reads; restore the folder "
+                "from its backup, or train anew."
+            ) from error
+        return cls(tuple(fits), config.network.horizon_edges)
 
+    @classmethod
+    def fit(
+        cls,
+        material: Material,
+        learned: np.ndarray,
+        config: ModelConfig,
+        *,
+        checkpoint_dir: Path | None = None,
+        warm_from: Forecaster | None = None,
+        progress: Callable[[EpochRecord], None] | None = None,
+        folds: Sequence[int] | None = None,
+    ) -> OutOfFold:
+        """See `Forecaster`. Each member is cut to the number of trees that is best on the fold that it left out.
 
-@dataclass(frozen=True)
-class FittedTrees:
-    """Trees and what each member says of the fold that it never saw.
+        Keeps no checkpoints: a fit takes minutes. `progress` is called after each member.
+        """
+        if warm_from is not None:
+            raise ContractError("Boosted trees are always fitted from scratch.")
+        n_folds, edges = config.train.folds, config.network.horizon_edges
+        fold = patient_folds(material.known.stays["patient_id"], n_folds)[material.stay_of_row]
+        learned = learned[material.stay_of_row]
+        rows, judged = (found[learned[found]] for found in (learned_rows(material, config), material.judged_rows))
+        if len(rows) > MAX_ROWS:
+            rows = np.sort(np.random.default_rng(config.train.seed).choice(rows, MAX_ROWS, replace=False))
+        features, labels = summary_features(material.windows, rows), material.labels.take(rows)
 
-    row, forecast: absolute rows int64 [n], rising, and what was said at them. losses: of each member, on the fold that it
-    left out, per tree: of the end, and of death given an end.
-    """
-
-    trees: BoostedTrees
-    row: np.ndarray
-    forecast: Distribution
-    losses: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]
-
-
-def fit_trees(
-    material: Material,
-    learned: np.ndarray,
-    config: ModelConfig,
-    *,
-    folds: Sequence[int] | None = None,
-    progress: Callable[[int, Sequence[float], Sequence[float]], None] | None = None,
-) -> FittedTrees:
-    """One member per fold of the patients, fitted without its fold and cut to the number of trees that is best there.
-
-    learned: bool [stays of material]. folds: only members of these. progress: called with each member's number, from 0,
-    and its losses. Raises DataTooSmallError where a fold leaves no deaths, or no ends, to learn from.
-    """
-    fold = patient_folds(material.known.stays["patient_id"], config.train.folds)
-    rows = learned_rows(material, config)
-    rows = rows[learned[material.stay_of_row[rows]]]
-    random = np.random.default_rng(config.train.seed)
-    if len(rows) > MAX_ROWS:
-        rows = np.sort(random.choice(rows, MAX_ROWS, replace=False))
-    features, stay = summary_features(material.windows, rows), material.stay_of_row[rows]
-    labels = material.labels.take(rows)
-    told = np.flatnonzero(material.labels.usable & (material.windows.prediction_hour >= config.window.first_hour))
-    told = told[material.is_judged(told) & learned[material.stay_of_row[told]]]
-
-    members, held_rows, held_told, losses = [], [], [], []
-    for k in range(config.train.folds) if folds is None else folds:
-        member, lost = fit_hazards(features, labels, fold[stay] == k, config, seed=(config.train.seed, k))
-        mine = told[fold[material.stay_of_row[told]] == k]
-        members.append(member)
-        held_rows.append(mine)
-        held_told.append(BoostedTrees((member,), config.network.horizon_edges).forecast(material.windows, mine))
-        losses.append(lost)
-        if progress is not None:
-            progress(k, *lost)
-    row = np.concatenate(held_rows)
-    order = np.argsort(row)
-    trees = BoostedTrees(tuple(members), config.network.horizon_edges)
-    return FittedTrees(trees, row[order], Distribution.concatenate(held_told).take(order), tuple(losses))
+        fits, told = [], []
+        for k in range(n_folds) if folds is None else folds:
+            began = perf_counter()
+            one, losses = fit_hazards(features, labels, fold[rows] == k, config, seed=config.train.seed * n_folds + k)
+            mine = judged[fold[judged] == k]
+            fits.append(one)
+            told.append((mine, cls((one,), edges).forecast(material.windows, mine)))
+            if progress is not None:
+                record = {"epoch": len(one.ends.value), "epochs": config.trees.trees, "seconds": perf_counter() - began}
+                record |= dict(zip(("train_loss", "valid_loss"), losses.tolist(), strict=True))
+                progress(record | {"member": k + 1, "members": n_folds})
+        row = np.concatenate([mine for mine, _ in told])
+        order = np.argsort(row)
+        return OutOfFold(
+            forecaster=cls(tuple(fits), edges),
+            config=config,
+            row=row[order],
+            forecast=Distribution.concatenate([forecast for _, forecast in told]).take(order),
+            best_epochs=tuple(len(one.ends.value) for one in fits),
+        )
 
 
 def learned_rows(material: Material, config: ModelConfig) -> np.ndarray:
@@ -149,18 +151,17 @@ def learned_rows(material: Material, config: ModelConfig) -> np.ndarray:
     Prediction in Clinical Survival Analysis", 2012, chapter 7). Forecasts change less from hour to hour the longer a
     stay has lasted, so the landmarks lie further apart. Nothing that comes after the hour weighs or chooses a row.
     """
-    predicted = material.labels.usable & (material.windows.prediction_hour >= config.window.first_hour)
-    rows = np.flatnonzero(predicted)
+    rows = np.flatnonzero(material.windows.scored & material.labels.usable)
     return rows[np.isin(material.hour_of_row(rows), config.network.horizon_edges[1:])]
 
 
 def fit_hazards(
-    features: np.ndarray, labels: Labels, held_out: np.ndarray, config: ModelConfig, seed: tuple[int, ...]
-) -> tuple[Hazards, tuple[tuple[float, ...], tuple[float, ...]]]:
+    features: np.ndarray, labels: Labels, held_out: np.ndarray, config: ModelConfig, seed: int
+) -> tuple[Hazards, np.ndarray]:
     """Hazards fitted on rows that are not `held_out`, cut to the number of trees that is best on those that are.
 
-    features: float32 [rows, k]. labels: of the same rows, all usable. held_out: bool [rows]. Returns the fit and the
-    losses there, after each tree, of the end and of death given an end.
+    features: float32 [rows, k]. labels: of the same rows, all usable. held_out: bool [rows]. Returns the fit and its
+    loss on rows learned from and on those held out, in nats per person-period and per end together, [2].
 
     Person-periods are drawn with the probabilities that `person_periods` gives, so all examples have one weight.
     """
@@ -169,12 +170,12 @@ def fit_hazards(
     kept = min(1.0, STAYS_PER_END * float(train.ends.sum()) / max(float(train.stays.sum()), 1.0))
     random = np.random.default_rng(seed)
     parts = [(features[part], _draw(random, found, kept)) for part, found in ((~held_out, train), (held_out, valid))]
-    settings = {"trees": config.trees.trees, "learning_rate": config.trees.learning_rate, "seed": config.train.seed}
+    settings = {"trees": config.trees.trees, "learning_rate": config.trees.learning_rate, "seed": seed}
     ends, ends_losses = fit_boosting(*(_examples_of_end(*part) for part in parts), **settings)
     dies, dies_losses = fit_boosting(*(_examples_of_death(*part) for part in parts), **settings)
     # Drawing stays with probability `kept` divides the odds of an end by it and changes nothing else (case-control
     # sampling: Prentice & Pyke, Biometrika 66, 1979, 403-411).
-    return Hazards(replace(ends, baseline=ends.baseline + np.log(kept)), dies), (ends_losses, dies_losses)
+    return Hazards(replace(ends, baseline=ends.baseline + np.log(kept)), dies), ends_losses + dies_losses
 
 
 def _draw(random: np.random.Generator, expected: PersonPeriods, kept: float) -> PersonPeriods:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from flows.inspection.models import model_card
+from flows.inspection.models import list_models, model_card
 from flows.jobs import train as train_module
 from flows.jobs.forecast import forecast
 from flows.jobs.train import train
@@ -112,3 +112,34 @@ def test_training_without_stays_says_what_to_do(installation):
 
     with pytest.raises(DataTooSmallError, match="icu-forecast ingest clif"):
         train.fn("clif", AT - timedelta(days=300))
+
+
+def test_boosted_trees_train_beside_a_recurrent_model_and_serve_and_describe_themselves(trained, caplog):
+    (recurrent,) = models(trained)
+    counts = train.fn("clif", AT, epochs=4, members=2, forecaster="trees")
+    trees = max(models(trained), key=lambda model: model["version"])
+    assert counts["model"] == trees["model_id"] and trees["stage"] in ("provisional", "challenger")
+    assert trees["config"]["forecaster"] == "trees" and trees["warm_from"] is None
+    assert (load_settings().artifact_folder / trees["artifact"] / "trees.npz").is_file()
+    kinds = {row["model_id"]: row["forecaster"] for row in list_models("clif")}
+    assert (kinds[recurrent["model_id"]], kinds[trees["model_id"]]) == ("recurrent", "trees")
+    card = model_card(trees["model_id"])
+    assert "2 pairs of gradient-boosted trees" in card and "recurrent networks" not in card
+    assert "recurrent networks" in model_card(recurrent["model_id"])
+
+    registry.set_stage(trained, trees["model_id"], "champion", "test")
+    assert forecast.fn("clif", AT)["stays_scored"] > 10
+    with trained.connect() as connection:
+        scored = connection.execute(
+            text("select mortality_risk from forecast.stay_forecast where model_id = :model and status = 'scored'"),
+            {"model": trees["model_id"]},
+        )
+        risks = list(scored.scalars())
+    assert len(risks) > 10 and 0 < min(risks) < max(risks) < 1
+
+    caplog.clear()
+    again = train.fn("clif", AT, epochs=4, members=2, forecaster="trees")
+    assert "from scratch" in caplog.text and again["stage"] in ("provisional", "challenger")
+    back = train.fn("clif", AT, epochs=1, members=2)
+    newest = registry.read_model(trained, back["model"])
+    assert newest["config"]["forecaster"] == "recurrent" and newest["warm_from"] is None

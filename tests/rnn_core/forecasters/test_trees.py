@@ -1,18 +1,24 @@
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pytest
-from builders import at, random_observations, random_stays, small_config, stays_frame
+from builders import at, observed, random_observations, random_stays, small_config, stays_frame
 from scipy.special import expit
 from sklearn.ensemble import HistGradientBoostingClassifier
+from threadpoolctl import threadpool_limits
 
-from rnn_core.contracts.config import HORIZON_EDGES, ModelConfig, Sampling, TreesConfig
-from rnn_core.contracts.errors import ArtifactError, DataTooSmallError
+from rnn_core.contracts.config import HORIZON_EDGES, Kind, ModelConfig, Sampling, TreesConfig
+from rnn_core.contracts.errors import ArtifactError, ContractError, DataTooSmallError
 from rnn_core.contracts.frames import DIED
 from rnn_core.contracts.known import Known
 from rnn_core.forecasters.boosting import Examples, fit_boosting
-from rnn_core.forecasters.trees import BoostedTrees, fit_hazards, fit_trees, learned_rows
+from rnn_core.forecasters.drivers import explain_stays
+from rnn_core.forecasters.fit_stay import fit_forecaster
+from rnn_core.forecasters.forecaster import KINDS, kind_of
+from rnn_core.forecasters.stay import forecast_stays
+from rnn_core.forecasters.trees import BoostedTrees, fit_hazards, learned_rows
 from rnn_core.series.labels import make_labels
 from rnn_core.series.material import make_material, make_served_grid
 from rnn_core.series.person_periods import masses_of_hazards
@@ -30,6 +36,7 @@ CONFIG = replace(ModelConfig(), trees=TreesConfig(trees=150, learning_rate=0.1))
 def examples():
     rng = np.random.default_rng(0)
     x = np.column_stack([rng.normal(size=(4000, 6)).astype(np.float32), rng.integers(0, 5, 4000)]).astype(np.float64)
+    x[:, 2] = 1.0
     return Examples(x, rng.random(4000) < expit(x[:, 0] + 0.5 * x[:, 6] * x[:, 1] - 1))
 
 
@@ -43,18 +50,26 @@ def test_trees_as_arrays_give_what_scikit_learn_gives(examples):
         l2_regularization=5.0,
         early_stopping=False,
         random_state=3,
-    ).fit(examples.x, examples.y)
+    )
+    constant = 2
+    x = np.delete(examples.x, constant, axis=1)
+    with threadpool_limits(1, user_api="openmp"):
+        model.fit(x, examples.y)
+        model._predictors = model._predictors[: len(fitted.value)]
+        theirs = model.decision_function(x)
     last = examples.x[:, -1].astype(int)
     ours = fitted.log_odds(examples.x[:, :-1].astype(np.float32), np.arange(5))[np.arange(4000), last]
-    assert len(losses) == len(fitted.value) == 40
-    assert ours == pytest.approx(model.decision_function(examples.x), abs=1e-9)
+    assert len(fitted.value) <= 40 and losses.shape == (2,)
+    assert ours == pytest.approx(theirs, abs=1e-9)
 
 
 def test_trees_are_cut_where_others_are_forecast_best(examples):
     noise = Examples(examples.x, np.random.default_rng(1).random(4000) < 0.3)
     rest = Examples(examples.x, np.random.default_rng(2).random(4000) < 0.3)
-    fitted, losses = fit_boosting(noise, rest, trees=60, learning_rate=0.3, seed=0)
-    assert len(fitted.value) == np.argmin(losses) + 1 < 30
+    fitted, (learned, held_out) = fit_boosting(noise, rest, trees=60, learning_rate=0.3, seed=0)
+    longer, (learned_longer, held_out_longer) = fit_boosting(noise, noise, trees=60, learning_rate=0.3, seed=0)
+    assert len(fitted.value) < 30 and len(longer.value) == 60
+    assert learned_longer < learned < held_out and held_out_longer == learned_longer
 
 
 def test_one_outcome_is_too_little_to_learn_from(examples):
@@ -93,7 +108,7 @@ def fit_world(x, stays: list[dict], until: np.ndarray, delayed_entry_hours: floa
         windows, stays_frame(*stays), HORIZON_EDGES, delayed_entry_hours, at(1e5), known_until=at(1 + until)
     )
     held_out = np.arange(int(labels.usable.sum())) % 5 == 0
-    fitted, _ = fit_hazards(x[labels.usable], labels.take(labels.usable), held_out, CONFIG, seed=(0,))
+    fitted, _ = fit_hazards(x[labels.usable], labels.take(labels.usable), held_out, CONFIG, seed=0)
     return Distribution(fitted.masses(TESTED[0], BINS), HORIZON_EDGES).masses
 
 
@@ -165,41 +180,53 @@ def known():
     return Known(stays, random_observations(rng, stays, 9000), at(1000))
 
 
-SMALL = replace(small_config(), trees=TreesConfig(trees=20, learning_rate=0.1))
+SMALL = replace(small_config(), forecaster="trees", trees=TreesConfig(trees=20, learning_rate=0.1))
 
 
 @pytest.fixture(scope="module")
 def fitted(known):
-    return fit_trees(material_of(known, SMALL), np.ones(120, bool), SMALL)
+    return BoostedTrees.fit(material_of(known, SMALL), np.ones(120, bool), SMALL)
 
 
 def test_masses_are_whole_and_out_of_fold_rows_are_judged_ones(fitted, known):
     material = material_of(known, SMALL)
     assert fitted.forecast.masses.shape == (len(fitted.row), BINS, 2)
     assert (np.diff(fitted.row) > 0).all() and material.is_judged(fitted.row).all()
-    assert len(fitted.trees.members) == len(fitted.losses) == 2
-    whole = fitted.trees.forecast(material.windows, fitted.row)
+    assert len(fitted.forecaster.members()) == len(fitted.best_epochs) == 2
+    whole = fitted.forecaster.forecast(material.windows, fitted.row)
     assert np.abs(whole.masses - fitted.forecast.masses).max() > 0.001
 
 
 def test_what_is_read_back_forecasts_the_same_to_the_bit(fitted, known, tmp_path):
     windows = material_of(known, SMALL).windows
-    fitted.trees.save(tmp_path / "trees.npz")
-    again = BoostedTrees.load(tmp_path / "trees.npz")
-    first, second = (trees.forecast(windows, fitted.row) for trees in (fitted.trees, again))
+    fitted.forecaster.save(tmp_path)
+    again = BoostedTrees.load(tmp_path, SMALL)
+    first, second = (trees.forecast(windows, fitted.row) for trees in (fitted.forecaster, again))
     assert (first.masses == second.masses).all() and (first.edges == second.edges).all()
 
 
 def test_a_file_that_would_run_code_or_is_damaged_is_refused(tmp_path):
-    np.savez(tmp_path / "code.npz", members=np.array([print], dtype=object))
-    (tmp_path / "damaged.npz").write_bytes(b"PK\x03\x04 and no more")
-    for name in ("code.npz", "damaged.npz", "absent.npz"):
+    for name in ("code", "damaged", "absent"):
+        (tmp_path / name).mkdir()
+    np.savez(tmp_path / "code" / "trees.npz", fits=np.array([print], dtype=object))
+    (tmp_path / "damaged" / "trees.npz").write_bytes(b"PK\x03\x04 and no more")
+    for name in ("code", "damaged", "absent"):
         with pytest.raises(ArtifactError, match=name):
-            BoostedTrees.load(tmp_path / name)
+            BoostedTrees.load(tmp_path / name, SMALL)
+
+
+def test_every_kind_that_can_be_chosen_has_a_class():
+    assert set(get_args(Kind)) == set(KINDS)
+    assert kind_of(SMALL) is BoostedTrees
+
+
+def test_trees_start_from_scratch(fitted, known):
+    with pytest.raises(ContractError, match="from scratch"):
+        BoostedTrees.fit(material_of(known, SMALL), np.ones(120, bool), SMALL, warm_from=fitted.forecaster)
 
 
 def test_a_fit_of_the_same_data_is_the_same(fitted, known):
-    again = fit_trees(material_of(known, SMALL), np.ones(120, bool), SMALL)
+    again = BoostedTrees.fit(material_of(known, SMALL), np.ones(120, bool), SMALL)
     assert (again.forecast.masses == fitted.forecast.masses).all()
 
 
@@ -211,11 +238,11 @@ def test_a_fold_is_forecast_without_its_outcomes(fitted, known):
     fold = patient_folds(known.stays["patient_id"], 2)
     swapped = known.stays["outcome"].map({"alive": "died", "died": "alive"})
     turned = known.stays.assign(outcome=known.stays["outcome"].where(fold != 0, swapped))
-    other = fit_trees(material_of(replace(known, stays=turned), SMALL), np.ones(120, bool), SMALL)
-    first, second = fitted.trees.members[0].dies, other.trees.members[0].dies
+    other = BoostedTrees.fit(material_of(replace(known, stays=turned), SMALL), np.ones(120, bool), SMALL)
+    first, second = fitted.forecaster.fits[0].dies, other.forecaster.fits[0].dies
     shared = min(len(first.value), len(second.value))
     assert (first.value[:shared] == second.value[:shared]).all()
-    assert (fitted.trees.members[0].ends.value == other.trees.members[0].ends.value).all()
+    assert (fitted.forecaster.fits[0].ends.value == other.forecaster.fits[0].ends.value).all()
 
 
 def test_rows_up_to_an_hour_are_learned_from_alike_however_the_stay_goes_on(known):
@@ -233,3 +260,22 @@ def test_rows_up_to_an_hour_are_learned_from_alike_however_the_stay_goes_on(know
 
     assert chosen(stays) == chosen(longer)
     assert {hour for _, hour in chosen(stays)} == {6, 12, 24}
+
+
+def test_the_drivers_of_trees_are_what_they_learned_from():
+    """Who dies has a high lactate from the first hour on, and nothing else differs."""
+    died = np.arange(80) % 4 == 0
+    stays = stays_frame(
+        *({"intime": 0, "outtime": 20 + i % 30, "outcome": "died" if dead else "alive"} for i, dead in enumerate(died))
+    )
+    seen = observed(
+        *((i, "lactate", h, h, 9.0 if died[i] else 1.0) for i in range(80) for h in range(1, 20, 3)),
+        *((i, "heart_rate", h, h, 80.0 + (7 * i + h) % 11) for i in range(80) for h in range(1, 20, 2)),
+    )
+    forecaster, _ = fit_forecaster(Known(stays, seen, at(1000)), np.ones(80, bool), SMALL)
+    then = Known(stays.assign(outtime=at(np.nan), outcome=None), seen, at(18))
+    risk = forecast_stays(forecaster, then)["mortality_risk"].to_numpy()
+    assert risk[died].min() > risk[~died].max()
+    drivers = explain_stays(forecaster, then, risk, limit=10)
+    first = drivers[drivers["rank"] == 1]
+    assert len(first) == 10 and (first["driver"] == "lactate").all() and (first["direction"] == "raises").all()

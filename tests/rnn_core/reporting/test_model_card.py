@@ -98,6 +98,13 @@ def test_every_item_says_what_is_stored(item):
         assert words in section
 
 
+def test_the_card_of_trees_describes_trees():
+    config = {**META["config"], "forecaster": "trees"}
+    methods = sections(write_card({**META, "config": config}, ROW))["Analytical methods"]
+    assert "by 5 pairs of gradient-boosted trees" in methods and "the learning rate is 0.08." in methods
+    assert "Trees for the end of stay: 3, 4. Seed 0." in methods and "networks" not in methods
+
+
 def test_the_card_has_its_items_in_order_each_after_an_empty_line_and_none_twice():
     card = write_card(META, ROW)
     assert list(sections(card)) == list(SAYS)
