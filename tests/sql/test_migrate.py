@@ -1,5 +1,6 @@
 """Migrations give the tables of the schema, and the views are rebuilt without losing what people had built on them."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from builders_sql import migrated, rows
 from sqlalchemy import text
 
 from rnn_core.contracts.errors import ForecastError
+from rnn_core.statistics.metric import METRICS
 from sql.store import migrate, rebuild_views
 from sql.store.engine import open_engine
 from sql.store.schema import SCHEMAS, metadata
@@ -79,6 +81,56 @@ def test_observations_survive_the_revisions_after_the_first(make_database):
         )
     assert migrate.upgrade(engine) == migrate.newest_revision()
     assert rows(engine, "select stay_id, value from icu.observation") == [{"stay_id": "s1", "value": 80.0}]
+    engine.dispose()
+
+
+def test_scores_and_metrics_stored_under_earlier_names_are_read_under_todays(make_database):
+    engine = open_engine(make_database())
+    value = {"value": 0.5, "low": None, "high": None, "n": 7}
+    stored = {
+        "n_stays": {"learned": 9},
+        "metrics": dict.fromkeys(
+            ["mortality_auroc", "los_mean_absolute_error_days", "baseline_prolonged_stay_brier"], value
+        ),
+        "groups": {"sex": {"female": {"auroc": value, "los_mae_days": value}}, "age": {}},
+    }
+    with engine.begin() as connection:
+        command.upgrade(migrate._config(connection), "0009")
+        connection.execute(
+            text(
+                "insert into forecast.model (model_id, name, source, version, stage, data_cutoff, artifact, config, metrics)"
+                " select id, 'stay', 'ward', number, 'candidate', now(), id, '{}', cast(metrics as jsonb)"
+                " from (values ('old', 1, :old), ('unit', 2, :unit)) model (id, number, metrics)"
+            ),
+            {"old": json.dumps(stored), "unit": json.dumps({"test_mse": 4.0})},
+        )
+        run_id = connection.execute(
+            text(
+                "insert into forecast.run (kind, source, as_of, status) values ('evaluate', 'ward', now(), 'published')"
+                " returning run_id"
+            )
+        ).scalar_one()
+        connection.execute(
+            text(
+                "insert into forecast.score (run_id, model_id, source, unit, month, metric, value, n)"
+                " select :run_id, 'old', 'ward', 'all', 'all', metric, 0.5, 7"
+                " from unnest(array['los_mean_absolute_error_days', 'prolonged_stay_auroc', 'mortality_brier']) metric"
+            ),
+            {"run_id": run_id},
+        )
+    migrate.upgrade(engine)
+    found = {row["model_id"]: row["metrics"] for row in rows(engine, "select model_id, metrics from forecast.model")}
+    assert found["unit"] == {"test_mse": 4.0} and found["old"]["n_stays"] == {"learned": 9}
+    assert found["old"]["metrics"] == dict.fromkeys(
+        ["mortality_auroc", "los_mae_days", "baseline_prolonged_brier"], value
+    )
+    assert found["old"]["groups"] == {"sex": {"female": {"mortality_auroc": value, "los_mae_days": value}}, "age": {}}
+    named = {row["metric"] for row in rows(engine, "select metric from forecast.score")}
+    assert named == {"los_mae_days", "prolonged_auroc", "mortality_brier"} <= set(METRICS)
+    with engine.begin() as connection:
+        rebuild_views.drop(connection)
+        command.downgrade(migrate._config(connection), "0009")
+    assert rows(engine, "select metrics from forecast.model where model_id = 'old'") == [{"metrics": stored}]
     engine.dispose()
 
 
