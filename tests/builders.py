@@ -122,3 +122,32 @@ def small_config(**training) -> ModelConfig:
         train=replace(config.train, **({"folds": 2, "epochs": 2, "batch_size": 16} | training)),
         window=replace(config.window, min_observations=3),
     )
+
+
+def ended_pairs(n: int = 240, seed: int = 0) -> pd.DataFrame:
+    """Forecasts of stays that ended, two of each patient, by two models in two units and three months."""
+    rng = np.random.default_rng(seed)
+    remaining = rng.exponential(80, n)
+    median = remaining * rng.lognormal(0, 0.7, n)
+    died = rng.random(n) < 0.25
+    frame = pd.DataFrame(
+        {
+            "model_id": np.where(np.arange(n) < n // 2, "m1", "m2"),
+            "unit": rng.choice(["MICU", "SICU"], n),
+            "month": rng.choice(["2031-03", "2031-04", "2031-05"], n),
+            "patient_id": [f"p{i // 2}" for i in range(n)],
+            "hours_in_stay": rng.integers(4, 160, n).astype(float),
+            "age_years": np.where(np.arange(n) % 4 < 2, 40.0, 70.0),
+            "sex": None,
+            "died": died.astype(object),
+            "remaining_hours": remaining,
+            "end_precision_hours": 0.0,
+            "mortality_risk": np.clip(0.25 + 0.2 * died + rng.normal(0, 0.1, n), 0.01, 0.99),
+            "prolonged_stay_risk": rng.uniform(0.1, 0.9, n),
+        }
+    )
+    for share, q in ((0.2, 10), (1.0, 50), (3.0, 90)):
+        frame[f"remaining_los_p{q}_hours"] = median * share
+    for hours in (24, 48, 72):
+        frame[f"discharge_{hours}h_prob"] = 1 - 2 ** (-hours / median)
+    return frame

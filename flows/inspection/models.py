@@ -70,8 +70,6 @@ def model_card(model_id: str) -> str:
 
 
 def _main_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
-    if "test_mse" in metrics:
-        return {"auroc": None, "los_mae_days": None, "test_mse": metrics["test_mse"]}
     judged = metrics.get("metrics", {})
-    shown = {"auroc": "mortality_auroc", "los_mae_days": "los_mean_absolute_error_days"}
-    return {name: judged.get(metric, {}).get("value") for name, metric in shown.items()} | {"test_mse": None}
+    of_stays = {name: judged.get(name, {}).get("value") for name in ("mortality_auroc", "los_mae_days")}
+    return of_stays | {"test_mse": metrics.get("test_mse")}

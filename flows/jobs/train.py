@@ -318,26 +318,16 @@ def _model_id(run: Recorded, name: str) -> str:
     return f"{run.source}-{name}-{run.as_of:%Y%m%dT%H}-{run.run_id}"
 
 
-# What the run's report shows; everything else is in forecast.model.metrics.
-_SHOWN = (
-    "mortality_auroc",
-    "mortality_auprc",
-    "mortality_brier",
-    "mortality_calibration_slope",
-    "los_mean_absolute_error_days",
-    "los_concordance",
-    "los_interval_coverage",
-)
-
-
 def _summary(stay: Candidate, unit: UnitCandidate | None) -> dict[str, Any]:
+    from rnn_core.statistics.metric import main_metrics
+
     report = stay.report
     shown: dict[str, Any] = {"model": stay.model_id, "stage": stay.verdict.stage, "reason": stay.verdict.reason}
     shown |= {f"{part} stays": f"{n} ({report.n_deaths[part]} died)" for part, n in report.n_stays.items()}
-    for name in _SHOWN:
-        estimate, trivial = report.metrics[name], report.metrics[f"baseline_{name}"]
-        shown[name] = (
-            f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f}), without a model {trivial.value:.3f}"
+    for metric in main_metrics():
+        estimate, trivial = report.metrics[metric.name], report.metrics[f"baseline_{metric.name}"]
+        shown[metric.name] = (
+            f"{metric.show(estimate)}, without a model {metric.show(trivial.value)}"
             if isfinite(estimate.value)
             else "not measurable on these stays"
         )

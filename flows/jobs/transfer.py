@@ -1,11 +1,9 @@
 """A model on sources that it was not trained on: how good it is there, and a copy recalibrated to one of them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from sqlalchemy import Engine
 
 from flows.runtime.databases import open_store
@@ -14,7 +12,7 @@ from flows.runtime.quiet_tensorflow import import_tensorflow
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.errors import ForecastError
 from rnn_core.contracts.known import Known
-from rnn_core.statistics.bootstrap import Estimate
+from rnn_core.statistics.bootstrap import estimates_to_json
 from sql.published import canonical, registry
 
 if TYPE_CHECKING:
@@ -86,6 +84,7 @@ def _require_stays(known: Known, source: str) -> Known:
 
 def _row(source: str, found: "Transferred", at_home: "Transferred | None") -> dict[str, Any]:
     from rnn_core.evaluation.transfer import drop
+    from rnn_core.statistics.metric import METRICS
 
     shown: dict[str, Any] = {
         "source": source,
@@ -94,21 +93,18 @@ def _row(source: str, found: "Transferred", at_home: "Transferred | None") -> di
         "deaths": found.n_deaths,
         "outcome not known": found.n_open,
     }
-    shown |= {name: _shown(estimate) for name, estimate in found.as_trained.items()}
+    shown |= {_short(name): METRICS[name].show(estimate) for name, estimate in found.as_trained.items()}
     share = found.n_deaths / max(found.n_stays, 1)
     shown["brier without a model"] = round(share * (1 - share), 3)
-    for name in ("brier", "observed_expected", "calibration_slope"):
-        shown[f"{name} recalibrated"] = _shown(found.recalibrated[name])
-    lost = drop(found.as_trained["auroc"], at_home.as_trained["auroc"]) if at_home else None
-    return shown | {"auroc lost": _shown(lost) if lost else "", "missing": 0, "other unit": ""}
+    for name in ("mortality_brier", "mortality_observed_expected", "mortality_calibration_slope"):
+        shown[f"{_short(name)} recalibrated"] = METRICS[name].show(found.recalibrated[name])
+    lost = drop(*(part.as_trained["mortality_auroc"] for part in (found, at_home))) if at_home else None
+    return shown | {"auroc lost": lost.show() if lost else "", "missing": 0, "other unit": ""}
 
 
-def _shown(estimate: Estimate) -> str:
-    if not np.isfinite(estimate.value):
-        return "-"
-    if not np.isfinite(estimate.low):
-        return f"{estimate.value:.3f}"
-    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+def _short(name: str) -> str:
+    """A metric's column: all of them are of death here."""
+    return name.removeprefix("mortality_")
 
 
 def recalibrate(model_id: str, source: str, as_of: datetime, hours: Sequence[int] = HOURS) -> dict[str, Any]:
@@ -132,7 +128,7 @@ def recalibrate(model_id: str, source: str, as_of: datetime, hours: Sequence[int
     metrics = {
         "recalibrated_from": model_id,
         "participants": row["metrics"].get("participants", {}),
-        "metrics": {f"mortality_{name}": asdict(found) for name, found in judged[-1].recalibrated.items()},
+        "metrics": estimates_to_json(judged[-1].recalibrated),
         "risk_thresholds": list(forecaster.risk_thresholds),
     }
     cutoff = str(known.as_of)
@@ -154,6 +150,8 @@ def recalibrate(model_id: str, source: str, as_of: datetime, hours: Sequence[int
         )
     shown = {"model": new_id, "stage": "candidate", "patients who died, fitted to": n_deaths}
     for found in judged:
-        before, after = (part["observed_expected"] for part in (found.as_trained, found.recalibrated))
-        shown[f"observed to expected at {found.hour} h"] = f"{_shown(before)}, recalibrated out of fold {_shown(after)}"
+        before, after = (
+            part["mortality_observed_expected"].show(digits=2) for part in (found.as_trained, found.recalibrated)
+        )
+        shown[f"observed to expected at {found.hour} h"] = f"{before}, recalibrated out of fold {after}"
     return shown

@@ -7,27 +7,11 @@ import numpy as np
 
 from flows.pages.page import Plot, Section, Table, render_page
 from rnn_core.benchmark.outcome import BASELINES, SHIPPED, Outcome
+from rnn_core.statistics.metric import METRICS
 
 if TYPE_CHECKING:
     from rnn_core.statistics.bootstrap import Estimate
 
-_METRICS = {
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "event1": "Event 1",
-    "event2": "Event 2",
-    "brier": "Brier",
-    "calibration_slope": "slope",
-    "calibration_intercept": "intercept",
-    "los_mae_days": "MAE, days",
-    "los_medae_days": "median error, days",
-    "los_msle": "MSLE",
-    "los_kappa": "kappa, ten buckets",
-    "los_concordance": "concordance",
-    "interval80_coverage": "80 % interval covers",
-    "interval80_width_days": "its width, days",
-}
-_OF_DEATH, _OF_STAY = list(_METRICS)[:7], list(_METRICS)[7:]
 # A plot of all models at once would be unreadable.
 _PLOTTED = ("logistic", "trees", "lstm", "forecaster", "blend")
 _LEVELS = np.linspace(0.1, 0.9, 9)
@@ -45,21 +29,26 @@ def build_page(outcome: Outcome) -> str:
     return render_page("PhysioNet Challenge 2012", lead, list(_sections(outcome)))
 
 
-_TABLE = ("auroc", "auprc", "event1", "event2", "calibration_slope", "los_mae_days", "los_kappa", "interval80_coverage")
+_TABLE = (
+    "mortality_auroc",
+    "mortality_auprc",
+    "mortality_event1",
+    "mortality_event2",
+    "mortality_calibration_slope",
+    "los_mae_days",
+    "los_kappa",
+    "los_interval_coverage",
+)
 
 
 def summary_table(outcome: Outcome) -> str:
     """The main figures as a Markdown table, one model per line."""
     from rnn_core.reporting.markdown import render_table
 
-    rows = [[name, *(_brief(scores[metric]) for metric in _TABLE)] for name, scores in outcome.scores.items()]
+    rows = [
+        [name, *(METRICS[metric].show(scores[metric]) for metric in _TABLE)] for name, scores in outcome.scores.items()
+    ]
     return render_table(["model", *_TABLE], rows)
-
-
-def _brief(estimate: "Estimate") -> str:
-    if np.isnan(estimate.value):
-        return ""
-    return f"{estimate.value:.3f} ({estimate.low:.3f}-{estimate.high:.3f})"
 
 
 def _where(test: list[str] | str) -> str:
@@ -76,7 +65,7 @@ def _sections(outcome: Outcome) -> Iterator[Section]:
             "Event 2 is the challenge's Hosmer-Lemeshow statistic divided by its range, lower is better.",
             f"{protocol['abstained']} stays have too little data; for them every model gets the forecast of prevalence.",
         ],
-        [_scores_table("Every model", scores, _OF_DEATH)],
+        [_scores_table("Every model", scores, _judged(scores, "mortality_"))],
         list(_death_plots(outcome)),
     )
     yield Section(
@@ -85,7 +74,7 @@ def _sections(outcome: Outcome) -> Iterator[Section]:
             "From the forecast to the end of the hospital stay. Ends are known to the day; an end counts with the share "
             "of its two days that the interval covers."
         ],
-        [_scores_table("Every model", scores, _OF_STAY)],
+        [_scores_table("Every model", scores, _judged(scores, "los_"))],
         list(_stay_plots(outcome)),
     )
     yield Section(
@@ -100,7 +89,9 @@ def _sections(outcome: Outcome) -> Iterator[Section]:
             Plot(
                 "AUROC, difference",
                 _plots().interval_plot(
-                    {name: found["auroc"] for name, found in outcome.differences.items()}, "AUROC, difference", 0.0
+                    {name: found["mortality_auroc"] for name, found in outcome.differences.items()},
+                    "AUROC, difference",
+                    0.0,
                 ),
             )
         ],
@@ -144,8 +135,8 @@ def _death_plots(outcome: Outcome) -> Iterator[Plot]:
         "Decision curve",
         plots.decision_curve_plot(thresholds, curves | {"everybody": net_benefit_of_all(y, thresholds)}),
     )
-    yield Plot("AUROC", plots.interval_plot({n: s["auroc"] for n, s in outcome.scores.items()}, "AUROC"))
-    yield Plot("AUPRC", plots.interval_plot({n: s["auprc"] for n, s in outcome.scores.items()}, "AUPRC"))
+    yield Plot("AUROC", plots.interval_plot({n: s["mortality_auroc"] for n, s in outcome.scores.items()}, "AUROC"))
+    yield Plot("AUPRC", plots.interval_plot({n: s["mortality_auprc"] for n, s in outcome.scores.items()}, "AUPRC"))
 
 
 def _stay_plots(outcome: Outcome) -> Iterator[Plot]:
@@ -166,36 +157,32 @@ def _group_tables(outcome: Outcome) -> Iterator[Table]:
     shown = [name for name in (SHIPPED, outcome.strongest) if name in outcome.scores]
     for kind, groups in outcome.subgroups.items():
         rows = [
-            [
-                f"{group}, {name}",
-                f"{found['n']:,}",
-                f"{found['deaths']:,}",
-                *map(_with_interval, found["models"][name].values()),
-            ]
+            [f"{group}, {name}", f"{found['n']:,}", f"{found['deaths']:,}", *_cells(found["models"][name])]
             for group, found in groups.items()
             for name in shown
         ]
         if rows:
             metrics = next(iter(groups.values()))["models"][shown[0]]
-            yield Table(kind.replace("_", " "), ["group", "stays", "deaths", *(_METRICS[m] for m in metrics)], rows)
+            yield Table(
+                kind.replace("_", " "), ["group", "stays", "deaths", *(METRICS[m].label for m in metrics)], rows
+            )
 
 
 def _scores_table(caption: str, scores: "dict[str, dict[str, Estimate]]", metrics: list[str]) -> Table:
-    rows = [[_named(name), *(_with_interval(found[metric]) for metric in metrics)] for name, found in scores.items()]
-    return Table(caption, ["model", *(_METRICS[metric] for metric in metrics)], rows)
+    rows = [[_named(name), *_cells({m: found[m] for m in metrics})] for name, found in scores.items()]
+    return Table(caption, ["model", *(METRICS[metric].label for metric in metrics)], rows)
+
+
+def _judged(scores: "dict[str, dict[str, Estimate]]", prefix: str) -> list[str]:
+    return [name for name in next(iter(scores.values())) if name.startswith(prefix)]
+
+
+def _cells(scores: "dict[str, Estimate]") -> list[str]:
+    return [METRICS[name].show(estimate) for name, estimate in scores.items()]
 
 
 def _named(name: str) -> str:
     return f"{name} (baseline)" if name in BASELINES else name
-
-
-def _with_interval(estimate: "Estimate") -> str:
-    if np.isnan(estimate.value):
-        return "-"
-    digits = 1 if abs(estimate.value) >= 10 else 3
-    if np.isnan(estimate.low):
-        return f"{estimate.value:.{digits}f}"
-    return f"{estimate.value:.{digits}f} ({estimate.low:.{digits}f} to {estimate.high:.{digits}f})"
 
 
 def _plots():

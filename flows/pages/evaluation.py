@@ -12,18 +12,11 @@ from sqlalchemy import Engine
 from flows.pages.page import Plot, Section, Table, render_page, write_text
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.thresholds import RISK_BANDS
+from rnn_core.statistics.bootstrap import Estimate
+from rnn_core.statistics.metric import METRICS, Metric, main_metrics
 from sql.published.summaries import read_alert_burden
 
 BURDEN_COLUMNS = ["band and above", "patients per day", "stays flagged", "deaths flagged", "flagged that died"]
-_SHOWN = {
-    "mortality_auroc": "AUROC",
-    "mortality_auprc": "AUPRC",
-    "mortality_brier": "Brier score",
-    "mortality_observed_expected": "observed to expected deaths",
-    "mortality_calibration_slope": "calibration slope",
-    "los_mean_absolute_error_days": "error of the length of stay, days",
-    "los_interval_coverage": "80 % interval covers",
-}
 _GROUPS = {"unit": "unit", "age_group": "age", "sex": "sex", "stay_hours": "hours of the stay"}
 _DAYS_SHOWN = 60
 # With fewer deaths, deciles of the forecasts are a matter of chance.
@@ -68,11 +61,12 @@ def _overall(pairs: pd.DataFrame, scores: pd.DataFrame) -> Section:
     from rnn_core.reporting.plots import calibration_plot
 
     everything = _of(scores)
+    shown = [metric for metric in main_metrics() if metric.name in set(everything["metric"])]
     table = Table(
         "Every model over all forecasts; in brackets the prevalence and the median of the same rows as forecasts",
-        ["model", *_SHOWN.values()],
+        ["model", *(metric.label for metric in shown)],
         [
-            [model_id, *(_cell(part[part["metric"] == metric]) for metric in _SHOWN)]
+            [model_id, *(_cell(metric, part[part["metric"] == metric.name]) for metric in shown)]
             for model_id, part in everything.groupby("model_id")
         ],
     )
@@ -89,11 +83,11 @@ def _over_time(scores: pd.DataFrame) -> Section:
     from rnn_core.reporting.plots import interval_plot
 
     plots = []
-    for metric, reference in (("mortality_observed_expected", 1.0), ("los_interval_coverage", 0.8)):
-        for model_id, part in scores[scores["month"] != "all"].query("metric == @metric").groupby("model_id"):
-            plots.append(
-                Plot(f"{model_id} by month", interval_plot(_estimates(part, "month"), _SHOWN[metric], reference))
-            )
+    by_month = scores[scores["month"] != "all"]
+    for metric in (METRICS["mortality_observed_expected"], METRICS["los_interval_coverage"]):
+        for model_id, part in by_month[by_month["metric"] == metric.name].groupby("model_id"):
+            plot = interval_plot(_estimates(part, "month"), metric.label, metric.reference)
+            plots.append(Plot(f"{model_id} by month", plot))
     return Section("Over time", ["If an interval excludes the dotted line, the forecasts are off."], [], plots)
 
 
@@ -102,16 +96,14 @@ def _by_group(scores: pd.DataFrame) -> Section:
 
     plots, newest = [], scores["model_id"].iloc[-1]
     of_newest = scores[scores["model_id"] == newest]
-    for metric, reference in (
-        ("mortality_auroc", 0.5),
-        ("mortality_observed_expected", 1.0),
-        ("los_interval_coverage", 0.8),
-    ):
+    of_newest = of_newest[of_newest["low"].notna()]
+    for name in ("mortality_auroc", "mortality_observed_expected", "los_interval_coverage"):
+        metric, of_metric = METRICS[name], of_newest[of_newest["metric"] == name]
         estimates = {}
         for column, what in _GROUPS.items():
-            rows = of_newest[(of_newest[column] != "all") & (of_newest["metric"] == metric) & of_newest["low"].notna()]
-            estimates |= {f"{what}: {name}": estimate for name, estimate in _estimates(rows, column).items()}
-        plots.append(Plot(_SHOWN[metric], interval_plot(estimates, _SHOWN[metric], reference)))
+            found = _estimates(of_metric[of_metric[column] != "all"], column)
+            estimates |= {f"{what}: {group}": estimate for group, estimate in found.items()}
+        plots.append(Plot(metric.label, interval_plot(estimates, metric.label, metric.reference)))
     return Section("By group", [f"{newest}. Groups with too few deaths for an interval are left out."], [], plots)
 
 
@@ -176,18 +168,15 @@ def _of(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def _estimates(rows: pd.DataFrame, name: str) -> dict[str, Any]:
-    from rnn_core.statistics.bootstrap import Estimate
-
-    return {str(row[name]): Estimate(row["value"], row["low"], row["high"], row["n"]) for _, row in rows.iterrows()}
+    return {str(row[name]): Estimate.from_json(row) for _, row in rows.iterrows()}
 
 
-def _cell(rows: pd.DataFrame) -> str:
-    if rows.empty or not np.isfinite(rows["value"].iloc[0]):
+def _cell(metric: Metric, rows: pd.DataFrame) -> str:
+    if rows.empty:
         return "-"
     row = rows.iloc[0]
-    interval = f" ({row['low']:.2f} to {row['high']:.2f})" if np.isfinite(row["low"]) else ""
-    baseline = f" [{row['baseline']:.2f}]" if np.isfinite(row["baseline"]) else ""
-    return f"{row['value']:.2f}{interval}{baseline}"
+    baseline = f" [{metric.show(row['baseline'])}]" if np.isfinite(row["baseline"]) else ""
+    return metric.show(Estimate.from_json(row)) + baseline
 
 
 def _share(value: float | None) -> str:

@@ -20,6 +20,8 @@ from sql.published.summaries import read_alert_burden
 if TYPE_CHECKING:
     from rnn_core.evaluation.trial import Calibrations, Decision
 
+_OF_STAY = ("los_mae_days", "los_interval_coverage", "los_concordance", "discharge_24h_auroc")
+
 
 def report_trial(source: str, out: Path | None) -> tuple["Decision", Path]:
     """Evaluate the newest trial of `source`, write its page, and return the decision and the page's path.
@@ -72,42 +74,36 @@ def _criteria(decision: "Decision") -> Section:
 
 
 def _calibration(risks: "Calibrations") -> Section:
-    from rnn_core.evaluation.trial import rows_of
+    from rnn_core.evaluation.trial import calibration_rows
     from rnn_core.reporting.plots import calibration_plot
 
-    names = {"observed_expected": "observed to expected deaths", "calibration_slope": "slope", "brier": "Brier score"}
-    rows = [[names[name], before, after] for name, (before, after) in rows_of(risks).items()]
     fitted = np.isfinite(risks.recalibrated)
     lines = {"as published": risks.published[fitted], "recalibrated": risks.recalibrated[fitted]}
     plots = [Plot("Calibration by deciles", calibration_plot(risks.died[fitted], lines))]
     return Section(
         "Calibration here",
         ["Recalibrated out of fold on the site's own outcomes: slope and intercept of the log-odds."],
-        [Table("Before and after", ["", "as published", "recalibrated"], rows)],
+        [Table("Before and after", ["", "as published", "recalibrated"], calibration_rows(risks))],
         plots if fitted.any() else [],
     )
 
 
 def _length_of_stay(pairs: pd.DataFrame) -> Section:
     from rnn_core.evaluation.scorecard import ALL, score_published
+    from rnn_core.statistics.bootstrap import Estimate
+    from rnn_core.statistics.metric import METRICS
 
-    shown = {
-        "los_mean_absolute_error_days": "error of the remaining stay, days",
-        "los_interval_coverage": "80 % interval covers",
-        "los_concordance": "concordance",
-        "discharge_24h_auroc": "discharge within 24 h, AUROC",
-    }
     everything = pairs.assign(unit=None, month=None, age_years=float("nan"), sex=None)
     scores = pd.DataFrame(score_published(everything))
     scores = scores[scores["stay_hours"] == ALL]
     rows = [
         [
             model_id,
-            shown[metric],
-            f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
-            f"{row['baseline']:.2f}",
+            METRICS[name].label,
+            METRICS[name].show(Estimate.from_json(row)),
+            METRICS[name].show(row["baseline"]),
         ]
-        for (model_id, metric), part in scores[scores["metric"].isin(shown)].groupby(["model_id", "metric"])
+        for (model_id, name), part in scores[scores["metric"].isin(_OF_STAY)].groupby(["model_id", "metric"])
         for _, row in part.iterrows()
     ]
     return Section("Length of stay", [], [Table("By model", ["model", "", "here", "without a model"], rows)])

@@ -32,8 +32,8 @@ def measure_ages(source: str, as_of: datetime, folds: int) -> list[dict[str, Any
 
 
 def _rows(group: "AgeGroup") -> list[dict[str, Any]]:
-    from rnn_core.evaluation.ages import SHOWN
     from rnn_core.evaluation.scorecard import name_hours
+    from rnn_core.statistics.metric import main_metrics
 
     about = {
         "hours": name_hours(group.start, group.stop),
@@ -44,10 +44,10 @@ def _rows(group: "AgeGroup") -> list[dict[str, Any]]:
     found = group.metrics
     return [
         about
-        | {"metric": name}
-        | {part: _number(getattr(found[name], part)) for part in ("value", "low", "high")}
-        | {"population": _number(found[f"baseline_{name}"].value)}
-        for name in SHOWN
+        | {"metric": metric.name}
+        | {part: _number(getattr(found[metric.name], part)) for part in ("value", "low", "high")}
+        | {"population": _number(found[f"baseline_{metric.name}"].value)}
+        for metric in main_metrics()
     ]
 
 

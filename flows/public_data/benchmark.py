@@ -40,7 +40,14 @@ AT = START + timedelta(hours=HOUR)
 LATE = START + timedelta(days=900)
 
 # Metrics of a subgroup; the others would be noise.
-_IN_SUBGROUPS = ("auroc", "auprc", "brier", "calibration_slope", "calibration_intercept", "los_mae_days")
+_IN_SUBGROUPS = (
+    "mortality_auroc",
+    "mortality_auprc",
+    "mortality_brier",
+    "mortality_calibration_slope",
+    "mortality_calibration_intercept",
+    "los_mae_days",
+)
 _SUBGROUP_RESAMPLES = 200
 # Fewer stays contain too few deaths.
 _MIN_SUBGROUP = 100
@@ -268,7 +275,8 @@ def _judge(contests: "dict[str, Contest]", truth: "Truth") -> Outcome:
     scores = {}
     for name, contest in contests.items():
         scores[name] = benchmark.score_contest(contest, truth)
-        log.info("%s: AUROC %.4f, AUPRC %.4f", name, scores[name]["auroc"].value, scores[name]["auprc"].value)
+        auroc, auprc = (scores[name][metric].value for metric in ("mortality_auroc", "mortality_auprc"))
+        log.info("%s: AUROC %.4f, AUPRC %.4f", name, auroc, auprc)
     strongest = benchmark.strongest(scores, BASELINES)
     differences = {
         name: benchmark.paired_differences(contest, contests[strongest], truth)

@@ -7,30 +7,12 @@ import numpy as np
 import pandas as pd
 
 from rnn_core.benchmark.contenders import Entry, Forecast
-from rnn_core.statistics.bootstrap import Estimate, Metric, bootstrap_interval, paired_difference
-from rnn_core.statistics.decision_metrics import (
-    LOS_BUCKET_EDGES_DAYS,
-    bucket_kappa,
-    choose_buckets,
-    event1,
-    event2,
-    fit_threshold,
-    los_bucket,
-    mean_squared_log_error,
-)
+from rnn_core.statistics.bootstrap import Estimate
+from rnn_core.statistics.decision_metrics import fit_threshold
+from rnn_core.statistics.discrimination import concordance
 from rnn_core.statistics.distribution import Distribution
-from rnn_core.statistics.metrics import (
-    auprc,
-    auroc,
-    brier,
-    calibration_intercept,
-    calibration_slope,
-    concordance,
-    interval_coverage,
-    mean,
-    mean_absolute_error_days,
-    median_absolute_error_days,
-)
+from rnn_core.statistics.length_of_stay import LOS_BUCKET_EDGES_DAYS, choose_buckets, interval_coverage, los_bucket
+from rnn_core.statistics.metric import METRICS
 
 _RESAMPLES = 1000
 
@@ -117,31 +99,30 @@ def pool(parts: list[tuple[np.ndarray, Contest]]) -> Contest:
     return Contest(forecast, threshold, seconds, histories=contests[0].histories)
 
 
-def _columns(
-    contest: Contest, truth: Truth
-) -> dict[str, tuple[Metric, tuple[np.ndarray, ...], tuple[np.ndarray, ...]]]:
-    """Name → metric, what happened, what was forecast."""
-    risk, death = contest.forecast.risk, truth.death
-    low, middle, high = contest.forecast.remaining.T
+def _happened(truth: Truth) -> dict[str, np.ndarray]:
     remaining = truth.los_hours - truth.hour
-    ended = np.where(np.isnan(remaining), np.nan, 1.0)
-    days, forecast_days = truth.los_hours / 24, (truth.hour + middle) / 24
-    bucket, forecast_bucket = los_bucket(days), _named_buckets(contest, truth.hour, los_bucket(forecast_days))
     return {
-        "auroc": (auroc, (death,), (risk,)),
-        "auprc": (auprc, (death,), (risk,)),
-        "event1": (event1, (death,), (risk, contest.threshold)),
-        "event2": (event2, (death,), (risk,)),
-        "brier": (brier, (death,), (risk,)),
-        "calibration_slope": (calibration_slope, (death,), (risk,)),
-        "calibration_intercept": (calibration_intercept, (death,), (risk,)),
-        "los_mae_days": (mean_absolute_error_days, (remaining,), (middle,)),
-        "los_medae_days": (median_absolute_error_days, (remaining,), (middle,)),
-        "los_msle": (mean_squared_log_error, (days,), (forecast_days,)),
-        "los_kappa": (bucket_kappa, (bucket,), (forecast_bucket,)),
-        "los_concordance": (concordance, (remaining, ended), (middle,)),
-        "interval80_coverage": (interval_coverage, (remaining,), (low, high, truth.precision_hours)),
-        "interval80_width_days": (mean, (), ((high - low) / 24,)),
+        "death": truth.death,
+        "remaining_hours": remaining,
+        "precision_hours": truth.precision_hours,
+        "stayed_hours": remaining,
+        "ended": np.where(np.isnan(remaining), np.nan, 1.0),
+        "los_days": truth.los_hours / 24,
+        "los_bucket": los_bucket(truth.los_hours / 24),
+    }
+
+
+def _forecast(contest: Contest, hour: float) -> dict[str, np.ndarray]:
+    low, middle, high = contest.forecast.remaining.T
+    days = (hour + middle) / 24
+    return {
+        "mortality_risk": contest.forecast.risk,
+        "threshold": contest.threshold,
+        "remaining_los_p10_hours": low,
+        "remaining_los_p50_hours": middle,
+        "remaining_los_p90_hours": high,
+        "forecast_los_days": days,
+        "forecast_los_bucket": _named_buckets(contest, hour, los_bucket(days)),
     }
 
 
@@ -156,20 +137,20 @@ def _named_buckets(contest: Contest, hour: float, of_median: np.ndarray) -> np.n
 
 
 # Paired differences are taken of these; the first of each kind decides which baseline is the strongest.
-COMPARED: tuple[str, ...] = ("auroc", "auprc", "brier", "los_mae_days", "los_kappa")
+COMPARED: tuple[str, ...] = ("mortality_auroc", "mortality_auprc", "mortality_brier", "los_mae_days", "los_kappa")
 
 
 def score_contest(
     contest: Contest, truth: Truth, resamples: int = _RESAMPLES, metrics: Collection[str] | None = None
 ) -> dict[str, Estimate]:
     """Metrics of one contender, all by default, with their 95 % intervals over stays."""
+    columns = _happened(truth) | _forecast(contest, truth.hour)
+    chosen = [metric for name, metric in METRICS.items() if metrics is None or name in metrics]
     return {
         # A concordance takes as long as a dozen of the others.
-        name: bootstrap_interval(
-            metric, [*happened, *forecast], n=resamples // 5 if metric is concordance else resamples
-        )
-        for name, (metric, happened, forecast) in _columns(contest, truth).items()
-        if metrics is None or name in metrics
+        metric.name: metric.estimate(columns, None, resamples // 5 if metric.statistic is concordance else resamples)
+        for metric in chosen
+        if columns.keys() >= set(metric.needs)
     }
 
 
@@ -177,16 +158,13 @@ def paired_differences(
     contest: Contest, other: Contest, truth: Truth, resamples: int = _RESAMPLES
 ) -> dict[str, Estimate]:
     """Paired differences of `COMPARED`, contest less other, on the same resamples of stays."""
-    ours, theirs = _columns(contest, truth), _columns(other, truth)
-    return {
-        name: paired_difference(ours[name][0], ours[name][1], ours[name][2][0], theirs[name][2][0], n=resamples)
-        for name in COMPARED
-    }
+    happened, ours, theirs = _happened(truth), _forecast(contest, truth.hour), _forecast(other, truth.hour)
+    return {name: METRICS[name].difference(happened, ours, theirs, None, resamples) for name in COMPARED}
 
 
 def strongest(scores: Mapping[str, Mapping[str, Estimate]], baselines: tuple[str, ...]) -> str:
     """The baseline with the greatest AUROC."""
-    return max((name for name in baselines if name in scores), key=lambda name: scores[name]["auroc"].value)
+    return max((name for name in baselines if name in scores), key=lambda name: scores[name]["mortality_auroc"].value)
 
 
 def coverage(contest: Contest, truth: Truth, levels: np.ndarray) -> np.ndarray:
@@ -198,8 +176,8 @@ def coverage(contest: Contest, truth: Truth, levels: np.ndarray) -> np.ndarray:
         [
             interval_coverage(
                 remaining[known],
-                *(whole.quantile(q) for q in ((1 - x) / 2, (1 + x) / 2)),
                 precision,
+                *(whole.quantile(q) for q in ((1 - x) / 2, (1 + x) / 2)),
             )
             for x in levels
         ]

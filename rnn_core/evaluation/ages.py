@@ -13,17 +13,9 @@ from rnn_core.forecasters.fit_stay import fit_forecaster
 from rnn_core.series.splits import patient_folds
 from rnn_core.statistics.bootstrap import Estimate
 from rnn_core.statistics.distribution import Distribution
-from rnn_core.statistics.metrics import Outcomes, score_forecasts
+from rnn_core.statistics.outcomes import Outcomes
+from rnn_core.statistics.scores import score_forecasts
 
-SHOWN: tuple[str, ...] = (
-    "mortality_auroc",
-    "mortality_auprc",
-    "mortality_brier",
-    "los_mean_absolute_error_days",
-    "los_crps_days",
-    "los_concordance",
-    "los_interval_coverage",
-)
 _RESAMPLES = 200
 
 

@@ -15,28 +15,22 @@ from rnn_core.evaluation.drift import describe_concepts
 from rnn_core.forecasters.stay import StayForecaster
 from rnn_core.series.material import Material, known_until, make_material, make_served_grid
 from rnn_core.series.splits import split_stays
-from rnn_core.statistics.bootstrap import Estimate, bootstrap_interval, paired_difference
+from rnn_core.statistics.bootstrap import Estimate
 from rnn_core.statistics.distribution import Distribution
-from rnn_core.statistics.metrics import (
-    Outcomes,
-    auprc,
-    auroc,
-    brier,
-    calibration_error,
-    calibration_slope,
-    mean_absolute_error_days,
-    observed_expected,
-    score_forecasts,
-)
+from rnn_core.statistics.metric import METRICS, gate_metrics, score
+from rnn_core.statistics.outcomes import Outcomes
+from rnn_core.statistics.scores import score_forecasts
 
 # Enough for the second digit of an interval; the concordance of ten thousand rows takes long per resample.
 _RESAMPLES = 200
-_COMPARED = {
-    "auroc": (auroc, "mortality_risk"),
-    "auprc": (auprc, "mortality_risk"),
-    "calibration": (calibration_error, "mortality_risk"),
-    "los_mae_days": (mean_absolute_error_days, "remaining_los_p50_hours"),
-}
+# Of groups of patients a few figures, where the many others would only be noise.
+_IN_GROUPS = (
+    "mortality_auroc",
+    "mortality_brier",
+    "mortality_observed_expected",
+    "mortality_calibration_slope",
+    "los_mae_days",
+)
 # Fewer stays of a group of patients hold too few deaths to say anything.
 MIN_GROUP_STAYS = 50
 
@@ -83,17 +77,10 @@ def score_groups(scored: Scored, stays: pd.DataFrame) -> dict[str, dict[str, dic
 
 
 def _score_group(scored: Scored, rows: np.ndarray) -> dict[str, Estimate]:
-    happened, groups, forecast = scored.outcomes, scored.outcomes.groups[rows], scored.forecast.take(rows)
-    risk, middle = forecast.mortality_risk(), forecast.quantile(0.5)
-    death, remaining = happened.death[rows], happened.remaining_hours[rows]
-    metrics = {
-        metric.__name__: (metric, death, risk) for metric in (auroc, brier, calibration_slope, observed_expected)
-    }
-    metrics["los_mae_days"] = (mean_absolute_error_days, remaining, middle)
-    return {
-        name: bootstrap_interval(metric, [happened, said], groups, n=_RESAMPLES)
-        for name, (metric, happened, said) in metrics.items()
-    }
+    happened = {name: column[rows] for name, column in scored.outcomes.columns().items()}
+    numbers = scored.forecast.take(rows).numbers(scored.outcomes.elapsed_hours[rows])
+    metrics = [METRICS[name] for name in _IN_GROUPS]
+    return score(happened | dict(numbers), metrics, scored.outcomes.groups[rows], n=_RESAMPLES)
 
 
 def describe(known: Known) -> dict[str, Any]:
@@ -136,29 +123,23 @@ class Comparison:
 
 
 def compare_forecasters(challenger: StayForecaster, champion: StayForecaster, judged: Known) -> Comparison:
-    """Differences over the hours of `judged` that both of them forecast, in metrics of `gate.MARGINS`."""
+    """Differences over the hours of `judged` that both of them forecast, in the `gate_metrics`."""
     ours, theirs = score_stays(challenger, judged), score_stays(champion, judged)
     a, b = _same_moments(ours, theirs)
     first, second = (
-        {"mortality_risk": said.mortality_risk(), "remaining_los_p50_hours": said.quantile(0.5)}
-        for said in (ours.forecast.take(a), theirs.forecast.take(b))
+        scored.forecast.take(rows).numbers(scored.outcomes.elapsed_hours[rows])
+        for scored, rows in ((ours, a), (theirs, b))
     )
     found = patient_groups(judged.stays, MIN_GROUP_STAYS)
     in_group = {f"{kind}: {name}": rows for kind, groups in found.items() for name, rows in groups.items()}
 
     def differences(rows: np.ndarray) -> dict[str, Estimate]:
-        known, at = ours.outcomes, a[rows]
-        happened = {"mortality_risk": known.death[at], "remaining_los_p50_hours": known.remaining_hours[at]}
+        at = a[rows]
+        happened = {name: column[at] for name, column in ours.outcomes.columns().items()}
+        groups = ours.outcomes.groups[at]
         return {
-            name: paired_difference(
-                metric,
-                happened[column],
-                first[column][rows],
-                second[column][rows],
-                known.groups[at],
-                n=_RESAMPLES,
-            )
-            for name, (metric, column) in _COMPARED.items()
+            metric.name: metric.difference(happened, first[rows], second[rows], groups, _RESAMPLES)
+            for metric in gate_metrics()
         }
 
     return Comparison(

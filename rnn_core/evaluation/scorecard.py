@@ -8,10 +8,10 @@ import pandas as pd
 
 from rnn_core.contracts.frames import ALIVE
 from rnn_core.contracts.groups import age_groups
-from rnn_core.statistics.bootstrap import Estimate
 from rnn_core.statistics.distribution import FORECAST_COLUMNS
-from rnn_core.statistics.metrics import Outcomes, score_columns
+from rnn_core.statistics.outcomes import Outcomes
 from rnn_core.statistics.population import CENSORED, fit_population_curve
+from rnn_core.statistics.scores import score_columns
 
 ALL = "all"
 # Dimensions by which forecasts are grouped, one at a time; the others are `all`.
@@ -40,7 +40,7 @@ def score_published(pairs: pd.DataFrame) -> list[dict]:
         estimates = score_columns(part, outcomes, n=_RESAMPLES)
         trivial = score_columns(_trivial(outcomes), outcomes, n=0)
         for metric, estimate in estimates.items():
-            rows.append({**group, "metric": metric, **_numbers(estimate), "baseline": trivial[metric].value})
+            rows.append({**group, "metric": metric, **vars(estimate), "baseline": trivial[metric].value})
     return rows
 
 
@@ -110,7 +110,3 @@ def _remaining_quantiles(outcomes: Outcomes) -> np.ndarray:
 def _mean(values: np.ndarray) -> float:
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else np.nan
-
-
-def _numbers(estimate: Estimate) -> dict:
-    return {"value": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n}

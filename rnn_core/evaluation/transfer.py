@@ -14,17 +14,10 @@ from rnn_core.series.grid import make_grid
 from rnn_core.series.serving_rule import is_served
 from rnn_core.series.splits import split_stays
 from rnn_core.series.windows import make_windows
-from rnn_core.statistics.bootstrap import Estimate, bootstrap_interval
+from rnn_core.statistics.bootstrap import Estimate
 from rnn_core.statistics.calibration import PlattCalibration, fit_mortality_calibration
-from rnn_core.statistics.metrics import auprc, auroc, brier, calibration_slope, observed_expected
+from rnn_core.statistics.metric import main_metrics, score
 
-METRICS = {
-    "auroc": auroc,
-    "auprc": auprc,
-    "brier": brier,
-    "observed_expected": observed_expected,
-    "calibration_slope": calibration_slope,
-}
 _FOLDS, _RESAMPLES = 5, 500
 # A death charted this long after the hospital stay still ended it: the two are often charted separately.
 _LATE = np.timedelta64(24, "h")
@@ -118,10 +111,7 @@ def _judged_at(hour: int, risks: _Outcomes, refitted: np.ndarray) -> Transferred
     rows = at & ended
     died, patients = risks.died[rows], risks.patient[rows]
     as_trained, again = (
-        {
-            name: bootstrap_interval(metric, [died, risk[rows]], patients, n=_RESAMPLES)
-            for name, metric in METRICS.items()
-        }
+        score({"death": died, "mortality_risk": risk[rows]}, main_metrics(), patients, n=_RESAMPLES)
         for risk in (risks.risk, refitted)
     )
     return Transferred(hour, len(died), int(died.sum()), int((at & ~ended).sum()), as_trained, again)

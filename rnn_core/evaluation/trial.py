@@ -1,6 +1,5 @@
 """Evaluates a silent trial: the forecasts before and after recalibration on the site's own outcomes."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +16,12 @@ from rnn_core.contracts.thresholds import (
     MIN_PUBLISHED,
     OBSERVED_EXPECTED,
 )
-from rnn_core.statistics.bootstrap import Estimate, bootstrap_interval
-from rnn_core.statistics.metrics import auroc, brier, calibration_slope, log_odds, observed_expected
+from rnn_core.statistics.bootstrap import Estimate
+from rnn_core.statistics.calibration_metrics import log_odds
+from rnn_core.statistics.metric import METRICS
 
 _FOLDS, _RESAMPLES = 5, 500
+_CALIBRATION = ("mortality_observed_expected", "mortality_calibration_slope", "mortality_brier")
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,8 @@ def judge_risks(pairs: pd.DataFrame) -> Calibrations:
     patients = known["patient_id"].to_numpy()
     recalibrated = recalibrate(died, risk, patients)
     return Calibrations(
-        bootstrap_interval(auroc, [died, risk], patients, n=_RESAMPLES),
-        _calibration(died, risk, patients),
-        _calibration(died, recalibrated, patients),
+        _estimate("mortality_auroc", died, risk, patients),
+        *({name: _estimate(name, died, risks, patients) for name in _CALIBRATION} for risks in (risk, recalibrated)),
         int(known.loc[died == 1, "patient_id"].nunique()),
         died,
         risk,
@@ -77,29 +77,30 @@ def recalibrate(died: np.ndarray, risk: np.ndarray, patients: np.ndarray) -> np.
     return recalibrated
 
 
-def _calibration(died: np.ndarray, risk: np.ndarray, patients: np.ndarray) -> dict[str, Estimate]:
-    return {
-        metric.__name__: bootstrap_interval(metric, [died, risk], patients, n=_RESAMPLES)
-        for metric in (observed_expected, calibration_slope, brier)
-    }
+def _estimate(metric: str, died: np.ndarray, risk: np.ndarray, patients: np.ndarray) -> Estimate:
+    return METRICS[metric].estimate({"death": died, "mortality_risk": risk}, patients, _RESAMPLES)
 
 
 def decide(risks: Calibrations, published: float) -> Decision:
     """Whether the forecasts may be shown, by the results of the trial; published: share of hours with a run."""
-    after = {
-        "observed to expected deaths": (risks.after["observed_expected"], OBSERVED_EXPECTED),
-        "calibration slope": (risks.after["calibration_slope"], CALIBRATION_SLOPE),
+    acceptable = {
+        "mortality_observed_expected": OBSERVED_EXPECTED,
+        "mortality_calibration_slope": CALIBRATION_SLOPE,
     }
     criteria = [
         (f"at least {MIN_DEATHS} deaths", str(risks.n_deaths), risks.n_deaths >= MIN_DEATHS),
         (
             f"AUROC at least {MIN_AUROC}, its interval above {MIN_AUROC_LOW}",
-            _shown(risks.auroc),
+            risks.auroc.show(),
             bool(risks.auroc.value >= MIN_AUROC and risks.auroc.low >= MIN_AUROC_LOW),
         ),
         *(
-            (f"{what} after recalibration within {fine.low} to {fine.high}", _shown(found), fine.holds(found.value))
-            for what, (found, fine) in after.items()
+            (
+                f"{METRICS[name].label} after recalibration within {fine.low} to {fine.high}",
+                METRICS[name].show(risks.after[name]),
+                fine.holds(risks.after[name].value),
+            )
+            for name, fine in acceptable.items()
         ),
         (f"at least {MIN_PUBLISHED:.0%} of the hours published", f"{published:.1%}", published >= MIN_PUBLISHED),
     ]
@@ -108,10 +109,9 @@ def decide(risks: Calibrations, published: float) -> Decision:
     return Decision("go" if all(met for _, _, met in criteria) else "no-go", criteria)
 
 
-def _shown(found: Estimate) -> str:
-    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
-
-
-def rows_of(risks: Calibrations) -> Mapping[str, tuple[str, str]]:
-    """Metric → as published, after recalibration; for people."""
-    return {name: (_shown(risks.before[name]), _shown(risks.after[name])) for name in risks.before}
+def calibration_rows(risks: Calibrations) -> list[tuple[str, str, str]]:
+    """What is measured, as published, after recalibration; for people."""
+    return [
+        (METRICS[name].label, METRICS[name].show(found), METRICS[name].show(risks.after[name]))
+        for name, found in risks.before.items()
+    ]

@@ -10,7 +10,7 @@ from rnn_core.contracts.concepts import CONCEPTS
 from rnn_core.contracts.known import Known, stack
 from rnn_core.forecasters.stay import StayForecaster, predict
 from rnn_core.series.grid import make_grid
-from rnn_core.statistics.metrics import log_odds
+from rnn_core.statistics.calibration_metrics import log_odds
 
 N_DRIVERS = 5
 # With more stays, only the highest risks are explained: each concept is one more pass over the stays. With

@@ -16,8 +16,8 @@ from rnn_core.series.material import Material, make_material, make_served_grid
 from rnn_core.series.scaling import Scaler, fit_scaler, static_features
 from rnn_core.series.splits import patient_folds
 from rnn_core.statistics.calibration import Calibration, fit_calibration
+from rnn_core.statistics.calibration_metrics import log_odds
 from rnn_core.statistics.distribution import Distribution
-from rnn_core.statistics.metrics import log_odds
 
 # With fewer stays the top 5 % are a handful, and their lowest risk is a matter of chance.
 MIN_STAYS_FOR_BANDS = 200

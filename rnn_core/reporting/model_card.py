@@ -9,21 +9,8 @@ from typing import Any
 from rnn_core.contracts.concepts import BY_NAME
 from rnn_core.contracts.thresholds import RISK_BANDS
 from rnn_core.reporting.markdown import MISSING, render
-
-_METRICS = {
-    "mortality_auroc": "AUROC of death",
-    "mortality_auprc": "AUPRC of death",
-    "mortality_brier": "Brier score of death",
-    "mortality_calibration_slope": "calibration slope",
-    "mortality_calibration_intercept": "calibration intercept",
-    "mortality_observed_expected": "deaths observed over expected",
-    "prolonged_stay_auroc": "AUROC of a stay over 7 days",
-    "discharge_24h_auroc": "AUROC of a discharge within 24 h",
-    "los_mean_absolute_error_days": "mean absolute error of the remaining stay, days",
-    "los_crps_days": "CRPS of the remaining stay, days",
-    "los_concordance": "concordance of the remaining stay",
-    "los_interval_coverage": "ends inside the 80 % interval",
-}
+from rnn_core.statistics.bootstrap import Estimate
+from rnn_core.statistics.metric import METRICS
 
 
 def write_card(meta: Mapping[str, Any], row: Mapping[str, Any]) -> str:
@@ -40,11 +27,9 @@ def write_card(meta: Mapping[str, Any], row: Mapping[str, Any]) -> str:
         row=row,
         concepts=_concepts(meta, report),
         performance=_performance(report.get("metrics") or {}),
-        group_columns=["group", *names],
+        group_columns=["group", *(METRICS[name].label for name in names)],
         groups=[
-            [name, *(_interval(metrics[metric]) for metric in names)]
-            for found in groups
-            for name, metrics in found.items()
+            [group, *(_shown(name, metrics) for name in names)] for found in groups for group, metrics in found.items()
         ],
         bands=_bands(meta.get("risk_thresholds")),
         unit_errors=[
@@ -61,10 +46,14 @@ def _concepts(meta: Mapping[str, Any], report: Mapping[str, Any]) -> Iterator[tu
 
 
 def _performance(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    for name, title in _METRICS.items():
-        ours = found.get(name)
-        trivial = found.get(f"baseline_{name}")
-        yield title, _interval(ours), _interval(trivial), _decimals(ours and ours["n"], ",")
+    for name, metric in METRICS.items():
+        if not metric.one_per_stay:
+            n = _decimals(found[name]["n"] if name in found else None, ",")
+            yield metric.label, _shown(name, found), _shown(name, found, "baseline_"), n
+
+
+def _shown(name: str, found: Mapping[str, Any], prefix: str = "") -> str:
+    return METRICS[name].show(Estimate.from_json(found.get(prefix + name)))
 
 
 def _bands(cuts: list[float] | None) -> str:
@@ -75,11 +64,3 @@ def _bands(cuts: list[float] | None) -> str:
 
 def _decimals(value: float | None, form: str) -> str:
     return MISSING if value is None else format(value, form)
-
-
-def _interval(estimate: Mapping[str, Any] | None) -> str:
-    if not estimate or estimate["value"] is None:
-        return "-"
-    if estimate["low"] is None:
-        return f"{estimate['value']:.3f}"
-    return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"

@@ -1,12 +1,13 @@
-"""Intervals by the bootstrap over patients: how far a metric would move had other patients of the same kind come.
+"""Intervals by the bootstrap over patients: how far a statistic would move had other patients of the same kind come.
 
-A metric is computed from arrays [rows] and a weight per row; a resample is nothing but other weights, so what does not
-depend on them (sorting, ranking) is done once.
+A statistic is computed from arrays [rows] and a weight per row; a resample is nothing but other weights, so what does
+not depend on them (sorting, ranking) is done once.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import update_wrapper
+from functools import partial, update_wrapper
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -22,16 +23,34 @@ Weighted = Callable[[np.ndarray], float]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric with its 95 % interval and the number of rows it rests on; NaN where it is not defined."""
+    """A statistic with its 95 % interval and the number of rows it rests on; NaN where it is not defined."""
 
     value: float
     low: float
     high: float
     n: int
 
+    def show(self, digits: int = 3, undefined: str = "-") -> str:
+        """The estimate for people; the value alone where it has no interval, `undefined` where it has no value.
+
+        >>> Estimate(0.83, 0.796, 0.862, 400).show()
+        '0.830 (0.796 to 0.862)'
+        """
+        if not np.isfinite(self.value):
+            return undefined
+        value, low, high = (f"{x:.{digits}f}" for x in (self.value, self.low, self.high))
+        return f"{value} ({low} to {high})" if np.isfinite(self.low) else value
+
     def to_json(self) -> dict[str, float | int | None]:
         numbers = {"value": self.value, "low": self.low, "high": self.high}
         return {name: None if np.isnan(x) else float(x) for name, x in numbers.items()} | {"n": self.n}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any] | None) -> Self:
+        """An estimate from what `to_json` made of it; one that is not defined from nothing."""
+        stored = {} if stored is None else stored
+        value, low, high = (np.nan if stored.get(x) is None else float(stored[x]) for x in ("value", "low", "high"))
+        return cls(value, low, high, int(stored.get("n", 0)))
 
 
 def estimates_to_json(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float | int | None]]:
@@ -42,12 +61,12 @@ def _every_row(*columns: np.ndarray) -> tuple[np.ndarray, ...]:
     return (np.ones(len(columns[0]), dtype=bool),)
 
 
-class Metric:
-    """A metric of arrays [rows]; called with `weights` [rows] it counts each row that many times.
+class Statistic:
+    """A statistic of arrays [rows]; called with `weights` [rows] it counts each row that many times.
 
-    prepare: from the arrays, the metric as a function of the weights.
-    sides: from the arrays, the rows that the metric sets against each other, one bool [rows] for each side, e.g. events
-        and non-events; by default all rows are one side.
+    prepare: from the arrays, the statistic as a function of the weights.
+    sides: from the arrays, the rows that the statistic sets against each other, one bool [rows] for each side, e.g.
+        events and non-events; by default all rows are one side.
     """
 
     def __init__(
@@ -61,51 +80,86 @@ class Metric:
         weights = np.ones(len(columns[0])) if weights is None else np.asarray(weights, dtype=np.float64)
         return self.prepare(*columns)(weights)
 
+    def distance_from(self, target: float) -> "Statistic":
+        """How far the statistic is from `target`, the smaller the better."""
+
+        def prepare(*columns: np.ndarray) -> Weighted:
+            at = self.prepare(*columns)
+            return lambda weights: abs(at(weights) - target)
+
+        return Statistic(prepare, self.sides)
+
+
+# Decorator of statistics whose interval needs enough patients on both sides, events and non-events.
+of_events = partial(Statistic, sides=lambda y, risk, *_: (y == 1, y == 0))
+
+
+def ratio(numerator: float, denominator: float) -> float:
+    """The ratio, NaN where there is nothing to divide by."""
+    return float(numerator / denominator) if denominator > 0 else float("nan")
+
+
+def mean_of(values: np.ndarray) -> Weighted:
+    """The weighted mean of `values` [rows]."""
+    return lambda weights: ratio(weights @ values, weights.sum())
+
+
+def undefined(_: np.ndarray) -> float:
+    """The statistic of no rows."""
+    return float("nan")
+
+
+@Statistic
+def mean(values: np.ndarray) -> Weighted:
+    """Mean of a column."""
+    return mean_of(values)
+
 
 def bootstrap_interval(
-    metric: Metric | Callable[..., float],
+    statistic: Statistic | Callable[..., float],
     arrays: Sequence[ArrayLike],
     groups: ArrayLike | None = None,
     n: int = 1000,
     seed: int = 0,
 ) -> Estimate:
-    """`metric(*arrays)` with a percentile bootstrap interval.
+    """`statistic(*arrays)` with a percentile bootstrap interval.
 
     arrays: columns [rows]; rows with a NaN in any of them are left out.
     groups: what is drawn, with all its rows, e.g. patient ids [rows]; single rows by default.
-    metric: a `Metric`, or any function of the arrays (slower: each resample is then laid out).
-    Resamples in which the metric is not defined are skipped.
+    statistic: a `Statistic`, or any function of the arrays (slower: each resample is then laid out).
+    Resamples in which the statistic is not defined are skipped.
 
-    An interval needs rows of at least `MIN_GROUPS` groups on every side of the metric: a measure of discrimination or
+    An interval needs rows of at least `MIN_GROUPS` groups on every side of the statistic: a measure of discrimination or
     calibration needs 5 patients with an event and 5 without one, a concordance 5 with an end, a mean or a plain
     function just 5. With fewer, low and high are NaN and the value stays.
     """
     columns, codes = _complete(arrays, groups)
     if len(codes) == 0:
         return Estimate(np.nan, np.nan, np.nan, 0)
-    return _estimate(_prepared(metric, columns), codes, n if _may_vary(metric, columns, codes) else 0, seed)
+    return _estimate(_prepared(statistic, columns), codes, n if _may_vary(statistic, columns, codes) else 0, seed)
 
 
 def paired_difference(
-    metric: Metric | Callable[..., float],
+    statistic: Statistic | Callable[..., float],
     y: ArrayLike | tuple[ArrayLike, ...],
-    a: ArrayLike,
-    b: ArrayLike,
+    a: ArrayLike | tuple[ArrayLike, ...],
+    b: ArrayLike | tuple[ArrayLike, ...],
     groups: ArrayLike | None = None,
     n: int = 1000,
     seed: int = 0,
 ) -> Estimate:
-    """`metric(*y, a) - metric(*y, b)` with a percentile bootstrap interval, both taken on the same resamples.
+    """`statistic(*y, *a) - statistic(*y, *b)` with a percentile bootstrap interval, both taken on the same resamples.
 
-    y: what happened, one array [rows] or a tuple of those that the metric takes before the prediction.
+    y, a, b: what happened and two forecasts of it, each one array [rows] or a tuple of those that the statistic takes.
     The interval is NaN for too few groups, as in `bootstrap_interval`.
     """
-    columns, codes = _complete([*(y if isinstance(y, tuple) else (y,)), a, b], groups)
+    y, a, b = (part if isinstance(part, tuple) else (part,) for part in (y, a, b))
+    columns, codes = _complete([*y, *a, *b], groups)
     if len(codes) == 0:
         return Estimate(np.nan, np.nan, np.nan, 0)
-    *happened, a, b = columns
-    at_a, at_b = _prepared(metric, [*happened, a]), _prepared(metric, [*happened, b])
-    n = n if _may_vary(metric, [*happened, a], codes) else 0
+    of_a, of_b = columns[: len(y) + len(a)], columns[: len(y)] + columns[len(y) + len(a) :]
+    at_a, at_b = _prepared(statistic, of_a), _prepared(statistic, of_b)
+    n = n if _may_vary(statistic, of_a, codes) else 0
     return _estimate(lambda weights: at_a(weights) - at_b(weights), codes, n, seed)
 
 
@@ -126,19 +180,19 @@ def _complete(arrays: Sequence[ArrayLike], groups: ArrayLike | None) -> tuple[li
     return columns, group_codes(groups, keep)
 
 
-def _may_vary(metric: Metric | Callable[..., float], columns: Sequence[np.ndarray], codes: np.ndarray) -> bool:
-    sides = metric.sides if isinstance(metric, Metric) else _every_row
+def _may_vary(statistic: Statistic | Callable[..., float], columns: Sequence[np.ndarray], codes: np.ndarray) -> bool:
+    sides = statistic.sides if isinstance(statistic, Statistic) else _every_row
     return all(len(np.unique(codes[side])) >= MIN_GROUPS for side in sides(*columns))
 
 
-def _prepared(metric: Metric | Callable[..., float], columns: Sequence[np.ndarray]) -> Weighted:
-    if isinstance(metric, Metric):
-        return metric.prepare(*columns)
+def _prepared(statistic: Statistic | Callable[..., float], columns: Sequence[np.ndarray]) -> Weighted:
+    if isinstance(statistic, Statistic):
+        return statistic.prepare(*columns)
     rows = np.arange(len(columns[0]))
 
     def at(weights: np.ndarray) -> float:
         drawn = np.repeat(rows, weights.astype(int))
-        return metric(*(column[drawn] for column in columns))
+        return statistic(*(column[drawn] for column in columns))
 
     return at
 

@@ -15,8 +15,8 @@ from scipy.special import expit, logit
 from rnn_core.contracts.errors import ContractError
 from rnn_core.contracts.saved import Saved
 from rnn_core.statistics.bootstrap import group_codes
+from rnn_core.statistics.calibration_metrics import log_odds
 from rnn_core.statistics.distribution import Distribution
-from rnn_core.statistics.metrics import log_odds
 
 # Standard deviations of the normal priors around the identity (slope 1, intercept 0; logarithms of both time powers 0).
 # About twenty deaths weigh as much as they do; with a handful most of the forecast stays as it was.

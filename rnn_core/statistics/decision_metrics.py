@@ -1,24 +1,11 @@
-"""How published benchmarks score a forecast: the PhysioNet Challenge 2012, length-of-stay buckets, decision curves."""
-
-from functools import partial
+"""What acting on a risk is worth: Events 1 and 2 of the PhysioNet Challenge 2012, its threshold, and decision curves."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rnn_core.statistics.bootstrap import Metric, Weighted
+from rnn_core.statistics.bootstrap import Weighted, of_events, undefined
 
-# Upper ends of all buckets but the last, in days: under 1 day, a bucket for each of days 1 to 7, 8 to under 14, longer
-# (Harutyunyan et al., "Multitask learning and benchmarking with clinical time series data", Sci Data 6:96, 2019).
-LOS_BUCKET_EDGES_DAYS: tuple[float, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 14)
-
-_BUCKETS = len(LOS_BUCKET_EDGES_DAYS) + 1
-_DISTANCE = np.abs(np.subtract.outer(np.arange(_BUCKETS), np.arange(_BUCKETS)))
 _DECILES = 10
-_of_events = partial(Metric, sides=lambda y, risk, *_: (y == 1, y == 0))
-
-
-def _undefined(_: np.ndarray) -> float:
-    return float("nan")
 
 
 def fit_threshold(y: ArrayLike, risk: ArrayLike) -> float:
@@ -37,7 +24,7 @@ def fit_threshold(y: ArrayLike, risk: ArrayLike) -> float:
     return float(risk[order][last][np.argmax(score[last])])
 
 
-@_of_events
+@of_events
 def event1(y: np.ndarray, risk: np.ndarray, threshold: np.ndarray) -> Weighted:
     """Event 1 of the Challenge 2012: min(sensitivity, positive predictivity) of flagging `risk >= threshold`.
 
@@ -54,7 +41,7 @@ def event1(y: np.ndarray, risk: np.ndarray, threshold: np.ndarray) -> Weighted:
     return at
 
 
-@_of_events
+@of_events
 def event2(y: np.ndarray, risk: np.ndarray) -> Weighted:
     """Event 2 of the Challenge 2012: Hosmer-Lemeshow H over deciles of risk by the range of their mean risks; 0 is best.
 
@@ -63,7 +50,7 @@ def event2(y: np.ndarray, risk: np.ndarray) -> Weighted:
     the challenge's sets hold 4,000 stays. Rows of one risk keep their order; NaN where all groups have one mean.
     """
     if len(y) == 0:
-        return _undefined
+        return undefined
     order = np.argsort(risk, kind="stable")
     y, risk = y[order], risk[order]
 
@@ -82,60 +69,6 @@ def event2(y: np.ndarray, risk: np.ndarray) -> Weighted:
         return float(h / spread) if spread > 0 else float("nan")
 
     return at
-
-
-# ------------------------------------------------------------------------------------------------ length of stay
-
-
-@Metric
-def mean_squared_log_error(actual_days: np.ndarray, predicted_days: np.ndarray) -> Weighted:
-    """Mean squared difference of log(1 + days)."""
-    error = np.square(np.log1p(predicted_days) - np.log1p(actual_days))
-    return lambda weights: float(weights @ error / weights.sum()) if weights.sum() > 0 else float("nan")
-
-
-def los_bucket(days: ArrayLike) -> np.ndarray:
-    """Number of the bucket of `LOS_BUCKET_EDGES_DAYS` that holds each length of stay, float64, 0 to 9; NaN of NaN."""
-    days = np.asarray(days, dtype=np.float64)
-    return np.where(np.isnan(days), np.nan, np.searchsorted(LOS_BUCKET_EDGES_DAYS, days, side="right"))
-
-
-def choose_buckets(probability: np.ndarray) -> np.ndarray:
-    """The bucket to name for each stay so that `bucket_kappa` is greatest as the forecasts themselves expect it.
-
-    probability: of each bucket, [stays, 10]. Kappa is 1 - O/E, the expected distance of the named bucket over that of
-    one named by chance. Its best decision names, stay by stay, the bucket of least O - (O/E) E, with O/E as these
-    decisions make it (Dinkelbach, Management Science 13, 1967, 492-498: a ratio of sums by a sequence of differences).
-    No outcome is needed. The median of a stay's distribution makes O alone least, and names the middle too often.
-    """
-    cost, by_chance = probability @ _DISTANCE, probability.mean(axis=0) @ _DISTANCE
-    ratio = 0.0
-    for _ in range(50):
-        named = np.argmin(cost - ratio * by_chance, axis=1)
-        expected = by_chance[named].mean()
-        reached = float(cost[np.arange(len(named)), named].mean() / expected) if expected > 0 else 0.0
-        if abs(reached - ratio) < 1e-9:
-            break
-        ratio = reached
-    return named
-
-
-@Metric
-def bucket_kappa(actual: np.ndarray, predicted: np.ndarray) -> Weighted:
-    """Cohen's kappa with linear weights between actual and predicted `los_bucket`."""
-    actual, predicted = actual.astype(np.int64), predicted.astype(np.int64)
-
-    def at(weights: np.ndarray) -> float:
-        rows, columns = (np.bincount(part, weights=weights, minlength=_BUCKETS) for part in (actual, predicted))
-        by_chance = rows @ _DISTANCE @ columns
-        if by_chance <= 0:
-            return float("nan")
-        return float(1 - (weights @ np.abs(actual - predicted)) * weights.sum() / by_chance)
-
-    return at
-
-
-# ------------------------------------------------------------------------------------------------ decision curves
 
 
 def net_benefit(y: ArrayLike, risk: ArrayLike, thresholds: ArrayLike) -> np.ndarray:

@@ -14,19 +14,19 @@ from flows.public_data.benchmark import MODELS, check, find_sets
 from rnn_core.contracts.errors import ForecastError
 
 METRICS = (
-    "auroc",
-    "auprc",
-    "event1",
-    "event2",
-    "brier",
-    "calibration_slope",
-    "calibration_intercept",
+    "mortality_auroc",
+    "mortality_auprc",
+    "mortality_event1",
+    "mortality_event2",
+    "mortality_brier",
+    "mortality_calibration_slope",
+    "mortality_calibration_intercept",
     "los_mae_days",
     "los_medae_days",
     "los_msle",
     "los_kappa",
     "los_concordance",
-    "interval80_coverage",
+    "los_interval_coverage",
 )
 RUN = ("prevalence", "saps", "logistic", "trees", "forecaster", "blend")
 
@@ -107,9 +107,9 @@ def test_every_model_has_every_figure_under_its_name(ran):
     assert found["shipped"] == "forecaster" and set(found["models"]) == set(RUN)
     for name, figures in found["models"].items():
         assert set(METRICS) <= set(figures), name
-        assert {"value", "low", "high"} <= set(figures["auroc"])
-    assert found["models"]["prevalence"]["auroc"]["value"] == 0.5
-    assert found["models"]["logistic"]["auroc"]["low"] > 0.5
+        assert {"value", "low", "high"} <= set(figures["mortality_auroc"])
+    assert found["models"]["prevalence"]["mortality_auroc"]["value"] == 0.5
+    assert found["models"]["logistic"]["mortality_auroc"]["low"] > 0.5
     assert found["protocol"]["judged_stays"] == 300 and found["protocol"]["learned_stays"] == 500
     assert set(found["differences"]) == set(RUN) - {found["strongest_baseline"]}
 

@@ -29,9 +29,9 @@ from flows.runtime import clock
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.config import ClassicConfig
 from rnn_core.contracts.errors import ArtifactError, ForecastError, QualityError, SourceError
-from rnn_core.evaluation.gate import MARGINS
 from rnn_core.evaluation.holdout import Comparison
 from rnn_core.statistics.bootstrap import Estimate
+from rnn_core.statistics.metric import gate_metrics
 from sql.published import registry, trials
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
@@ -372,10 +372,8 @@ def test_evaluate_judges_the_challenger_and_lets_it_serve_once_it_passes(trained
     assert evaluate.fn("clif", AT)["its stage"] in ("challenger", "provisional")
     assert registry.serving_model(trained, "clif", "stay")["model_id"] != challenger.name
     monkeypatch.setattr("rnn_core.evaluation.gate.MIN_DEATHS", 0)
-    monkeypatch.setattr(
-        "rnn_core.evaluation.holdout.compare_forecasters",
-        lambda *_: Comparison(dict.fromkeys(MARGINS, Estimate(0, 0, 0, 9)), {}),
-    )
+    level = {metric.name: Estimate(0, 0, 0, 9) for metric in gate_metrics()}
+    monkeypatch.setattr("rnn_core.evaluation.holdout.compare_forecasters", lambda *_: Comparison(level, {}))
     assert evaluate.fn("clif", AT)["its stage"] == "champion"
     assert registry.serving_model(trained, "clif", "stay")["model_id"] == challenger.name
     assert "Not worse" in registry.read_model(trained, challenger.name)["stage_reason"]
@@ -446,9 +444,9 @@ def test_evaluate_pairs_outcomes_once_stays_have_ended_and_fills_the_scorecard(t
     pairs = read(trained, "select * from forecast.forecast_outcome where remaining_hours is not null")
     assert counts["forecasts paired"] > 10 and len(pairs) >= counts["forecasts paired"]
     card = read(trained, "select * from forecast.scorecard")
-    assert {"mortality_brier", "los_mean_absolute_error_days", "los_interval_coverage"} <= set(card["metric"])
+    assert {"mortality_brier", "los_mae_days", "los_interval_coverage"} <= set(card["metric"])
     overall = card[(card[["unit", "month", "age_group", "sex", "stay_hours"]] == "all").all(axis=1)].set_index("metric")
-    assert overall.loc["los_mean_absolute_error_days", "n"] > 10
+    assert overall.loc["los_mae_days", "n"] > 10
     assert overall["baseline"].notna().any()
     for dimension in ("unit", "month", "age_group", "sex", "stay_hours"):
         assert card[dimension].nunique() > 1, dimension

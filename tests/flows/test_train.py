@@ -25,7 +25,7 @@ def test_a_model_of_few_outcomes_is_provisional_and_keeps_its_metrics_beside_the
     (model,) = models(trained)
     assert model["stage"] == "provisional" and "too few" in model["stage_reason"]
     metrics = model["metrics"]["metrics"]
-    for name in ("mortality_brier", "los_mean_absolute_error_days", "los_interval_coverage"):
+    for name in ("mortality_brier", "los_mae_days", "los_interval_coverage"):
         assert metrics[name]["n"] > 0 and f"baseline_{name}" in metrics
     assert model["data_cutoff"] < AT and model["concept_hash"] and model["config"]["network"]["cell"] == "lstm"
     assert model["warm_from"] is None

@@ -156,7 +156,7 @@ def test_risks_that_are_all_too_high_are_shown_before_and_after_recalibration(st
     before, after = before_and_after["observed to expected deaths"]
     assert before == pytest.approx(world.died.sum() / world.risk.sum(), abs=0.01) and before < 0.7
     assert after == pytest.approx(1, abs=0.05)
-    brier_before, brier_after = before_and_after["Brier score"]
+    brier_before, brier_after = before_and_after["Brier score of death"]
     assert (
         brier_before == pytest.approx(((world.risk - world.died) ** 2).mean(), abs=0.006) and brier_after < brier_before
     )

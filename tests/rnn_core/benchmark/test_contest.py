@@ -13,7 +13,7 @@ from rnn_core.benchmark.contest import Contest, Truth, enter, paired_differences
 from rnn_core.contracts.config import Sampling
 from rnn_core.contracts.groups import patient_groups
 from rnn_core.contracts.known import Known
-from rnn_core.statistics.metrics import auroc
+from rnn_core.statistics.discrimination import auroc
 
 HOUR = 12.0
 
@@ -131,20 +131,22 @@ def judged() -> tuple[Truth, dict[str, Contest]]:
 def test_metrics_are_those_of_their_definitions_and_a_perfect_length_has_no_error(judged):
     truth, contests = judged
     scores = score_contest(contests["good"], truth, resamples=20)
-    assert scores["auroc"].value == auroc(truth.death, contests["good"].forecast.risk)
+    assert scores["mortality_auroc"].value == auroc(truth.death, contests["good"].forecast.risk)
     assert scores["los_mae_days"].value == pytest.approx(0, abs=1e-9) and scores["los_mae_days"].n == 395
     assert scores["los_kappa"].value == 1 and scores["los_concordance"].value == 1
-    assert scores["interval80_coverage"].value == 1
-    assert scores["auroc"].low < scores["auroc"].value < scores["auroc"].high
+    assert scores["los_interval_coverage"].value == 1
+    assert scores["mortality_auroc"].low < scores["mortality_auroc"].value < scores["mortality_auroc"].high
 
 
 def test_differences_are_paired_and_the_strongest_baseline_is_found(judged):
     truth, contests = judged
-    scores = {name: score_contest(contest, truth, 10, ["auroc"]) for name, contest in contests.items()}
+    scores = {name: score_contest(contest, truth, 10, ["mortality_auroc"]) for name, contest in contests.items()}
     assert strongest(scores, ("bad", "good", "absent")) == "good"
     difference = paired_differences(contests["bad"], contests["good"], truth, resamples=50)
-    assert difference["auroc"].value == pytest.approx(scores["bad"]["auroc"].value - scores["good"]["auroc"].value)
-    assert difference["auroc"].high < 0 < difference["los_mae_days"].low
+    assert difference["mortality_auroc"].value == pytest.approx(
+        scores["bad"]["mortality_auroc"].value - scores["good"]["mortality_auroc"].value
+    )
+    assert difference["mortality_auroc"].high < 0 < difference["los_mae_days"].low
     same = paired_differences(contests["good"], contests["good"], truth, resamples=20)
     assert {(e.low, e.value, e.high) for e in same.values()} == {(0.0, 0.0, 0.0)}
 

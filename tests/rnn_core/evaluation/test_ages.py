@@ -7,7 +7,8 @@ from builders import at, random_observations, random_stays, small_config
 from rnn_core.contracts.config import Sampling
 from rnn_core.contracts.known import Known
 from rnn_core.evaluation import ages
-from rnn_core.evaluation.ages import AGES, SHOWN, judge_whole_stays
+from rnn_core.evaluation.ages import AGES, judge_whole_stays
+from rnn_core.statistics.metric import main_metrics
 
 FOLDS = 2
 
@@ -51,7 +52,7 @@ def test_a_forecast_counts_in_the_group_of_the_hours_its_stay_had_lasted(judged)
     assert groups[0].n_forecasts > groups[2].n_forecasts > 0 == groups[-1].n_forecasts
 
 
-@pytest.mark.parametrize("name", SHOWN)
+@pytest.mark.parametrize("name", [metric.name for metric in main_metrics()])
 def test_every_metric_of_forecaster_and_population_rests_on_all_forecasts_of_its_group(judged, name):
     groups, *_ = judged
     for group in groups:

@@ -21,7 +21,12 @@ def metrics(auroc=(0.8, 0.7, 0.9), brier=0.1, trivial=0.12) -> dict[str, Estimat
 def differences(
     auroc=(0.0, -0.02, 0.02), auprc=(0.0, -0.03, 0.03), calibration=(0.0, -0.1, 0.1), mae=(0.0, -0.1, 0.1)
 ) -> dict[str, Estimate]:
-    found = {"auroc": auroc, "auprc": auprc, "calibration": calibration, "los_mae_days": mae}
+    found = {
+        "mortality_auroc": auroc,
+        "mortality_auprc": auprc,
+        "mortality_calibration_slope": calibration,
+        "los_mae_days": mae,
+    }
     return {name: Estimate(*values, 100) for name, values in found.items()}
 
 
@@ -69,7 +74,9 @@ def test_a_challenger_that_harms_one_group_of_patients_stays_challenger_and_the_
     harmed = {"age: 80 and over": differences(auroc=(-0.06, -0.1, -0.02)), "sex: f": differences()}
     verdict = challenge(differences(), ENOUGH, "champion", harmed)
     assert (
-        verdict.stage == "challenger" and "age: 80 and over (auroc)" in verdict.reason and "sex" not in verdict.reason
+        verdict.stage == "challenger"
+        and "age: 80 and over (AUROC of death)" in verdict.reason
+        and "sex" not in verdict.reason
     )
 
 

@@ -1,39 +1,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+from builders import ended_pairs
 
 from rnn_core.evaluation.scorecard import DIMENSIONS, score_published
+from rnn_core.statistics.calibration_metrics import brier
+from rnn_core.statistics.discrimination import concordance
 from rnn_core.statistics.distribution import FORECAST_COLUMNS
-from rnn_core.statistics.metrics import Outcomes, brier, concordance, score_columns
-
-
-def ended_pairs(n: int = 240, seed: int = 0) -> pd.DataFrame:
-    """Forecasts of stays that ended, two of each patient, by two models in two units and three months."""
-    rng = np.random.default_rng(seed)
-    remaining = rng.exponential(80, n)
-    median = remaining * rng.lognormal(0, 0.7, n)
-    died = rng.random(n) < 0.25
-    frame = pd.DataFrame(
-        {
-            "model_id": np.where(np.arange(n) < n // 2, "m1", "m2"),
-            "unit": rng.choice(["MICU", "SICU"], n),
-            "month": rng.choice(["2031-03", "2031-04", "2031-05"], n),
-            "patient_id": [f"p{i // 2}" for i in range(n)],
-            "hours_in_stay": rng.integers(4, 160, n).astype(float),
-            "age_years": np.where(np.arange(n) % 4 < 2, 40.0, 70.0),
-            "sex": None,
-            "died": died.astype(object),
-            "remaining_hours": remaining,
-            "end_precision_hours": 0.0,
-            "mortality_risk": np.clip(0.25 + 0.2 * died + rng.normal(0, 0.1, n), 0.01, 0.99),
-            "prolonged_stay_risk": rng.uniform(0.1, 0.9, n),
-        }
-    )
-    for share, q in ((0.2, 10), (1.0, 50), (3.0, 90)):
-        frame[f"remaining_los_p{q}_hours"] = median * share
-    for hours in (24, 48, 72):
-        frame[f"discharge_{hours}h_prob"] = 1 - 2 ** (-hours / median)
-    return frame
+from rnn_core.statistics.outcomes import Outcomes
+from rnn_core.statistics.scores import score_columns
 
 
 def cut(pairs: pd.DataFrame, hours: float | np.ndarray) -> pd.DataFrame:
@@ -92,7 +67,7 @@ def test_beside_each_metric_stands_that_of_a_forecast_that_says_the_same_for_all
     assert card.loc["mortality_auroc", "baseline"] == 0.5
     assert card.loc["mortality_observed_expected", "baseline"] == pytest.approx(1)
     error = (mine["remaining_hours"] - mine["remaining_hours"].median()).abs() / 24
-    assert card.loc["los_mean_absolute_error_days", "baseline"] == pytest.approx(error.mean())
+    assert card.loc["los_mae_days", "baseline"] == pytest.approx(error.mean())
     assert card.loc["los_interval_coverage", "baseline"] == pytest.approx(0.8, abs=0.02)
     # A constant has no slope.
     assert card.index[card["baseline"].isna()].tolist() == ["mortality_calibration_slope"]
@@ -118,8 +93,8 @@ def test_open_stays_are_censored_where_they_were_last_known():
     assert card.loc["discharge_24h_brier", "value"] == scores(pairs).loc["discharge_24h_brier", "value"]
     assert card.loc["discharge_24h_brier", "n"] == len(pairs)
     elapsed = pairs["hours_in_stay"].to_numpy()
-    assert card.loc["prolonged_stay_brier", "n"] == (~is_open | (elapsed + 30 > 168)).sum()
-    ended_only = ["discharge_48h_brier", "mortality_brier", "los_mean_absolute_error_days", "los_interval_coverage"]
+    assert card.loc["prolonged_brier", "n"] == (~is_open | (elapsed + 30 > 168)).sum()
+    ended_only = ["discharge_48h_brier", "mortality_brier", "los_mae_days", "los_interval_coverage"]
     assert (card.loc[ended_only, "n"] == (~is_open).sum()).all()
 
 
@@ -161,7 +136,7 @@ def test_ended_stays_score_the_same_with_and_without_the_column_of_open_ones():
 
 def test_open_stays_alone_have_neither_errors_nor_a_baseline():
     card = scores(cut(ended_pairs(40).assign(model_id="m1"), 0.0))
-    assert card.loc["los_mean_absolute_error_days", "n"] == 0
+    assert card.loc["los_mae_days", "n"] == 0
     assert card.loc["los_concordance", "n"] == 40
     assert card["baseline"].isna().all()
     assert card["value"].notna().sum() == 1  # the width of the interval needs no end
@@ -190,7 +165,7 @@ def test_one_death_gives_a_value_without_an_interval():
     card = scores(pairs)
     assert card.loc["mortality_auroc", "value"] == 1
     assert card.loc["mortality_auroc", ["low", "high"]].isna().all()
-    assert card.loc["los_mean_absolute_error_days", ["low", "high"]].notna().all()
+    assert card.loc["los_mae_days", ["low", "high"]].notna().all()
 
 
 def test_nothing_to_score_gives_no_rows():

@@ -27,9 +27,9 @@ def test_good_forecasts_published_every_hour_are_a_go():
 
 def test_risks_that_are_too_high_are_found_and_corrected_by_recalibration():
     risks = judge_risks(pairs(shift=1.0))
-    assert risks.before["observed_expected"].value < 0.7
-    assert risks.after["observed_expected"].value == pytest.approx(1, abs=0.05)
-    assert risks.after["brier"].value < risks.before["brier"].value
+    assert risks.before["mortality_observed_expected"].value < 0.7
+    assert risks.after["mortality_observed_expected"].value == pytest.approx(1, abs=0.05)
+    assert risks.after["mortality_brier"].value < risks.before["mortality_brier"].value
     assert decide(risks, 0.99).verdict == "go"
 
 
@@ -45,16 +45,19 @@ def test_forecasts_that_discriminate_poorly_or_come_too_seldom_are_no_go(worse, 
     [
         ({"auroc": Estimate(0.69, 0.65, 0.75, 900)}, "AUROC"),
         ({"auroc": Estimate(0.8, 0.59, 0.9, 900)}, "AUROC"),
-        ({"observed_expected": Estimate(0.79, 0.7, 0.9, 900)}, "observed to expected deaths"),
-        ({"observed_expected": Estimate(1.26, 1.2, 1.3, 900)}, "observed to expected deaths"),
-        ({"observed_expected": Estimate(np.nan, np.nan, np.nan, 0)}, "observed to expected deaths"),
-        ({"calibration_slope": Estimate(0.74, 0.7, 0.9, 900)}, "calibration slope"),
-        ({"calibration_slope": Estimate(1.36, 1.2, 1.5, 900)}, "calibration slope"),
+        ({"mortality_observed_expected": Estimate(0.79, 0.7, 0.9, 900)}, "observed to expected deaths"),
+        ({"mortality_observed_expected": Estimate(1.26, 1.2, 1.3, 900)}, "observed to expected deaths"),
+        ({"mortality_observed_expected": Estimate(np.nan, np.nan, np.nan, 0)}, "observed to expected deaths"),
+        ({"mortality_calibration_slope": Estimate(0.74, 0.7, 0.9, 900)}, "calibration slope"),
+        ({"mortality_calibration_slope": Estimate(1.36, 1.2, 1.5, 900)}, "calibration slope"),
         ({"published": 0.949}, "at least 95% of the hours published"),
     ],
 )
 def test_each_criterion_alone_makes_a_no_go(broken, not_met):
-    good = {"observed_expected": Estimate(1, 0.9, 1.1, 900), "calibration_slope": Estimate(1, 0.9, 1.1, 900)}
+    good = {
+        "mortality_observed_expected": Estimate(1, 0.9, 1.1, 900),
+        "mortality_calibration_slope": Estimate(1, 0.9, 1.1, 900),
+    }
     after = {name: broken.get(name, estimate) for name, estimate in good.items()}
     none = np.empty(0)
     auroc = broken.get("auroc", Estimate(0.7, 0.6, 0.8, 900))

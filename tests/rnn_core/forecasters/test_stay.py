@@ -156,7 +156,7 @@ def test_forecasters_with_other_windows_are_compared_on_the_hours_both_forecast(
     config = small_config()
     other = replace(fitted[0], config=replace(config, window=replace(config.window, min_observations=30)))
     differences = compare_forecasters(replace(other, model=fitted[0].model), fitted[0], Known(*made, AS_OF)).overall
-    assert differences["auroc"].value == 0 and differences["auroc"].n > 0
+    assert differences["mortality_auroc"].value == 0 and differences["mortality_auroc"].n > 0
 
 
 def test_a_model_says_nothing_beyond_the_hours_it_learned_from(made, fitted):

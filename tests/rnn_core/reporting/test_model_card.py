@@ -46,7 +46,7 @@ ROW = {
             "outcome": {"died": 90},
             "stays_without": {"lactate": 0.42},
         },
-        "groups": {"sex": {"female": {"auroc": AUROC}}, "age": {}},
+        "groups": {"sex": {"female": {"mortality_auroc": AUROC}}, "age": {}},
     },
 }
 # What each section says of `META` and `ROW`, beside its standing words.
@@ -73,7 +73,7 @@ SAYS = {
         "Started from: random weights.\nBest epochs: 3, 4. Seed 0.",
     ],
     "Class imbalance": ["neither resampled nor weighted"],
-    "Fairness": ["| group | auroc |\n|---|---|\n| female | 0.812 (0.750 to 0.860) |"],
+    "Fairness": ["| group | AUROC of death |\n|---|---|\n| female | 0.812 (0.750 to 0.860) |"],
     "Model output": ["Risk bands: medium from 0.100, high from 0.200, very high from 0.500."],
     "Training versus evaluation": ["patients who had no part in the fit"],
     "Performance": [

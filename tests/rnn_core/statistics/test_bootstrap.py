@@ -5,17 +5,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from rnn_core.statistics.bootstrap import Estimate, bootstrap_interval, paired_difference
-from rnn_core.statistics.metrics import (
-    auprc,
-    auroc,
-    brier,
-    calibration_intercept,
-    calibration_slope,
-    concordance,
-    mean,
-    observed_expected,
-)
+from rnn_core.statistics.bootstrap import Estimate, bootstrap_interval, mean, paired_difference
+from rnn_core.statistics.calibration_metrics import brier, calibration_intercept, calibration_slope, observed_expected
+from rnn_core.statistics.discrimination import auprc, auroc, concordance
 
 
 def risks(n: int = 500, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -160,3 +152,20 @@ def test_a_thousand_resamples_of_many_rows_take_seconds():
     start = time.perf_counter()
     bootstrap_interval(auroc, [y, risk], groups=np.arange(50_000) // 40, n=1000)
     assert time.perf_counter() - start < 15
+
+
+def test_an_estimate_is_shown_with_its_interval_where_it_has_one():
+    assert Estimate(0.83, 0.796, 0.8616, 400).show() == "0.830 (0.796 to 0.862)"
+    assert Estimate(-1.26, -2.0, 0.5, 400).show(digits=1) == "-1.3 (-2.0 to 0.5)"
+    assert Estimate(1.0, np.nan, np.nan, 4).show(2) == "1.00"
+    assert Estimate(np.nan, np.nan, np.nan, 0).show() == "-"
+    assert Estimate(np.nan, np.nan, np.nan, 0).show(undefined="not measurable") == "not measurable"
+
+
+@pytest.mark.parametrize("estimate", [Estimate(0.8, 0.7, 0.9, 50), Estimate(0.8, np.nan, np.nan, 3)])
+def test_a_stored_estimate_is_read_back_as_it_was(estimate):
+    assert repr(Estimate.from_json(estimate.to_json())) == repr(estimate)
+
+
+def test_what_was_not_stored_is_read_as_not_defined():
+    assert Estimate.from_json(None).show() == "-" and Estimate.from_json(None).n == 0

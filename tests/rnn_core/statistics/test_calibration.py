@@ -15,8 +15,9 @@ from rnn_core.statistics.calibration import (
     fit_mortality_calibration,
     fit_time_calibration,
 )
+from rnn_core.statistics.calibration_metrics import calibration_intercept, calibration_slope
 from rnn_core.statistics.distribution import Distribution
-from rnn_core.statistics.metrics import calibration_intercept, calibration_slope, crps_hours
+from rnn_core.statistics.length_of_stay import crps_hours
 
 EDGES = np.array(HORIZON_EDGES, dtype=float)
 

@@ -8,17 +8,8 @@ from sklearn.metrics import cohen_kappa_score, precision_score, recall_score
 from sklearn.metrics import mean_squared_log_error as sklearn_msle
 
 from rnn_core.statistics.bootstrap import bootstrap_interval
-from rnn_core.statistics.decision_metrics import (
-    bucket_kappa,
-    choose_buckets,
-    event1,
-    event2,
-    fit_threshold,
-    los_bucket,
-    mean_squared_log_error,
-    net_benefit,
-    net_benefit_of_all,
-)
+from rnn_core.statistics.decision_metrics import event1, event2, fit_threshold, net_benefit, net_benefit_of_all
+from rnn_core.statistics.length_of_stay import bucket_kappa, choose_buckets, los_bucket, mean_squared_log_error
 
 
 @pytest.fixture

@@ -7,26 +7,19 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 
 from rnn_core.contracts.config import HORIZON_EDGES
 from rnn_core.contracts.errors import ContractError
-from rnn_core.statistics.bootstrap import bootstrap_interval
+from rnn_core.statistics.bootstrap import bootstrap_interval, mean
+from rnn_core.statistics.calibration_metrics import brier, calibration_intercept, calibration_slope, observed_expected
+from rnn_core.statistics.discrimination import auprc, auroc, concordance
 from rnn_core.statistics.distribution import Distribution
-from rnn_core.statistics.metrics import (
-    Outcomes,
-    auprc,
-    auroc,
-    brier,
-    calibration_intercept,
-    calibration_slope,
-    concordance,
+from rnn_core.statistics.length_of_stay import (
     crps_hours,
     interval_coverage,
-    mean,
     mean_absolute_error_days,
     median_absolute_error_days,
-    observed_expected,
-    score_columns,
-    score_forecasts,
 )
+from rnn_core.statistics.outcomes import Outcomes
 from rnn_core.statistics.population import fit_population_curve
+from rnn_core.statistics.scores import score_columns, score_forecasts
 
 EDGES = np.array(HORIZON_EDGES, dtype=float)
 RISK_METRICS = (auroc, auprc, brier, observed_expected, calibration_slope, calibration_intercept)
@@ -77,7 +70,7 @@ def test_weights_count_rows_that_many_times():
         (mean, (risk,)),
         (mean_absolute_error_days, (hours, risk * 100)),
         (median_absolute_error_days, (hours, risk * 100)),
-        (interval_coverage, (hours, low, high, np.full(80, 24.0))),
+        (interval_coverage, (hours, np.full(80, 24.0), low, high)),
         (concordance, (hours, ended, risk)),
     ]
     for metric, arrays in cases:
@@ -191,10 +184,10 @@ def test_an_end_known_to_the_day_counts_by_the_share_of_the_day_that_is_covered(
     remaining, precision = np.array([48.0, 48.0, 48.0, 4.0]), np.array([24.0, 24.0, 0.0, 24.0])
     low, high = np.array([0.0, 42.0, 48.0, 8.0]), np.array([100.0, 48.0, 50.0, 10.0])
     covered = [
-        interval_coverage([r], [a], [b], [p]) for r, a, b, p in zip(remaining, low, high, precision, strict=True)
+        interval_coverage([r], [p], [a], [b]) for r, a, b, p in zip(remaining, low, high, precision, strict=True)
     ]
     assert covered == pytest.approx([1.0, 0.25, 1.0, 0.125])
-    assert interval_coverage(remaining, low, high, precision) == pytest.approx(np.mean(covered))
+    assert interval_coverage(remaining, precision, low, high) == pytest.approx(np.mean(covered))
 
 
 def test_the_crps_agrees_with_numerical_integration():
@@ -299,7 +292,7 @@ def test_scores_of_true_forecasts_beat_the_baseline_and_are_calibrated():
     assert {f"baseline_{name}" for name in names} == set(scores) - names
     assert scores["mortality_auroc"].low > 0.5
     assert scores["baseline_mortality_auroc"].value == 0.5
-    for name in ("mortality_brier", "discharge_24h_brier", "los_mean_absolute_error_days", "los_crps_days"):
+    for name in ("mortality_brier", "discharge_24h_brier", "los_mae_days", "los_crps_days"):
         assert scores[name].value < scores[f"baseline_{name}"].value, name
     for name, truth in (
         ("mortality_calibration_slope", 1),
@@ -317,10 +310,8 @@ def test_scores_are_those_of_the_single_metrics():
     median = forecast.quantile(0.5)
     late = forecast.survival(168 - outcomes.elapsed_hours)
     assert scores["mortality_auroc"].value == pytest.approx(auroc(outcomes.death, forecast.mortality_risk()))
-    assert scores["prolonged_stay_brier"].value == pytest.approx(brier(outcomes.prolonged(), late))
-    assert scores["los_mean_absolute_error_days"].value == pytest.approx(
-        np.abs(median - outcomes.remaining_hours).mean() / 24
-    )
+    assert scores["prolonged_brier"].value == pytest.approx(brier(outcomes.prolonged(), late))
+    assert scores["los_mae_days"].value == pytest.approx(np.abs(median - outcomes.remaining_hours).mean() / 24)
     assert scores["los_concordance"].value == pytest.approx(concordance(outcomes.remaining_hours, np.ones(300), median))
     assert scores["los_interval_coverage"].n == 300
 
@@ -332,7 +323,7 @@ def test_the_default_baseline_is_the_prevalence_of_the_same_rows():
     assert scores["baseline_mortality_brier"].value == pytest.approx(prevalence * (1 - prevalence))
     assert scores["baseline_mortality_auprc"].value == pytest.approx(prevalence)
     best = np.abs(np.median(outcomes.remaining_hours) - outcomes.remaining_hours).mean() / 24
-    assert scores["baseline_los_mean_absolute_error_days"].value == pytest.approx(best, rel=0.05)
+    assert scores["baseline_los_mae_days"].value == pytest.approx(best, rel=0.05)
 
 
 def test_a_given_baseline_is_scored_as_it_is():
@@ -379,7 +370,7 @@ def test_abstained_forecasts_are_not_scored():
     columns.iloc[:40] = np.nan
     scores = score_columns(columns, outcomes, n=0)
     assert scores["mortality_brier"].n == 60
-    assert scores["los_mean_absolute_error_days"].n == 60
+    assert scores["los_mae_days"].n == 60
 
 
 def test_forecasts_without_their_outcomes_are_refused():

@@ -1,0 +1,129 @@
+"""Errors of a forecast length of stay: of its median, its interval, its bucket and its whole distribution.
+
+A statistic that is not defined on the data is NaN, never an error.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rnn_core.statistics.bootstrap import Statistic, Weighted, mean_of
+from rnn_core.statistics.distribution import Distribution
+
+# Upper ends of all buckets but the last, in days: under 1 day, a bucket for each of days 1 to 7, 8 to under 14, longer
+# (Harutyunyan et al., "Multitask learning and benchmarking with clinical time series data", Sci Data 6:96, 2019).
+LOS_BUCKET_EDGES_DAYS: tuple[float, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 14)
+
+_BUCKETS = len(LOS_BUCKET_EDGES_DAYS) + 1
+_DISTANCE = np.abs(np.subtract.outer(np.arange(_BUCKETS), np.arange(_BUCKETS)))
+
+
+@Statistic
+def mean_absolute_error_days(remaining_hours: np.ndarray, predicted_hours: np.ndarray) -> Weighted:
+    """Mean absolute error of the predicted remaining stay, in days."""
+    return mean_of(np.abs(predicted_hours - remaining_hours) / 24)
+
+
+@Statistic
+def median_absolute_error_days(remaining_hours: np.ndarray, predicted_hours: np.ndarray) -> Weighted:
+    """Median absolute error of the predicted remaining stay, in days."""
+    error = np.abs(predicted_hours - remaining_hours) / 24
+    order = np.argsort(error)
+    error = error[order]
+
+    def at(weights: np.ndarray) -> float:
+        reached = np.cumsum(weights[order])
+        if len(reached) == 0 or reached[-1] <= 0:
+            return float("nan")
+        half = reached[-1] / 2
+        lower, upper = np.searchsorted(reached, half, side="left"), np.searchsorted(reached, half, side="right")
+        return float((error[lower] + error[upper]) / 2)
+
+    return at
+
+
+@Statistic
+def mean_squared_log_error(actual_days: np.ndarray, predicted_days: np.ndarray) -> Weighted:
+    """Mean squared difference of log(1 + days)."""
+    return mean_of(np.square(np.log1p(predicted_days) - np.log1p(actual_days)))
+
+
+@Statistic
+def interval_coverage(
+    remaining_hours: np.ndarray, precision_hours: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> Weighted:
+    """Share of ends inside [low, high] hours.
+
+    An end known to `precision_hours` only lies anywhere in an interval of that width centred at `remaining_hours` (cut
+    at 0); it counts by the share of that interval which [low, high] covers.
+    """
+    start, stop = np.maximum(remaining_hours - precision_hours / 2, 0), remaining_hours + precision_hours / 2
+    overlap = np.clip(np.minimum(stop, high) - np.maximum(start, low), 0, None)
+    inside = ((remaining_hours >= low) & (remaining_hours <= high)).astype(np.float64)
+    return mean_of(np.divide(overlap, stop - start, out=inside, where=stop > start))
+
+
+@Statistic
+def interval_width_days(low: np.ndarray, high: np.ndarray) -> Weighted:
+    """Mean width of the interval from `low` to `high` hours, in days."""
+    return mean_of((high - low) / 24)
+
+
+def los_bucket(days: ArrayLike) -> np.ndarray:
+    """Number of the bucket of `LOS_BUCKET_EDGES_DAYS` that holds each length of stay, float64, 0 to 9; NaN of NaN."""
+    days = np.asarray(days, dtype=np.float64)
+    return np.where(np.isnan(days), np.nan, np.searchsorted(LOS_BUCKET_EDGES_DAYS, days, side="right"))
+
+
+def choose_buckets(probability: np.ndarray) -> np.ndarray:
+    """The bucket to name for each stay so that `bucket_kappa` is greatest as the forecasts themselves expect it.
+
+    probability: of each bucket, [stays, 10]. Kappa is 1 - O/E, the expected distance of the named bucket over that of
+    one named by chance. Its best decision names, stay by stay, the bucket of least O - (O/E) E, with O/E as these
+    decisions make it (Dinkelbach, Management Science 13, 1967, 492-498: a ratio of sums by a sequence of differences).
+    No outcome is needed. The median of a stay's distribution makes O alone least, and names the middle too often.
+    """
+    cost, by_chance = probability @ _DISTANCE, probability.mean(axis=0) @ _DISTANCE
+    ratio = 0.0
+    for _ in range(50):
+        named = np.argmin(cost - ratio * by_chance, axis=1)
+        expected = by_chance[named].mean()
+        reached = float(cost[np.arange(len(named)), named].mean() / expected) if expected > 0 else 0.0
+        if abs(reached - ratio) < 1e-9:
+            break
+        ratio = reached
+    return named
+
+
+@Statistic
+def bucket_kappa(actual: np.ndarray, predicted: np.ndarray) -> Weighted:
+    """Cohen's kappa with linear weights between actual and predicted `los_bucket`."""
+    actual, predicted = actual.astype(np.int64), predicted.astype(np.int64)
+
+    def at(weights: np.ndarray) -> float:
+        rows, columns = (np.bincount(part, weights=weights, minlength=_BUCKETS) for part in (actual, predicted))
+        by_chance = rows @ _DISTANCE @ columns
+        if by_chance <= 0:
+            return float("nan")
+        return float(1 - (weights @ np.abs(actual - predicted)) * weights.sum() / by_chance)
+
+    return at
+
+
+def crps_hours(forecast: Distribution, remaining_hours: ArrayLike) -> np.ndarray:
+    """Continuous ranked probability score of the remaining stay, in hours, [rows]; NaN where the end is not known.
+
+    The integral from 0 to the last edge of (F(t) - 1[end <= t])² (Matheson & Winkler 1976), exact for a distribution
+    function F of leaving that is linear between edges. For a forecast without spread it is the absolute error.
+    """
+    edges, cdf = forecast.edges, np.minimum(forecast.leaving_cdf, 1.0)
+    start, stop = cdf[:, :-1], cdf[:, 1:]
+    end = np.clip(np.asarray(remaining_hours, dtype=np.float64)[:, None], edges[:-1], edges[1:])
+    at_end = start + (stop - start) * (end - edges[:-1]) / np.diff(edges)
+    before = (end - edges[:-1]) * _mean_square(start, at_end)
+    after = (edges[1:] - end) * _mean_square(1 - at_end, 1 - stop)
+    return (before + after).sum(axis=1)
+
+
+def _mean_square(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Mean of the square of a line that runs from a to b."""
+    return (a * a + a * b + b * b) / 3

@@ -1,0 +1,75 @@
+"""What became of the stays behind a set of forecasts, and what is known of it where they are still open."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rnn_core.contracts.thresholds import DISCHARGE_HOURS, PROLONGED_HOURS
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What became of the stays behind a set of forecasts, one row per forecast.
+
+    elapsed_hours: length of the stay at the prediction, [rows].
+    death: 1 died, 0 left alive, NaN not known, [rows].
+    remaining_hours: from the prediction to the end (the centre, where the end is known to an interval), NaN while open
+        or not known, [rows].
+    followed_hours: hours after the prediction for which an open stay is known to have gone on, NaN elsewhere, [rows].
+    precision_hours: width of the interval in which an end lies, 0 where the time is exact, [rows].
+    groups: patient ids, [rows]; a forecast is its own patient where they are not given.
+    """
+
+    elapsed_hours: np.ndarray
+    death: np.ndarray
+    remaining_hours: np.ndarray
+    followed_hours: np.ndarray | None = None
+    precision_hours: np.ndarray | None = None
+    groups: np.ndarray | None = None
+
+    @property
+    def stayed_hours(self) -> np.ndarray:
+        """Hours the stay is known to have gone on after the prediction, ended or not."""
+        if self.followed_hours is None:
+            return self.remaining_hours
+        return np.where(np.isnan(self.remaining_hours), self.followed_hours, self.remaining_hours)
+
+    @property
+    def ended(self) -> np.ndarray:
+        return ~np.isnan(self.remaining_hours)
+
+    def prolonged(self) -> np.ndarray:
+        """1 if the stay exceeds the limit, NaN if not known or if it had done so before the prediction, [rows]."""
+        left = PROLONGED_HOURS - self.elapsed_hours
+        return np.where(left >= 0, 1 - self._ended_within(left), np.nan)
+
+    def discharged_within(self, hours: float) -> np.ndarray:
+        """1 if the stay ended alive within these hours, NaN if not known, [rows].
+
+        Where a coarse end may lie on either side of the limit that is NaN for the dead too, of whom the answer is
+        known: if only the living were left out, the rest would hold too few discharges.
+        """
+        within = self._ended_within(hours)
+        return np.where(within == 1, 1 - self.death, within)
+
+    def _ended_within(self, hours: ArrayLike) -> np.ndarray:
+        """1 if the end came within these hours (one number, or one per row), 0 if later, NaN if not known, [rows]."""
+        half = 0.0 if self.precision_hours is None else self.precision_hours / 2
+        # The stay was open at the prediction, so the interval of a coarse end is cut there.
+        earliest, latest = np.maximum(self.remaining_hours - half, 0), self.remaining_hours + half
+        later = np.where(self.ended, (earliest >= hours) & (latest > hours), self.stayed_hours > hours)
+        return np.select([latest <= hours, later], [1.0, 0.0], np.nan)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """What became of each stay under the names by which metrics ask for it, [rows] each."""
+        exact = np.zeros(len(self.death))
+        return {
+            "death": self.death,
+            "remaining_hours": self.remaining_hours,
+            "precision_hours": exact if self.precision_hours is None else self.precision_hours,
+            "stayed_hours": self.stayed_hours,
+            "ended": self.ended,
+            "prolonged": self.prolonged(),
+            **{f"discharged_{hours}h": self.discharged_within(hours) for hours in DISCHARGE_HOURS},
+        }
