@@ -185,7 +185,7 @@ def test_our_database_being_away_is_told_once(trained, inbox, monkeypatch):
     for _ in range(2):
         with pytest.raises(ForecastError, match="does not answer"):
             watch.fn()
-    assert [message["title"] for message in inbox] == [f"icu-forecast: its database is away, {gethostname()}"]
+    assert [message["title"] for message in inbox] == [f"icu-forecast: its database is down, {gethostname()}"]
     monkeypatch.setenv("ICU_DATABASE_URL", url)
     load_settings.cache_clear()
     watch.fn(dry_run=True)
