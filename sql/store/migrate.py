@@ -1,5 +1,6 @@
 """Brings a database to the schema of this version: tables by Alembic, then our views rebuilt, all in one transaction."""
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -37,7 +38,9 @@ def upgrade(engine: Engine) -> str:
     return newest_revision()
 
 
+@cache
 def newest_revision() -> str:
+    """Of the migrations that came with this version; read once, since every job opens the store."""
     revision = ScriptDirectory.from_config(_config()).get_current_head()
     assert revision is not None
     return revision

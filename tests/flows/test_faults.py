@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
 BEFORE = AT - timedelta(hours=1)
-KILLED = Path(__file__).parent / "killed.py"
+KILLED = Path(__file__).parents[1] / "killed.py"
 SHOWN = "select prediction_time, count(*) from forecast.current_risk group by 1"
 NUMBERS = (
     "select stay_id, status, mortality_risk, remaining_los_p50_hours, n_observations from forecast.stay_forecast"

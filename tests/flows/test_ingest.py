@@ -1,10 +1,11 @@
 """The ingest flow on the real CLIF demo: incremental, safe to kill, and clear when the source is not right."""
 
-import subprocess
-import sys
+import multiprocessing
+import os
+import signal
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
+import killed
 import pytest
 from sqlalchemy import text
 
@@ -39,8 +40,6 @@ def contents(store) -> dict:
 @pytest.fixture(scope="module")
 def clean_run(make_database, clif_source):
     """What one undisturbed pass up to AS_OF leaves."""
-    import os
-
     from flows.runtime.databases import open_store
     from flows.runtime.settings import load_settings
 
@@ -84,10 +83,12 @@ def test_ingesting_again_and_reconciling_change_nothing(installation, clean_run)
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["land", "cast_and_map", "check", "quarantine", "finish"])
 def test_a_killed_ingest_run_again_leaves_the_same_tables_as_a_clean_one(installation, clean_run, stage):
-    script = Path(__file__).parent / "killed.py"
-    command = [sys.executable, str(script), "ingest", stage, AS_OF.isoformat()]
-    killed = subprocess.run(command, capture_output=True, check=False)
-    assert killed.returncode == -9, killed.stderr.decode()[-2000:]
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(["flows.jobs.ingest", "great_expectations"])
+    process = forks.Process(target=killed.run, args=(dict(os.environ), "ingest", stage, AS_OF.isoformat()))
+    process.start()
+    process.join(240)
+    assert process.exitcode == -signal.SIGKILL
     assert contents(installation)["observations"] == []
     ingest.fn("clif", AS_OF)
     assert contents(installation) == clean_run
@@ -138,13 +139,11 @@ def test_an_unreachable_source_stops_the_run_with_one_sentence(installation, mon
     ],
 )
 def test_a_missing_table_or_column_is_named_and_nothing_is_taken_over(
-    installation, make_database, monkeypatch, change, named
+    installation, make_database, clif_template, monkeypatch, change, named
 ):
     from flows.runtime.settings import load_settings
-    from sql.loaders import clif
 
-    broken = open_engine(make_database("broken"))
-    clif.load(broken, reanchor=True)
+    broken = open_engine(make_database("broken", clif_template))
     with broken.begin() as connection:
         connection.exec_driver_sql(change)
     monkeypatch.setenv("ICU_SOURCES__CLIF__URL", broken.url.render_as_string(hide_password=False))
@@ -155,12 +154,10 @@ def test_a_missing_table_or_column_is_named_and_nothing_is_taken_over(
     assert contents(installation)["observations"] == []
 
 
-def test_a_changed_unit_stops_the_run_and_names_the_check(installation, make_database, monkeypatch):
+def test_a_changed_unit_stops_the_run_and_names_the_check(installation, make_database, clif_template, monkeypatch):
     from flows.runtime.settings import load_settings
-    from sql.loaders import clif
 
-    changed = open_engine(make_database("fahrenheit"))
-    clif.load(changed, reanchor=True)
+    changed = open_engine(make_database("fahrenheit", clif_template))
     with changed.begin() as connection:
         connection.exec_driver_sql(
             "update vitals set vital_value = vital_value * 1.8 + 32 where vital_category = 'temp_c'"

@@ -17,6 +17,26 @@ from sql.published import registry
 AT = datetime(2026, 1, 19, tzinfo=UTC)
 
 
+@pytest.fixture(scope="module")
+def fits():
+    """What the fits of this module gave, by their data, configuration and start."""
+    return {}
+
+
+@pytest.fixture
+def each_fit_once(fits, monkeypatch):
+    """Fits of the same data from the same start give the same, so that what comes after them needs one of each."""
+    fit = train_module.fit
+
+    def fit_once(source, then, now, config, sampling, warm):
+        made = (source, str(then.as_of), str(now.as_of), repr(config), repr(sampling), warm and warm.model)
+        if made not in fits:
+            fits[made] = fit(source, then, now, config, sampling, warm)
+        return fits[made]
+
+    monkeypatch.setattr(train_module, "fit", fit_once)
+
+
 def models(engine) -> list[dict]:
     return registry.list_models(engine, "clif", "stay")
 
@@ -50,6 +70,7 @@ def test_the_cut_off_lies_before_the_stays_that_judge(trained):
     assert sizes["learned"] > sizes["judged"] and sizes["judged"] >= sizes["newer"] > 0
 
 
+@pytest.mark.usefixtures("each_fit_once")
 def test_a_second_training_starts_from_the_serving_model_and_a_cold_one_says_it_did_not(trained):
     first = models(trained)[0]["model_id"]
     train.fn("clif", AT, epochs=1, members=2)
@@ -69,6 +90,7 @@ def test_another_cell_trains_and_serves(trained):
     assert forecast.fn("clif", AT)["stays_scored"] > 10
 
 
+@pytest.mark.usefixtures("each_fit_once")
 def test_a_damaged_serving_artifact_does_not_block_the_next_training(trained):
     (model,) = models(trained)
     (load_settings().artifact_folder / model["artifact"] / "scaler.json").write_text("{}")
@@ -76,6 +98,7 @@ def test_a_damaged_serving_artifact_does_not_block_the_next_training(trained):
     assert len(models(trained)) == 2
 
 
+@pytest.mark.usefixtures("each_fit_once")
 def test_a_training_that_breaks_leaves_the_serving_model_and_says_so(trained, monkeypatch):
     before = registry.serving_model(trained, "clif", "stay")
     monkeypatch.setattr(train_module, "fit_units", lambda *_: 1 / 0)

@@ -9,8 +9,8 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def database(make_database):
-    with b.migrated(make_database()) as engine:
+def database(make_database, migrated_template):
+    with b.migrated(make_database("t", migrated_template)) as engine:
         yield engine
 
 

@@ -254,8 +254,8 @@ class Found:
 
 
 @pytest.fixture(scope="module")
-def engine(make_database):
-    with b.migrated(make_database()) as engine:
+def engine(make_database, migrated_template):
+    with b.migrated(make_database("t", migrated_template)) as engine:
         yield engine
 
 

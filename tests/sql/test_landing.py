@@ -75,7 +75,7 @@ class Hospital:
 
 
 @pytest.fixture
-def hospital(make_database):
+def hospital(make_database, migrated_template):
     source = open_engine(make_database("hospital"))
     with source.begin() as connection:
         connection.exec_driver_sql(
@@ -86,7 +86,7 @@ def hospital(make_database):
             "create table observation (stay_id text, variable text, unit text, observed_at timestamptz,"
             " available_at timestamptz, value text)"
         )
-    with b.migrated(make_database("store")) as store:
+    with b.migrated(make_database("store", migrated_template)) as store:
         yield Hospital(source, store)
     source.dispose()
 
@@ -140,7 +140,9 @@ def test_the_watermark_never_passes_the_slot(hospital):
     assert landing.take_over(hospital.store, batch, {"stay": [], "observation": []}, {}).watermark == at(4)
 
 
-def test_slices_equal_one_pass_where_a_stay_is_accepted_long_after_its_observations(hospital, make_database):
+def test_slices_equal_one_pass_where_a_stay_is_accepted_long_after_its_observations(
+    hospital, make_database, migrated_template
+):
     """Its first version names no patient; the next comes when the overlap has passed over the early rows."""
     hospital.add_stay("known", 0)
     hospital.add_values("known", 1, 58)
@@ -153,7 +155,7 @@ def test_slices_equal_one_pass_where_a_stay_is_accepted_long_after_its_observati
     assert hospital.ingest(10).quarantined == 6
     hospital.ingest(59)
     hospital.ingest(61)
-    with b.migrated(make_database("one_pass")) as store:
+    with b.migrated(make_database("one_pass", migrated_template)) as store:
         one_pass = Hospital(hospital.source, store)
         one_pass.ingest(61)
         assert hospital.tables() == one_pass.tables()

@@ -3,12 +3,19 @@ import pandas as pd
 import pytest
 from builders import ended_pairs
 
+from rnn_core.evaluation import scorecard
 from rnn_core.evaluation.scorecard import DIMENSIONS, score_published
 from rnn_core.statistics.calibration_metrics import brier
 from rnn_core.statistics.discrimination import concordance
 from rnn_core.statistics.distribution import FORECAST_COLUMNS
 from rnn_core.statistics.outcomes import Outcomes
 from rnn_core.statistics.scores import score_columns
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    """Intervals are narrower or wider with more of them, which no test here is about."""
+    monkeypatch.setattr(scorecard, "_RESAMPLES", 60)
 
 
 def cut(pairs: pd.DataFrame, hours: float | np.ndarray) -> pd.DataFrame:
