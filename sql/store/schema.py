@@ -189,6 +189,8 @@ quarantine = Table(
     _now("quarantined_at"),
     CheckConstraint("disposition in ('rejected', 'corrected')", name="disposition"),
     Index(None, "batch_id"),
+    # Every ingest asks whose rows wait here for a stay, and a person asks for the rows of one stay.
+    Index("ix_quarantine_stay_id", text("(row ->> 'stay_id')")),
     schema="quality",
 )
 
