@@ -165,11 +165,12 @@ def forecast_units(store: Engine, source: str, as_of: datetime) -> tuple[pd.Data
     if serving is None:
         return None, None
     import_tensorflow()
-    from rnn_core.forecasters import unit as classic
+    from rnn_core.forecasters.unit import forecast_units as next_lengths
+    from rnn_core.forecasters.unit import load_unit_forecaster
 
     lengths = canonical.read_unit_lengths(store, source, as_of)
-    fitted = classic.load_classic(load_settings().artifact_folder / serving["artifact"])
-    return classic.forecast_units(fitted, lengths), serving["model_id"]
+    fitted = load_unit_forecaster(load_settings().artifact_folder / serving["artifact"])
+    return next_lengths(fitted, lengths), serving["model_id"]
 
 
 @step("publish")

@@ -20,7 +20,7 @@ from flows.runtime.quiet_tensorflow import import_tensorflow
 from flows.runtime.run_report import report_run
 from flows.runtime.settings import load_settings
 from flows.runtime.steps import Recorded, alone, recorded, step
-from rnn_core.contracts.config import ClassicConfig, Kind, ModelConfig, Sampling
+from rnn_core.contracts.config import Kind, ModelConfig, Sampling, UnitConfig
 from rnn_core.contracts.errors import ArtifactError, ContractError, DataTooSmallError
 from rnn_core.contracts.known import Known
 from sql.published import canonical, registry, results
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rnn_core.evaluation.gate import Verdict
     from rnn_core.evaluation.judged_fit import FitReport
     from rnn_core.forecasters.stay import StayForecaster
-    from rnn_core.forecasters.unit import ClassicModel
+    from rnn_core.forecasters.unit import UnitForecaster
 
 # The newest stays, by admission, evaluate a model and have no part in fitting it.
 HOLD_OUT_SHARE = 0.15
@@ -51,7 +51,7 @@ class UnitCandidate:
     """A fitted unit model on its way to the registry."""
 
     model_id: str
-    fitted: "ClassicModel"
+    fitted: "UnitForecaster"
     verdict: "Verdict"
 
 
@@ -245,18 +245,20 @@ def judge_beside(
 def fit_units(store: Engine, run: Recorded, seed: int) -> "UnitCandidate | None":
     """The unit forecaster; a source with too few stays per unit goes without, and the run reports it."""
     from rnn_core.evaluation.gate import judge_unit
-    from rnn_core.forecasters.unit import fit_classic, load_classic, newest_mse
+    from rnn_core.forecasters.unit import fit_unit_forecaster, load_unit_forecaster, newest_mse
 
     lengths = canonical.read_unit_lengths(store, run.source, run.as_of)
     try:
-        fitted = fit_classic(lengths, ClassicConfig(seed=seed))
+        fitted = fit_unit_forecaster(lengths, UnitConfig(seed=seed))
     except DataTooSmallError as error:
         log.warning("No unit forecaster: %s", error)
         return None
     serving_mse = None
     if serving := registry.serving_model(store, run.source, "unit"):
         try:
-            serving_mse = newest_mse(load_classic(load_settings().artifact_folder / serving["artifact"]), lengths)
+            serving_mse = newest_mse(
+                load_unit_forecaster(load_settings().artifact_folder / serving["artifact"]), lengths
+            )
         except ArtifactError as error:
             log.warning("The serving unit model is not compared: %s", error)
     return UnitCandidate(_model_id(run, "unit"), fitted, judge_unit(fitted.report.to_json(), serving_mse))
@@ -265,12 +267,12 @@ def fit_units(store: Engine, run: Recorded, seed: int) -> "UnitCandidate | None"
 @step("save the artifacts")
 def save(stay: Candidate, unit: UnitCandidate | None, then: Known, now: Known) -> None:
     from rnn_core.forecasters.stay import save_stay_forecaster
-    from rnn_core.forecasters.unit import save_classic
+    from rnn_core.forecasters.unit import save_unit_forecaster
 
     folder, times = load_settings().artifact_folder, {"data_cutoff": str(then.as_of), "as_of": str(now.as_of)}
     save_stay_forecaster(folder, stay.model_id, stay.forecaster, {**times, "metrics": stay.report.to_json()})
     if unit is not None:
-        save_classic(folder, unit.model_id, unit.fitted, times | {"data_cutoff": times["as_of"]})
+        save_unit_forecaster(folder, unit.model_id, unit.fitted, times | {"data_cutoff": times["as_of"]})
 
 
 @step("register")

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from rnn_core.contracts.config import ClassicConfig, ModelConfig, NetworkConfig, Sampling
+from rnn_core.contracts.config import ModelConfig, NetworkConfig, Sampling, UnitConfig
 from rnn_core.contracts.frames import HOUR, EpochRecord, Grid, Windows
 from rnn_core.contracts.known import Known
 from rnn_core.evaluation.baselines import fit_death_regression, fit_population, fit_remaining_regression
@@ -277,7 +277,7 @@ def classic(arena: Arena) -> Entry:
     """The tutorial's LSTM(64) → LSTM(32) → Dense(1) with squared error, in two phases, on the same hours of a stay: once
     on death (0 or 1), once on the remaining days. It has no interval."""
     learned, judged = (_sequences(s) for s in arena.snapshots)
-    config = ClassicConfig(batch_size=64, seed=arena.config.train.seed)
+    config = UnitConfig(batch_size=64, seed=arena.config.train.seed)
     held_out = arena.fold == 0
 
     def fit(target: np.ndarray) -> tuple[keras.Model, tuple[EpochRecord, ...]]:
@@ -362,11 +362,11 @@ def _serve(arena: Arena, fitted: OutOfFold) -> Entry:
         held_out = arena.fold[learned.stay] == k
         risk = said(member, learned.windows, learned.row[held_out]).mortality_risk()
         out_of_fold[learned.stay[held_out]] = risk
-    told, n = said(fitted.forecaster, judged.windows, judged.row), len(arena.judged.stays)
+    newest, n = said(fitted.forecaster, judged.windows, judged.row), len(arena.judged.stays)
     forecast = Forecast(
-        spread(told.mortality_risk(), judged.stay, n),
-        spread(_quantiles_of(told), judged.stay, n),
-        arena.population.with_rows(judged.stay, told),
+        spread(newest.mortality_risk(), judged.stay, n),
+        spread(_quantiles_of(newest), judged.stay, n),
+        arena.population.with_rows(judged.stay, newest),
     )
     return Entry(forecast, out_of_fold, fitted.histories)
 

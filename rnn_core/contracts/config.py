@@ -103,7 +103,7 @@ class TreesConfig(Saved):
 
 
 @dataclass(frozen=True)
-class ClassicConfig(Saved):
+class UnitConfig(Saved):
     """The forecaster of the next lengths of stay of a unit, after a published tutorial."""
 
     window: int = 10

@@ -43,18 +43,18 @@ def judge_challenger(
     """
     harms = {metric: metric.harm(overall[metric.name]) for metric in gate_metrics()}
     found = ", ".join(metric.show_difference(overall[metric.name]) for metric in harms)
-    told = f"{found} against the serving model on unseen stays."
+    sentence = f"{found} against the serving model on unseen stays."
     clearly_worse = any(harm.low > 0 for harm in harms.values())
     if n_deaths < MIN_DEATHS:
         few = f"{n_deaths} deaths on unseen stays are too few for a verdict ({MIN_DEATHS})."
         if serving == "provisional" and not clearly_worse:
             return Verdict("provisional", f"{few} So is the serving model, and the newer one takes its place.")
-        return Verdict("challenger", f"{few} {told}")
+        return Verdict("challenger", f"{few} {sentence}")
     if clearly_worse or any(not harm.value <= metric.margin.overall for metric, harm in harms.items()):
-        return Verdict("challenger", f"Worse than the margin allows: {told}")
+        return Verdict("challenger", f"Worse than the margin allows: {sentence}")
     if harmed := _harmed_groups(groups):
-        return Verdict("challenger", f"Worse for {', '.join(harmed)}, though not over all: {told}")
-    return Verdict("champion", f"Not worse: {told}")
+        return Verdict("challenger", f"Worse for {', '.join(harmed)}, though not over all: {sentence}")
+    return Verdict("champion", f"Not worse: {sentence}")
 
 
 def _harmed_groups(groups: dict[str, dict[str, Estimate]]) -> list[str]:
@@ -71,9 +71,11 @@ def judge_unit(report: dict[str, float], serving_mse: float | None) -> Verdict:
     """Verdict on a unit forecaster: it serves where it beats the last value and the median on the newest windows, and
     is not worse there than the one that serves (`serving_mse`, on the same windows, None without one)."""
     trivial = min(report["last_value_mse"], report["median_mse"])
-    told = f"Test MSE {report['test_mse']:.2f} days², trivial {trivial:.2f}, linear {report['linear_mse']:.2f}"
+    sentence = f"Test MSE {report['test_mse']:.2f} days², trivial {trivial:.2f}, linear {report['linear_mse']:.2f}"
     if report["test_mse"] > trivial:
-        return Verdict("candidate", f"{told}: no better than the trivial forecast.")
+        return Verdict("candidate", f"{sentence}: no better than the trivial forecast.")
     if serving_mse is not None and report["test_mse"] > serving_mse:
-        return Verdict("challenger", f"{told}: worse than the serving model's {serving_mse:.2f} on the same windows.")
-    return Verdict("champion", f"{told}.")
+        return Verdict(
+            "challenger", f"{sentence}: worse than the serving model's {serving_mse:.2f} on the same windows."
+        )
+    return Verdict("champion", f"{sentence}.")

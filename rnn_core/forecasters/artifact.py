@@ -13,7 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 from rnn_core.contracts.concepts import BY_NAME, NAMES, concept_hash
-from rnn_core.contracts.config import ClassicConfig, ModelConfig
+from rnn_core.contracts.config import ModelConfig, UnitConfig
 from rnn_core.contracts.errors import ArtifactError
 
 SCALER_FILE, META_FILE = "scaler.json", "meta.json"
@@ -28,14 +28,14 @@ class Artifact:
 
     folder: where the model's own files are.
     scaler: the scaler's own JSON.
-    config: ModelConfig of a stay forecaster, ClassicConfig of a unit forecaster.
+    config: ModelConfig of a stay forecaster, UnitConfig of a unit forecaster.
     meta: all of `meta.json`: the arguments of `save_artifact` and what it added (`forecaster`, `model_id`, `config`,
         `concepts` that it reads and their `concept_hash`, `versions`, `git_revision`, `sha256`).
     """
 
     folder: Path
     scaler: dict[str, Any]
-    config: ModelConfig | ClassicConfig
+    config: ModelConfig | UnitConfig
     meta: dict[str, Any]
 
 
@@ -43,7 +43,7 @@ def save_artifact(
     root: Path,
     model_id: str,
     save: Callable[[Path], None],
-    config: ModelConfig | ClassicConfig,
+    config: ModelConfig | UnitConfig,
     scaler: dict[str, Any],
     meta: dict[str, Any],
 ) -> Path:
@@ -84,7 +84,7 @@ def load_artifact(path: Path) -> Artifact:
     """
     path = Path(path)
     meta = check_artifact(path)
-    config_class = ModelConfig if meta["forecaster"] == "stay" else ClassicConfig
+    config_class = ModelConfig if meta["forecaster"] == "stay" else UnitConfig
     return Artifact(path, _read_json(path / SCALER_FILE), config_class.from_json(meta["config"]), meta)
 
 
@@ -142,7 +142,7 @@ def versions_of(meta: dict[str, Any]) -> str:
     return ", ".join(f"{name} {number}" for name, number in meta.get("versions", {}).items())
 
 
-def _describe(model_id: str, config: ModelConfig | ClassicConfig, folder: Path) -> dict[str, Any]:
+def _describe(model_id: str, config: ModelConfig | UnitConfig, folder: Path) -> dict[str, Any]:
     reads = config.window.concepts if isinstance(config, ModelConfig) else NAMES
     return {
         "model_id": model_id,

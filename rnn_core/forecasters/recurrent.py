@@ -74,7 +74,7 @@ class RecurrentEnsemble:
         n_folds, edges, rows = config.train.folds, config.network.horizon_edges, material.judged_rows
         stay, fold = material.stay_of_row[rows], patient_folds(material.known.stays["patient_id"], n_folds)
         left_out = range(n_folds) if folds is None else folds
-        fitted, told = [], []
+        fitted, held_out_forecasts = [], []
         for k, start in zip(left_out, _starts(warm_from, len(left_out)), strict=True):
             held_out = learned & (fold == k)
             fitted.append(
@@ -90,14 +90,14 @@ class RecurrentEnsemble:
                 )
             )
             mine = rows[held_out[stay]]
-            told.append((mine, cls(fitted[-1].model, edges).forecast(material.windows, mine)))
-        row = np.concatenate([mine for mine, _ in told])
+            held_out_forecasts.append((mine, cls(fitted[-1].model, edges).forecast(material.windows, mine)))
+        row = np.concatenate([mine for mine, _ in held_out_forecasts])
         order = np.argsort(row)
         return OutOfFold(
             forecaster=cls(build_ensemble([one.model for one in fitted]), edges),
             config=replace(fitted[0].config, train=config.train),
             row=row[order],
-            forecast=Distribution.concatenate([forecast for _, forecast in told]).take(order),
+            forecast=Distribution.concatenate([forecast for _, forecast in held_out_forecasts]).take(order),
             histories=tuple(one.history for one in fitted),
             best_epochs=tuple(one.best_epoch for one in fitted),
         )

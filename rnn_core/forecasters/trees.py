@@ -122,24 +122,24 @@ class BoostedTrees:
             rows = np.sort(np.random.default_rng(config.train.seed).choice(rows, MAX_ROWS, replace=False))
         features, labels = summary_features(material.windows, rows), material.labels.take(rows)
 
-        fits, told = [], []
+        fits, held_out_forecasts = [], []
         for k in range(n_folds) if folds is None else folds:
             began = perf_counter()
             one, losses = fit_hazards(features, labels, fold[rows] == k, config, seed=config.train.seed * n_folds + k)
             mine = judged[fold[judged] == k]
             fits.append(one)
-            told.append((mine, cls((one,), edges).forecast(material.windows, mine)))
+            held_out_forecasts.append((mine, cls((one,), edges).forecast(material.windows, mine)))
             if progress is not None:
                 record = {"epoch": len(one.ends.value), "epochs": config.trees.trees, "seconds": perf_counter() - began}
                 record |= dict(zip(("train_loss", "valid_loss"), losses.tolist(), strict=True))
                 progress(record | {"member": k + 1, "members": n_folds})
-        row = np.concatenate([mine for mine, _ in told])
+        row = np.concatenate([mine for mine, _ in held_out_forecasts])
         order = np.argsort(row)
         return OutOfFold(
             forecaster=cls(tuple(fits), edges),
             config=config,
             row=row[order],
-            forecast=Distribution.concatenate([forecast for _, forecast in told]).take(order),
+            forecast=Distribution.concatenate([forecast for _, forecast in held_out_forecasts]).take(order),
             best_epochs=tuple(len(one.ends.value) for one in fits),
         )
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.linear_model import LinearRegression
 
-from rnn_core.contracts.config import ClassicConfig, NetworkConfig
+from rnn_core.contracts.config import NetworkConfig, UnitConfig
 from rnn_core.contracts.errors import ArtifactError, ContractError, DataTooSmallError
 from rnn_core.contracts.frames import EpochRecord
 from rnn_core.forecasters.artifact import load_artifact, save_artifact
@@ -23,7 +23,7 @@ MIN_TRAIN, MIN_JUDGE = 20, 3
 
 
 @dataclass(frozen=True)
-class ClassicReport:
+class UnitReport:
     """How good the next length of stay was forecast on the newest windows of each unit; errors in days squared.
 
     test_mse: the network. linear_mse: a linear regression on the same windows. last_value_mse: the last length of stay.
@@ -52,14 +52,14 @@ class ClassicReport:
 
 
 @dataclass(frozen=True)
-class ClassicModel:
+class UnitForecaster:
     """A fitted unit forecaster; `mean_days` and `std_days` standardise lengths of stay."""
 
     model: keras.Model
-    config: ClassicConfig
+    config: UnitConfig
     mean_days: float
     std_days: float
-    report: ClassicReport
+    report: UnitReport
 
     def predict_next(self, series: Mapping[str, np.ndarray], steps: int | None = None) -> dict[str, np.ndarray]:
         """The next `steps` (by default `config.horizon`) lengths of stay of each unit in days, float64 [steps].
@@ -93,7 +93,7 @@ class _Pairs:
         return _Pairs(((self.x - mean) / std).astype(np.float32), ((self.y - mean) / std).astype(np.float32))
 
 
-def fit_classic(series: Mapping[str, np.ndarray], config: ClassicConfig) -> ClassicModel:
+def fit_unit_forecaster(series: Mapping[str, np.ndarray], config: UnitConfig) -> UnitForecaster:
     """Fits one network for all units on `series`: lengths of stay in days per unit, oldest first by `outtime`.
 
     No window spans two units. Per unit the oldest 70 % of its windows train, the next 15 % choose the epoch, the newest
@@ -121,7 +121,7 @@ def fit_classic(series: Mapping[str, np.ndarray], config: ClassicConfig) -> Clas
     def error(forecast: np.ndarray | float) -> float:
         return float(np.mean(np.square(forecast - test.y)) * std**2)
 
-    report = ClassicReport(
+    report = UnitReport(
         units=len(known),
         n_train=len(train),
         n_valid=len(valid),
@@ -132,17 +132,17 @@ def fit_classic(series: Mapping[str, np.ndarray], config: ClassicConfig) -> Clas
         last_value_mse=error(test.x[:, -1]),
         median_mse=error(float(np.median(train.y))),
     )
-    return ClassicModel(model, config, mean, std, report)
+    return UnitForecaster(model, config, mean, std, report)
 
 
-def newest_mse(fitted: ClassicModel, series: Mapping[str, np.ndarray]) -> float:
+def newest_mse(fitted: UnitForecaster, series: Mapping[str, np.ndarray]) -> float:
     """Mean squared error in days² on the newest 15 % of the windows of `series`, those that test a new fit on it."""
     known = {unit: lengths for unit, lengths in _checked(series).items() if len(lengths) > fitted.config.window}
     test = _split(known, fitted.config.window)[2].scaled(fitted.mean_days, fitted.std_days)
     return float(np.mean(np.square(_predict(fitted.model, test.x) - test.y)) * fitted.std_days**2)
 
 
-def forecast_units(fitted: ClassicModel, series: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def forecast_units(fitted: UnitForecaster, series: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """The next `config.horizon` lengths of stay per unit as rows of `forecast.unit_los_forecast`, one per step.
 
     Columns: unit, step (1 is the next stay to end), los_days, last_los_days and median_los_days of the unit's own
@@ -164,20 +164,20 @@ def forecast_units(fitted: ClassicModel, series: Mapping[str, np.ndarray]) -> pd
     return pd.DataFrame(rows, columns=columns)
 
 
-def save_classic(root: Path, model_id: str, fitted: ClassicModel, meta: dict[str, Any]) -> Path:
+def save_unit_forecaster(root: Path, model_id: str, fitted: UnitForecaster, meta: dict[str, Any]) -> Path:
     """Writes a unit forecaster as an artifact, its report under `metrics` in the meta data; see `save_artifact`."""
     scaler = {"mean_days": fitted.mean_days, "std_days": fitted.std_days}
     meta = {**meta, "metrics": fitted.report.to_json()}
     return save_artifact(root, model_id, lambda to: fitted.model.save(to / NETWORK_FILE), fitted.config, scaler, meta)
 
 
-def load_classic(path: Path) -> ClassicModel:
+def load_unit_forecaster(path: Path) -> UnitForecaster:
     """Reads a unit forecaster back. Raises ArtifactError if it is damaged or another forecaster."""
     artifact = load_artifact(path)
-    if not isinstance(artifact.config, ClassicConfig):
+    if not isinstance(artifact.config, UnitConfig):
         raise ArtifactError(f"The artifact {Path(path).name} is a stay forecaster, not a unit forecaster.")
-    report = ClassicReport(**artifact.meta["metrics"])
-    return ClassicModel(load_network(artifact.folder), artifact.config, report=report, **artifact.scaler)
+    report = UnitReport(**artifact.meta["metrics"])
+    return UnitForecaster(load_network(artifact.folder), artifact.config, report=report, **artifact.scaler)
 
 
 def _checked(series: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -217,7 +217,7 @@ def _check_counts(pairs: tuple[_Pairs, _Pairs, _Pairs], window: int) -> None:
 
 
 def fit_two_phases(
-    model: keras.Model, x: np.ndarray, y: np.ndarray, valid: tuple[np.ndarray, np.ndarray], config: ClassicConfig
+    model: keras.Model, x: np.ndarray, y: np.ndarray, valid: tuple[np.ndarray, np.ndarray], config: UnitConfig
 ) -> tuple[EpochRecord, ...]:
     """Adam on squared error: a few epochs under a falling rate, then until `valid` (x, y) no longer improves.
 

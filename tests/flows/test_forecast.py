@@ -27,7 +27,7 @@ from flows.jobs.promotion import promote
 from flows.pages.trial import report_trial
 from flows.runtime import clock
 from flows.runtime.settings import load_settings
-from rnn_core.contracts.config import ClassicConfig
+from rnn_core.contracts.config import UnitConfig
 from rnn_core.contracts.errors import ArtifactError, ForecastError, QualityError, SourceError
 from rnn_core.evaluation.holdout import Comparison
 from rnn_core.statistics.bootstrap import Estimate
@@ -54,12 +54,12 @@ def read(engine, query: str, **bound) -> pd.DataFrame:
 @pytest.fixture
 def unit_model(trained):
     """A unit forecaster that serves: short windows, so that the demo's units have enough stays for it."""
-    from rnn_core.forecasters.unit import fit_classic, save_classic
+    from rnn_core.forecasters.unit import fit_unit_forecaster, save_unit_forecaster
 
     lengths = {"A": np.random.default_rng(0).gamma(2.0, 2.0, 60)}
-    config = ClassicConfig(window=3, horizon=2, units=(4,), first_epochs=1, second_epochs=1)
+    config = UnitConfig(window=3, horizon=2, units=(4,), first_epochs=1, second_epochs=1)
     model_id = "clif-unit-small"
-    folder = save_classic(load_settings().artifact_folder, model_id, fit_classic(lengths, config), {})
+    folder = save_unit_forecaster(load_settings().artifact_folder, model_id, fit_unit_forecaster(lengths, config), {})
     row = {
         "model_id": model_id,
         "name": "unit",

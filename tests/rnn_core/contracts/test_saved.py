@@ -6,12 +6,12 @@ from math import inf
 
 import pytest
 
-from rnn_core.contracts.config import ClassicConfig, ModelConfig, NetworkConfig, Sampling
+from rnn_core.contracts.config import ModelConfig, NetworkConfig, Sampling, UnitConfig
 from rnn_core.contracts.errors import ContractError
 
 STORED = [
     replace(ModelConfig(), network=NetworkConfig(units=(8, 6), horizon_edges=(0, 6.5), l1=0.1)),
-    ClassicConfig(units=(3,), dropout=0.2),
+    UnitConfig(units=(3,), dropout=0.2),
     Sampling(),
     Sampling(delayed_entry_hours=4.0, data_hours=48.0),
 ]

@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LinearRegression
 
-from rnn_core.contracts.config import ClassicConfig, ModelConfig, NetworkConfig
+from rnn_core.contracts.config import ModelConfig, NetworkConfig, UnitConfig
 from rnn_core.contracts.errors import ArtifactError, ContractError, DataTooSmallError
 from rnn_core.forecasters.artifact import save_artifact
-from rnn_core.forecasters.unit import fit_classic, forecast_units, load_classic, save_classic
+from rnn_core.forecasters.unit import fit_unit_forecaster, forecast_units, load_unit_forecaster, save_unit_forecaster
 
-TINY = ClassicConfig(window=4, units=(6, 4), first_epochs=2, second_epochs=3, learning_rate=0.01, dropout=0.1, l1=1e-4)
+TINY = UnitConfig(window=4, units=(6, 4), first_epochs=2, second_epochs=3, learning_rate=0.01, dropout=0.1, l1=1e-4)
 
 
 def swinging(n, level, seed):
@@ -24,7 +24,7 @@ SERIES = {"A": swinging(80, 3.0, 0), "B": swinging(60, 6.0, 1), "C": swinging(4,
 
 @pytest.fixture(scope="module")
 def fitted():
-    return fit_classic(SERIES, TINY)
+    return fit_unit_forecaster(SERIES, TINY)
 
 
 def hand_made_split(series, window):
@@ -61,18 +61,18 @@ def test_all_errors_are_of_the_same_newest_windows_in_days_squared(fitted):
 
 def test_with_enough_epochs_the_network_beats_the_median():
     longer = replace(TINY, first_epochs=10, second_epochs=15, units=(12, 6), dropout=0.0)
-    report = fit_classic(SERIES, longer).report
+    report = fit_unit_forecaster(SERIES, longer).report
     assert report.test_mse < 0.5 * report.median_mse
 
 
 def test_the_first_phase_lowers_the_learning_rate_and_the_second_goes_on_with_it_until_it_no_longer_helps():
-    fitted = fit_classic(SERIES, replace(TINY, first_epochs=3, second_epochs=40, patience=1, learning_rate=0.2))
+    fitted = fit_unit_forecaster(SERIES, replace(TINY, first_epochs=3, second_epochs=40, patience=1, learning_rate=0.2))
     assert 3 + 2 <= fitted.report.epochs < 3 + 40
     assert float(fitted.model.optimizer.learning_rate) == pytest.approx(0.2 * 10 ** (-2 / 20), rel=1e-5)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(fitted):
-    same, other = fit_classic(SERIES, TINY), fit_classic(SERIES, replace(TINY, seed=1))
+    same, other = fit_unit_forecaster(SERIES, TINY), fit_unit_forecaster(SERIES, replace(TINY, seed=1))
     for a, b in zip(fitted.model.get_weights(), same.model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert not np.array_equal(fitted.model.get_weights()[0], other.model.get_weights()[0])
@@ -118,7 +118,7 @@ def test_without_any_unit_the_rows_are_empty_but_have_their_columns(fitted):
 
 
 def test_a_saved_forecaster_comes_back_with_the_same_forecasts_and_report(fitted, tmp_path):
-    loaded = load_classic(save_classic(tmp_path, "unit-1", fitted, {"cut_off": "2024-03-01"}))
+    loaded = load_unit_forecaster(save_unit_forecaster(tmp_path, "unit-1", fitted, {"cut_off": "2024-03-01"}))
     np.testing.assert_array_equal(loaded.predict_next(SERIES, 3)["A"], fitted.predict_next(SERIES, 3)["A"])
     assert (loaded.report, loaded.config) == (fitted.report, fitted.config)
 
@@ -127,7 +127,7 @@ def test_an_artifact_of_the_other_forecaster_is_refused(tmp_path):
     config = ModelConfig(network=NetworkConfig(units=(2,), n_channels=1, wide=False, horizon_edges=(0, 6)))
     path = save_artifact(tmp_path, "stay-1", lambda folder: None, config, {}, {})
     with pytest.raises(ArtifactError, match="stay forecaster"):
-        load_classic(path)
+        load_unit_forecaster(path)
 
 
 def test_dropout_and_l1_reach_the_network(fitted):
@@ -142,10 +142,10 @@ def test_the_report_reads_as_a_sentence(fitted):
 @pytest.mark.parametrize("series", [{}, {"A": np.arange(20.0)}, {"A": np.arange(3.0)}])
 def test_too_few_windows_are_refused_with_what_is_needed(series):
     with pytest.raises(DataTooSmallError, match="20 windows of 4 lengths of stay"):
-        fit_classic(series, TINY)
+        fit_unit_forecaster(series, TINY)
 
 
 @pytest.mark.parametrize("lengths", [np.array([1.0, np.nan]), np.ones((2, 2))])
 def test_lengths_that_are_not_finite_days_are_refused_without_their_values(lengths):
     with pytest.raises(ContractError, match="1 units have something else"):
-        fit_classic({"A": lengths}, TINY)
+        fit_unit_forecaster({"A": lengths}, TINY)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rnn_core.contracts.config import ClassicConfig, ModelConfig
+from rnn_core.contracts.config import ModelConfig, UnitConfig
 from rnn_core.reporting.markdown import MISSING, render_table
 from rnn_core.reporting.model_card import write_card
 
@@ -138,7 +138,7 @@ def test_a_source_whose_observations_stop_says_when():
 
 
 def test_a_unit_forecaster_has_a_shorter_card():
-    meta = {"forecaster": "unit", "config": ClassicConfig().to_json()}
+    meta = {"forecaster": "unit", "config": UnitConfig().to_json()}
     card = write_card(meta, ROW | {"metrics": {"test_mse": 4.0, "median_mse": 5.5}})
     assert list(sections(card)) == ["Performance", "Intended use and limits", "Openness"] and "\n\n\n" not in card
     assert "| test | 4.00 |" in card and "| median | 5.50 |" in card and f"| linear | {MISSING} |" in card
