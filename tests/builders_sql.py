@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pandas as pd
 from sqlalchemy import Engine, insert, text
 
-from sql.published import registry, results
+from sql.published import registry, results, runs
 from sql.store import migrate, schema
 from sql.store.engine import open_engine
 
@@ -143,7 +143,7 @@ def add_forecasts(
     source=SOURCE,
 ) -> int:
     """A published run with these risks; its run_id."""
-    run_id = results.start_run(engine, source, kind, as_of, role=role, model_id=model_id)
+    run_id = runs.start_run(engine, source, kind, as_of, role=role, model_id=model_id)
     published = results.Publication(
         run_id=run_id,
         kind=kind,

@@ -17,7 +17,7 @@ from flows.runtime.settings import Settings
 from rnn_core.contracts.errors import ForecastError
 from sql.intake.landing import read_watermark
 from sql.intake.reading import check_source, refused_tables
-from sql.published import registry, results
+from sql.published import registry, runs
 from sql.store import health, rebuild_views
 from sql.store.engine import check_reachable, open_engine
 from sql.store.migrate import current_revision, newest_revision
@@ -52,7 +52,7 @@ def examine(settings: Settings) -> list[Finding]:
     findings += [Finding("database", "ok", store.url.render_as_string(hide_password=True)), _migrations(store)]
     if findings[-1].state == "ok":
         findings += [_grants(store), _indices(store)]
-        for source in sorted({*results.known_sources(store), *settings.sources}):
+        for source in sorted({*runs.known_sources(store), *settings.sources}):
             findings += [_source(source, settings), _watermark(store, source), *_models(store, source, settings)]
     return [*findings, _training_device(), _prefect(), _alerts()]
 
@@ -128,9 +128,9 @@ def _watermark(store: Engine, source: str) -> Finding:
     found = f"newest row known at {watermark:%Y-%m-%d %H:%M}, {lag:.1f} h ago"
     if lag <= LAG_HOURS:
         return Finding(f"watermark {source}", "ok", found)
-    last_ingest = results.last_slot(store, source, "ingest", finished=False)
+    last_ingest = runs.last_slot(store, source, "ingest", finished=False)
     is_live = last_ingest is not None and _hours_since(last_ingest) <= LIVE_HOURS
-    if lag > FAULT_LAG_HOURS and is_live and results.last_slot(store, source, "forecast"):
+    if lag > FAULT_LAG_HOURS and is_live and runs.last_slot(store, source, "forecast"):
         found += ", though ingest ran for a recent hour; see forecast.run_health, and check that the source still receives rows."
         return Finding(f"watermark {source}", "fault", found)
     return Finding(f"watermark {source}", "note", found)

@@ -8,7 +8,7 @@ import pandas as pd
 from flows.jobs.forecast import load_model, read_open_stays, score
 from flows.runtime.databases import open_store
 from rnn_core.contracts.errors import ForecastError
-from sql.published import registry, results
+from sql.published import registry, results, runs
 
 _NUMBERS = [
     name for name in results.STAY_FORECAST_COLUMNS if name not in ("stay_id", "status", "status_reason", "risk_band")
@@ -22,7 +22,7 @@ def reproduce(run_id: int) -> dict[str, Any]:
     Raises ForecastError if the run published no forecasts, or a later run has replaced its slot.
     """
     store = open_store()
-    run = results.read_run(store, run_id)
+    run = runs.read_run(store, run_id)
     if run["kind"] not in ("forecast", "backfill") or run["status"] != "published":
         raise ForecastError(
             f"Run {run_id} is a {run['kind']} with status {run['status']}; only published forecasts are scored again."

@@ -17,7 +17,7 @@ from flows.runtime.naming import run_name
 from flows.runtime.run_report import report
 from flows.runtime.steps import alone
 from sql.intake.landing import read_watermark
-from sql.published import results
+from sql.published import runs
 
 if TYPE_CHECKING:
     from rnn_core.forecasters.stay import StayForecaster
@@ -41,7 +41,7 @@ def backfill(
     store = open_store()
     serving, role = require_serving(store, source), role_of(store, source)
     wanted = clock.slots(start, end, timedelta(hours=every_hours))
-    done = set() if again else set(results.published_slots(store, source, role=role, model_id=serving["model_id"]))
+    done = set() if again else set(runs.published_slots(store, source, role=role, model_id=serving["model_id"]))
     todo, waiting = up_to_watermark(store, source, [slot for slot in wanted if slot not in done])
     counts = {"slots requested": len(wanted), "already published": len(wanted) - len(todo) - waiting}
     if waiting:

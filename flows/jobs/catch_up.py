@@ -13,7 +13,7 @@ from flows.runtime.log import log
 from flows.runtime.naming import run_name
 from flows.runtime.run_report import report_run
 from flows.runtime.steps import alone, recorded, step
-from sql.published import results
+from sql.published import runs
 
 HOURS = 72
 LIMIT = 24
@@ -42,7 +42,7 @@ def catch_up(
         return {"hours missed": len(missed), "waiting for ingest": waiting, "to publish": len(todo[:limit])} | named
     with alone(store, source, "catch_up"), recorded(store, source, "catch_up", as_of) as run:
         run.counts |= _publish_missed(store, source, as_of, hours, limit, newest_first)
-        results.finish_run(store, run.run_id)
+        runs.finish_run(store, run.run_id)
         report_run(run, "catch_up")
     return run.counts
 
@@ -70,12 +70,12 @@ def _publish_missed(
 @step("find missed hours", retries=2)
 def find_missed(store: Engine, source: str, as_of: datetime, hours: int, role: str) -> tuple[list[datetime], int]:
     """Hours without a published forecast, earliest first, and how many more are after the watermark."""
-    forecasts = results.published_slots(store, source, "forecast", role=role)
+    forecasts = runs.published_slots(store, source, "forecast", role=role)
     if not forecasts:
         log.info("no forecast of %s was ever published, so none was missed", source)
         return [], 0
     first = max(forecasts[0], as_of - timedelta(hours=hours - 1))
     due = clock.slots(first, as_of, timedelta(hours=1)) if first <= as_of else []
     # What a back-fill has published is not missed.
-    missed = sorted(set(due) - set(results.published_slots(store, source, role=role)))
+    missed = sorted(set(due) - set(runs.published_slots(store, source, role=role)))
     return up_to_watermark(store, source, missed)

@@ -14,7 +14,7 @@ from flows.runtime.naming import run_name
 from flows.runtime.run_report import report_run
 from flows.runtime.steps import Recorded, alone, recorded, step
 from rnn_core.contracts.errors import ForecastError
-from sql.published import canonical, registry, results
+from sql.published import canonical, registry, results, runs
 
 
 @flow(name="evaluate", flow_run_name=run_name)
@@ -77,7 +77,7 @@ def write_scorecard(store: Engine, run: Recorded, rows: list[dict], drift: list[
     with store.begin() as connection:
         results.write_scores(connection, run.run_id, [{**row, "source": run.source} for row in rows])
         results.write_drift(connection, run.run_id, [{**row, "source": run.source} for row in drift])
-    results.finish_run(store, run.run_id)
+    runs.finish_run(store, run.run_id)
 
 
 @step("draw the page")

@@ -20,7 +20,7 @@ from rnn_core.contracts.errors import ForecastError
 from rnn_core.contracts.known import Known
 from sql.intake import quality
 from sql.intake.landing import read_watermark
-from sql.published import canonical, registry, results, trials
+from sql.published import canonical, registry, results, runs, trials
 from sql.published.results import Publication
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def publish_slot(
 ) -> dict:
     """All steps of one slot, for schedule, back-fill and shadow; the caller holds the lock of the source (`alone`)."""
     with recorded(store, source, kind, as_of, role=role, model_id=model["model_id"]) as run:
-        started_at = results.read_run(store, run.run_id)["started_at"]
+        started_at = runs.read_run(store, run.run_id)["started_at"]
         known = read_open_stays(store, source, as_of, started_at)
         forecasts = score(forecaster, known)
         check_forecasts(store, run, forecasts)

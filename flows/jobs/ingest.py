@@ -18,7 +18,7 @@ from sql.intake import landing
 from sql.intake.adapter import Adapter
 from sql.intake.landing import Batch, BatchCounts
 from sql.intake.reading import check_source
-from sql.published import results
+from sql.published import runs
 
 
 @flow(name="ingest", flow_run_name=run_name)
@@ -46,7 +46,7 @@ def _ingest_recorded(
         with _landed(store, source, as_of, reconcile, opened) as (batch, outcomes):
             counts = take_over_rows(store, batch, outcomes, opened[0].units)
         run.counts |= _summary(counts)
-        results.finish_run(store, run.run_id, watermark=counts.watermark)
+        runs.finish_run(store, run.run_id, watermark=counts.watermark)
         report_run(run, "ingest")
     return run.counts
 

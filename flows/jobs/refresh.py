@@ -14,7 +14,7 @@ from flows.runtime.run_report import report
 from flows.runtime.steps import step
 from flows.server.deploy import TAG, source_tag
 from rnn_core.contracts.errors import ForecastError
-from sql.published import canonical, results
+from sql.published import canonical, results, runs
 
 # With fewer newly finished stays a training can wait for the next refresh.
 MIN_NEW_STAYS = 20
@@ -48,7 +48,7 @@ def refresh(source: str, as_of: datetime | None = None, min_new_stays: int = MIN
 @step("count newly finished stays", retries=2)
 def count_new_stays(store: Engine, source: str, as_of: datetime) -> int | None:
     """Stays that ended since the last training, None if there was none."""
-    last = results.last_slot(store, source, "train")
+    last = runs.last_slot(store, source, "train")
     if last is None:
         return None
     stays = canonical.read_stays(store, source, as_of, only_sound=True)
@@ -58,7 +58,7 @@ def count_new_stays(store: Engine, source: str, as_of: datetime) -> int | None:
 @step("count drifted concepts", retries=2)
 def count_drifted(store: Engine, source: str) -> int:
     """Concepts that an evaluation after the last training found drifted."""
-    last, evaluated = results.last_slot(store, source, "train"), results.last_slot(store, source, "evaluate")
+    last, evaluated = runs.last_slot(store, source, "train"), runs.last_slot(store, source, "evaluate")
     if last is None or evaluated is None or evaluated <= last:
         return 0
     return results.count_drifted(store, source)

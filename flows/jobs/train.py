@@ -23,7 +23,7 @@ from flows.runtime.steps import Recorded, alone, recorded, step
 from rnn_core.contracts.config import Kind, ModelConfig, Sampling, UnitConfig
 from rnn_core.contracts.errors import ArtifactError, ContractError, DataTooSmallError
 from rnn_core.contracts.known import Known
-from sql.published import canonical, registry, results
+from sql.published import canonical, registry, runs
 
 if TYPE_CHECKING:
     from rnn_core.evaluation.gate import Verdict
@@ -91,7 +91,7 @@ def train(
         save(stay, unit, then, now)
         register(store, run, stay, unit, then)
         run.counts |= _summary(stay, unit)
-        results.finish_run(store, run.run_id, model_id=stay.model_id)
+        runs.finish_run(store, run.run_id, model_id=stay.model_id)
         report_run(run, "train")
     return run.counts
 

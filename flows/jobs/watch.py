@@ -14,7 +14,7 @@ from flows.runtime.settings import load_settings
 from flows.runtime.steps import step
 from flows.server.recover import run_again
 from rnn_core.contracts.errors import ForecastError
-from sql.published import incidents, results
+from sql.published import incidents, runs
 from sql.published.incidents import Incident
 
 
@@ -26,7 +26,7 @@ def watch(dry_run: bool = False) -> dict:
     """
     store = _open_or_tell(dry_run)
     restarted, given_up = ([], []) if dry_run else start_dead_runs_again()
-    sources = sorted(load_settings().sources) or results.known_sources(store)
+    sources = sorted(load_settings().sources) or runs.known_sources(store)
     current = [*find_incidents(store, sources), *given_up]
     counts = {
         "crashed runs restarted": len(restarted),

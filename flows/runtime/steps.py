@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from flows.runtime.log import log
 from flows.runtime.naming import step_name
 from rnn_core.contracts.errors import ForecastError
-from sql.published import results
+from sql.published import runs
 from sql.store.engine import advisory_lock
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -109,7 +109,7 @@ def alone(engine: Engine, source: str, kind: str, patience: float = 0.0) -> Iter
     with engine.connect() as holder, advisory_lock(holder, f"icu-forecast {kind} {source}", patience) as free:
         if not free:
             raise ForecastError(f"Another {kind} of {source} is running; wait for it, or see forecast.run_health.")
-        results.close_dead_runs(engine, source, kind)
+        runs.close_dead_runs(engine, source, kind)
         yield
 
 
@@ -122,13 +122,13 @@ def recorded(
     The caller holds the lock of `alone`, and marks the run as published itself. Errors of libraries are replaced by
     StepFailed, since a driver's message may quote a row.
     """
-    run_id = results.start_run(engine, source, kind, as_of, role=role, flow_run_id=_flow_run_id(), model_id=model_id)
+    run_id = runs.start_run(engine, source, kind, as_of, role=role, flow_run_id=_flow_run_id(), model_id=model_id)
     log.info("%s of %s as of %s: run %d", kind, source, f"{as_of:%Y-%m-%dT%H:%MZ}", run_id)
     try:
         yield Recorded(engine, run_id, source, as_of)
     except BaseException as error:
         sentence = safe_sentence(error)
-        write_down(results.fail_run, engine, run_id, sentence)
+        write_down(runs.fail_run, engine, run_id, sentence)
         if isinstance(error, ForecastError) or not isinstance(error, Exception):
             raise
         raise StepFailed(sentence, transient=False) from None

@@ -15,7 +15,7 @@ from flows.pages.trial import report_trial
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.concepts import NAMES
 from rnn_core.contracts.errors import DataTooSmallError
-from sql.published import results, trials
+from sql.published import runs, trials
 from sql.store import schema
 
 BEGAN = datetime(2025, 5, 1, 12, tzinfo=UTC)
@@ -72,8 +72,8 @@ class World:
             if hour in published:
                 add_forecasts(engine, risks, model_id="m1", as_of=BEGAN + hours(hour), role="trial")
             else:
-                run_id = results.start_run(engine, SOURCE, "forecast", BEGAN + hours(hour), role="trial", model_id="m1")
-                results.fail_run(engine, run_id, "The source could not be reached.")
+                run_id = runs.start_run(engine, SOURCE, "forecast", BEGAN + hours(hour), role="trial", model_id="m1")
+                runs.fail_run(engine, run_id, "The source could not be reached.")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from rnn_core.contracts.errors import ContractError, ForecastError
-from sql.published import results
+from sql.published import results, runs
 
 BEFORE = b.NOW - b.hours(1)
 
@@ -31,7 +31,7 @@ def publish(engine, run_id, frame, **changes):
 
 
 def start(engine, as_of=b.NOW, kind="forecast"):
-    return results.start_run(engine, b.SOURCE, kind, as_of)
+    return runs.start_run(engine, b.SOURCE, kind, as_of)
 
 
 def risks(engine):
@@ -169,7 +169,7 @@ def test_a_row_that_breaks_a_check_halfway_leaves_readers_on_the_previous_run(en
     assert caught.value.__cause__ is None and caught.value.__suppress_context__
     assert risks(engine) == {"s1": 0.1, "s2": 0.2}
     assert run_row(engine, run_id)["status"] == "running"
-    results.fail_run(engine, run_id, "It broke.")
+    runs.fail_run(engine, run_id, "It broke.")
     assert risks(engine) == {"s1": 0.1, "s2": 0.2}
     assert (run_row(engine, run_id)["status"], run_row(engine, run_id)["error"]) == ("failed", "It broke.")
 
@@ -234,7 +234,7 @@ def test_a_run_publishes_its_own_slot_only(engine, changes):
 
 def test_a_failed_or_unknown_run_cannot_publish(engine):
     run_id = start(engine)
-    results.fail_run(engine, run_id, "It broke.")
+    runs.fail_run(engine, run_id, "It broke.")
     with pytest.raises(ForecastError, match="marked failed"):
         publish(engine, run_id, b.forecasts({"s1": 0.3}))
     with pytest.raises(ForecastError, match="no run 999"):
@@ -249,28 +249,28 @@ def test_an_unknown_model_is_refused_by_the_database_in_a_sentence(engine):
 def test_failing_a_published_run_changes_nothing(engine):
     run_id = start(engine)
     publish(engine, run_id, b.forecasts({"s1": 0.3}))
-    results.fail_run(engine, run_id, "A step after it broke.")
+    runs.fail_run(engine, run_id, "A step after it broke.")
     assert (run_row(engine, run_id)["status"], run_row(engine, run_id)["error"]) == ("published", None)
 
 
 def test_a_run_without_forecasts_is_finished_with_its_counts(engine):
     run_id = start(engine, kind="ingest")
-    results.finish_run(engine, run_id, watermark=b.NOW)
+    runs.finish_run(engine, run_id, watermark=b.NOW)
     row = run_row(engine, run_id)
     assert (row["status"], row["watermark"], row["model_stage"]) == ("published", b.NOW, None)
     with pytest.raises(ContractError, match="rows_eaten"):
-        results.finish_run(engine, run_id, rows_eaten=3)
+        runs.finish_run(engine, run_id, rows_eaten=3)
 
 
 def test_a_finished_training_keeps_its_model_and_the_stage_it_got(engine):
     run_id = start(engine, kind="train")
-    results.finish_run(engine, run_id, model_id="m1")
+    runs.finish_run(engine, run_id, model_id="m1")
     assert (run_row(engine, run_id)["model_id"], run_row(engine, run_id)["model_stage"]) == ("m1", "champion")
 
 
 def test_runs_whose_process_died_are_closed_and_others_are_not(engine):
     dead, other_kind = start(engine), start(engine, kind="train")
-    assert results.close_dead_runs(engine, b.SOURCE, "forecast") == 1
+    assert runs.close_dead_runs(engine, b.SOURCE, "forecast") == 1
     assert run_row(engine, dead)["status"] == "failed"
     assert run_row(engine, dead)["error"].startswith("Its process died")
     assert run_row(engine, other_kind)["status"] == "running"
@@ -281,7 +281,7 @@ def test_what_a_dead_run_left_in_landing_is_dropped(engine):
     with engine.begin() as connection:
         for run_id in (dead, living):
             connection.execute(text(f"create unlogged table landing.forecast_{run_id} (stay_id text)"))
-    results.close_dead_runs(engine, b.SOURCE, "forecast")
+    runs.close_dead_runs(engine, b.SOURCE, "forecast")
     query = "select relname::text from pg_class where relname ~ '^forecast_[0-9]+$'"
     assert b.rows(engine, query) == [{"relname": f"forecast_{living}"}]
     with engine.begin() as connection:
@@ -295,12 +295,12 @@ def test_published_slots_are_those_of_good_runs_of_the_asked_kinds(engine):
     b.add_model(engine, "m2", stage="challenger")
     b.add_forecasts(engine, {"s1": 0.3}, model_id="m2", as_of=b.NOW - b.hours(6), role="shadow")
     start(engine, as_of=b.NOW + b.hours(1))
-    assert results.published_slots(engine, b.SOURCE) == [b.NOW - b.hours(5), BEFORE, b.NOW]
-    assert results.published_slots(engine, b.SOURCE, "backfill") == [b.NOW - b.hours(5)]
-    assert results.published_slots(engine, b.SOURCE, role="shadow") == [b.NOW - b.hours(6)]
-    assert results.published_slots(engine, b.SOURCE, role="shadow", model_id="m1") == []
-    assert results.published_slots(engine, b.SOURCE, "forecast", model_id="m1") == [BEFORE, b.NOW]
-    assert results.published_slots(engine, "other") == []
+    assert runs.published_slots(engine, b.SOURCE) == [b.NOW - b.hours(5), BEFORE, b.NOW]
+    assert runs.published_slots(engine, b.SOURCE, "backfill") == [b.NOW - b.hours(5)]
+    assert runs.published_slots(engine, b.SOURCE, role="shadow") == [b.NOW - b.hours(6)]
+    assert runs.published_slots(engine, b.SOURCE, role="shadow", model_id="m1") == []
+    assert runs.published_slots(engine, b.SOURCE, "forecast", model_id="m1") == [BEFORE, b.NOW]
+    assert runs.published_slots(engine, "other") == []
 
 
 # ------------------------------------------------------------------------------------------------ units beside stays

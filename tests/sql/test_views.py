@@ -7,7 +7,7 @@ import pytest
 from builders_sql import NOW, hours
 from sqlalchemy import insert, text
 
-from sql.published import canonical, results
+from sql.published import canonical, results, runs
 from sql.store.schema import observation, quarantine, stay_version
 
 
@@ -464,9 +464,9 @@ def test_a_stay_whose_outcome_is_known_without_a_time_is_not_in_the_unit(engine,
 def test_a_newer_run_that_failed_leaves_readers_on_the_last_good_one(engine, champion):
     b.add_stay(engine, "s1")
     b.add_forecasts(engine, {"s1": 0.1}, model_id=champion)
-    failed = results.start_run(engine, b.SOURCE, "forecast", NOW + hours(1), model_id=champion)
-    results.fail_run(engine, failed, "It broke.")
-    results.start_run(engine, b.SOURCE, "forecast", NOW + hours(2), model_id=champion)
+    failed = runs.start_run(engine, b.SOURCE, "forecast", NOW + hours(1), model_id=champion)
+    runs.fail_run(engine, failed, "It broke.")
+    runs.start_run(engine, b.SOURCE, "forecast", NOW + hours(2), model_id=champion)
     assert risks(engine) == {"s1": 0.1}
 
 
@@ -525,7 +525,7 @@ def test_risk_history_follows_a_stay_through_runs_and_back_fills(engine, champio
     b.add_forecasts(engine, {"s1": None}, model_id=champion, as_of=NOW + hours(1))
     b.add_model(engine, "m2", stage="challenger")
     b.add_forecasts(engine, {"s1": 0.8}, model_id="m2", role="shadow")
-    results.start_run(engine, b.SOURCE, "forecast", NOW + hours(2), model_id=champion)
+    runs.start_run(engine, b.SOURCE, "forecast", NOW + hours(2), model_id=champion)
     found = b.rows(engine, "select * from forecast.risk_history where stay_id = 's1' order by prediction_time")
     course = ("kind", "hours_in_stay", "mortality_risk", "risk_change", "status")
     assert [tuple(row[c] for c in course) for row in found] == [
@@ -644,7 +644,7 @@ def test_patients_without_a_unit_are_counted_under_null(engine, champion):
 
 def test_bands_above_high_count_as_high(engine, champion):
     b.add_stay(engine, "s1")
-    run_id = results.start_run(engine, b.SOURCE, "forecast", NOW)
+    run_id = runs.start_run(engine, b.SOURCE, "forecast", NOW)
     frame = b.forecasts({"s1": 0.9}).assign(risk_band="very high")
     slot = {"model_id": champion, "source": b.SOURCE, "prediction_time": NOW}
     results.publish(engine, results.Publication(run_id=run_id, stays=frame, **slot))
@@ -870,7 +870,7 @@ def test_a_source_without_a_batch_has_no_pairs(engine):
 
 
 def evaluate(engine, values, *, as_of, finish=True):
-    run_id = results.start_run(engine, b.SOURCE, "evaluate", as_of)
+    run_id = runs.start_run(engine, b.SOURCE, "evaluate", as_of)
     scores = [
         {
             "model_id": model_id,
@@ -889,7 +889,7 @@ def evaluate(engine, values, *, as_of, finish=True):
     with engine.begin() as connection:
         results.write_scores(connection, run_id, scores)
     if finish:
-        results.finish_run(engine, run_id)
+        runs.finish_run(engine, run_id)
 
 
 def test_the_scorecard_shows_the_newest_published_evaluation_of_each_model(engine, champion):
@@ -930,7 +930,7 @@ def test_the_alert_burden_counts_a_band_with_those_above_it(engine, champion):
     bands = {NOW - hours(40): ("very high", "high", "low"), NOW - hours(12): ("medium", "low", "low")}
     for at, reported in bands.items():
         frame = b.forecasts({"ill": 0.5, "well": 0.2, "fine": 0.01}).assign(risk_band=list(reported))
-        run_id = results.start_run(engine, b.SOURCE, "forecast", at, model_id=champion)
+        run_id = runs.start_run(engine, b.SOURCE, "forecast", at, model_id=champion)
         slot = {"model_id": champion, "source": b.SOURCE, "prediction_time": at}
         results.publish(engine, results.Publication(run_id=run_id, stays=frame, **slot))
     found = {
@@ -955,11 +955,11 @@ def health(engine):
 def ran(engine, kind, *, hours_ago, failed=False, role="champion", model_id=None):
     """A run whose slot lay `hours_ago` before the real now, since staleness is against the clock."""
     as_of = datetime.now(UTC) - hours(hours_ago)
-    run_id = results.start_run(engine, b.SOURCE, kind, as_of, role=role, model_id=model_id)
+    run_id = runs.start_run(engine, b.SOURCE, kind, as_of, role=role, model_id=model_id)
     if failed:
-        results.fail_run(engine, run_id, "The source does not answer.")
+        runs.fail_run(engine, run_id, "The source does not answer.")
     else:
-        results.finish_run(engine, run_id)
+        runs.finish_run(engine, run_id)
     return run_id
 
 
