@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -22,6 +23,11 @@ from rnn_core.network.losses import stay_loss
 from rnn_core.series.windows import batch_rows, bucket_lengths, gather_batch
 
 MIN_WINDOWS = 10
+
+# What a checkpoint holds; one of another version is not resumed from.
+_STATE = 2
+# Trainers of this many architectures are kept between fits.
+_TRAINERS_KEPT = 4
 
 # Enough rows for the overall distribution of ends; more would only cost time.
 _MARGINAL_ROWS = 20_000
@@ -90,24 +96,23 @@ def fit_stay_model(
     config = replace(config, network=replace(config.network, head="competing_risk", **sizes))
     keras.utils.set_random_seed(config.train.seed)
     devices = devices or choose_devices()
-    strategy = devices.strategy()
-    with strategy.scope():
-        model = build_network(config.network, mixed_precision=config.train.mixed_precision and devices.bfloat16)
-        if warm_from is None:
-            model.get_layer("head").bias.assign(logits_of(_marginal_masses(windows, labels, train, config.train.seed)))
-        else:
-            _take_weights(model, warm_from)
-        run = _Run(model, config, windows, labels, train, valid, strategy)
-    checkpoint = None
-    if checkpoint_dir is not None:
-        checkpoint = Path(checkpoint_dir) / "last_epoch.npz"
-        run.restore(checkpoint)
-    while not run.finished:
-        record = run.fit_epoch()
-        if checkpoint is not None:
-            run.save(checkpoint)
-        if progress is not None:
-            progress(record)
+    start = build_network(config.network, mixed_precision=config.train.mixed_precision and devices.bfloat16)
+    if warm_from is None:
+        start.get_layer("head").bias.assign(logits_of(_marginal_masses(windows, labels, train, config.train.seed)))
+    else:
+        _take_weights(start, warm_from)
+    with _borrow_trainer(config, devices) as trainer:
+        run = _Run(trainer, start, config, windows, labels, train, valid)
+        checkpoint = None
+        if checkpoint_dir is not None:
+            checkpoint = Path(checkpoint_dir) / "last_epoch.npz"
+            run.restore(checkpoint)
+        while not run.finished:
+            record = run.fit_epoch()
+            if checkpoint is not None:
+                run.save(checkpoint)
+            if progress is not None:
+                progress(record)
     return FittedModel(run.best_model(), config, tuple(run.history), run.best_epoch)
 
 
@@ -197,18 +202,57 @@ def _gather(windows: Windows, labels: Labels, examples: _Examples, batch: np.nda
     return x, static, labels.weights[rows], labels.entry[rows], labels.death[rows], row_weight
 
 
-def _make_optimizer(config: TrainConfig, steps: int) -> keras.optimizers.Optimizer:
-    warmup = round(steps * config.warmup_share)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        config.learning_rate / 100 if warmup else config.learning_rate,
-        max(steps - warmup, 1),
-        alpha=0.01,
-        warmup_target=config.learning_rate if warmup else None,
-        warmup_steps=warmup,
-    )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay)
-    optimizer.exclude_from_weight_decay(var_names=["bias"])
-    return optimizer
+def learning_rates(config: TrainConfig, steps: int) -> np.ndarray:
+    """The learning rate of each of `steps` steps, float32 [steps]: linear warm-up, then cosine decay to a hundredth
+    (Loshchilov & Hutter, ICLR 2017)."""
+    step, warmup = np.arange(steps), round(steps * config.warmup_share)
+    rising = config.learning_rate * (0.01 + 0.99 * step / max(warmup, 1))
+    done = np.minimum((step - warmup) / max(steps - warmup, 1), 1.0)
+    falling = config.learning_rate * (0.01 + 0.99 * (1 + np.cos(np.pi * done)) / 2)
+    return np.where(step < warmup, rising, falling).astype(np.float32)
+
+
+class _Trainer:
+    """A network, its optimizer and their compiled steps. Tracing takes longer than a short fit, so fits share them: what
+    differs from fit to fit is in variables."""
+
+    def __init__(self, config: ModelConfig, devices: Devices) -> None:
+        strategy, precise = devices.strategy(), not (config.train.mixed_precision and devices.bfloat16)
+        with strategy.scope():
+            self.model = build_network(config.network, mixed_precision=not precise)
+            self.optimizer = keras.optimizers.AdamW(0.0, weight_decay=config.train.weight_decay)
+            self.optimizer.exclude_from_weight_decay(var_names=["bias"])
+            self.optimizer.build(self.model.trainable_variables)
+            self.normaliser = tf.Variable(1.0)
+        self.learn, self.look = _compile_steps(self.model, self.optimizer, config, self.normaliser, strategy)
+
+    @property
+    def variables(self) -> list[Any]:
+        # `variables` of a model also holds the states of its dropout seeds.
+        return [*self.model.variables, *self.optimizer.variables]
+
+    def reset(self, start: keras.Model, normaliser: float) -> None:
+        """Begin anew from the weights and dropout seeds of `start`."""
+        for variable, value in zip(self.model.variables, start.variables, strict=True):
+            variable.assign(value)
+        for variable in self.optimizer.variables:
+            variable.assign(np.zeros(variable.shape))
+        self.normaliser.assign(normaliser)
+
+
+_trainers: dict[Any, _Trainer] = {}
+
+
+@contextmanager
+def _borrow_trainer(config: ModelConfig, devices: Devices) -> Iterator[_Trainer]:
+    """A trainer of this architecture that nobody else uses meanwhile."""
+    train = config.train
+    key = (config.network, devices, train.mixed_precision, train.weight_decay, train.clip_norm, train.death_weight)
+    trainer = _trainers.pop(key, None) or _Trainer(config, devices)
+    yield trainer
+    while len(_trainers) >= _TRAINERS_KEPT:
+        del _trainers[next(iter(_trainers))]
+    _trainers[key] = trainer
 
 
 class _Run:
@@ -216,26 +260,24 @@ class _Run:
 
     def __init__(
         self,
-        model: keras.Model,
+        trainer: _Trainer,
+        start: keras.Model,
         config: ModelConfig,
         windows: Windows,
         labels: Labels,
         train: _Examples,
         valid: _Examples,
-        strategy: tf.distribute.Strategy,
     ) -> None:
-        self.model, self.config, self.windows, self.labels = model, config, windows, labels
+        self.trainer, self.config, self.windows, self.labels = trainer, config, windows, labels
         self.train, self.valid = train, valid
         self.history: list[EpochRecord] = []
         self.best_epoch = 0
-        self.best_weights = model.get_weights()
+        self.best_weights = start.get_weights()
         self.fingerprint = _fingerprint(config, windows, labels, train, valid, self.best_weights)
         batches = _make_batches(self._lengths(train), config.train.batch_size, None)
-        self.optimizer = _make_optimizer(config.train, len(batches) * config.train.epochs)
-        self.optimizer.build(model.trainable_variables)
+        self.learning_rates = learning_rates(config.train, len(batches) * config.train.epochs)
         # A batch is a sample of the training rows: its sum estimates the whole sum, whatever its lengths.
-        self.normaliser = train.total / len(batches)
-        self._train_step, self._valid_step = _compile_steps(model, self.optimizer, config, self.normaliser, strategy)
+        trainer.reset(start, train.total / len(batches))
 
     @property
     def finished(self) -> bool:
@@ -246,22 +288,22 @@ class _Run:
         began = perf_counter()
         epoch = len(self.history)
         rng = np.random.default_rng((self.config.train.seed, epoch))
-        learning_rate = float(self.optimizer.learning_rate)
         batches = _make_batches(self._lengths(self.train), self.config.train.batch_size, rng)
-        train_loss = self._total(self._train_step, self.train, batches)
+        rates = self.learning_rates[epoch * len(batches) : (epoch + 1) * len(batches)]
+        train_loss = self._total(self._learn(rates), self.train, batches)
         batches = _make_batches(self._lengths(self.valid), self.config.train.batch_size, None)
-        valid_loss = self._total(self._valid_step, self.valid, batches)
+        valid_loss = self._total(self.trainer.look, self.valid, batches)
         record = {
             "epoch": epoch + 1,
             "epochs": self.config.train.epochs,
-            "learning_rate": learning_rate,
+            "learning_rate": float(rates[0]),
             "train_loss": train_loss / self.train.total,
             "valid_loss": valid_loss / self.valid.total,
             "seconds": perf_counter() - began,
         }
         if not self.best_epoch or record["valid_loss"] < self.history[self.best_epoch - 1]["valid_loss"]:
             self.best_epoch = epoch + 1
-            self.best_weights = self.model.get_weights()
+            self.best_weights = self.trainer.model.get_weights()
         self.history.append(record)
         return record
 
@@ -273,7 +315,7 @@ class _Run:
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         state = {"fingerprint": self.fingerprint, "history": self.history, "best_epoch": self.best_epoch}
-        arrays = {f"state_{i}": v.numpy() for i, v in enumerate(self._variables())}
+        arrays = {f"state_{i}": v.numpy() for i, v in enumerate(self.trainer.variables)}
         arrays |= {f"best_{i}": w for i, w in enumerate(self.best_weights)}
         partial = path.with_name(f"{path.name}.partial")
         with partial.open("wb") as file:
@@ -287,14 +329,20 @@ class _Run:
             state = json.loads(str(saved["run"]))
             if state["fingerprint"] != self.fingerprint:
                 return
-            for i, variable in enumerate(self._variables()):
+            for i, variable in enumerate(self.trainer.variables):
                 variable.assign(saved[f"state_{i}"])
             self.best_weights = [saved[f"best_{i}"] for i in range(len(self.best_weights))]
         self.history, self.best_epoch = state["history"], state["best_epoch"]
 
-    def _variables(self) -> list[Any]:
-        # `variables` of a model also holds the states of its dropout seeds.
-        return [*self.model.variables, *self.optimizer.variables]
+    def _learn(self, rates: np.ndarray) -> Callable[..., Any]:
+        """The learning step, each call with the next of `rates`."""
+        following = iter(rates)
+
+        def step(*batch: np.ndarray) -> Any:
+            self.trainer.optimizer.learning_rate.assign(next(following))
+            return self.trainer.learn(*batch)
+
+        return step
 
     def _lengths(self, examples: _Examples) -> np.ndarray:
         return self.windows.stop[examples.window] - self.windows.start[examples.window]
@@ -309,7 +357,7 @@ def _compile_steps(
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
     config: ModelConfig,
-    normaliser: float,
+    normaliser: tf.Variable,
     strategy: tf.distribute.Strategy,
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The compiled steps; both give the sum of row losses. One graph each serves all lengths.
@@ -364,7 +412,7 @@ def _fingerprint(
     first_weights: list[np.ndarray],
 ) -> str:
     """Identifies a training, so that only its own checkpoint is used: config, data, split and starting weights."""
-    digest = hashlib.blake2b(json.dumps(config.to_json()).encode(), digest_size=16)
+    digest = hashlib.blake2b(json.dumps([_STATE, config.to_json()]).encode(), digest_size=16)
     arrays = [windows.channels, windows.static, windows.start, windows.stop, windows.score_from]
     arrays += [labels.weights, labels.entry, labels.death, labels.usable, train.window, valid.window, *first_weights]
     for array in arrays:
