@@ -123,7 +123,7 @@ def test_a_time_as_text_has_no_clock_and_a_date_is_its_midnight(make_engine):
     rows = read(engine, replace(adapter, observations_sql=dated), "observations")
     assert rows["observed_at"].iloc[0] == pd.Timestamp("2026-02-28 23:00", tz="UTC")
     worded = adapter.observations_sql.replace("stored as observed_at", "stored::text as observed_at")
-    with pytest.raises(SourceError, match="gives observed_at as string; a source with local_times"):
+    with pytest.raises(SourceError, match="returns observed_at as string; a source with local_times"):
         read(engine, replace(adapter, observations_sql=worded), "observations")
 
 
