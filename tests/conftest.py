@@ -102,21 +102,22 @@ def make_database(server):
 
 @pytest.fixture(scope="session")
 def make_template(server):
-    """A function that fills a database once for all workers, and returns its name; nobody can connect to it later."""
+    """A function that fills a database, empty or a copy of another template, once for all workers, and returns its name;
+    nobody can connect to it later."""
     from sqlalchemy import text
 
     from sql.store.engine import advisory_lock, open_engine
 
     url, _ = server
 
-    def make(name: str, fill: Callable) -> str:
+    def make(name: str, fill: Callable, template: str = "template1") -> str:
         with open_engine(url).connect() as connection, advisory_lock(connection, f"template {name}", 600) as mine:
             assert mine, f"another worker has filled the template {name} for ten minutes"
             connection = connection.execution_options(isolation_level="AUTOCOMMIT")
             made = connection.execute(text("select 1 from pg_database where datname = :name"), {"name": name}).scalar()
             if not made:
                 connection.exec_driver_sql(f"drop database if exists {name}_unfinished")
-                connection.exec_driver_sql(f"create database {name}_unfinished")
+                connection.exec_driver_sql(f"create database {name}_unfinished template {template}")
                 fill(url.set(database=f"{name}_unfinished"))
                 # An engine that nobody holds any more may keep its last session until it is collected.
                 sessions = text("select pg_terminate_backend(pid) from pg_stat_activity where datname = :name")

@@ -17,6 +17,7 @@ from flows.jobs.forecast import forecast
 from flows.jobs.ingest import ingest
 from flows.jobs.promotion import promote
 from flows.jobs.transfer import measure_transfer, recalibrate
+from flows.runtime.databases import open_store
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.errors import ArtifactError, DataTooSmallError, ForecastError
 from rnn_core.contracts.known import Known
@@ -28,14 +29,33 @@ from sql.published import canonical, registry
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 
 
+@pytest.fixture(scope="module")
+def both_ended(trained_template, make_template, clif_source, mimic_iii_source):
+    """The trained template with all stays of both demos ended."""
+
+    def fill(url):
+        urls = {"DATABASE": url, "SOURCES__CLIF_": clif_source, "SOURCES__MIMIC_III_": mimic_iii_source}
+        with pytest.MonkeyPatch.context() as patch:
+            for name, where in urls.items():
+                patch.setenv(f"ICU_{name}_URL", where.render_as_string(hide_password=False))
+            load_settings.cache_clear()
+            for source in ("clif", "mimic_iii"):
+                ingest.fn(source, AT)
+        load_settings.cache_clear()
+
+    return make_template("both_ended", fill, trained_template[0])
+
+
 @pytest.fixture
-def two(trained, mimic_iii_source, monkeypatch):
+def two(both_ended, trained, make_database, mimic_iii_source, monkeypatch):
     """The installation in which a model of the CLIF demo serves, with all stays of both demos ended."""
+    url = make_database("both", both_ended)
+    monkeypatch.setenv("ICU_DATABASE_URL", url.render_as_string(hide_password=False))
     monkeypatch.setenv("ICU_SOURCES__MIMIC_III__URL", mimic_iii_source.render_as_string(hide_password=False))
     load_settings.cache_clear()
-    for source in ("clif", "mimic_iii"):
-        ingest.fn(source, AT)
-    return trained
+    engine = open_store()
+    yield engine
+    engine.dispose()
 
 
 def serving(store):
