@@ -12,7 +12,7 @@ from sql.intake.quality import Check, read_results
 
 DAYS = 30
 _TITLES = {"stay": "Stays", "observation": "Observations", "forecast": "Forecasts before publication"}
-_COLUMNS = ["check", "looks for", "severity", "found last time", f"failed in {DAYS} days"]
+_COLUMNS = ["check", "found last time", f"failed in {DAYS} days", "severity", "looks for"]
 
 
 def write_page(store: Engine, source: str, path: Path | None) -> Path:
@@ -38,15 +38,17 @@ def write_page(store: Engine, source: str, path: Path | None) -> Path:
 def _section(title: str, checks: list[tuple[Check, dict[str, Any]]]) -> Section:
     newest = max(result["checked_at"] for _, result in checks)
     rows = checks[0][1]["rows_checked"]
-    table = Table(f"{newest:%Y-%m-%d %H:%M} UTC, {rows:,} rows", _COLUMNS, [_row(*each) for each in checks])
+    table = Table(
+        f"{newest:%Y-%m-%d %H:%M} UTC, {rows:,} rows", _COLUMNS, [_row(*each) for each in checks], ["looks for"]
+    )
     return Section(title, [], [table])
 
 
 def _row(check: Check, result: dict[str, Any]) -> list[str]:
     return [
         check.name.replace("_", " "),
-        " ".join((check.reason or check.advice).split()),
-        result["severity"],
         f"{result['rows_failed']:,}",
         f"{result['times_failed']:,} of {result['times']:,} times",
+        result["severity"],
+        " ".join((check.reason or check.advice).split()),
     ]

@@ -11,11 +11,15 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under named columns; the first cell of a row names it."""
+    """Rows of cells under named columns; the first cell of a row names it.
+
+    sentences: the columns whose cells are prose, which is wrapped; other cells stay on one line.
+    """
 
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+    sentences: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
