@@ -81,6 +81,13 @@ class OutOfFold:
     best_epochs: tuple[int, ...] = ()
 
 
+def join_folds(parts: Sequence[tuple[np.ndarray, Distribution]]) -> tuple[np.ndarray, Distribution]:
+    """Rows, rising, and their forecasts, of folds with disjoint rows: (rows int64 [n], forecast [n]) of each fold."""
+    row = np.concatenate([rows for rows, _ in parts])
+    order = np.argsort(row)
+    return row[order], Distribution.concatenate([forecast for _, forecast in parts]).take(order)
+
+
 # Kind (`ModelConfig.forecaster`) → module and class. Imported when needed: one kind does without the libraries of another.
 KINDS: dict[str, str] = {
     "recurrent": "rnn_core.forecasters.recurrent:RecurrentEnsemble",

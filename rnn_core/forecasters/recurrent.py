@@ -15,7 +15,7 @@ from rnn_core.contracts.config import ModelConfig
 from rnn_core.contracts.errors import ArtifactError, ContractError
 from rnn_core.contracts.frames import EpochRecord, Windows
 from rnn_core.forecasters.artifact import checksum_of, read_meta, versions_of
-from rnn_core.forecasters.forecaster import Forecaster, OutOfFold
+from rnn_core.forecasters.forecaster import Forecaster, OutOfFold, join_folds
 from rnn_core.network.build import build_ensemble, members_of
 from rnn_core.network.scoring import score_rows, score_windows
 from rnn_core.network.training import fit_stay_model
@@ -91,13 +91,12 @@ class RecurrentEnsemble:
             )
             mine = rows[held_out[stay]]
             held_out_forecasts.append((mine, cls(fitted[-1].model, edges).forecast(material.windows, mine)))
-        row = np.concatenate([mine for mine, _ in held_out_forecasts])
-        order = np.argsort(row)
+        row, forecast = join_folds(held_out_forecasts)
         return OutOfFold(
             forecaster=cls(build_ensemble([one.model for one in fitted]), edges),
             config=replace(fitted[0].config, train=config.train),
-            row=row[order],
-            forecast=Distribution.concatenate([forecast for _, forecast in held_out_forecasts]).take(order),
+            row=row,
+            forecast=forecast,
             histories=tuple(one.history for one in fitted),
             best_epochs=tuple(one.best_epoch for one in fitted),
         )

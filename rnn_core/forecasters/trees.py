@@ -14,7 +14,7 @@ from rnn_core.contracts.config import ModelConfig
 from rnn_core.contracts.errors import ArtifactError, ContractError
 from rnn_core.contracts.frames import DIED, EpochRecord, Labels, Windows
 from rnn_core.forecasters.boosting import Boosting, Examples, fit_boosting
-from rnn_core.forecasters.forecaster import Forecaster, OutOfFold
+from rnn_core.forecasters.forecaster import Forecaster, OutOfFold, join_folds
 from rnn_core.series.material import Material
 from rnn_core.series.person_periods import PersonPeriods, masses_of_hazards, person_periods, population_masses
 from rnn_core.series.splits import patient_folds
@@ -133,13 +133,12 @@ class BoostedTrees:
                 record = {"epoch": len(one.ends.value), "epochs": config.trees.trees, "seconds": perf_counter() - began}
                 record |= dict(zip(("train_loss", "valid_loss"), losses.tolist(), strict=True))
                 progress(record | {"member": k + 1, "members": n_folds})
-        row = np.concatenate([mine for mine, _ in held_out_forecasts])
-        order = np.argsort(row)
+        row, forecast = join_folds(held_out_forecasts)
         return OutOfFold(
             forecaster=cls(tuple(fits), edges),
             config=config,
-            row=row[order],
-            forecast=Distribution.concatenate([forecast for _, forecast in held_out_forecasts]).take(order),
+            row=row,
+            forecast=forecast,
             best_epochs=tuple(len(one.ends.value) for one in fits),
         )
 
