@@ -8,6 +8,7 @@ import pandas as pd
 
 from rnn_core.contracts.frames import ALIVE
 from rnn_core.contracts.groups import age_groups
+from rnn_core.contracts.thresholds import DISCHARGE_HOURS
 from rnn_core.statistics.distribution import FORECAST_COLUMNS
 from rnn_core.statistics.outcomes import Outcomes
 from rnn_core.statistics.population import CENSORED, fit_population_curve
@@ -82,7 +83,7 @@ def _trivial(outcomes: Outcomes) -> pd.DataFrame:
     constant = {
         "mortality_risk": _mean(outcomes.death),
         "prolonged_stay_risk": _mean(outcomes.prolonged()),
-        **{f"discharge_{h}h_prob": _mean(outcomes.discharged_within(h)) for h in (24, 48, 72)},
+        **{f"discharge_{h}h_prob": _mean(outcomes.discharged_within(h)) for h in DISCHARGE_HOURS},
     }
     for q, hours in zip(_QUANTILES, _remaining_quantiles(outcomes), strict=True):
         constant[f"remaining_los_p{q}_hours"] = hours

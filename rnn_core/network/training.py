@@ -96,7 +96,7 @@ def fit_stay_model(
     config = replace(config, network=replace(config.network, head="competing_risk", **sizes))
     keras.utils.set_random_seed(config.train.seed)
     devices = devices or choose_devices()
-    start = build_network(config.network, mixed_precision=config.train.mixed_precision and devices.bfloat16)
+    start = _build(config, devices)
     if warm_from is None:
         start.get_layer("head").bias.assign(logits_of(_marginal_masses(windows, labels, train, config.train.seed)))
     else:
@@ -212,14 +212,18 @@ def learning_rates(config: TrainConfig, steps: int) -> np.ndarray:
     return np.where(step < warmup, rising, falling).astype(np.float32)
 
 
+def _build(config: ModelConfig, devices: Devices) -> keras.Model:
+    return build_network(config.network, mixed_precision=config.train.mixed_precision and devices.bfloat16)
+
+
 class _Trainer:
     """A network, its optimizer and their compiled steps. Tracing takes longer than a short fit, so fits share them: what
     differs from fit to fit is in variables."""
 
     def __init__(self, config: ModelConfig, devices: Devices) -> None:
-        strategy, precise = devices.strategy(), not (config.train.mixed_precision and devices.bfloat16)
+        strategy = devices.strategy()
         with strategy.scope():
-            self.model = build_network(config.network, mixed_precision=not precise)
+            self.model = _build(config, devices)
             self.optimizer = keras.optimizers.AdamW(0.0, weight_decay=config.train.weight_decay)
             self.optimizer.exclude_from_weight_decay(var_names=["bias"])
             self.optimizer.build(self.model.trainable_variables)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from rnn_core.contracts.errors import ContractError
 from rnn_core.contracts.frames import ALIVE, DIED
-from rnn_core.contracts.thresholds import PROLONGED_HOURS, RISK_BANDS, RISK_THRESHOLDS
+from rnn_core.contracts.thresholds import DISCHARGE_HOURS, PROLONGED_HOURS, RISK_BANDS, RISK_THRESHOLDS
 
 # A forecast may sum to 1 in single precision only.
 SUM_TOLERANCE = 1e-4
@@ -160,7 +160,7 @@ class Distribution:
             "mortality_risk": self.mortality_risk(),
             "prolonged_stay_risk": self.prolonged_stay_risk(elapsed_hours),
             **{f"remaining_los_p{q}_hours": self.quantile(q / 100) for q in (10, 50, 90)},
-            **{f"discharge_{hours}h_prob": self.discharge_probability(hours) for hours in (24, 48, 72)},
+            **{f"discharge_{hours}h_prob": self.discharge_probability(hours) for hours in DISCHARGE_HOURS},
         }
         return pd.DataFrame(columns, columns=list(FORECAST_COLUMNS))
 
