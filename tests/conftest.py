@@ -159,6 +159,21 @@ def mimic_iii_source(make_database, make_template, mimic_iii_folder):
 
 
 @pytest.fixture(scope="session")
+def eicu_folder():
+    """The published files of the eICU demo, of 102 hospitals."""
+    return _published("eicu-demo", "the eICU demo is")
+
+
+@pytest.fixture(scope="session")
+def eicu_source(make_database, make_template, eicu_folder):
+    """URL of a source database with the eICU demo; read only, shared by all tests."""
+    from sql.loaders import eicu
+    from sql.store.engine import open_engine
+
+    return make_database("eicu", make_template("eicu", lambda url: eicu.load(open_engine(url), eicu_folder)))
+
+
+@pytest.fixture(scope="session")
 def clif_template(make_template):
     """Name of a database with the CLIF demo, re-anchored, to copy where a test changes it."""
     from sql.loaders import clif

@@ -16,6 +16,7 @@ class Dataset(StrEnum):
     clif = "clif"
     physionet_2012 = "physionet_2012"
     mimic_iii = "mimic_iii"
+    eicu = "eicu"
 
 
 @app.command()
@@ -43,18 +44,21 @@ def load(
 
     Example: icu-forecast load clif --reanchor
     """
-    from flows.public_data.datasets import describe, load_clif, load_mimic_iii, load_physionet_2012
+    from flows.public_data.datasets import describe, load_clif, load_eicu, load_mimic_iii, load_physionet_2012
 
     if dataset is Dataset.clif:
         report = load_clif(reanchor=reanchor, seed=seed)
     elif dataset is Dataset.mimic_iii:
         report = load_mimic_iii(path or [])
+    elif dataset is Dataset.eicu:
+        report = load_eicu(path or [])
     else:
         withheld = withhold_outcomes.strip() == "all" or split_names(withhold_outcomes)
         report = load_physionet_2012(
             path or [], sets=split_names(sets) if sets else None, layout=layout, withhold_outcomes=withheld, seed=seed
         )
-    print_done(describe(report), {"rows": report.rows, "notes": report.notes}, as_json)
+    steps = f"Next: icu-forecast source check {dataset}, then icu-forecast ingest {dataset}."
+    print_done(f"{describe(report)} {steps}", {"rows": report.rows, "notes": report.notes}, as_json)
 
 
 @app.command()

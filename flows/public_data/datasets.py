@@ -64,6 +64,19 @@ def load_mimic_iii(folders: Collection[Path]) -> LoadReport:
     return mimic_iii.load(engine, folder, adapter.schemas["schema"], progress=log.info)
 
 
+def load_eicu(folders: Collection[Path]) -> LoadReport:
+    """The files of eICU in the folders. Raises ForecastError if they are missing or not as published."""
+    from sql.loaders import eicu
+
+    if not folders:
+        raise ForecastError(
+            "eicu needs --path: a folder with patient.csv.gz and the other tables, as published at "
+            "physionet.org/content/eicu-crd-demo."
+        )
+    adapter, engine = open_source("eicu", writable=True)
+    return eicu.load(engine, folders, adapter.schemas["schema"], progress=log.info)
+
+
 def describe(report: LoadReport) -> str:
     """What was loaded, in sentences."""
     return " ".join([f"{sum(report.rows.values()):,} rows in {len(report.rows)} tables.", *report.notes])

@@ -4,11 +4,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.csv as csv
 from sqlalchemy import Engine
 
 from rnn_core.contracts.errors import ForecastError
-from sql.loaders import LoadReport, Progress, make_schema, replace_table, silent
+from sql.loaders import LoadReport, Progress, make_schema, published_csv, replace_table, silent
 
 # Each table that the adapter reads, with the indices that let its SELECTs filter it by time.
 TABLES: dict[str, tuple[str, ...]] = {
@@ -88,10 +87,8 @@ def fill(
 
 def find(folder: Path, table: str) -> Path:
     """The published file of a table. Raises ForecastError if it does not exist."""
-    names = (f"{name}.csv{end}" for name in (table.upper(), table) for end in (".gz", ""))
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
+    if folder.is_dir() and (file := published_csv.find(folder, table)):
+        return file
     raise ForecastError(
         f"mimic_iii needs {table.upper()}.csv.gz in {folder}, as published at physionet.org/content/mimiciii-demo/1.4; "
         "set its folder with --path."
@@ -100,12 +97,7 @@ def find(folder: Path, table: str) -> Path:
 
 def read_table(file: Path) -> pa.Table:
     """One table as published, column names in lower case; a column's name decides its type."""
-    with csv.open_csv(file) as head:
-        names = head.schema.names
-    types = {name: _type(name.lower()) for name in names}
-    options = csv.ConvertOptions(column_types=types, strings_can_be_null=True, timestamp_parsers=["%Y-%m-%d %H:%M:%S"])
-    table = csv.read_csv(file, convert_options=options)
-    return table.rename_columns([name.lower() for name in names])
+    return published_csv.read(file, _type)
 
 
 def _type(name: str) -> pa.DataType:

@@ -337,6 +337,21 @@ def test_load_takes_the_sets_named_and_withholds_the_outcomes_of_those_named(cha
     assert told["notes"]
 
 
+def test_load_eicu_names_its_empty_tables_and_the_next_step(tmp_path, make_database, monkeypatch):
+    from flows.runtime.settings import load_settings
+    from sql.intake.adapter import load_adapter
+
+    monkeypatch.setenv("ICU_HOME", str(tmp_path))
+    database = make_database("eicu_cli").render_as_string(hide_password=False)
+    monkeypatch.setenv("ICU_SOURCES__EICU__URL", database)
+    load_settings.cache_clear()
+    (tmp_path / "patient.csv").write_text(",".join(load_adapter("eicu").tables["patient"]) + "\n")
+    shown = run("load", "eicu", "--path", str(tmp_path))
+    assert "created empty: hospital, nursecharting, " in shown
+    assert shown.endswith("Next: icu-forecast source check eicu, then icu-forecast ingest eicu.\n")
+    load_settings.cache_clear()
+
+
 @pytest.mark.soak
 def test_a_run_through_prefect_that_we_refuse_shows_one_sentence_and_no_traceback(tmp_path, make_database):
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("ICU_", "PREFECT_"))} | {

@@ -16,10 +16,11 @@ from builders_source import (
     sorted_rows,
 )
 from hospital import create
-from hospital.eicu import TABLES, WEIGHT
+from hospital.eicu import WEIGHT
 
 from rnn_core.contracts.frames import OUTCOMES, STAY_COLUMNS, UNIT_TYPES
 from sql.intake.adapter import load_adapter
+from sql.loaders.eicu import TABLES
 from sql.store.engine import open_engine
 
 # The first of January, when the stay 365 of the year 2015 begins.
