@@ -10,14 +10,17 @@ from typing import Any
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
+from flows.jobs.train import NO_RISK
 from flows.runtime import notify
 from flows.runtime.databases import open_source, store_url
 from flows.runtime.quiet_tensorflow import import_tensorflow
 from flows.runtime.settings import Settings
 from rnn_core.contracts.errors import ForecastError
+from rnn_core.series.finished_stays import FinishedStays
 from sql.intake.landing import read_watermark
 from sql.intake.reading import check_source, refused_tables
 from sql.published import registry, runs
+from sql.published.canonical import count_finished
 from sql.store import health, rebuild_views
 from sql.store.engine import check_reachable, open_engine
 from sql.store.migrate import current_revision, newest_revision
@@ -53,7 +56,12 @@ def examine(settings: Settings) -> list[Finding]:
     if findings[-1].state == "ok":
         findings += [_grants(store), _indices(store)]
         for source in sorted({*runs.known_sources(store), *settings.sources}):
-            findings += [_source(source, settings), _watermark(store, source), *_models(store, source, settings)]
+            findings += [
+                _source(source, settings),
+                _watermark(store, source),
+                *_stays(store, source),
+                *_models(store, source, settings),
+            ]
     return [*findings, _training_device(), _prefect(), _alerts()]
 
 
@@ -140,6 +148,13 @@ def _hours_since(time: datetime) -> float:
     return (datetime.now(UTC) - time).total_seconds() / 3600
 
 
+def _stays(store: Engine, source: str) -> Iterator[Finding]:
+    """What the finished stays themselves show of the mapping."""
+    for column, doubt in FinishedStays(**count_finished(store, source)).doubts().items():
+        # No death may be true of a small unit; training cannot work with one patient id or one begin.
+        yield Finding(f"{column} {source}", "note" if column == "outcome" else "fault", doubt)
+
+
 def _models(store: Engine, source: str, settings: Settings) -> Iterator[Finding]:
     """The stay forecaster, and the unit forecaster if the source is large enough for one."""
     from rnn_core.forecasters.artifact import check_artifact
@@ -151,8 +166,12 @@ def _models(store: Engine, source: str, settings: Settings) -> Iterator[Finding]
                 yield Finding(what, "note", f"no model serves yet; run `icu-forecast train {source}`.")
             continue
         try:
-            check_artifact(settings.artifact_folder / serving["artifact"])
-            yield Finding(what, "ok", f"{serving['model_id']}, {serving['stage']}, checksums match")
+            meta = check_artifact(settings.artifact_folder / serving["artifact"])
+            found = f"{serving['model_id']}, {serving['stage']}, checksums match"
+            if meta.get("forecasts_death", True):
+                yield Finding(what, "ok", found)
+            else:
+                yield Finding(what, "note", f"{found}; risk of death {NO_RISK}")
         except ForecastError as error:
             yield Finding(what, "fault", str(error))
 

@@ -52,6 +52,8 @@ def _why_unexplained(as_of: datetime | None, last: Mapping[str, Any] | None) -> 
         when = f" for {as_of:%Y-%m-%dT%H:%MZ}; see its hours in forecast.risk_history" if as_of else " yet"
         return f"No forecast of this stay is published{when}."
     at = f"{last['prediction_time'].astimezone(UTC):%Y-%m-%dT%H:%MZ}"
+    if last["status_reason"] == "outcome_not_learned":
+        return f"The stay has no risk of death at {at}: the stays its model learned from all ended alike."
     if last["status_reason"]:
         return f"The stay was not scored at {at} ({last['status_reason']}), so there is nothing to explain."
     none = f"No drivers of this stay are published for {at}"

@@ -16,8 +16,9 @@ from flows.pages.page import Plot, Section, Table, render_page, write_text
 from flows.runtime.databases import open_source, store_url
 from flows.runtime.settings import load_settings
 from flows.runtime.terminal import print_rows
+from rnn_core.series.finished_stays import FinishedStays
 from sql.intake.adapter import Adapter
-from sql.intake.label_audit import audit_stays
+from sql.intake.label_audit import audit_stays, newest_stays
 from sql.intake.reading import check_source, sequential_scans
 from sql.store.engine import open_engine
 
@@ -133,6 +134,7 @@ def check(source: str, as_of: datetime) -> SourceReport:
     found = profile(adapter, engine, as_of)
     concepts, units, audit = coverage(found), by_unit(found), _audit(found.stays)
     faults = [*_unit_faults(units), *_midnight_faults(found), *_unknown(found)]
+    faults += FinishedStays.of(newest_stays(found.stays)).doubts().values()
     faults += [f"{row['stays']} stays: {row['fault']}" for row in audit if row["stays"]]
     faults += _whole_reads(adapter, engine, as_of)
     unmapped = [{"variable": name, "rows": n} for name, n in sorted(found.unused.items(), key=lambda item: -item[1])]

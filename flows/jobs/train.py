@@ -23,6 +23,7 @@ from flows.runtime.steps import Recorded, alone, recorded, step
 from rnn_core.contracts.config import Kind, ModelConfig, Sampling, UnitConfig
 from rnn_core.contracts.errors import ArtifactError, ContractError, DataTooSmallError
 from rnn_core.contracts.known import Known
+from rnn_core.series.finished_stays import FinishedStays
 from sql.published import canonical, registry, runs
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 # The newest stays, by admission, evaluate a model and have no part in fitting it.
 HOLD_OUT_SHARE = 0.15
+
+
+# What people read about a model without a risk of death.
+NO_RISK = "not forecast: the stays learned from all ended alike. Is `outcome` in stays.sql mapped?"
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ def train(
         then, now, sampling = read_training_set(store, source, as_of)
         incumbent = registry.serving_model(store, source, "stay")
         serving = load_serving(incumbent)
-        start = serving if warm and serving and _same_shape(serving, config) else None
+        start = serving if warm and serving and serving.forecasts_death and _same_shape(serving, config) else None
         fitted, report, warmed = fit(source, then, now, config, sampling, start)
         verdict = give_verdict(incumbent, serving, fitted, report, then, now)
         warm_from = incumbent["model_id"] if warmed and incumbent else None
@@ -133,6 +138,8 @@ def read_training_set(store: Engine, source: str, as_of: datetime) -> tuple[Know
         len(then.stays),
         cutoff,
     )
+    for doubt in FinishedStays.of(now.stays).doubts().values():
+        log.warning("%s", doubt)
     return then, now, adapter.sampling
 
 
@@ -216,10 +223,14 @@ def give_verdict(
     then: Known,
     now: Known,
 ) -> "Verdict":
-    """Against the serving model on stays that began after both cut-offs; against the trivial baseline without one."""
-    from rnn_core.evaluation.gate import judge_first
+    """Against the serving model on stays that began after both cut-offs; against the trivial baseline without one, or if
+    that forecasts no death."""
+    from rnn_core.evaluation.gate import Verdict, judge_first
 
-    if incumbent is None or serving is None:
+    first = incumbent is None or serving is None or not serving.forecasts_death
+    if first and not forecaster.forecasts_death:
+        return Verdict("provisional", "It forecasts the length of stay alone: no deaths to judge by.")
+    if first:
         return judge_first(report.metrics, report.n_deaths["judged"])
     verdict = judge_beside(incumbent, serving, forecaster, then, now)
     if verdict.stage == "champion" and incumbent["stage"] == "provisional":
@@ -231,9 +242,13 @@ def judge_beside(
     incumbent: dict, serving: "StayForecaster", forecaster: "StayForecaster", then: Known, now: Known
 ) -> "Verdict":
     """The gate on the newest stays that neither model has learned from; `then` is what the new one learned from."""
-    from rnn_core.evaluation.gate import judge_challenger
+    from rnn_core.evaluation.gate import Verdict, judge_challenger
     from rnn_core.evaluation.holdout import compare_forecasters, count_deaths, unseen
 
+    if not forecaster.forecasts_death:
+        return Verdict("candidate", "It learned from stays that all ended alike, and the serving model did not.")
+    if not serving.forecasts_death:
+        return Verdict("provisional", "It forecasts a risk of death, and the serving model does not.")
     _, newer = unseen(now, then)
     newer &= now.stays["intime"].to_numpy("datetime64[us]") >= clock.to_numpy(incumbent["data_cutoff"])
     hold_out = now.take(newer)
@@ -325,6 +340,8 @@ def _summary(stay: Candidate, unit: UnitCandidate | None) -> dict[str, Any]:
 
     report = stay.report
     shown: dict[str, Any] = {"model": stay.model_id, "stage": stay.verdict.stage, "reason": stay.verdict.reason}
+    if not stay.forecaster.forecasts_death:
+        shown["risk of death"] = NO_RISK
     shown |= {f"{part} stays": f"{n} ({report.n_deaths[part]} died)" for part, n in report.n_stays.items()}
     for metric in main_metrics():
         estimate, trivial = report.metrics[metric.name], report.metrics[f"baseline_{metric.name}"]

@@ -73,7 +73,10 @@ def _load(store: Engine, model_id: str) -> tuple[dict[str, Any], "StayForecaster
     import_tensorflow()
     from rnn_core.forecasters.stay import load_stay_forecaster
 
-    return row, load_stay_forecaster(load_settings().artifact_folder / row["artifact"])
+    forecaster = load_stay_forecaster(load_settings().artifact_folder / row["artifact"])
+    if not forecaster.forecasts_death:
+        raise ForecastError(f"{model_id} forecasts no risk of death: the stays it learned from all ended alike.")
+    return row, forecaster
 
 
 def _require_stays(known: Known, source: str) -> Known:

@@ -71,7 +71,7 @@ def _overall(pairs: pd.DataFrame, scores: pd.DataFrame) -> Section:
         ],
     )
     plots = []
-    for model_id, part in pairs.dropna(subset=["died"]).groupby("model_id"):
+    for model_id, part in pairs.dropna(subset=["died", "mortality_risk"]).groupby("model_id"):
         died = part["died"].to_numpy(float)
         if died.sum() >= _LEAST_DEATHS:
             plot = calibration_plot(died, {str(model_id): part["mortality_risk"].to_numpy(float)})

@@ -1,6 +1,6 @@
 """Judges a stay forecaster on stays it never saw, beside the trivial baseline, and compares two of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -165,7 +165,8 @@ def score_stays(forecaster: StayForecaster, judged: Known) -> Scored:
     material = make_material(judged, grid, forecaster.scaler, forecaster.config, forecaster.sampling)
     row = material.judged_rows
     forecast = forecaster.forecast(material.windows, row)
-    return Scored(forecast, _outcomes(material, row), material.stay_of_row[row], material.hour_of_row(row))
+    outcomes = replace(_outcomes(material, row), ends_alike=not forecaster.forecasts_death)
+    return Scored(forecast, outcomes, material.stay_of_row[row], material.hour_of_row(row))
 
 
 def _outcomes(material: Material, row: np.ndarray) -> Outcomes:

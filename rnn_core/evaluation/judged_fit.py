@@ -1,16 +1,19 @@
 """Fits a stay forecaster on what was known at its cut-off and evaluates it on stays that had no part in the fit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rnn_core.contracts.config import ModelConfig, Sampling
+from rnn_core.contracts.errors import DataTooSmallError
 from rnn_core.contracts.frames import EpochRecord
 from rnn_core.contracts.known import Known
 from rnn_core.evaluation.holdout import count_deaths, describe, score_groups, score_holdout, score_stays, unseen
 from rnn_core.forecasters.fit_stay import fit_forecaster
 from rnn_core.forecasters.stay import StayForecaster
+from rnn_core.series.finished_stays import FinishedStays
 from rnn_core.series.splits import split_stays
 from rnn_core.statistics.bootstrap import Estimate, estimates_to_json
 
@@ -61,9 +64,18 @@ def fit_stay_forecaster(
     if `warm_from` has another shape.
     """
     learned = split_stays(then.stays, then.as_of).learned & then.sound
-    forecaster, fitted = fit_forecaster(
-        then, learned, config, sampling=sampling, checkpoint_dir=checkpoint_dir, warm_from=warm_from, progress=progress
-    )
+    with _cause_named(now):
+        if not learned.any():
+            raise DataTooSmallError(f"No stay known at {then.as_of} can be learned from. Load more finished stays.")
+        forecaster, fitted = fit_forecaster(
+            then,
+            learned,
+            config,
+            sampling=sampling,
+            checkpoint_dir=checkpoint_dir,
+            warm_from=warm_from,
+            progress=progress,
+        )
     judged, newer = unseen(now, then)
     parts = {"learned": then.take(learned), "judged": now.take(judged), "newer": now.take(newer)}
     scored = score_stays(forecaster, parts["judged"])
@@ -77,3 +89,14 @@ def fit_stay_forecaster(
         score_groups(scored, parts["judged"].stays),
     )
     return forecaster, report
+
+
+@contextmanager
+def _cause_named(now: Known) -> Iterator[None]:
+    """Too few stays to learn from are often many stays of one patient id, or with one begin: then the error says that."""
+    try:
+        yield
+    except DataTooSmallError as error:
+        doubts = FinishedStays.of(now.stays).doubts()
+        causes = [doubts[column] for column in ("patient_id", "intime") if column in doubts]
+        raise DataTooSmallError(" ".join(causes)) if causes else error from None

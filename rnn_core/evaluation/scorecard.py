@@ -75,6 +75,7 @@ def _outcomes(part: pd.DataFrame) -> Outcomes:
         followed_hours=followed,
         precision_hours=part["end_precision_hours"].fillna(0).to_numpy(np.float64),
         groups=part["patient_id"].to_numpy(),
+        ends_alike=part["mortality_risk"].isna().to_numpy(),
     )
 
 

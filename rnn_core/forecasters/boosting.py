@@ -80,13 +80,18 @@ def fit_boosting(
 ) -> tuple[Boosting, np.ndarray]:
     """Trees fitted on `train` and cut to the number that is best on `valid`; their mean loss on both, in nats, [2].
 
-    Raises DataTooSmallError without examples of both outcomes in `train`, or without any in `valid`.
+    With one outcome alone in `train` there is nothing to split by: no tree, and the share with half an example of each
+    outcome added. Raises DataTooSmallError without examples in `train` or in `valid`.
     """
-    if len(np.unique(train.y)) < 2 or not len(valid.y):
+    if not len(train.y) or not len(valid.y):
         raise DataTooSmallError(
-            f"Trees learn from stays with both outcomes and stop by others; found {int(train.y.sum())} and "
-            f"{int((~train.y).sum())}, and {len(valid.y)} to stop by. Load more finished stays."
+            f"Trees learn from some stays and stop by others; found {len(train.y)} examples to learn from and "
+            f"{len(valid.y)} to stop by. Load more finished stays."
         )
+    if len(np.unique(train.y)) < 2:
+        constant = _constant(train.y)
+        at = np.full(len(train.y), constant.baseline), np.full(len(valid.y), constant.baseline)
+        return constant, np.array([_log_loss(part, found) for part, found in zip((train, valid), at, strict=True)])
     # Concepts that a source never charts are constant, and looking through them would take as long as through the others.
     varied = np.flatnonzero(np.ptp(train.x, axis=0) > 0)
     train, valid = (Examples(part.x[:, varied], part.y) for part in (train, valid))
@@ -113,6 +118,18 @@ def fit_boosting(
     return Boosting(
         np.float64(model._baseline_prediction.item()), varied[feature].astype(np.int32), threshold, kept, value
     ), losses[:, best - 1]
+
+
+def _constant(y: np.ndarray) -> Boosting:
+    share = (y.sum() + 0.5) / (len(y) + 1)
+    splits = np.empty((0, LEAVES - 1))
+    return Boosting(
+        np.float64(np.log(share / (1 - share))),
+        splits.astype(np.int32),
+        splits,
+        splits.astype(np.uint8),
+        np.empty((0, LEAVES)),
+    )
 
 
 def _log_loss(valid: Examples, log_odds: np.ndarray) -> float:

@@ -55,8 +55,13 @@ def fit_forecaster(
 
 
 def make_forecaster(material: Material, fitted: OutOfFold, scaler: Scaler, sampling: Sampling) -> StayForecaster:
-    """The fitted model ready to serve: calibrated, and with risk bands, from its out-of-fold forecasts."""
+    """The fitted model ready to serve: calibrated, and with risk bands, from its out-of-fold forecasts.
+
+    If these are all of stays that ended alike, it serves without a risk of death and without bands.
+    """
     row, forecast = fitted.row, fitted.forecast
+    died = material.labels.death[row]
+    forecasts_death = bool((died == 0).any() and (died == 1).any())
     elapsed = material.windows.prediction_hour[row]
     calibration = _fit_calibration(material, row, forecast, elapsed)
     calibrated = calibration.apply(forecast, elapsed).mortality_risk()
@@ -64,7 +69,10 @@ def make_forecaster(material: Material, fitted: OutOfFold, scaler: Scaler, sampl
     thresholds = _fit_thresholds(material, row, calibrated, fitted.config.train.alert_budget)
     calibration = replace(calibration, mortality=calibration.mortality.stretched(*stretch))
     ends_at = one_end(material.known.stays)
-    return StayForecaster(fitted.forecaster, scaler, fitted.config, calibration, ends_at, sampling, thresholds)
+    bands = thresholds if forecasts_death else ()
+    return StayForecaster(
+        fitted.forecaster, scaler, fitted.config, calibration, ends_at, sampling, bands, forecasts_death
+    )
 
 
 def _fit_calibration(material: Material, row: np.ndarray, forecast: Distribution, elapsed: np.ndarray) -> Calibration:

@@ -21,13 +21,17 @@ from rnn_core.series.windows import last_predictions, make_windows
 from rnn_core.statistics.calibration import Calibration
 from rnn_core.statistics.distribution import FORECAST_COLUMNS, Distribution, risk_band
 
+# Why a scored stay has no risk of death: the model never saw one of the two outcomes.
+OUTCOME_NOT_LEARNED = "outcome_not_learned"
+
 
 @dataclass(frozen=True)
 class StayForecaster:
     """A fitted model with all that is needed to use it.
 
     ends_at: where the stays it learned from end. sampling: how they entered the sample; beyond its `data_hours` the
-    model has seen nothing and abstains. risk_thresholds: where the risk bands begin.
+    model has seen nothing and abstains. risk_thresholds: where the risk bands begin. forecasts_death: False if it learned
+    from stays that all ended alike; it then forecasts when a stay ends, and not how.
     """
 
     model: Forecaster
@@ -37,6 +41,7 @@ class StayForecaster:
     ends_at: str
     sampling: Sampling = field(default_factory=Sampling)
     risk_thresholds: tuple[float, ...] = RISK_THRESHOLDS
+    forecasts_death: bool = True
 
     def reads(self, known: Known) -> Known:
         """The same stays with the observations that the model reads."""
@@ -44,7 +49,8 @@ class StayForecaster:
 
     def forecast(self, windows: Windows, rows: np.ndarray) -> Distribution:
         """Calibrated forecasts at the ends of `rows` of windows, whether they are fit to be published or not, [n]."""
-        return self.calibration.apply(self.model.forecast(windows, rows), windows.prediction_hour[rows])
+        forecast = self.calibration.apply(self.model.forecast(windows, rows), windows.prediction_hour[rows])
+        return forecast if self.forecasts_death else forecast.of_any_end()
 
 
 def forecast_stays(forecaster: StayForecaster, known: Known) -> pd.DataFrame:
@@ -65,8 +71,12 @@ def forecast_stays(forecaster: StayForecaster, known: Known) -> pd.DataFrame:
     numbers = forecast.take(ready).numbers(known.elapsed_hours[scored])
     for column in FORECAST_COLUMNS:
         frame.loc[scored, column] = numbers[column].to_numpy()
-    frame.loc[scored, "risk_band"] = risk_band(numbers["mortality_risk"].to_numpy(), forecaster.risk_thresholds)
     frame["status"] = np.where(frame["status_reason"].isna(), "scored", "abstained")
+    if forecaster.forecasts_death:
+        frame.loc[scored, "risk_band"] = risk_band(numbers["mortality_risk"].to_numpy(), forecaster.risk_thresholds)
+    else:
+        frame.loc[scored, "mortality_risk"] = np.nan
+        frame.loc[scored, "status_reason"] = OUTCOME_NOT_LEARNED
     return frame
 
 
@@ -104,6 +114,7 @@ def save_stay_forecaster(root: Path, model_id: str, forecaster: StayForecaster, 
         "calibration": forecaster.calibration.to_json(),
         "sampling": forecaster.sampling.to_json(),
         "risk_thresholds": list(forecaster.risk_thresholds),
+        "forecasts_death": forecaster.forecasts_death,
     }
     return save_artifact(root, model_id, forecaster.model.save, forecaster.config, forecaster.scaler.to_json(), meta)
 
@@ -122,6 +133,7 @@ def load_stay_forecaster(path: Path) -> StayForecaster:
         meta["ends_at"],
         Sampling.from_json(meta["sampling"]),
         tuple(meta.get("risk_thresholds", RISK_THRESHOLDS)),
+        meta.get("forecasts_death", True),
     )
 
 

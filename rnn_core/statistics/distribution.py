@@ -178,6 +178,12 @@ class Distribution:
         shape /= shape.sum(axis=1, keepdims=True)
         return self._trusted(shape * np.stack([1 - risk, risk], axis=1)[:, None, :], self.edges)
 
+    def of_any_end(self) -> Self:
+        """The same times with every end counted as one alive: for a model that cannot tell the two apart."""
+        masses = np.zeros_like(self.masses)
+        masses[:, :, ALIVE] = self.masses.sum(axis=2)
+        return self._trusted(masses, self.edges)
+
     def times_by_cause(self) -> np.ndarray:
         """Probability that a stay has ended by the end of each bin, given its cause, float64 [rows, bins, 2]; 0
         throughout where the cause has no mass."""

@@ -19,6 +19,8 @@ class Outcomes:
     followed_hours: hours after the prediction for which an open stay is known to have gone on, NaN elsewhere, [rows].
     precision_hours: width of the interval in which an end lies, 0 where the time is exact, [rows].
     groups: patient ids, [rows]; a forecast is its own patient where they are not given.
+    ends_alike: forecasts without a risk of death, bool [rows] or one: they are not scored by deaths, and each end counts as
+        a discharge.
     """
 
     elapsed_hours: np.ndarray
@@ -27,6 +29,7 @@ class Outcomes:
     followed_hours: np.ndarray | None = None
     precision_hours: np.ndarray | None = None
     groups: np.ndarray | None = None
+    ends_alike: np.ndarray | bool = False
 
     @property
     def stayed_hours(self) -> np.ndarray:
@@ -51,7 +54,7 @@ class Outcomes:
         known: if only the living were left out, the rest would hold too few discharges.
         """
         within = self._ended_within(hours)
-        return np.where(within == 1, 1 - self.death, within)
+        return np.where((within == 1) & ~np.asarray(self.ends_alike), 1 - self.death, within)
 
     def _ended_within(self, hours: ArrayLike) -> np.ndarray:
         """1 if the end came within these hours (one number, or one per row), 0 if later, NaN if not known, [rows]."""
@@ -65,7 +68,7 @@ class Outcomes:
         """What became of each stay under the names by which metrics ask for it, [rows] each."""
         exact = np.zeros(len(self.death))
         return {
-            "death": self.death,
+            "death": np.where(self.ends_alike, np.nan, self.death),
             "remaining_hours": self.remaining_hours,
             "precision_hours": exact if self.precision_hours is None else self.precision_hours,
             "stayed_hours": self.stayed_hours,

@@ -24,7 +24,7 @@ def audit_stays(engine: Engine, stays: pa.Table) -> list[dict[str, str | int]]:
     stays: what an adapter's stays.sql returns. engine: our database, used only to compute; the table is temporary and
     dropped with the transaction.
     """
-    newest = _newest(stays)
+    newest = newest_stays(stays)
     with engine.begin() as connection:
         connection.exec_driver_sql(_AUDITED)
         copy_arrow(connection, "pg_temp.audited", _typed(newest))
@@ -35,7 +35,7 @@ def audit_stays(engine: Engine, stays: pa.Table) -> list[dict[str, str | int]]:
     return [*({**row, "note": ""} for row in found), {"fault": "(all stays)", "stays": 0, "note": note}]
 
 
-def _newest(stays: pa.Table) -> pd.DataFrame:
+def newest_stays(stays: pa.Table) -> pd.DataFrame:
     """The newest version of each stay; a time that cannot be read is missing."""
     frame = stays.select(["available_at", *_TEXTS, *_TIMES]).to_pandas()
     frame = frame.sort_values("available_at", kind="stable").drop_duplicates("stay_id", keep="last")

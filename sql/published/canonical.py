@@ -149,6 +149,21 @@ def read_unit_lengths(engine: Engine, source: str, as_of: datetime) -> dict[str,
     return {unit: np.array(lengths, np.int64) / _MICROSECONDS_A_DAY for unit, lengths in rows}
 
 
+_FINISHED = """
+select count(*) as stays, count(outcome) as outcomes, count(*) filter (where outcome = 'died') as died,
+    count(distinct patient_id) as patients, count(distinct date_trunc('minute', intime)) as begins
+from icu.stay
+where source = :source and (outtime is not null or outcome is not null)
+"""
+
+
+def count_finished(engine: Engine, source: str) -> dict[str, int]:
+    """Of the stays whose end or outcome is known now: `stays`, those with `outcomes`, those that `died`, distinct `patients`,
+    distinct `begins` (to the minute)."""
+    with engine.connect() as connection:
+        return dict(connection.execute(text(_FINISHED), {"source": source}).mappings().one())
+
+
 _TOLD_UNTIL = "select least(:as_of, max(as_of)) from icu.batch where source = :source and ingested_at is not null"
 _SCORED = """
 select f.*

@@ -303,8 +303,9 @@ stay_forecast = Table(
     _count("n_observations"),
     Column("hours_since_last_observation", Double),
     CheckConstraint("status in ('scored', 'abstained')", name="status"),
-    CheckConstraint("(status = 'scored') = (mortality_risk is not null)", name="abstains_without_numbers"),
-    CheckConstraint("(status = 'abstained') = (status_reason is not null)", name="abstains_with_a_reason"),
+    CheckConstraint("status = 'scored' or mortality_risk is null", name="abstains_without_numbers"),
+    # A scored stay without a risk of death has a reason too.
+    CheckConstraint("(status_reason is null) = (mortality_risk is not null)", name="abstains_with_a_reason"),
     Index(None, "run_id"),
     Index(None, "source", "stay_id", "prediction_time"),
     schema="forecast",

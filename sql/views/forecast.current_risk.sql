@@ -1,7 +1,7 @@
 -- Patients at risk now: the newest published forecasts of those still in the unit.
 -- Grain: one row per (source, stay_id); per source the newest slot (greatest as_of, then greatest run_id) among the
 --   published runs of kind `forecast` and role `champion` of a stay forecaster. A newer run that failed changes nothing.
--- Purpose: the list for bed managers and analysts: highest risk first, abstentions last.
+-- Purpose: the list for bed managers and analysts: highest risk first, stays without a risk last.
 --   A stay whose end became known after the run is left out; one re-opened by a correction is included again.
 --   risk_change is the change since the previous run, null if the stay had no risk then; provisional: the model had too few
 --   outcomes for a verdict when it published.

@@ -120,6 +120,9 @@ AFTER_A_CHANGE = {
 KNOWN_LATER = (AS_OF + timedelta(seconds=1)).isoformat()
 
 
+WITHOUT_RISK = {"mortality_risk": None, "risk_band": None, "status_reason": "outcome_not_learned"}
+
+
 def forecast(stay_id: str, *, scored: bool = True, **values) -> dict:
     """A clean row of a run, but for `values`."""
     return b.forecasts({stay_id: 0.3 if scored else None}).iloc[0].to_dict() | values
@@ -222,10 +225,20 @@ DIRTY: dict[str, dict[str, list[dict]]] = {
             forecast("14", scored=False, risk_band="low"),
             *(forecast(column, scored=False, **{column: number}) for column, number in NUMBERS.items()),
         ],
+        "a_missing_risk_of_death_carries_a_reason": [
+            forecast("15", mortality_risk=None, risk_band=None),
+            forecast("16", status_reason="outcome_not_learned"),
+            forecast("17", **WITHOUT_RISK | {"risk_band": "low"}),
+        ],
         "one_row_per_stay": [forecast("twice")],
     },
 }
-CLEAN["forecast"] = [forecast("twice"), forecast("clean"), forecast("abstained", scored=False)]
+CLEAN["forecast"] = [
+    forecast("twice"),
+    forecast("clean"),
+    forecast("abstained", scored=False),
+    forecast("without a risk", **WITHOUT_RISK),
+]
 
 # What a correction makes of its rows; all other columns stay as they came.
 CORRECTED = {

@@ -8,11 +8,12 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from builders_sql import migrated, rows
+from builders_sql import NOW, SOURCE, add_model, forecasts, migrated, rows
 from sqlalchemy import text
 
 from rnn_core.contracts.errors import ForecastError
 from rnn_core.statistics.metric import METRICS
+from sql.published import results, runs
 from sql.store import migrate, rebuild_views
 from sql.store.engine import open_engine
 from sql.store.schema import SCHEMAS, metadata
@@ -131,6 +132,23 @@ def test_scores_and_metrics_stored_under_earlier_names_are_read_under_todays(mak
         rebuild_views.drop(connection)
         command.downgrade(migrate._config(connection), "0009")
     assert rows(engine, "select metrics from forecast.model where model_id = 'old'") == [{"metrics": stored}]
+    engine.dispose()
+
+
+def test_the_version_before_holds_a_forecast_without_a_risk_of_death_as_an_abstention(make_database):
+    engine = open_engine(make_database())
+    migrate.upgrade(engine)
+    add_model(engine, "m1")
+    run_id = runs.start_run(engine, SOURCE, "forecast", NOW, model_id="m1")
+    nothing = {"mortality_risk": None, "risk_band": None, "status_reason": "outcome_not_learned"}
+    stays = forecasts({"s1": 0.5, "s2": 0.5}).assign(**nothing)
+    slot = {"model_id": "m1", "source": SOURCE, "prediction_time": NOW}
+    results.publish(engine, results.Publication(run_id=run_id, stays=stays, **slot))
+    with engine.begin() as connection:
+        rebuild_views.drop(connection)
+        command.downgrade(migrate._config(connection), "0011")
+    found = rows(engine, "select status, remaining_los_p50_hours, discharge_24h_prob from forecast.stay_forecast")
+    assert found == [{"status": "abstained", "remaining_los_p50_hours": None, "discharge_24h_prob": None}] * 2
     engine.dispose()
 
 

@@ -651,6 +651,21 @@ def test_bands_above_high_count_as_high(engine, champion):
     assert census(engine)["MICU"]["n_high_risk"] == 1
 
 
+def test_a_census_by_a_model_without_a_risk_of_death_expects_discharges_and_no_number_of_deaths(engine, champion):
+    add_unit(engine, "CVICU", beds=1)
+    b.add_stay(engine, "s1")
+    run_id = runs.start_run(engine, b.SOURCE, "forecast", NOW)
+    nothing = {"mortality_risk": None, "risk_band": None, "status_reason": "outcome_not_learned"}
+    slot = {"model_id": champion, "source": b.SOURCE, "prediction_time": NOW}
+    results.publish(
+        engine, results.Publication(run_id=run_id, stays=b.forecasts({"s1": 0.9}).assign(**nothing), **slot)
+    )
+    row = census(engine)["MICU"]
+    assert (row["expected_deaths"], row["n_high_risk"], row["n_abstained"]) == (None, None, 0)
+    assert row["expected_discharges_24h"] == 0.25
+    assert census(engine)["CVICU"]["expected_deaths"] == 0
+
+
 # -------------------------------------------------------------------------------- forecast.forecast_outcome
 
 

@@ -72,9 +72,20 @@ def test_trees_are_cut_where_others_are_forecast_best(examples):
     assert learned_longer < learned < held_out and held_out_longer == learned_longer
 
 
-def test_one_outcome_is_too_little_to_learn_from(examples):
-    with pytest.raises(DataTooSmallError, match="both outcomes"):
-        fit_boosting(Examples(examples.x, np.zeros(4000, bool)), examples, trees=5, learning_rate=0.1, seed=0)
+@pytest.mark.parametrize("outcome", [False, True])
+def test_one_outcome_alone_is_forecast_as_its_share_by_no_tree(examples, outcome):
+    alone = Examples(examples.x, np.full(4000, outcome))
+    fitted, losses = fit_boosting(alone, alone, trees=5, learning_rate=0.1, seed=0)
+    odds = fitted.log_odds(examples.x[:7, :-1].astype(np.float32), np.arange(5))
+    assert len(fitted.value) == 0 and odds == pytest.approx(np.log(4000.5 / 0.5) * (1 if outcome else -1))
+    assert losses == pytest.approx(np.full(2, np.log1p(0.5 / 4000.5)))
+
+
+def test_nothing_to_learn_from_or_to_stop_by_is_too_little(examples):
+    nothing = Examples(examples.x[:0], examples.y[:0])
+    for train, valid in ((nothing, examples), (examples, nothing)):
+        with pytest.raises(DataTooSmallError, match="finished stays"):
+            fit_boosting(train, valid, trees=5, learning_rate=0.1, seed=0)
 
 
 # ---- a world whose hazards are known
