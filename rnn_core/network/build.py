@@ -1,6 +1,6 @@
 """Builds the network that a NetworkConfig describes: causal, for any sequence length, to train and to serve."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,16 +115,17 @@ def _build_series_network(config: NetworkConfig, dtype: Any) -> keras.Model:
 def _build_stay_network(config: NetworkConfig, dtype: Any) -> keras.Model:
     x = keras.Input((None, config.n_channels), name="x")
     inputs = [x]
-    seen = keras.layers.Dropout(config.input_dropout, dtype=dtype)(x) if config.input_dropout else x
+    seen = _dropout(config.input_dropout, dtype, "input_dropout")(x)
     hour = keras.layers.Dense(config.units[0], dtype=dtype, name="embed_hour")(seen)
     if config.n_static:
         static = keras.Input((config.n_static,), name="static")
         inputs.append(static)
         # The same as appending the features to the channels of every hour, without the copies.
         projected = keras.layers.Dense(config.units[0], use_bias=False, dtype=dtype, name="embed_static")(static)
-        hour = keras.layers.Add(dtype=dtype)([hour, keras.layers.Reshape((1, config.units[0]), dtype=dtype)(projected)])
-    hour = keras.layers.Activation("tanh", dtype=dtype)(hour)
-    passed = keras.layers.Dropout(config.embed_dropout, dtype=dtype)(hour) if config.embed_dropout else hour
+        projected = keras.layers.Reshape((1, config.units[0]), dtype=dtype, name="static_hour")(projected)
+        hour = keras.layers.Add(dtype=dtype, name="hour_and_static")([hour, projected])
+    hour = keras.layers.Activation("tanh", dtype=dtype, name="hour")(hour)
+    passed = _dropout(config.embed_dropout, dtype, "hour_dropout")(hour)
     hidden = _recurrent_layers(passed, config, dtype, every_step=True)
     # The head also sees the hour itself: a new measurement need not pass through the state.
     parts = [hidden, hour]
@@ -146,6 +147,9 @@ def _recurrent_layers(sequence: Any, config: NetworkConfig, dtype: Any, *, every
         last = i == len(config.units) - 1
         options = {"return_sequences": every_step or not last, "l1": config.l1, "dtype": dtype}
         sequence = build_recurrent(config.cell, units, name=f"recurrent_{i}", **options)(sequence)
-        if config.dropout:
-            sequence = keras.layers.Dropout(config.dropout, dtype=dtype)(sequence)
+        sequence = _dropout(config.dropout, dtype, f"recurrent_dropout_{i}")(sequence)
     return sequence
+
+
+def _dropout(rate: float, dtype: Any, name: str) -> Callable[[Any], Any]:
+    return keras.layers.Dropout(rate, dtype=dtype, name=name) if rate else lambda passed: passed

@@ -3,10 +3,11 @@
 An ensemble forecasts the mean of its members' masses.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from typing import Any
 
 import keras
@@ -36,7 +37,7 @@ def score_rows(model: keras.Model, windows: Windows, window: np.ndarray, row: np
         raise ContractError(f"A row is scored in a window that covers it; {outside} of {len(row)} are not covered.")
     cut = replace(windows, stay=windows.stay[window], start=windows.start[window], stop=row + 1, score_from=row)
     out = np.empty((len(row), *_mass_shape(model)), dtype=np.float32)
-    for batch, p in _score_batches(_compile_last(model), cut):
+    for batch, p in _score_batches(_bind(model, last=True), cut):
         out[batch] = p
     return out
 
@@ -57,7 +58,7 @@ def score_windows(
         score_from=windows.score_from[window],
     )
     rows, scores = [np.empty(0, np.int64)], [np.empty((0, *_mass_shape(model)), np.float32)]
-    for batch, p in _score_batches(_compile_every(model), part):
+    for batch, p in _score_batches(_bind(model, last=False), part):
         at, _, scored = batch_rows(part, batch, p.shape[1])
         rows.append(at[scored])
         scores.append(p[scored])
@@ -88,50 +89,77 @@ def _score_batches(compiled: Callable[..., Any], windows: Windows) -> Iterator[t
         yield from threads.map(run, batches)
 
 
-def _signature(model: keras.Model) -> list[tf.TensorSpec]:
-    """One graph serves every number of windows and every length.
+@dataclass(frozen=True)
+class _Architecture:
+    """A network whose weights are arguments; equal to every other one that differs in its weights alone."""
 
-    XLA on a CPU takes a tenth to a third off a batch, but seconds to compile each shape: more than it saves before
-    some ten thousand windows of one shape have been scored, and every hourly run is a new process.
+    config: str
+    network: keras.Model = field(compare=False)
+
+    @property
+    def signature(self) -> list[tf.TensorSpec]:
+        return [tf.TensorSpec(weight.shape, weight.dtype) for weight in self.network.weights]
+
+
+@lru_cache(maxsize=32)
+def _architecture(network: keras.Model) -> _Architecture:
+    # An ensemble numbers its members in their names.
+    return _Architecture(json.dumps(network.get_config() | {"name": ""}, default=str), network)
+
+
+def _bind(model: keras.Model, *, last: bool) -> Callable[..., Any]:
+    """The graph of the model's architecture with the weights that the model has now."""
+    members = members_of(model)
+    graph = _compile(tuple(_architecture(member) for member in members), last)
+    return partial(graph, [[tf.convert_to_tensor(weight) for weight in member.weights] for member in members])
+
+
+@lru_cache(maxsize=8)
+def _compile(members: tuple[_Architecture, ...], last: bool) -> Callable[..., Any]:
+    """Mean masses of the members, given their weights: at the hour `row` of each window, or at every hour.
+
+    Making the graph takes about a second, so models of one architecture share it, and so do the members within it. One
+    graph serves every number of windows and every length. XLA on a CPU takes a tenth to a third off a batch, but seconds
+    to compile each shape: more than it saves before some ten thousand windows of one shape have been scored, and every
+    hourly run is a new process.
     """
-    return [
-        tf.TensorSpec((None, None, model.inputs[0].shape[-1]), tf.float32),
-        tf.TensorSpec((None, model.inputs[1].shape[-1] if len(model.inputs) > 1 else None), tf.float32),
+    inputs = members[0].network.inputs
+    # The same for all members: computed once.
+    fixed = split_at_head(members[0].network).fixed
+    forecasts = {member: _compile_member(member, last) for member in members}
+    signature = [
+        [member.signature for member in members],
+        tf.TensorSpec((None, None, inputs[0].shape[-1]), tf.float32),
+        tf.TensorSpec((None, inputs[1].shape[-1] if len(inputs) > 1 else None), tf.float32),
         tf.TensorSpec((None,), tf.int32),
     ]
 
+    @tf.function(input_signature=signature, autograph=False)
+    def mean(weights: Any, x: Any, static: Any, row: Any) -> Any:
+        read = [x, static][: len(inputs)]
+        shared = _outputs(fixed, read, row if last else None)
+        each = [forecasts[m](w, read, row, shared) for m, w in zip(members, weights, strict=True)]
+        return tf.add_n(each) / len(each)
 
-@lru_cache(maxsize=4)
-def _compile_last(model: keras.Model) -> Callable[..., Any]:
-    members = [split_at_head(member) for member in members_of(model)]
-    # The same for all members: computed once.
-    fixed = members[0].fixed
-
-    @tf.function(input_signature=_signature(model), autograph=False)
-    def last(x: Any, static: Any, row: Any) -> Any:
-        inputs = [x, static][: len(model.inputs)]
-
-        def at_last_hour(part: keras.Model | None) -> list[Any]:
-            found = part(inputs, training=False) if part is not None else []
-            # Keras gives a single output without its list.
-            return [tf.gather(hours, row, batch_dims=1) for hours in tf.nest.flatten(found)]
-
-        shared = at_last_hour(fixed)
-        readings = [tf.concat([*at_last_hour(member.learned), *shared], axis=-1) for member in members]
-        return _mean([masses(member.head(reading)) for member, reading in zip(members, readings, strict=True)])
-
-    return last
+    # TensorFlow optimises a graph when it first runs: here, and not in each of the threads that score batches.
+    mean(*tf.nest.map_structure(lambda spec: tf.zeros([size or 1 for size in spec.shape], spec.dtype), signature))
+    return mean
 
 
-@lru_cache(maxsize=4)
-def _compile_every(model: keras.Model) -> Callable[..., Any]:
-    @tf.function(input_signature=_signature(model), autograph=False)
-    def every(x: Any, static: Any, row: Any) -> Any:
-        inputs = [x, static][: len(model.inputs)]
-        return _mean([masses(member(inputs, training=False)) for member in members_of(model)])
+def _compile_member(member: _Architecture, last: bool) -> Callable[..., Any]:
+    parts = split_at_head(member.network)
 
-    return every
+    @tf.function(autograph=False)
+    def forecast(weights: Any, read: Any, row: Any, shared: Any) -> Any:
+        with keras.StatelessScope(list(zip(member.network.weights, weights, strict=True))):
+            learned = _outputs(parts.learned, read, row if last else None)
+            return masses(parts.head(tf.concat([*learned, *shared], axis=-1)))
+
+    return forecast
 
 
-def _mean(forecasts: list[Any]) -> Any:
-    return tf.add_n(forecasts) / len(forecasts)
+def _outputs(part: keras.Model | None, read: list[Any], row: Any | None) -> list[Any]:
+    """What a part of a network gives, [batch, hours, features] each, or [batch, features] of the hour `row` alone."""
+    found = part(read, training=False) if part is not None else []
+    # Keras gives a single output without its list.
+    return [hours if row is None else tf.gather(hours, row, batch_dims=1) for hours in tf.nest.flatten(found)]

@@ -24,12 +24,15 @@ def windows():
     return builders.windows_of(stays, observations, config=WindowConfig(chunk_hours=12))
 
 
+def sizes_of(windows):
+    return {"n_channels": windows.channels.shape[1], "n_concepts": len(NAMES), "n_static": windows.static.shape[1]}
+
+
 @pytest.fixture(scope="module")
 def model(windows):
     """An untrained network whose head is loud enough for every hour to show in its masses."""
     keras.utils.set_random_seed(0)
-    sizes = {"n_channels": windows.channels.shape[1], "n_concepts": len(NAMES), "n_static": windows.static.shape[1]}
-    network = build_network(NetworkConfig(units=(6,), horizon_edges=(0, 6, 12, 24), **sizes))
+    network = build_network(NetworkConfig(units=(6,), horizon_edges=(0, 6, 12, 24), **sizes_of(windows)))
     kernel = network.get_layer("head").kernel
     kernel.assign(np.random.default_rng(1).standard_normal(kernel.shape) * 0.03 / kernel.shape[0] ** 0.5)
     return network
@@ -91,6 +94,22 @@ def test_the_size_of_batches_changes_no_score(model, windows, monkeypatch):
     whole = score_rows(model, windows, window, row)
     monkeypatch.setattr(scoring, "_BATCH_HOURS", 50)
     np.testing.assert_allclose(score_rows(model, windows, window, row), whole, atol=1e-6)
+
+
+def test_models_of_one_architecture_share_a_graph_and_keep_their_own_weights(model, windows, monkeypatch):
+    window, row = last_predictions(windows)
+    first = score_rows(model, windows, window, row)
+    traced = []
+    monkeypatch.setattr(scoring, "masses", lambda logits: traced.append(logits) or masses(logits))
+    other = build_network(NetworkConfig(units=(6,), horizon_edges=(0, 6, 12, 24), **sizes_of(windows)))
+    second = score_rows(other, windows, window, row)
+    np.testing.assert_allclose(second[::8], predicted_one_by_one(other, windows, window[::8], row[::8]), atol=1e-5)
+    np.testing.assert_array_equal(score_rows(model, windows, window, row), first)
+    assert not traced and np.abs(second - first).max() > 1e-3
+    score_rows(
+        build_network(NetworkConfig(units=(5,), horizon_edges=(0, 6), **sizes_of(windows))), windows, window, row
+    )
+    assert traced, "another architecture has a graph of its own"
 
 
 def test_nothing_to_score_gives_nothing(model, windows):
