@@ -3,10 +3,10 @@ with stay as (
     select * from pg_temp.audited where not is_negative
 ),
 version as (
-    select source, stay_id, 0 as batch_id from pg_temp.audited
+    select source, stay_id, now() as available_at, 0 as batch_id from pg_temp.audited where not is_negative
 ),
 rejected as (
-    select source, 'stay' as relation, 'ends_before_it_begins' as check_name, 0 as batch_id, to_jsonb(audited) as "row"
+    select source, stay_id, 'ends_before_it_begins' as check_name, now() as known_at, 0 as batch_id
     from pg_temp.audited
     where is_negative
 ),

@@ -4,14 +4,30 @@ from datetime import datetime
 
 from sqlalchemy import Connection, Engine, text
 
-# Ended stays of the source without a new version since the cut-off; a reconcile that starts there finds no row.
+# Ended stays of the source without a new version since the cut-off; a reconcile that starts there finds no row. A stay
+# whose end is quarantined is not in icu.stay.
 _PURGED = """
 create temporary table purged on commit drop as
 select stay_id from icu.stay
 where source = :source and (outtime < :cutoff or (outtime is null and outcome is not null)) and available_at < :cutoff
+union
+select v.stay_id from icu.stay_version v
+where v.source = :source and not exists (select from icu.stay s where s.source = v.source and s.stay_id = v.stay_id)
+    and not exists (
+        select from quality.rejected_end r
+        where r.source = v.source and r.stay_id = v.stay_id and r.known_at >= :cutoff
+    )
+group by v.stay_id having max(v.available_at) < :cutoff
 """
 _OF_STAYS = ("icu.observation", "icu.stay_version", "forecast.stay_forecast_driver", "forecast.stay_forecast")
-_OF_QUARANTINE = "from quality.quarantine where source = :source and quarantined_at < :cutoff"
+# Without its quarantined end a stay that is kept would count as present again.
+_OF_QUARANTINE = """
+from quality.quarantine q where q.source = :source and q.quarantined_at < :cutoff and not (
+    q.relation = 'stay' and exists (
+        select from icu.stay_version v where v.source = q.source and v.stay_id = q."row" ->> 'stay_id'
+    )
+)
+"""
 _REMEMBER = """
 insert into icu.retention (source, purged_until) values (:source, :cutoff)
 on conflict (source) do update set purged_until = greatest(icu.retention.purged_until, excluded.purged_until)

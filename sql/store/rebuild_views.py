@@ -12,6 +12,7 @@ from sql.store.statements import read_statement
 
 # In order of dependency: a relation may read those before it.
 RELATIONS: tuple[str, ...] = (
+    "quality.rejected_end",
     "icu.stay_at",
     "icu.stay",
     "quality.stay_audit_at",
@@ -69,7 +70,8 @@ def drop(connection: Connection) -> list[Grant]:
     Raises ForecastError naming what else in the database depends on ours.
     """
     grants = _grants(connection)
-    for kind in ("view", "function"):
+    # A function may read a view; no view calls a function.
+    for kind in ("function", "view"):
         if ours := _existing(connection, kind):
             try:
                 connection.exec_driver_sql(f"drop {kind} {', '.join(ours)}")

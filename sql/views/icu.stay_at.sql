@@ -4,7 +4,7 @@
 --   The row is the newest version with available_at <= as_of. Its descriptors (age_years, sex, height_cm, weight_kg,
 --   admission_type, unit_type) are those of the first version known by then, so that a later correction cannot change
 --   what a model saw earlier. An end after `as_of` is hidden with its outcome, as are later times of death and
---   of hospital discharge.
+--   of hospital discharge. An open stay whose end is quarantined is left out from when that end was known.
 -- Units: times UTC, end_precision_hours in hours, age in years, height in cm, weight in kg.
 create function icu.stay_at(as_of timestamptz, ingested_by timestamptz default 'infinity')
 returns table (
@@ -15,17 +15,7 @@ returns table (
 )
 language sql stable
 begin atomic
-    select
-        k.source, k.stay_id, k.available_at, k.patient_id, k.unit, k.first_unit_type,
-        k.intime,
-        case when not k.ends_later then k.outtime end,
-        case when not k.ends_later then k.outcome end,
-        k.ends_at, k.end_precision_hours,
-        k.hospital_intime,
-        case when not k.ends_later and k.hospital_outtime <= stay_at.as_of then k.hospital_outtime end,
-        case when not k.ends_later and k.died_at <= stay_at.as_of then k.died_at end,
-        k.first_age_years, k.first_sex, k.first_height_cm, k.first_weight_kg, k.first_admission_type
-    from (
+    with newest as (
         select distinct on (v.source, v.stay_id)
             v.*,
             coalesce(v.outtime > stay_at.as_of, false) as ends_later,
@@ -40,6 +30,21 @@ begin atomic
         where v.available_at <= stay_at.as_of and b.ingested_at <= stay_at.ingested_by
         window versions as (partition by v.source, v.stay_id order by v.available_at)
         order by v.source, v.stay_id, v.available_at desc
-    ) k
-    where k.intime <= stay_at.as_of;
+    )
+    select
+        k.source, k.stay_id, k.available_at, k.patient_id, k.unit, k.first_unit_type,
+        k.intime,
+        case when not k.ends_later then k.outtime end,
+        case when not k.ends_later then k.outcome end,
+        k.ends_at, k.end_precision_hours,
+        k.hospital_intime,
+        case when not k.ends_later and k.hospital_outtime <= stay_at.as_of then k.hospital_outtime end,
+        case when not k.ends_later and k.died_at <= stay_at.as_of then k.died_at end,
+        k.first_age_years, k.first_sex, k.first_height_cm, k.first_weight_kg, k.first_admission_type
+    from newest k
+    where k.intime <= stay_at.as_of and not exists (
+        select from quality.rejected_end r
+        where r.known_at <= stay_at.as_of and r.ingested_at <= stay_at.ingested_by
+            -- include parts/open_until_rejected_end.sql
+    );
 end

@@ -6,9 +6,9 @@ with stay as (
     select source, stay_id, patient_id, intime, outtime, hospital_intime, hospital_outtime, died_at from icu.stay
 ),
 version as (
-    select source, stay_id, batch_id from icu.stay_version
+    select source, stay_id, available_at, batch_id from icu.stay_version
 ),
 rejected as (
-    select * from quality.quarantine
+    select * from quality.rejected_end
 ),
 -- include parts/stay_faults.sql

@@ -6,6 +6,7 @@
 --   stay_after_death: began more than 1 h after a death of the patient, recorded with any stay.
 --   longer_than_hospital: ends more than {charting_delay_hours} h after hospital discharge or begins more than {early_admission_hours} h before admission.
 --   negative_stay: a version that ends before it begins is quarantined, and no newer version replaced it.
+--   rejected_end: a version with the end of an open stay is quarantined for another reason, and no newer version replaced it.
 -- Units: explanations count hours and hold no other value of a patient.
 create function quality.stay_audit_at(as_of timestamptz, ingested_by timestamptz default 'infinity')
 returns table (source text, stay_id text, fault text, explanation text)
@@ -17,20 +18,14 @@ begin atomic
         from icu.stay_at(stay_audit_at.as_of, stay_audit_at.ingested_by)
     ),
     version as (
-        select v.source, v.stay_id, v.batch_id
+        select v.source, v.stay_id, v.available_at, v.batch_id
         from icu.stay_version v
         join icu.batch b on b.batch_id = v.batch_id
         where v.available_at <= stay_audit_at.as_of and b.ingested_at <= stay_audit_at.ingested_by
     ),
     rejected as (
-        select q.*
-        from quality.quarantine q
-        join icu.batch b on b.batch_id = q.batch_id
-        -- Only rows that passed the checks of their times have a time to cast; `case` keeps the order.
-        where b.ingested_at <= stay_audit_at.ingested_by and case
-            when q.check_name = 'ends_before_it_begins'
-                then (q."row" ->> 'available_at')::timestamptz <= stay_audit_at.as_of
-        end
+        select * from quality.rejected_end r
+        where r.known_at <= stay_audit_at.as_of and r.ingested_at <= stay_audit_at.ingested_by
     ),
     -- include parts/stay_faults.sql
     ;

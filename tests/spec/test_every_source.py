@@ -26,6 +26,8 @@ DURING = hospital.BEGIN + timedelta(hours=36)
 AFTER = hospital.BEGIN + timedelta(days=40)
 # Those that keep one time per value, and take it for both.
 WITHOUT_DELAYS = {"physionet_2012"}
+# It keeps a length of stay, not an end: -1 means that it is not known.
+WITHOUT_ENDS = {"physionet_2012"}
 PAIRS = [
     pytest.param(source, dialect, id=f"{source}-{dialect}")
     for source in adapter_names()
@@ -48,16 +50,11 @@ def store(make_database, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def take_over(store, make_database, tmp_path_factory):
-    """A function that builds the hospital for a source and a dialect, ingests it once, and names source and stays."""
-    taken: dict[tuple[str, str], tuple[str, dict[str, str]]] = {}
+def build_and_ingest(store, make_database, tmp_path_factory):
+    """A function that builds the hospital for a source and a dialect and ingests it under a name; it returns the stay ids,
+    and the source's engine and adapter."""
 
-    def take(source: str, dialect: str) -> tuple[str, dict[str, str]]:
-        if (source, dialect) not in taken:
-            taken[source, dialect] = _take_over(source, dialect)
-        return taken[source, dialect]
-
-    def _take_over(source: str, dialect: str) -> tuple[str, dict[str, str]]:
+    def build(source: str, dialect: str, name: str):
         from flows.runtime.settings import load_settings
 
         if dialect == "postgresql":
@@ -69,15 +66,28 @@ def take_over(store, make_database, tmp_path_factory):
         engine.dispose()
         adapter = load_adapter(source)
         adapter = replace(adapter, schemas=adapter.schemas_on(dialect))
-        take.places[source, dialect] = open_engine(url), adapter
-        name = f"{source}_on_{dialect}"
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(f"ICU_SOURCES__{name.upper()}__URL", url)
             patch.setenv(f"ICU_SOURCES__{name.upper()}__ADAPTER", source)
             load_settings.cache_clear()
             ingest.fn(name, AFTER)
         load_settings.cache_clear()
-        return name, names
+        return names, (open_engine(url), adapter)
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def take_over(build_and_ingest):
+    """A function that builds and ingests the hospital for a source and a dialect once, and names source and stays."""
+    taken: dict[tuple[str, str], tuple[str, dict[str, str]]] = {}
+
+    def take(source: str, dialect: str) -> tuple[str, dict[str, str]]:
+        if (source, dialect) not in taken:
+            name = f"{source}_on_{dialect}"
+            names, take.places[source, dialect] = build_and_ingest(source, dialect, name)
+            taken[source, dialect] = name, names
+        return taken[source, dialect]
 
     take.places = {}
     return take
@@ -117,6 +127,23 @@ def test_observations_are_known_when_the_hospital_knew_them_in_the_units_of_the_
     found = as_rows(known(store, *take_over(source, dialect), as_of).observations)
     assert [row[:4] for row in found] == [row[:4] for row in as_rows(wanted)]
     assert [row[4] for row in found] == pytest.approx([row[4] for row in as_rows(wanted)], rel=1e-9)
+
+
+@pytest.mark.parametrize(("source", "dialect"), [pair for pair in PAIRS if pair.values[0] not in WITHOUT_ENDS])
+def test_a_stay_that_ends_before_it_begins_is_not_present(store, build_and_ingest, monkeypatch, source, dialect):
+    """Forecast and census agree on it, and the other stays are there as before."""
+    alive, dead = (hospital.Stay(n, "medical", 8, -2, n == "8", 66, "male") for n in "78")
+    monkeypatch.setattr(import_module(f"hospital.{source}"), "STAYS", (*hospital.STAYS, alive, dead))
+    name = f"ghosts_of_{source}_on_{dialect}"
+    ids, _ = build_and_ingest(source, dialect, name)
+    names = {stay_id: name for name, stay_id in ids.items()}
+    for as_of, wanted in ((DURING, {"1", "2", "3"}), (AFTER, set())):
+        found = canonical.read_stays(store, name, as_of, only_open=True)["stay_id"]
+        assert set(found.map(names)) == wanted
+    with store.connect() as connection:
+        query = "select stay_id, outtime is null and outcome is null from icu.stay where source = :source"
+        now = {names[stay_id]: is_open for stay_id, is_open in connection.execute(text(query), {"source": name})}
+    assert set("123") <= set(now) and not any(now.values())
 
 
 @pytest.mark.parametrize("which", ["stays", "observations"])

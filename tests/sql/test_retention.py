@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import builders_sql as b
 import pytest
 from builders_sql import tuples
 from sqlalchemy import text
@@ -9,6 +10,7 @@ from sqlalchemy import text
 from flows.jobs.forecast import forecast
 from flows.jobs.ingest import ingest
 from sql.intake import retention
+from sql.store.schema import quarantine
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
 CUTOFF = AT - timedelta(days=7)
@@ -49,3 +51,30 @@ def test_another_sources_rows_are_left_alone(trained, source):
     before = tuples(trained, LEFT, cutoff=CUTOFF)
     assert set(retention.purge(trained, source, CUTOFF, dry_run=False).values()) == {0}
     assert tuples(trained, LEFT, cutoff=CUTOFF) == before
+
+
+def test_a_quarantined_end_goes_with_its_stay_and_not_before(engine):
+    """Without it the stay would count as present again."""
+    old, new = CUTOFF - timedelta(days=2), CUTOFF + timedelta(days=2)
+    batch = b.add_batch(engine, as_of=new, ingested_at=new)
+    for stay, known in (("gone", old), ("kept", new)):
+        b.add_stay(engine, stay, batch_id=batch, intime=old - timedelta(days=1))
+        row = {"stay_id": stay, "available_at": str(known), "outtime": str(old - timedelta(days=3))}
+        with engine.begin() as connection:
+            connection.execute(
+                quarantine.insert().values(
+                    source=b.SOURCE,
+                    relation="stay",
+                    row_hash=stay,
+                    check_name="ends_before_it_begins",
+                    batch_id=batch,
+                    row=row,
+                    reason="because",
+                    quarantined_at=old,
+                )
+            )
+    counts = retention.purge(engine, b.SOURCE, CUTOFF, dry_run=False)
+    assert (counts["icu.stay_version"], counts["quality.quarantine"]) == (1, 1)
+    assert tuples(engine, "select stay_id from icu.stay_version") == [("kept",)]
+    assert tuples(engine, "select row ->> 'stay_id' from quality.quarantine") == [("kept",)]
+    assert tuples(engine, "select * from icu.stay") == []

@@ -7,6 +7,7 @@ import pytest
 from builders_sql import NOW, hours
 from sqlalchemy import insert, text
 
+from sql.intake.quality import load_suite
 from sql.published import canonical, results, runs
 from sql.store.schema import observation, quarantine, stay_version
 
@@ -254,9 +255,17 @@ def test_a_stay_longer_than_the_hospital_stay_is_named(engine):
 
 
 def quarantined(
-    engine, batch_id, stay_id, check="ends_before_it_begins", relation="stay", row_hash=None, available_at=NOW, **values
+    engine,
+    batch_id,
+    stay_id,
+    check="ends_before_it_begins",
+    relation="stay",
+    row_hash=None,
+    available_at=NOW,
+    row=None,
+    **values,
 ):
-    row = {"stay_id": stay_id, "available_at": str(available_at)}
+    row = {"stay_id": stay_id, "available_at": str(available_at), "outtime": str(NOW - hours(40))} | (row or {})
     with engine.begin() as connection:
         connection.execute(
             quarantine.insert().values(
@@ -282,6 +291,7 @@ def test_a_stay_quarantined_for_a_negative_length_is_named_until_a_newer_version
     assert faults(engine) == {
         ("s1", "negative_stay"): "2 quarantined version(s) end before they begin",
         ("never_came", "negative_stay"): "1 quarantined version(s) end before they begin",
+        ("s2", "rejected_end"): "1 quarantined version(s) report the end of an open stay",
     }
     b.end_stay(engine, "s1", outtime=NOW, batch_id=batches[2])
     assert ("s1", "negative_stay") not in faults(engine)
@@ -290,6 +300,95 @@ def test_a_stay_quarantined_for_a_negative_length_is_named_until_a_newer_version
 def test_one_stay_may_have_several_faults(engine):
     b.add_stay(engine, "s1", outtime=NOW + hours(50), died_at=NOW, hospital_outtime=NOW)
     assert set(faults(engine)) == {("s1", "died_before_outtime"), ("s1", "longer_than_hospital")}
+
+
+# -------------------------------------------------------------------------------- quality.rejected_end
+
+REJECTING = [check.name for check in load_suite("stay") if check.where and not check.correct]
+
+
+def present(engine, as_of=None, ingested_by="infinity"):
+    """Ids of the stays that are there: as known at a time, or now."""
+    found = b.rows(engine, "select stay_id from icu.stay") if as_of is None else stay_at(engine, as_of, ingested_by)
+    return {row["stay_id"] for row in found}
+
+
+@pytest.mark.parametrize("check", REJECTING)
+def test_an_open_stay_is_present_until_its_quarantined_end_is_known_whatever_it_is_quarantined_for(engine, check):
+    old, new = (b.add_batch(engine, as_of=NOW - hours(h), ingested_at=NOW - hours(h)) for h in (29, 4))
+    b.add_stay(engine, "s1", batch_id=old)
+    b.add_stay(engine, "s2", batch_id=old)
+    quarantined(engine, new, "s1", check=check, available_at=NOW - hours(6))
+    # What changed an accepted version in place has its time, yet nobody knew it before the batch.
+    since = 4 if check == "changed_without_new_available_at" else 6
+    assert present(engine, NOW - hours(since + 1)) == {"s1", "s2"}
+    assert present(engine, NOW - hours(since)) == present(engine, NOW) == present(engine) == {"s2"}
+    assert present(engine, NOW, ingested_by=NOW - hours(5)) == {"s1", "s2"}
+    assert {stay for stay, _ in faults(engine)} == {"s1"}
+
+
+@pytest.mark.parametrize(
+    ("row", "is_end"),
+    [
+        ({"outtime": "no time"}, True),
+        ({"outtime": None, "outcome": "transferred"}, True),
+        ({"outtime": None, "died_at": str(NOW - hours(50))}, True),
+        ({"outtime": None}, False),
+        ({"outtime": " "}, False),
+        ({"outtime": str(NOW + hours(9))}, False),
+    ],
+    ids=["unreadable", "outcome only", "death only", "open", "blank", "planned"],
+)
+def test_only_a_quarantined_version_that_reports_an_end_ends_the_stay(engine, row, is_end):
+    b.add_stay(engine, "s1")
+    quarantined(engine, b.add_batch(engine), "s1", check="unreadable_number", row=row)
+    assert present(engine) == present(engine, NOW) == (set() if is_end else {"s1"})
+
+
+def test_an_end_that_the_source_dates_before_the_begin_counts_from_the_begin(engine):
+    """A source whose row of the end is known at that end: it is older than the row of the begin."""
+    batch, begin, end = b.add_batch(engine), NOW - hours(30), NOW - hours(40)
+    b.add_stay(engine, "s1", batch_id=batch, intime=begin)
+    quarantined(engine, batch, "s1", available_at=end, row={"intime": str(begin), "outtime": str(end)})
+    assert present(engine) == present(engine, NOW) == present(engine, begin) == set()
+
+
+def test_a_corrected_version_and_a_quarantined_observation_end_no_stay(engine):
+    b.add_stay(engine, "s1")
+    quarantined(engine, b.add_batch(engine), "s1", disposition="corrected")
+    quarantined(engine, b.add_batch(engine), "s1", relation="observation")
+    assert present(engine) == {"s1"}
+
+
+def test_a_newer_version_brings_the_stay_back(engine):
+    batches = [b.add_batch(engine) for _ in range(3)]
+    for stay, known in (("later", NOW - hours(1)), ("corrected in place", NOW - hours(2))):
+        b.add_stay(engine, stay, batch_id=batches[0])
+        quarantined(engine, batches[1], stay, available_at=NOW - hours(2))
+        b.add_stay(engine, stay, batch_id=batches[2], available_at=known)
+    assert present(engine, NOW - hours(3)) == present(engine, NOW) == {"later", "corrected in place"}
+    assert faults(engine) == {}
+
+
+def test_a_stay_that_had_ended_keeps_its_end_and_a_planned_end_is_none(engine):
+    for stay, outtime in (("ended", NOW - hours(8)), ("planned", NOW + hours(8))):
+        b.add_stay(engine, stay)
+        b.end_stay(engine, stay, outtime=outtime, available_at=NOW - hours(8))
+        quarantined(engine, b.add_batch(engine), stay, check="unreadable_number")
+    assert present(engine, NOW - hours(1)) == {"ended", "planned"}
+    assert present(engine, NOW) == present(engine, NOW + hours(9)) == present(engine) == {"ended"}
+
+
+def test_census_current_risk_forecast_and_audit_agree_that_a_quarantined_end_is_an_end(engine, champion):
+    b.add_stay(engine, "here")
+    b.add_stay(engine, "ghost")
+    quarantined(engine, b.add_batch(engine), "ghost", available_at=NOW - hours(2))
+    b.add_forecasts(engine, {"here": 0.1, "ghost": 0.4}, model_id="m1", as_of=NOW - hours(3))
+    assert set(canonical.read_stays(engine, b.SOURCE, NOW - hours(3), only_open=True)["stay_id"]) == {"here", "ghost"}
+    assert set(canonical.read_stays(engine, b.SOURCE, NOW, only_open=True)["stay_id"]) == {"here"}
+    assert risks(engine) == {"here": 0.1}
+    assert census(engine)["MICU"]["n_patients"] == 1
+    assert list(faults(engine)) == [("ghost", "negative_stay")]
 
 
 # -------------------------------------------------------------------------------- quality.stay_audit_at
@@ -322,7 +421,9 @@ def test_a_quarantined_version_is_a_fault_from_when_it_was_told_until_one_replac
     b.end_stay(engine, "s1", outtime=NOW - hours(4), batch_id=batches[2])
     named = {("s1", "negative_stay"): "1 quarantined version(s) end before they begin"}
     assert [faults_at(engine, NOW - hours(h)) for h in (8, 7, 5, 4)] == [{}, named, named, {}]
-    assert [faults_at(engine, NOW, NOW - hours(h)) for h in (7, 6, 3)] == [{}, named, {}]
+    # Nobody can read when the version of s2 became available: it is known from the slot of its batch.
+    unread = {("s2", "rejected_end"): "1 quarantined version(s) report the end of an open stay"}
+    assert [faults_at(engine, NOW, NOW - hours(h)) for h in (7, 6, 3)] == [{}, named | unread, unread]
 
 
 def test_the_audit_equals_that_at_the_end_of_time(engine):

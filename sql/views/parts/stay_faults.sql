@@ -1,5 +1,14 @@
--- The rules of the stay audit. They need, as known at one time: `stay`, the stays; `version`, the batch of each version of a
--- stay; `rejected`, quarantined rows.
+-- The rules of the stay audit. They need, as known at one time: `stay`, the stays; `version`, the accepted versions;
+-- `rejected`, the rows of quality.rejected_end.
+unreplaced as (
+    select r.*
+    from rejected r
+    where r.stay_id is not null and not exists (
+        select from version v
+        where v.source = r.source and v.stay_id = r.stay_id
+            and (v.available_at, v.batch_id) > (r.known_at, r.batch_id)
+    )
+),
 deaths as (
     select source, patient_id, min(died_at) as died_at from stay where died_at is not null group by source, patient_id
 ),
@@ -34,14 +43,17 @@ fault as (
     from stay
     where outtime - hospital_outtime > interval '{charting_delay_hours} hours' or hospital_intime - intime > interval '{early_admission_hours} hours'
     union all
-    select q.source, q."row" ->> 'stay_id', 'negative_stay', count(*), 'quarantined version(s) end before they begin'
-    from rejected q
-    where q.relation = 'stay' and q.check_name = 'ends_before_it_begins' and q."row" ->> 'stay_id' is not null
-        and not exists (
-            select from version v
-            where v.source = q.source and v.stay_id = q."row" ->> 'stay_id' and v.batch_id > q.batch_id
-        )
-    group by q.source, q."row" ->> 'stay_id'
+    select r.source, r.stay_id, 'negative_stay', count(*), 'quarantined version(s) end before they begin'
+    from unreplaced r
+    where r.check_name = 'ends_before_it_begins'
+    group by r.source, r.stay_id
+    union all
+    -- The other quarantined ends matter where the stay had no other end.
+    select r.source, r.stay_id, 'rejected_end', count(*), 'quarantined version(s) report the end of an open stay'
+    from unreplaced r
+    where r.check_name <> 'ends_before_it_begins'
+        and not exists (select from stay s where s.source = r.source and s.stay_id = r.stay_id)
+    group by r.source, r.stay_id
 )
 select source, stay_id, fault, trim_scale(round(hours, 1))::text || ' ' || meaning as explanation
 from fault
