@@ -55,10 +55,12 @@ def report(
     decision, path = report_trial(source, out)
     rows = [{"criterion": what, "found": found, "met": met} for what, found, met in decision.criteria]
     if as_json:
-        print_done("", {"verdict": decision.verdict, "page": str(path), "criteria": rows}, as_json)
+        print_done(
+            "", {"verdict": decision.verdict, "advice": decision.advice, "page": str(path), "criteria": rows}, as_json
+        )
     else:
         print_rows(rows, as_json)
-        typer.echo(f"{decision.verdict}: {path}")
+        typer.echo(f"{decision.verdict}: {decision.advice} {path}")
     if decision.verdict != "go":
         raise typer.Exit(1)
 

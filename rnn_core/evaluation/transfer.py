@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from sklearn.model_selection import GroupKFold
 
 from rnn_core.contracts.config import Sampling
 from rnn_core.contracts.errors import ArtifactError, DataTooSmallError
@@ -12,7 +11,7 @@ from rnn_core.contracts.known import Known
 from rnn_core.forecasters.stay import StayForecaster, one_end
 from rnn_core.series.grid import make_grid
 from rnn_core.series.serving_rule import is_served
-from rnn_core.series.splits import split_stays
+from rnn_core.series.splits import patient_folds, split_stays
 from rnn_core.series.windows import make_windows
 from rnn_core.statistics.bootstrap import Estimate
 from rnn_core.statistics.calibration import PlattCalibration, fit_mortality_calibration
@@ -82,31 +81,37 @@ def risks_at(forecaster: StayForecaster, known: Known, hour: int) -> tuple[np.nd
 
 
 @dataclass(frozen=True)
-class _Outcomes:
-    """Risks at several hours with outcomes, [n] each; died is NaN if not known."""
+class RiskOutcomes:
+    """Risks at `n_hours` hours of stays with outcomes, [n] each; died is NaN if not known."""
 
     hour: np.ndarray
     risk: np.ndarray
     died: np.ndarray
     patient: np.ndarray
 
+    def take(self, rows: np.ndarray) -> "RiskOutcomes":
+        return RiskOutcomes(self.hour[rows], self.risk[rows], self.died[rows], self.patient[rows])
 
-def _risks_with_outcomes(forecaster: StayForecaster, known: Known, hours: Sequence[int]) -> _Outcomes:
+    def fit_line(self) -> PlattCalibration:
+        return fit_mortality_calibration(self.risk, self.died, self.patient)
+
+
+def _risks_with_outcomes(forecaster: StayForecaster, known: Known, hours: Sequence[int]) -> RiskOutcomes:
     parts = [(hour, *risks_at(forecaster, known, hour)) for hour in hours]
     hour = np.concatenate([np.full(len(stay), hour) for hour, stay, _ in parts])
     stay, risk = (np.concatenate([part[n] for part in parts]) for n in (1, 2))
     patients = known.stays["patient_id"].to_numpy()[stay]
-    return _Outcomes(hour, risk, deaths(known, forecaster.ends_at)[stay], patients)
+    return RiskOutcomes(hour, risk, deaths(known, forecaster.ends_at)[stay], patients)
 
 
 def judge_transfer(forecaster: StayForecaster, known: Known, hours: Sequence[int]) -> list[Transferred]:
     """Discrimination and calibration at each of `hours`, with intervals over patients."""
     risks = _risks_with_outcomes(forecaster, known, hours)
-    refitted = _cross_fitted(risks)
+    refitted = cross_fitted(risks, risks.risk, risks.patient)
     return [_judged_at(hour, risks, refitted) for hour in hours]
 
 
-def _judged_at(hour: int, risks: _Outcomes, refitted: np.ndarray) -> Transferred:
+def _judged_at(hour: int, risks: RiskOutcomes, refitted: np.ndarray) -> Transferred:
     at, ended = risks.hour == hour, ~np.isnan(risks.died)
     rows = at & ended
     died, patients = risks.died[rows], risks.patient[rows]
@@ -117,16 +122,18 @@ def _judged_at(hour: int, risks: _Outcomes, refitted: np.ndarray) -> Transferred
     return Transferred(hour, len(died), int(died.sum()), int((at & ~ended).sum()), as_trained, again)
 
 
-def _cross_fitted(risks: _Outcomes) -> np.ndarray:
-    """Each risk by the fit of `recalibrated` to other patients; NaN if there are too few patients or deaths for one."""
-    refitted, ended = np.full(len(risks.risk), np.nan), np.flatnonzero(~np.isnan(risks.died))
-    if len(np.unique(risks.patient[ended])) < _FOLDS:
+def cross_fitted(learned: RiskOutcomes, risk: np.ndarray, patient: np.ndarray) -> np.ndarray:
+    """Each of `risk` by the fit of `recalibrated` to what was `learned` from other patients than its own (`patient`), [n];
+    NaN if these are too few or all ended alike."""
+    refitted = np.full(len(risk), np.nan)
+    learned = learned.take(~np.isnan(learned.died))
+    if len(np.unique(learned.patient)) < _FOLDS:
         return refitted
-    for fitted, held in GroupKFold(_FOLDS).split(ended, groups=risks.patient[ended]):
-        rows = ended[fitted]
-        if len(np.unique(risks.died[rows])) == 2:
-            line = fit_mortality_calibration(risks.risk[rows], risks.died[rows], risks.patient[rows])
-            refitted[ended[held]] = line.calibrate(risks.risk[ended[held]])
+    fold, held = (patient_folds(patients, _FOLDS) for patients in (learned.patient, patient))
+    for k in range(_FOLDS):
+        others = learned.take(fold != k)
+        if len(np.unique(others.died)) == 2:
+            refitted[held == k] = others.fit_line().calibrate(risk[held == k])
     return refitted
 
 
@@ -153,7 +160,7 @@ def recalibrated(forecaster: StayForecaster, known: Known, hours: Sequence[int])
     risks = _risks_with_outcomes(forecaster, known.take(split_stays(known.stays, known.as_of).learned), hours)
     if len(np.unique(risks.died[~np.isnan(risks.died)])) < 2:
         raise DataTooSmallError("Recalibration needs stays that ended with a death and stays that ended alive.")
-    line = fit_mortality_calibration(risks.risk, risks.died, risks.patient)
+    line = risks.fit_line()
     calibration = replace(forecaster.calibration, mortality=composed(forecaster.calibration.mortality, line))
     return replace(forecaster, calibration=calibration), len(np.unique(risks.patient[risks.died == 1]))
 

@@ -1,12 +1,9 @@
-"""Evaluates a silent trial: the forecasts before and after recalibration on the site's own outcomes."""
+"""Evaluates a silent trial: the risks as published, which are those that the end of the trial would show."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold
 
 from rnn_core.contracts.thresholds import (
     CALIBRATION_SLOPE,
@@ -15,24 +12,29 @@ from rnn_core.contracts.thresholds import (
     MIN_DEATHS,
     MIN_PUBLISHED,
     OBSERVED_EXPECTED,
+    RECALIBRATION_HOURS,
 )
+from rnn_core.evaluation.transfer import RiskOutcomes, cross_fitted
 from rnn_core.statistics.bootstrap import Estimate
-from rnn_core.statistics.calibration_metrics import log_odds
 from rnn_core.statistics.metric import METRICS
 
-_FOLDS, _RESAMPLES = 5, 500
-_CALIBRATION = ("mortality_observed_expected", "mortality_calibration_slope", "mortality_brier")
+# The advice if nothing but the level of the risks is wrong.
+RECALIBRATE = "Only a recalibrated copy would pass: recalibrate, then run the trial again."
+_RESAMPLES = 500
+_ACCEPTABLE = {"mortality_observed_expected": OBSERVED_EXPECTED, "mortality_calibration_slope": CALIBRATION_SLOPE}
+_CALIBRATION = (*_ACCEPTABLE, "mortality_brier")
 
 
 @dataclass(frozen=True)
 class Calibrations:
-    """Discrimination of the risks, and calibration as published and after recalibration (out of fold).
+    """Discrimination of the risks, and their calibration as published and as a recalibrated copy would have it.
 
-    died, published, recalibrated: float64 [forecasts whose outcome is known], as `recalibrate` takes and gives them.
+    Every forecast whose outcome is known is one row of the same weight. n_deaths: patients who died.
+    died, published, recalibrated: float64 [rows], as `recalibrate` takes and gives them.
     """
 
     auroc: Estimate
-    before: dict[str, Estimate]
+    as_published: dict[str, Estimate]
     after: dict[str, Estimate]
     n_deaths: int
     died: np.ndarray
@@ -42,18 +44,19 @@ class Calibrations:
 
 @dataclass(frozen=True)
 class Decision:
-    """`go`, `no-go` or `too early`, and each criterion with its value and whether it was met."""
+    """`go`, `no-go` or `too early`; each criterion with its value and whether it was met; and what to do next."""
 
     verdict: str
     criteria: list[tuple[str, str, bool]]
+    advice: str
 
 
 def judge_risks(pairs: pd.DataFrame) -> Calibrations:
-    """Of forecasts whose outcome is known (columns mortality_risk, died, patient_id); n_deaths counts patients."""
-    known = pairs.dropna(subset=["died"])
-    died, risk = known["died"].to_numpy(float), known["mortality_risk"].to_numpy(float)
+    """Of forecasts with a known outcome (columns mortality_risk, died, patient_id, hours_in_stay)."""
+    known = pairs.dropna(subset=["died", "mortality_risk"])
+    died, risk, hour = (known[name].to_numpy(float) for name in ("died", "mortality_risk", "hours_in_stay"))
     patients = known["patient_id"].to_numpy()
-    recalibrated = recalibrate(died, risk, patients)
+    recalibrated = recalibrate(died, risk, patients, hour)
     return Calibrations(
         _estimate("mortality_auroc", died, risk, patients),
         *({name: _estimate(name, died, risks, patients) for name in _CALIBRATION} for risks in (risk, recalibrated)),
@@ -64,17 +67,12 @@ def judge_risks(pairs: pd.DataFrame) -> Calibrations:
     )
 
 
-def recalibrate(died: np.ndarray, risk: np.ndarray, patients: np.ndarray) -> np.ndarray:
-    """Risks after logistic recalibration (slope and intercept; Cox 1958), each by a fit without that patient,
-    [rows]; NaN with too few patients or only one outcome."""
-    recalibrated, x = np.full(len(risk), np.nan), log_odds(risk)[:, None]
-    if len(np.unique(patients)) < _FOLDS:
-        return recalibrated
-    for fitted, held in GroupKFold(_FOLDS).split(x, died, patients):
-        if len(np.unique(died[fitted])) == 2:
-            line = LogisticRegression(C=np.inf).fit(x[fitted], died[fitted])
-            recalibrated[held] = expit(x[held, 0] * line.coef_[0, 0] + line.intercept_[0])
-    return recalibrated
+def recalibrate(died: np.ndarray, risk: np.ndarray, patients: np.ndarray, hours_in_stay: np.ndarray) -> np.ndarray:
+    """Risks as `transfer.recalibrated` would change them: by its fit to the same hours of other patients' stays, [rows];
+    NaN with too few patients or only one outcome."""
+    at = np.isin(np.floor(hours_in_stay), RECALIBRATION_HOURS)
+    learned = RiskOutcomes(np.floor(hours_in_stay[at]), risk[at], died[at], patients[at])
+    return cross_fitted(learned, risk, patients)
 
 
 def _estimate(metric: str, died: np.ndarray, risk: np.ndarray, patients: np.ndarray) -> Estimate:
@@ -82,36 +80,38 @@ def _estimate(metric: str, died: np.ndarray, risk: np.ndarray, patients: np.ndar
 
 
 def decide(risks: Calibrations, published: float) -> Decision:
-    """Whether the forecasts may be shown, by the results of the trial; published: share of hours with a run."""
-    acceptable = {
-        "mortality_observed_expected": OBSERVED_EXPECTED,
-        "mortality_calibration_slope": CALIBRATION_SLOPE,
-    }
-    criteria = [
-        (f"at least {MIN_DEATHS} deaths", str(risks.n_deaths), risks.n_deaths >= MIN_DEATHS),
+    """Whether the forecasts may be shown as they were published; published: share of the due hours with a run in time."""
+    enough = (f"at least {MIN_DEATHS} deaths", str(risks.n_deaths), risks.n_deaths >= MIN_DEATHS)
+    ranked = (
+        f"AUROC at least {MIN_AUROC}, its interval above {MIN_AUROC_LOW}",
+        risks.auroc.show(),
+        bool(risks.auroc.value >= MIN_AUROC and risks.auroc.low >= MIN_AUROC_LOW),
+    )
+    on_time = (f"at least {MIN_PUBLISHED:.0%} of the hours published", f"{published:.1%}", published >= MIN_PUBLISHED)
+    criteria = [enough, ranked, *_calibrated(risks.as_published), on_time]
+    if not enough[2]:
+        return Decision("too early", criteria, "Too few deaths for a verdict: continue the trial.")
+    if all(met for _, _, met in criteria):
+        return Decision("go", criteria, "Every criterion is met; the end of the trial shows these forecasts.")
+    if all(met for _, _, met in (ranked, *_calibrated(risks.after), on_time)):
+        return Decision("no-go", criteria, RECALIBRATE)
+    return Decision("no-go", criteria, "Not every criterion is met: resolve those before any forecast is shown.")
+
+
+def _calibrated(found: dict[str, Estimate]) -> list[tuple[str, str, bool]]:
+    return [
         (
-            f"AUROC at least {MIN_AUROC}, its interval above {MIN_AUROC_LOW}",
-            risks.auroc.show(),
-            bool(risks.auroc.value >= MIN_AUROC and risks.auroc.low >= MIN_AUROC_LOW),
-        ),
-        *(
-            (
-                f"{METRICS[name].label} after recalibration within {fine.low} to {fine.high}",
-                METRICS[name].show(risks.after[name]),
-                fine.holds(risks.after[name].value),
-            )
-            for name, fine in acceptable.items()
-        ),
-        (f"at least {MIN_PUBLISHED:.0%} of the hours published", f"{published:.1%}", published >= MIN_PUBLISHED),
+            f"{METRICS[name].label} as published within {fine.low} to {fine.high}",
+            METRICS[name].show(found[name]),
+            fine.holds(found[name].value),
+        )
+        for name, fine in _ACCEPTABLE.items()
     ]
-    if not criteria[0][2]:
-        return Decision("too early", criteria)
-    return Decision("go" if all(met for _, _, met in criteria) else "no-go", criteria)
 
 
 def calibration_rows(risks: Calibrations) -> list[tuple[str, str, str]]:
     """What is measured, as published, after recalibration; for people."""
     return [
         (METRICS[name].label, METRICS[name].show(found), METRICS[name].show(risks.after[name]))
-        for name, found in risks.before.items()
+        for name, found in risks.as_published.items()
     ]

@@ -1,5 +1,6 @@
 """Silent trials: while one is open for a source, its forecasts are scored and evaluated but shown in no view."""
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -7,7 +8,11 @@ from sqlalchemy import Engine, func, insert, select, text, update
 
 from rnn_core.contracts.concepts import NAMES
 from rnn_core.contracts.errors import ForecastError
+from rnn_core.contracts.thresholds import RISK_BANDS
 from sql.store.schema import trial
+
+# A forecast that is published this long after its hour is missed: `forecast.run_health` calls it stale.
+LATE_HOURS = 2
 
 
 def start_trial(engine: Engine, source: str, days: int, started_at: datetime) -> dict[str, Any]:
@@ -58,12 +63,48 @@ def end_trial(engine: Engine, source: str) -> dict[str, Any]:
     return dict(row)
 
 
-_RUNS = """
-select count(distinct as_of) filter (where status = 'published') as published,
-    count(*) filter (where status = 'failed') as failed,
-    array_agg(run_id) filter (where status = 'published') as run_ids, min(as_of) as first, max(as_of) as last
-from forecast.run
-where source = :source and kind = 'forecast' and role = 'trial' and as_of between :began and :ended
+_PUBLISHED = """
+select r.run_id, r.as_of, r.model_id, r.status = 'failed' as failed
+from forecast.run r
+where r.source = :source and r.kind in ('forecast', 'backfill') and r.role = 'trial' and r.as_of >= :began and r.as_of < :ended
+    and (r.status = 'failed' or (r.status = 'published'
+        and (r.as_of < :made_at or r.finished_at < r.as_of + make_interval(hours => :late_hours))))
+order by r.as_of, r.run_id
+"""
+# Every stay of the trial counts, forecast or not: an hour without a run raised no alert.
+_ALERTS = """
+with band (risk_band, rank) as (
+    select * from unnest(cast(:bands as text[])) with ordinality
+),
+stay as (
+    select s.stay_id, s.outcome = 'died' as died
+    from icu.stay s
+    where s.source = :source and s.intime < :ended and (s.outtime is null or s.outtime > :began)
+        and not exists (select from quality.stay_audit a where a.source = s.source and a.stay_id = s.stay_id)
+),
+flagged as (
+    select f.stay_id, date_trunc('day', f.prediction_time, 'UTC') as day, max(band.rank) as rank
+    from forecast.stay_forecast f
+    join band on band.risk_band = f.risk_band
+    where f.run_id = any(:run_ids)
+    group by f.stay_id, date_trunc('day', f.prediction_time, 'UTC')
+),
+highest as (
+    select stay.stay_id, stay.died, coalesce(max(flagged.rank), 0) as rank
+    from stay left join flagged on flagged.stay_id = stay.stay_id
+    group by stay.stay_id, stay.died
+)
+select band.risk_band,
+    (select count(*) from flagged where flagged.rank >= band.rank)::double precision / :n_days as flagged_per_day,
+    count(highest.died) as n_stays,
+    count(highest.died) filter (where highest.rank >= band.rank) as n_flagged,
+    (count(*) filter (where highest.died and highest.rank >= band.rank))::double precision
+        / nullif(count(*) filter (where highest.died), 0) as sensitivity,
+    (count(*) filter (where highest.died and highest.rank >= band.rank))::double precision
+        / nullif(count(highest.died) filter (where highest.rank >= band.rank), 0) as ppv
+from band cross join highest
+group by band.risk_band, band.rank
+order by band.rank
 """
 _DELAYS = """
 select concept, count(*) as n,
@@ -85,10 +126,27 @@ order by 2 desc, 1
 """
 
 
-def count_runs(engine: Engine, source: str, began: datetime, ended: datetime) -> dict[str, Any]:
-    """The runs of a trial from `began` to `ended`: number of hours `published`, number of runs `failed`, the published
-    `run_ids` (None without any), the `first` and the `last` hour (None without a run)."""
-    return _rows(engine, _RUNS, source, began, ended)[0]
+def read_runs(engine: Engine, there: Mapping[str, Any], ended: datetime) -> list[dict[str, Any]]:
+    """The runs of a trial (its row) for hours before `ended`, by hour: `run_id`, `as_of`, `model_id`, `failed`.
+
+    Without those that were published `LATE_HOURS` or more after their hour: nobody could have read them in time. Hours
+    before the trial was made are a rehearsal, and their runs are never late.
+    """
+    bound = {"made_at": there["made_at"], "late_hours": LATE_HOURS}
+    return _rows(engine, _PUBLISHED, there["source"], there["started_at"], ended, **bound)
+
+
+def read_alerts(
+    engine: Engine, source: str, began: datetime, ended: datetime, run_ids: Sequence[int], n_days: int
+) -> list[dict[str, Any]]:
+    """What acting on the alerts of these runs would have meant, a row per risk band (and those above it), low first.
+
+    flagged_per_day: stays flagged, over `n_days`. n_stays: with a known outcome, in the unit at some time from `began` to
+    `ended`, forecast or not; n_flagged: of these. sensitivity: share of the deaths that were flagged; ppv: share of the
+    flagged stays that died; None without any.
+    """
+    bound = {"bands": list(RISK_BANDS), "run_ids": list(run_ids), "n_days": n_days}
+    return _rows(engine, _ALERTS, source, began, ended, **bound)
 
 
 def read_delays(engine: Engine, source: str, began: datetime, ended: datetime) -> list[dict[str, Any]]:

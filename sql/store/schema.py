@@ -402,6 +402,7 @@ trial = Table(
     _time("started_at", nullable=False),
     _time("ends_at", nullable=False),
     _time("ended_at"),
+    _now("made_at"),
     CheckConstraint("ends_at > started_at", name="ends_after_it_starts"),
     Index("ix_trial_one_open", "source", unique=True, postgresql_where=text("ended_at is null")),
     schema="forecast",
