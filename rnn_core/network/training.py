@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -77,8 +78,8 @@ def fit_stay_model(
     is called after each epoch. `devices`: by default those of `devices.choose_devices`; several give the weights of one
     up to rounding, except for dropout, whose masks each device draws itself.
 
-    Changes the global seeds of Python, numpy and TensorFlow. Raises DataTooSmallError with fewer than `MIN_WINDOWS`
-    windows to train on or none to validate, ContractError when labels, stays or `warm_from` do not fit the windows.
+    Changes the global seed of Python. Raises DataTooSmallError with fewer than `MIN_WINDOWS` windows to train on or none
+    to validate, ContractError when labels, stays or `warm_from` do not fit the windows.
     """
     _check_rows(windows, labels, train_stays, valid_stays)
     train, valid = _make_examples(windows, labels, train_stays), _make_examples(windows, labels, valid_stays)
@@ -94,7 +95,9 @@ def fit_stay_model(
         "longest_hours": 2 * config.window.chunk_hours,
     }
     config = replace(config, network=replace(config.network, head="competing_risk", **sizes))
-    keras.utils.set_random_seed(config.train.seed)
+    # Keras draws every seed of a network from here. `keras.utils.set_random_seed` would also seed TensorFlow, which then
+    # optimises each traced function anew: seconds per fit.
+    random.seed(config.train.seed)
     devices = devices or choose_devices()
     start = _build(config, devices)
     if warm_from is None:

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from rnn_core.contracts.config import ModelConfig, NetworkConfig, TrainConfig
 from rnn_core.contracts.errors import ContractError, DataTooSmallError
@@ -124,6 +125,14 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(base):
     assert_equal_weights(first, fit(*make_data()))
     other = fit(*make_data(), with_train(seed=1))
     assert not np.array_equal(first.model.get_weights()[0], other.model.get_weights()[0])
+
+
+def test_a_fit_leaves_the_seed_of_tensorflow_alone_since_setting_it_drops_every_optimised_graph():
+    tf.random.set_seed(5)
+    expected = tf.random.uniform((3,)).numpy()
+    tf.random.set_seed(5)
+    fit(*make_data(n=24), with_train(epochs=1))
+    np.testing.assert_array_equal(tf.random.uniform((3,)).numpy(), expected)
 
 
 def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(base, tmp_path):
