@@ -132,7 +132,7 @@ def check(source: str, as_of: datetime) -> SourceReport:
     adapter, engine = open_source(source)
     check_source(adapter, engine)
     found = profile(adapter, engine, as_of)
-    concepts, units, audit = coverage(found), by_unit(found), _audit(found.stays)
+    concepts, units, audit = coverage(found), by_unit(found), _audit(adapter, found.stays)
     faults = [*_unit_faults(units), *_midnight_faults(found), *_unknown(found)]
     faults += FinishedStays.of(newest_stays(found.stays)).doubts().values()
     faults += [f"{row['stays']} stays: {row['fault']}" for row in audit if row["stays"]]
@@ -177,10 +177,10 @@ def audit_source(source: str, as_of: datetime) -> list[dict[str, Any]]:
     """The label audit of a source alone, without reading its observations; rows as `label_audit.audit_stays` returns them."""
     adapter, engine = open_source(source)
     check_source(adapter, engine)
-    return _audit(read_all_stays(adapter, engine, as_of))
+    return _audit(adapter, read_all_stays(adapter, engine, as_of))
 
 
-def _audit(stays: pa.Table) -> list[dict[str, Any]]:
+def _audit(adapter: Adapter, stays: pa.Table) -> list[dict[str, Any]]:
     # Used only to compute: it need not be migrated.
     store = open_engine(store_url(load_settings()))
-    return audit_stays(store, stays)
+    return audit_stays(store, stays, adapter.earliest_begin)

@@ -20,11 +20,15 @@ class WindowConfig(Saved):
 
     A stay is cut into chunks that start every `chunk_hours` and reach back over at most two of them: the prediction at
     hour t sees the hours from max(0, (t // chunk_hours - 1) * chunk_hours) on, so at least the last `chunk_hours`.
+
+    No forecast is made before `first_hour` of a stay nor after `last_hour`, a year: hardly a stay teaches anything about
+    those, and the rows of a stay stay few however long it is open.
     """
 
     concepts: tuple[str, ...] = NAMES
     chunk_hours: int = 168
     first_hour: int = 4
+    last_hour: int = 366 * 24
     stale_hours: float = 24.0
     min_observations: int = 10
 

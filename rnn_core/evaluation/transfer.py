@@ -9,7 +9,7 @@ from rnn_core.contracts.config import Sampling
 from rnn_core.contracts.errors import ArtifactError, DataTooSmallError
 from rnn_core.contracts.known import Known
 from rnn_core.forecasters.stay import StayForecaster, one_end
-from rnn_core.series.grid import make_grid
+from rnn_core.series.material import make_served_grid
 from rnn_core.series.serving_rule import is_served
 from rnn_core.series.splits import patient_folds, split_stays
 from rnn_core.series.windows import make_windows
@@ -70,7 +70,7 @@ def risks_at(forecaster: StayForecaster, known: Known, hour: int) -> tuple[np.nd
     Stays that ended earlier, or with too little charted for a forecast, have none.
     """
     known, rules = forecaster.reads(known), forecaster.config.window
-    grid = make_grid(known.stays, known.observations, known.as_of)
+    grid = make_served_grid(known, rules, Sampling())
     windows = make_windows(grid, known.stays, forecaster.scaler, rules)
     stay = np.repeat(np.arange(grid.n_stays), grid.lengths)
     due = windows.prediction_hour >= hour

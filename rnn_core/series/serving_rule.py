@@ -22,8 +22,8 @@ def is_served(windows: Windows, rows: np.ndarray | slice, rules: WindowConfig, s
 
 def served_until(known: Known, rules: WindowConfig, sampling: Sampling) -> np.ndarray:
     """After when every forecast of a stay would be refused, unless more becomes known of it, datetime64[us] [stays]."""
-    until = known.last_heard + _hours(rules.stale_hours)
-    return np.minimum(until, known.intime + _hours(sampling.data_hours)) if np.isfinite(sampling.data_hours) else until
+    last = min(rules.last_hour, sampling.data_hours)
+    return np.minimum(known.last_heard + _hours(rules.stale_hours), known.intime + _hours(last))
 
 
 def is_fresh(known: Known, rules: WindowConfig) -> np.ndarray:
@@ -46,6 +46,7 @@ def _refusals(
         "stale": np.minimum(silent_hours, elapsed_hours) > rules.stale_hours,
         "too_few_observations": n_observations < rules.min_observations,
         "later_than_learned": elapsed_hours > sampling.data_hours,
+        "too_long": elapsed_hours > rules.last_hour,
     }
 
 

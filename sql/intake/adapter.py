@@ -4,6 +4,7 @@ import csv
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
 from functools import cached_property
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from rnn_core.contracts.errors import ContractError
 
 _FOLDER = Path(__file__).resolve().parents[1] / "sources"
 _ONE_SCHEMA = {"schema": "public"}
+# No charting system has older stays. A missing begin is often written as 1900-01-01, 1970-01-01 or 1980-01-01.
+FIRST_DAY = date(1990, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Adapter:
     schemas: the schema of each placeholder in the SELECTs.
     local_times: times carry no zone; they and the bounds of a read are in `timezone`.
     shift_days: added to every time that is read, for dates that de-identification moved into the future.
+    first_day: the first day, in the source's own dates, on which a stay can have begun.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Adapter:
     local_times: bool = False
     timezone: str = "UTC"
     shift_days: int = 0
+    first_day: date = FIRST_DAY
     read_timeout_minutes: float = 60.0
 
     def relations(self) -> Iterator[tuple[str, str, list[str]]]:
@@ -61,6 +66,11 @@ class Adapter:
         for name, columns in self.tables.items():
             *schema, table = name.split(".")
             yield self.schemas[schema[0] if schema else "schema"], table, columns
+
+    @property
+    def earliest_begin(self) -> datetime:
+        """A stay that begins earlier, in the times as they are read, cannot be."""
+        return datetime.combine(self.first_day, time(), UTC) + timedelta(days=self.shift_days)
 
     def schemas_on(self, dialect: str) -> dict[str, str]:
         """The schema per placeholder of a source as published: `main` is the only one in SQLite and the default in DuckDB."""
@@ -136,6 +146,7 @@ def load_adapter(name: str) -> Adapter:
         schemas=schemas,
         local_times=bool(promises.get("local_times", False)),
         shift_days=int(promises.get("shift_days", 0)),
+        first_day=promises.get("first_day", FIRST_DAY),
     )
 
 

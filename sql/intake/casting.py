@@ -16,7 +16,9 @@ OWN_CARE = "with (autovacuum_enabled = off)"
 STAY_COLUMNS = _STAY_TEXTS + _STAY_TIMES + _STAY_NUMBERS
 
 
-def cast_stays(connection: Connection, *, source: str, as_of: datetime, landed: str, checked: str) -> None:
+def cast_stays(
+    connection: Connection, *, source: str, as_of: datetime, earliest_begin: datetime, landed: str, checked: str
+) -> None:
     """Create `checked` with a row per row of `landed`; what cannot be read is null and counted in the row.
 
     `row_id` is the place of the landed row (its ctid): a batch's landing tables are written once and never changed.
@@ -32,9 +34,11 @@ def cast_stays(connection: Connection, *, source: str, as_of: datetime, landed: 
     ]
     statement = (
         f"create unlogged table {checked} {OWN_CARE} as select l.ctid as row_id, cast(:source as text) as source,"
-        f" cast(:as_of as timestamptz) as as_of, {', '.join(columns)} from {landed} l"
+        f" cast(:as_of as timestamptz) as as_of, cast(:earliest_begin as timestamptz) as earliest_begin,"
+        f" {', '.join(columns)} from {landed} l"
     )
-    connection.execute(text(statement), {"source": source, "as_of": as_of})
+    bound = {"source": source, "as_of": as_of, "earliest_begin": earliest_begin}
+    connection.execute(text(statement), bound)
     connection.exec_driver_sql(f"analyze {checked}")
 
 

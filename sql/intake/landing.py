@@ -218,7 +218,9 @@ def cast_and_map(engine: Engine, batch: Batch, adapter: Adapter) -> None:
     stays, observations = batch.checked("stay"), batch.checked("observation")
     with engine.begin() as connection:
         connection.exec_driver_sql(_ROOM_TO_SORT)
-        casting.cast_stays(connection, landed=batch.landed("stay"), checked=stays, **names)
+        casting.cast_stays(
+            connection, landed=batch.landed("stay"), checked=stays, earliest_begin=adapter.earliest_begin, **names
+        )
         casting.cast_observations(
             connection,
             landed=batch.landed("observation"),

@@ -14,8 +14,8 @@ union
 select v.stay_id from icu.stay_version v
 where v.source = :source and not exists (select from icu.stay s where s.source = v.source and s.stay_id = v.stay_id)
     and not exists (
-        select from quality.rejected_end r
-        where r.source = v.source and r.stay_id = v.stay_id and r.known_at >= :cutoff
+        select from quality.rejected_version r
+        where r.reports_end and r.source = v.source and r.stay_id = v.stay_id and r.known_at >= :cutoff
     )
 group by v.stay_id having max(v.available_at) < :cutoff
 """

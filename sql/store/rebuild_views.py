@@ -12,7 +12,7 @@ from sql.store.statements import read_statement
 
 # In order of dependency: a relation may read those before it.
 RELATIONS: tuple[str, ...] = (
-    "quality.rejected_end",
+    "quality.rejected_version",
     "icu.stay_at",
     "icu.stay",
     "quality.stay_audit_at",

@@ -27,7 +27,7 @@ select
     k.weight_kg, k.admission_type
 from newest k
 where not exists (
-        select from quality.rejected_end r
+        select from quality.rejected_version r
         where true
-            -- include parts/open_until_rejected_end.sql
+            -- include parts/open_until_rejected.sql
     )

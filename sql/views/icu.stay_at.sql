@@ -43,8 +43,8 @@ begin atomic
         k.first_age_years, k.first_sex, k.first_height_cm, k.first_weight_kg, k.first_admission_type
     from newest k
     where k.intime <= stay_at.as_of and not exists (
-        select from quality.rejected_end r
+        select from quality.rejected_version r
         where r.known_at <= stay_at.as_of and r.ingested_at <= stay_at.ingested_by
-            -- include parts/open_until_rejected_end.sql
+            -- include parts/open_until_rejected.sql
     );
 end

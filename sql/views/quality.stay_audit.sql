@@ -9,6 +9,6 @@ version as (
     select source, stay_id, available_at, batch_id from icu.stay_version
 ),
 rejected as (
-    select * from quality.rejected_end
+    select * from quality.rejected_version
 ),
 -- include parts/stay_faults.sql

@@ -6,6 +6,7 @@
 --   stay_after_death: began more than 1 h after a death of the patient, recorded with any stay.
 --   longer_than_hospital: ends more than {charting_delay_hours} h after hospital discharge or begins more than {early_admission_hours} h before admission.
 --   negative_stay: a version that ends before it begins is quarantined, and no newer version replaced it.
+--   impossible_begin: a version that begins before the source's first plausible day is quarantined, and none replaced it.
 --   rejected_end: a version with the end of an open stay is quarantined for another reason, and no newer version replaced it.
 -- Units: explanations count hours and hold no other value of a patient.
 create function quality.stay_audit_at(as_of timestamptz, ingested_by timestamptz default 'infinity')
@@ -24,7 +25,7 @@ begin atomic
         where v.available_at <= stay_audit_at.as_of and b.ingested_at <= stay_audit_at.ingested_by
     ),
     rejected as (
-        select * from quality.rejected_end r
+        select * from quality.rejected_version r
         where r.known_at <= stay_audit_at.as_of and r.ingested_at <= stay_audit_at.ingested_by
     ),
     -- include parts/stay_faults.sql

@@ -1,7 +1,7 @@
 """The spec suite: the same hospital in every source's own schema gives the same stays, observations, windows, forecasts."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
 
 import hospital
@@ -24,6 +24,7 @@ from sql.store.engine import open_engine
 # All three stays lie in the unit, and some laboratory values are not known yet.
 DURING = hospital.BEGIN + timedelta(hours=36)
 AFTER = hospital.BEGIN + timedelta(days=40)
+BEGIN_OF_1900 = datetime(1900, 1, 2, 8, tzinfo=UTC)
 # Those that keep one time per value, and take it for both.
 WITHOUT_DELAYS = {"physionet_2012"}
 # It keeps a length of stay, not an end: -1 means that it is not known.
@@ -144,6 +145,24 @@ def test_a_stay_that_ends_before_it_begins_is_not_present(store, build_and_inges
         query = "select stay_id, outtime is null and outcome is null from icu.stay where source = :source"
         now = {names[stay_id]: is_open for stay_id, is_open in connection.execute(text(query), {"source": name})}
     assert set("123") <= set(now) and not any(now.values())
+
+
+@pytest.mark.parametrize(("source", "dialect"), [pair for pair in PAIRS if pair.values[0] not in WITHOUT_ENDS])
+def test_a_stay_since_1900_is_quarantined_and_changes_no_other(store, build_and_ingest, monkeypatch, source, dialect):
+    """1900 in the dates of the source: MIMIC's are moved back by 200 years."""
+    since_1900 = (BEGIN_OF_1900 - hospital.BEGIN) / timedelta(hours=1) + 24 * load_adapter(source).shift_days
+    ancient = hospital.Stay("7", "medical", since_1900, 50_000, False, 66, "male")
+    monkeypatch.setattr(import_module(f"hospital.{source}"), "STAYS", (*hospital.STAYS, ancient))
+    name = f"ancient_of_{source}_on_{dialect}"
+    ids, _ = build_and_ingest(source, dialect, name)
+    assert set(canonical.read_stays(store, name, DURING, only_open=True)["stay_id"]) == {ids[n] for n in "123"}
+    query = (
+        "select distinct check_name, row ->> 'stay_id' from quality.quarantine where relation = 'stay' and source = :s"
+    )
+    audit = "select fault, stay_id from quality.stay_audit where source = :s"
+    with store.connect() as connection:
+        assert connection.execute(text(query), {"s": name}).all() == [("begins_before_first_day", ids["7"])]
+        assert connection.execute(text(audit), {"s": name}).all() == [("impossible_begin", ids["7"])]
 
 
 @pytest.mark.parametrize("which", ["stays", "observations"])

@@ -166,6 +166,10 @@ DIRTY: dict[str, dict[str, list[dict]]] = {
         ],
         "unknown_outcome": [stay("transferred", outcome="transferred")],
         "unknown_end": [stay("ends nowhere", ends_at=None), stay("ends on a ward", ends_at="ward")],
+        "begins_before_first_day": [
+            stay("since 1900", intime="1900-01-01T00:00:00+00:00", outtime=None, outcome=None),
+            stay("the day before", intime="1989-12-31T23:59:59+00:00"),
+        ],
         "ends_before_it_begins": [
             stay("negative", outtime=at(-1)),
             stay("no length", outtime=at(0)),

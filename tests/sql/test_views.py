@@ -302,7 +302,7 @@ def test_one_stay_may_have_several_faults(engine):
     assert set(faults(engine)) == {("s1", "died_before_outtime"), ("s1", "longer_than_hospital")}
 
 
-# -------------------------------------------------------------------------------- quality.rejected_end
+# -------------------------------------------------------------------------------- quality.rejected_version
 
 REJECTING = [check.name for check in load_suite("stay") if check.where and not check.correct]
 
@@ -351,6 +351,14 @@ def test_an_end_that_the_source_dates_before_the_begin_counts_from_the_begin(eng
     b.add_stay(engine, "s1", batch_id=batch, intime=begin)
     quarantined(engine, batch, "s1", available_at=end, row={"intime": str(begin), "outtime": str(end)})
     assert present(engine) == present(engine, NOW) == present(engine, begin) == set()
+
+
+def test_a_stay_that_was_never_accepted_for_its_begin_is_named(engine):
+    quarantined(engine, b.add_batch(engine), "s1", check="begins_before_first_day", row={"outtime": None})
+    assert faults(engine) == {
+        ("s1", "impossible_begin"): "1 quarantined version(s) begin before the first plausible day"
+    }
+    assert present(engine) == set()
 
 
 def test_a_corrected_version_and_a_quarantined_observation_end_no_stay(engine):

@@ -1,5 +1,5 @@
 -- The rules of the stay audit. They need, as known at one time: `stay`, the stays; `version`, the accepted versions;
--- `rejected`, the rows of quality.rejected_end.
+-- `rejected`, the rows of quality.rejected_version.
 unreplaced as (
     select r.*
     from rejected r
@@ -48,10 +48,15 @@ fault as (
     where r.check_name = 'ends_before_it_begins'
     group by r.source, r.stay_id
     union all
+    select r.source, r.stay_id, 'impossible_begin', count(*), 'quarantined version(s) begin before the first plausible day'
+    from unreplaced r
+    where r.check_name = 'begins_before_first_day'
+    group by r.source, r.stay_id
+    union all
     -- The other quarantined ends matter where the stay had no other end.
     select r.source, r.stay_id, 'rejected_end', count(*), 'quarantined version(s) report the end of an open stay'
     from unreplaced r
-    where r.check_name <> 'ends_before_it_begins'
+    where r.reports_end and r.check_name not in ('ends_before_it_begins', 'begins_before_first_day')
         and not exists (select from stay s where s.source = r.source and s.stay_id = r.stay_id)
     group by r.source, r.stay_id
 )

@@ -1,4 +1,0 @@
-            -- The rejected end r is newer than k, the newest accepted version of its stay, and k was open then.
-            and r.source = k.source and r.stay_id = k.stay_id
-            and (r.known_at, r.batch_id) >= (k.available_at, k.batch_id)
-            and ((k.outtime is null and k.outcome is null) or k.outtime > r.known_at)
