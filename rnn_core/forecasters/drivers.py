@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,7 @@ from rnn_core.series.grid import make_grid
 from rnn_core.statistics.calibration_metrics import log_odds
 
 N_DRIVERS = 5
-# With more stays, only the highest risks are explained: each concept is one more pass over the stays. With
+# With more stays, only the highest risks are explained: each concept is one more pass over the stays that have it. With
 # all concepts charted, five members of 64 units and two CPU cores, 100 stays of two days take 4 s, of ten days 23 s.
 MAX_EXPLAINED = 100
 # Hours of stays scored at once; bounds the memory.
@@ -60,11 +62,12 @@ def explain_stays(
     part = replace(part, observations=part.observations.known_at(part.as_of))
     if not len(chosen):
         return pd.DataFrame(columns=list(COLUMNS))
-    names, variants = zip(("", part), *_without_each(part), strict=True)
-    whole, *without = np.concatenate([_log_odds(forecaster, stack(some)) for some in _portions(variants)]).reshape(
-        len(variants), -1
-    )
-    return _strongest(part, list(names[1:]), (whole - np.stack(without)).T)
+    names, having, variants = zip(*_without_each(part), strict=True)
+    portions = _portions((part, *variants))
+    whole, without = np.split(np.concatenate([_log_odds(forecaster, stack(some)) for some in portions]), [len(chosen)])
+    change = np.zeros((len(chosen), len(names)))
+    change.T[np.stack(having)] = np.concatenate([whole[stays] for stays in having]) - without
+    return _strongest(part, list(names), change)
 
 
 def _log_odds(forecaster: StayForecaster, known: Known) -> np.ndarray:
@@ -78,21 +81,27 @@ def _log_odds(forecaster: StayForecaster, known: Known) -> np.ndarray:
 
 def _portions(variants: Sequence[Known]) -> Iterator[Sequence[Known]]:
     """Groups of variants whose stays are scored in one pass: each pass has a fixed cost."""
-    size = max(int(_PASS_HOURS / max(variants[0].elapsed_hours.sum(), 1)), 1)
-    for first in range(0, len(variants), size):
-        yield variants[first : first + size]
+    passes = np.cumsum([variant.elapsed_hours.sum() for variant in variants]) // _PASS_HOURS
+    for _, some in groupby(zip(passes, variants, strict=True), key=itemgetter(0)):
+        yield [variant for _, variant in some]
 
 
-def _without_each(known: Known) -> Iterator[tuple[str, Known]]:
-    """Name and the same stays without it, for every concept that was observed and every descriptor that is known."""
+def _without_each(known: Known) -> Iterator[tuple[str, np.ndarray, Known]]:
+    """Name, the stays that have it, bool [stays], and those stays without it: of every concept that was observed and every
+    descriptor that is known. The forecasts of other stays would be the same."""
     seen = known.observations
     for concept in np.unique(seen.concept):
-        yield CONCEPTS[concept].name, replace(known, observations=seen.take(seen.concept != concept))
+        having = np.isin(np.arange(len(known.stays)), seen.stay[seen.concept == concept])
+        part = known.take(having)
+        rest = part.observations.take(part.observations.concept != concept)
+        yield CONCEPTS[concept].name, having, replace(part, observations=rest)
     for name in _DESCRIPTORS:
         column = known.stays[name]
-        if column.notna().any():
-            unknown = known.stays.assign(**{name: np.nan if pd.api.types.is_numeric_dtype(column) else None})
-            yield name, replace(known, stays=unknown)
+        having = column.notna().to_numpy()
+        if having.any():
+            part = known.take(having)
+            unknown = part.stays.assign(**{name: np.nan if pd.api.types.is_numeric_dtype(column) else None})
+            yield name, having, replace(part, stays=unknown)
 
 
 def _strongest(known: Known, names: list[str], change: np.ndarray) -> pd.DataFrame:

@@ -192,10 +192,7 @@ def _split(known: Mapping[str, np.ndarray], window: int) -> tuple[_Pairs, _Pairs
     parts: tuple[list[_Pairs], ...] = ([], [], [])
     for lengths in known.values():
         n = len(lengths) - window
-        pairs = keras.utils.timeseries_dataset_from_array(
-            lengths, lengths[window:], sequence_length=window, batch_size=n
-        )
-        x, y = next(pairs.as_numpy_iterator())
+        x, y = np.lib.stride_tricks.sliding_window_view(lengths, window)[:n], lengths[window:]
         cuts = [int(n * _TRAIN_SHARE), int(n * _VALID_SHARE)]
         for part, xs, ys in zip(parts, np.split(x, cuts), np.split(y, cuts), strict=True):
             part.append(_Pairs(xs, ys))
