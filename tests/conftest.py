@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,7 @@ def make_database(server):
     def make(prefix: str = "t", template: str = "template1"):
         name = f"{prefix}_{os.getpid()}_{next(_names)}"
         with open_engine(url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.exec_driver_sql(f"create database {name} template {template}")
+            connection.exec_driver_sql(f"create database {name} template {template} strategy file_copy")
         return url.set(database=name)
 
     return make
@@ -224,22 +225,39 @@ TRAINED_AT = datetime(2026, 1, 19, tzinfo=UTC)
 
 
 @pytest.fixture(scope="session")
-def trained_template(make_template, server, clif_source):
+def fill_trained(server, clif_source):
+    """A function that runs jobs in the database at a URL, in the installation to which the templates below belong."""
+    from flows.runtime.settings import load_settings
+
+    def fill(url, *jobs: Callable) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            _enter(patch, server[1] / "trained", url, clif_source)
+            for job in jobs:
+                job()
+        load_settings.cache_clear()
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def trained_template(make_template, server, fill_trained):
     """Name of a database, and an artifact folder, in which the CLIF demo was ingested and trained on, briefly."""
     from flows.jobs.ingest import ingest
     from flows.jobs.train import train
-    from flows.runtime.settings import load_settings
 
-    folder = server[1] / "trained"
+    learn = partial(train.fn, "clif", TRAINED_AT, epochs=3, members=2)
+    name = make_template("trained", lambda url: fill_trained(url, partial(ingest.fn, "clif", TRAINED_AT), learn))
+    return name, server[1] / "trained" / "artifacts"
 
-    def fill(url) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            _enter(patch, folder, url, clif_source)
-            ingest.fn("clif", TRAINED_AT)
-            train.fn("clif", TRAINED_AT, epochs=3, members=2)
-        load_settings.cache_clear()
 
-    return make_template("trained", fill), folder / "artifacts"
+@pytest.fixture(scope="session")
+def published_template(make_template, trained_template, fill_trained):
+    """The same, with the forecasts of `TRAINED_AT`, all of them explained."""
+    from flows.jobs.forecast import forecast
+
+    name, artifacts = trained_template
+    publish = partial(forecast.fn, "clif", TRAINED_AT)
+    return make_template("published", lambda url: fill_trained(url, publish), template=name), artifacts
 
 
 @pytest.fixture(scope="session")
@@ -252,25 +270,40 @@ def trained_forecaster(trained_template):
 
 
 @pytest.fixture
-def trained(trained_template, make_database, clif_source, tmp_path, monkeypatch):
-    """An installation of its own in which a model of the CLIF demo serves: a copy of the template."""
+def copy_installation(make_database, clif_source, tmp_path, monkeypatch):
+    """A function that makes an installation of this test from a template and returns its engine."""
     from flows.runtime.databases import open_store
     from flows.runtime.settings import load_settings
 
-    template, artifacts = trained_template
-    shutil.copytree(artifacts, tmp_path / "artifacts")
-    _enter(monkeypatch, tmp_path, make_database("trained", template), clif_source)
-    engine = open_store()
-    yield engine
-    engine.dispose()
+    engines = []
+
+    def copy(template: str, artifacts: Path):
+        shutil.copytree(artifacts, tmp_path / "artifacts")
+        _enter(monkeypatch, tmp_path, make_database("trained", template), clif_source)
+        engines.append(open_store())
+        return engines[-1]
+
+    yield copy
+    for engine in engines:
+        engine.dispose()
     load_settings.cache_clear()
+
+
+@pytest.fixture
+def trained(copy_installation, trained_template):
+    """An installation of its own in which a model of the CLIF demo serves: a copy of the template."""
+    return copy_installation(*trained_template)
+
+
+@pytest.fixture
+def published(copy_installation, published_template):
+    """The same, in which the hour `TRAINED_AT` is published."""
+    return copy_installation(*published_template)
 
 
 @pytest.fixture
 def few_drivers(monkeypatch):
     """Forecasts of this test explain three stays only: most of the time of a small run goes into its drivers."""
-    from functools import partial
-
     from rnn_core.forecasters import drivers
 
     monkeypatch.setattr(drivers, "explain_stays", partial(drivers.explain_stays, limit=3))
@@ -279,7 +312,7 @@ def few_drivers(monkeypatch):
 @pytest.fixture(autouse=True)
 def _no_more_drivers_than_needed(request):
     """Whatever forecasts with the trained model has few drivers, unless it is marked `all_drivers`."""
-    if "trained" in request.fixturenames and "all_drivers" not in request.keywords:
+    if "copy_installation" in request.fixturenames and "all_drivers" not in request.keywords:
         request.getfixturevalue("few_drivers")
 
 

@@ -4,8 +4,10 @@ One process, since a temporary server takes a quarter of a minute to start. Prin
 """
 
 import json
+import os
 import sys
 from datetime import datetime, timedelta
+from functools import partial
 
 from sqlalchemy import text
 
@@ -22,8 +24,10 @@ from flows.jobs.ingest import ingest  # noqa: E402
 from flows.jobs.train import train  # noqa: E402
 from flows.jobs.watch import watch  # noqa: E402
 from flows.pages.checks import write_page  # noqa: E402
+from flows.runtime import notify  # noqa: E402
 from flows.runtime.databases import open_store  # noqa: E402
 from rnn_core.contracts.errors import ForecastError  # noqa: E402
+from rnn_core.forecasters import drivers  # noqa: E402
 
 QUOTING = """
 create function quote() returns trigger language plpgsql as
@@ -43,6 +47,20 @@ def run_each_flow(at: datetime) -> dict:
     except ForecastError as error:
         counts["refused"] = str(error)
     return counts
+
+
+def alert_an_unknown_block() -> str:
+    """What an alert to a block that the server does not have is refused with."""
+    os.environ["ICU_NOTIFY"] = "prefect:slack-webhook/none"
+    load_settings.cache_clear()
+    try:
+        notify.send("a", "b")
+    except ForecastError as error:
+        return str(error)
+    finally:
+        del os.environ["ICU_NOTIFY"]
+        load_settings.cache_clear()
+    raise AssertionError("an unknown block took the message")
 
 
 def read_server() -> dict:
@@ -78,7 +96,10 @@ def fail(at: datetime) -> None:
 
 def main(as_of: str) -> None:
     at = datetime.fromisoformat(as_of)
-    print("RESULT" + json.dumps(run_each_flow(at) | read_server(), default=str))
+    # Most of the time of a small run goes into its drivers.
+    drivers.explain_stays = partial(drivers.explain_stays, limit=3)
+    result = run_each_flow(at) | read_server() | {"unknown block": alert_an_unknown_block()}
+    print("RESULT" + json.dumps(result, default=str))
     evaluate("clif", at + timedelta(hours=1))
     write_page(open_store(), "clif", None)
     fail(at)

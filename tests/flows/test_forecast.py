@@ -51,15 +51,23 @@ def read(engine, query: str, **bound) -> pd.DataFrame:
         return pd.read_sql_query(text(query), connection, params=bound)
 
 
-@pytest.fixture
-def unit_model(trained):
-    """A unit forecaster that serves: short windows, so that the demo's units have enough stays for it."""
-    from rnn_core.forecasters.unit import fit_unit_forecaster, save_unit_forecaster
+@pytest.fixture(scope="module")
+def unit_forecaster():
+    """Short windows, so that the demo's units have enough stays for it."""
+    from rnn_core.forecasters.unit import fit_unit_forecaster
 
     lengths = {"A": np.random.default_rng(0).gamma(2.0, 2.0, 60)}
     config = UnitConfig(window=3, horizon=2, units=(4,), first_epochs=1, second_epochs=1)
+    return fit_unit_forecaster(lengths, config)
+
+
+@pytest.fixture
+def unit_model(trained, unit_forecaster):
+    """Folder of a unit forecaster that serves."""
+    from rnn_core.forecasters.unit import save_unit_forecaster
+
     model_id = "clif-unit-small"
-    folder = save_unit_forecaster(load_settings().artifact_folder, model_id, fit_unit_forecaster(lengths, config), {})
+    folder = save_unit_forecaster(load_settings().artifact_folder, model_id, unit_forecaster, {})
     row = {
         "model_id": model_id,
         "name": "unit",
@@ -85,20 +93,18 @@ def test_every_open_stay_is_scored_or_abstained_with_a_reason(trained):
     assert published.loc[scored, "mortality_risk"].between(0, 1).all()
 
 
-def test_current_risk_shows_the_run_with_its_age_and_that_the_model_is_provisional(trained):
-    forecast.fn("clif", AT)
-    current = read(trained, "select * from forecast.current_risk")
+def test_current_risk_shows_the_run_with_its_age_and_that_the_model_is_provisional(published):
+    current = read(published, "select * from forecast.current_risk")
     assert len(current) > 15 and current["provisional"].all()
     risks = current["mortality_risk"].dropna().to_list()
     assert risks == sorted(risks, reverse=True)
     assert (current["forecast_age_hours"] > 0).all() and (current["data_age_hours"] >= 0).all()
 
 
-def test_publishing_the_same_slot_again_leaves_the_same_rows(trained):
+def test_publishing_the_same_slot_again_leaves_the_same_rows(published):
+    before = read(published, NUMBERS, at=AT)
     forecast.fn("clif", AT)
-    before = read(trained, NUMBERS, at=AT)
-    forecast.fn("clif", AT)
-    pd.testing.assert_frame_equal(read(trained, NUMBERS, at=AT), before)
+    pd.testing.assert_frame_equal(read(published, NUMBERS, at=AT), before)
 
 
 def test_what_became_known_later_changes_no_past_forecast(trained, unit_model):
@@ -148,12 +154,11 @@ def test_scrambled_outcomes_and_faults_of_later_change_no_forecast(trained, unit
 
 
 @pytest.mark.all_drivers
-def test_each_published_risk_has_its_drivers_and_a_backfill_has_none(trained):
-    forecast.fn("clif", AT)
+def test_each_published_risk_has_its_drivers_and_a_backfill_has_none(published):
     scored = read(
-        trained, "select stay_id from forecast.stay_forecast where prediction_time = :at and status = 'scored'", at=AT
+        published, "select stay_id from forecast.stay_forecast where prediction_time = :at and status = 'scored'", at=AT
     )
-    drivers = read(trained, "select * from forecast.current_driver")
+    drivers = read(published, "select * from forecast.current_driver")
     assert set(drivers["stay_id"]) <= set(scored["stay_id"]) and len(drivers) > len(scored)
     stay = drivers["stay_id"].iloc[0]
     shown = explain_forecast(stay, None, "clif")
@@ -161,25 +166,23 @@ def test_each_published_risk_has_its_drivers_and_a_backfill_has_none(trained):
     assert [row["driver"] for row in shown] == drivers.loc[drivers["stay_id"] == stay, "driver"].to_list()
     assert all((row["direction"] == "raises") == (row["contribution"] > 0) for row in shown)
     forecast.fn("clif", AT)
-    assert len(read(trained, "select * from forecast.stay_forecast_driver")) == len(drivers), "a slot is replaced"
+    assert len(read(published, "select * from forecast.stay_forecast_driver")) == len(drivers), "a slot is replaced"
     backfill.fn("clif", AT - timedelta(hours=6), AT - timedelta(hours=6))
-    slots = read(trained, "select distinct prediction_time from forecast.stay_forecast_driver")["prediction_time"]
+    slots = read(published, "select distinct prediction_time from forecast.stay_forecast_driver")["prediction_time"]
     assert slots.to_list() == [AT]
     with pytest.raises(ForecastError, match="published for 2026-01-18T18:00Z: back-fills publish no drivers"):
         explain_forecast(stay, AT - timedelta(hours=6), "clif")
 
 
-@pytest.mark.all_drivers
-def test_explain_prints_the_drivers_of_a_stay_strongest_first(trained):
-    forecast.fn("clif", AT)
-    stay = read(trained, "select stay_id from forecast.current_driver where rank = 5 limit 1")["stay_id"][0]
+def test_explain_prints_the_drivers_of_a_stay_strongest_first(published):
+    stay = read(published, "select stay_id from forecast.current_driver where rank = 5 limit 1")["stay_id"][0]
     shown = CliRunner().invoke(app, ["explain", stay, "--json"], catch_exceptions=False)
     rows = json.loads(shown.stdout)
     sizes = [abs(row["contribution"]) for row in rows]
     assert [row["rank"] for row in rows] == [1, 2, 3, 4, 5] and sizes == sorted(sizes, reverse=True)
-    published = read(trained, "select mortality_risk, risk_band from forecast.current_risk where stay_id = :s", s=stay)
+    at_risk = read(published, "select mortality_risk, risk_band from forecast.current_risk where stay_id = :s", s=stay)
     assert {(row["mortality_risk"], row["risk_band"]) for row in rows} == set(
-        published.itertuples(index=False, name=None)
+        at_risk.itertuples(index=False, name=None)
     )
     at_that_hour = CliRunner().invoke(
         app, ["explain", stay, "--as-of", "2026-01-19T00:00", "--source", "clif", "--json"]
@@ -187,11 +190,9 @@ def test_explain_prints_the_drivers_of_a_stay_strongest_first(trained):
     assert at_that_hour.stdout == shown.stdout
 
 
-@pytest.mark.all_drivers
-def test_explain_says_why_a_stay_has_no_drivers(trained):
-    forecast.fn("clif", AT)
-    scored = read(trained, "select stay_id from forecast.current_risk where status = 'scored'")
-    with trained.begin() as connection:
+def test_explain_says_why_a_stay_has_no_drivers(published):
+    scored = read(published, "select stay_id from forecast.current_risk where status = 'scored'")
+    with published.begin() as connection:
         gone = "delete from forecast.stay_forecast_driver where stay_id = :stay"
         assert connection.execute(text(gone), {"stay": scored["stay_id"].iloc[-1]}).rowcount > 0
     assert len(explain_forecast(scored["stay_id"].iloc[0], None, "clif")) > 0
@@ -200,7 +201,7 @@ def test_explain_says_why_a_stay_has_no_drivers(trained):
     ):
         explain_forecast(scored["stay_id"].iloc[-1], None, "clif")
     youngest = read(
-        trained,
+        published,
         "select stay_id, intime from icu.stay_at(:at) where outtime is null order by intime desc limit 1",
         at=AT,
     ).iloc[0]
@@ -284,12 +285,11 @@ def test_a_source_on_trial_is_forecast_and_judged_but_shown_to_nobody(trained):
         trials.end_trial(trained, "clif")
 
 
-def test_a_trial_hides_what_was_shown_before_it(trained):
-    forecast.fn("clif", AT)
-    assert len(read(trained, "select * from forecast.current_risk")) > 10
-    trials.start_trial(trained, "clif", 7, AT + timedelta(hours=1))
+def test_a_trial_hides_what_was_shown_before_it(published):
+    assert len(read(published, "select * from forecast.current_risk")) > 10
+    trials.start_trial(published, "clif", 7, AT + timedelta(hours=1))
     for view in ("current_risk", "unit_census", "current_driver"):
-        assert len(read(trained, f"select * from forecast.{view}")) == 0, view
+        assert len(read(published, f"select * from forecast.{view}")) == 0, view
 
 
 def test_the_report_of_a_trial_says_too_early_where_few_died_and_names_no_patient(trained):
@@ -485,14 +485,13 @@ def test_a_broken_unit_model_leaves_readers_on_the_previous_run_whole(trained, u
     assert last["status"] == "failed" and "clif-unit-small" in last["error"]
 
 
-def test_a_source_that_is_down_leaves_the_published_forecasts(trained, monkeypatch):
-    forecast.fn("clif", AT)
-    before = read(trained, "select stay_id, mortality_risk from forecast.current_risk")
+def test_a_source_that_is_down_leaves_the_published_forecasts(published, monkeypatch):
+    before = read(published, "select stay_id, mortality_risk from forecast.current_risk")
     monkeypatch.setenv("ICU_SOURCES__CLIF__URL", "postgresql+psycopg://127.0.0.1:9/away")
     load_settings.cache_clear()
     with pytest.raises(SourceError, match="Published forecasts are not affected"):
         ingest.fn("clif", AT + timedelta(hours=1))
-    pd.testing.assert_frame_equal(read(trained, "select stay_id, mortality_risk from forecast.current_risk"), before)
+    pd.testing.assert_frame_equal(read(published, "select stay_id, mortality_risk from forecast.current_risk"), before)
 
 
 def test_without_laboratory_results_every_stay_still_has_a_forecast(trained):
@@ -512,16 +511,15 @@ def test_a_stale_feed_gives_abstentions_and_no_numbers(trained):
     assert published["mortality_risk"].isna().all()
 
 
-def test_an_hour_without_open_stays_publishes_an_empty_run(trained):
+def test_an_hour_without_open_stays_publishes_an_empty_run(published):
     """The previous run's patients must not be shown as current then."""
-    forecast.fn("clif", AT)
-    with trained.begin() as connection:
+    with published.begin() as connection:
         connection.execute(text("delete from icu.stay_version where outtime is null"))
         connection.execute(text("delete from icu.stay_version where outtime > :at"), {"at": AT})
     counts = forecast.fn("clif", AT + timedelta(hours=1))
     assert counts["stays_scored"] == counts["stays_abstained"] == 0
-    assert len(read(trained, "select * from forecast.current_risk")) == 0
-    census = read(trained, "select * from forecast.unit_census")
+    assert len(read(published, "select * from forecast.current_risk")) == 0
+    census = read(published, "select * from forecast.unit_census")
     assert len(census) > 0 and (census["n_patients"] == 0).all()
 
 

@@ -113,6 +113,10 @@ def test_a_failed_run_says_in_one_sentence_what_to_do(result):
     assert "icu-forecast train physionet_2012" in result["refused"]
 
 
+def test_an_alert_to_a_block_that_the_server_does_not_have_is_refused(result):
+    assert "notification block 'slack-webhook/none'" in result["unknown block"]
+
+
 def test_marks_in_the_source_are_found_in_nothing_that_is_written(run):
     done, home, store = run
     assert done.stdout.count(b"failed as it should") == 2

@@ -47,16 +47,15 @@ def inbox(monkeypatch):
 
 
 @pytest.fixture
-def healthy(trained):
+def healthy(published):
     """An installation whose last runs all went well a moment ago, with data of this hour."""
-    forecast.fn("clif", AT)
     shift = clock.floor_hour(datetime.now(UTC)) - AT
-    with trained.begin() as connection:
+    with published.begin() as connection:
         connection.execute(text("update forecast.run set as_of = as_of + :shift"), {"shift": shift})
         connection.execute(
             text("update icu.batch set as_of = as_of + :shift, watermark = watermark + :shift"), {"shift": shift}
         )
-    return trained
+    return published
 
 
 def open_incidents(store) -> list[tuple]:
@@ -208,15 +207,11 @@ def test_a_test_alert_reaches_the_receiver_and_a_wrong_address_is_refused_withou
 ):
     assert CliRunner().invoke(app, ["watch", "--test-alert"]).exit_code == 0
     assert inbox[0]["title"] == f"icu-forecast: a test, {gethostname()}"
-    for address, sentence in (
-        ("nonsense-token-123", "not a URL that Apprise supports"),
-        ("prefect:slack-webhook/none", "notification block"),
-    ):
-        monkeypatch.setenv("ICU_NOTIFY", address)
-        load_settings.cache_clear()
-        with pytest.raises(ForecastError, match=sentence) as refused:
-            notify.send("a", "b")
-        assert "token-123" not in str(refused.value)
+    monkeypatch.setenv("ICU_NOTIFY", "nonsense-token-123")
+    load_settings.cache_clear()
+    with pytest.raises(ForecastError, match="not a URL that Apprise supports") as refused:
+        notify.send("a", "b")
+    assert "token-123" not in str(refused.value)
 
 
 def test_an_evaluation_of_real_outcomes_raises_no_alarm_on_small_numbers(healthy, inbox):
