@@ -12,7 +12,7 @@ from rnn_core.contracts.known import Known
 from rnn_core.contracts.thresholds import RISK_THRESHOLDS
 from rnn_core.forecasters.forecaster import OutOfFold, kind_of
 from rnn_core.forecasters.stay import StayForecaster, one_end
-from rnn_core.series.material import Material, make_material, make_served_grid
+from rnn_core.series.material import JUDGE_EVERY_HOURS, Material, make_material, make_served_grid
 from rnn_core.series.scaling import Scaler, fit_scaler, static_features
 from rnn_core.series.splits import patient_folds
 from rnn_core.statistics.calibration import Calibration, fit_calibration
@@ -76,10 +76,10 @@ def make_forecaster(material: Material, fitted: OutOfFold, scaler: Scaler, sampl
 
 
 def _fit_calibration(material: Material, row: np.ndarray, forecast: Distribution, elapsed: np.ndarray) -> Calibration:
-    patients = material.known.stays["patient_id"].to_numpy()[material.stay_of_row[row]]
+    """A day of a patient counts as one, however long the stay turns out to be."""
     labels = material.labels
     return fit_calibration(
-        forecast, labels.death[row], labels.weights[row], labels.entry[row], groups=patients, elapsed_hours=elapsed
+        forecast, labels.death[row], labels.weights[row], labels.entry[row], elapsed, JUDGE_EVERY_HOURS / 24
     )
 
 
@@ -108,10 +108,8 @@ def _ensemble_stretch(material: Material, fitted: OutOfFold, risk: np.ndarray) -
 def _fit_thresholds(
     material: Material, row: np.ndarray, risk: np.ndarray, budget: tuple[float, ...]
 ) -> tuple[float, ...]:
-    """Risks that the given shares of the forecasts reach, each stay counting once; fixed ones if stays are few."""
-    stay = material.stay_of_row[row]
-    if len(np.unique(stay)) < MIN_STAYS_FOR_BANDS:
+    """Risks that the given shares of the forecasts reach, as a unit sees them; fixed ones if stays are few."""
+    if len(np.unique(material.stay_of_row[row])) < MIN_STAYS_FOR_BANDS:
         return RISK_THRESHOLDS
-    weight = 1 / np.bincount(stay)[stay]
-    thresholds = np.quantile(risk, 1 - np.array(budget), weights=weight, method="inverted_cdf")
+    thresholds = np.quantile(risk, 1 - np.array(budget), method="inverted_cdf")
     return tuple(float(t) for t in thresholds) if (np.diff(thresholds) > 0).all() else RISK_THRESHOLDS

@@ -46,11 +46,10 @@ class FittedModel:
 
 @dataclass(frozen=True)
 class _Examples:
-    """Windows to learn from: window, row_weight [windows]; total is the sum of row weights over all rows that count."""
+    """Windows to learn from, int [windows], and the number of rows in them that count."""
 
     window: np.ndarray
-    row_weight: np.ndarray
-    total: float
+    n_rows: int
 
 
 def fit_stay_model(
@@ -67,10 +66,11 @@ def fit_stay_model(
 ) -> FittedModel:
     """Fits a competing-risk network on `train_stays`, bool [stays]; `valid_stays` choose its best epoch.
 
-    The loss is the mean of `losses.stay_loss` over usable scored rows, in which a row of a stay with n such rows counts
-    1/sqrt(n): hours of one stay resemble each other, so neither rows nor stays are the independent unit. AdamW with
-    warm-up and cosine decay (Loshchilov & Hutter, ICLR 2017 and 2019), gradients clipped by their global norm. Training
-    stops after `patience` epochs without a better validation loss and returns the best weights.
+    The loss is the mean of `losses.stay_loss` over usable scored rows, one per patient-hour. A weight may use nothing
+    that comes after the row: the number of rows of a stay is its length, and dividing by it would hush the long stays,
+    so that every forecast comes out too short. AdamW with warm-up and cosine decay (Loshchilov & Hutter, ICLR 2017 and
+    2019), gradients clipped by their global norm. Training stops after `patience` epochs without a better validation
+    loss and returns the best weights.
 
     The same seed gives the same weights on the same kind of CPU. With `checkpoint_dir` the last finished epoch is kept
     in a file there; the same call on the same data resumes from it and ends with the same weights. A checkpoint of other
@@ -134,9 +134,7 @@ def _make_examples(windows: Windows, labels: Labels, stays: np.ndarray) -> _Exam
     usable_before = np.concatenate([[0], np.cumsum(labels.usable)])
     n_rows = usable_before[windows.stop] - usable_before[windows.score_from]
     window = np.flatnonzero(stays[windows.stay] & (n_rows > 0))
-    rows_of_stay = np.bincount(windows.stay[window], weights=n_rows[window], minlength=len(stays))
-    row_weight = (1.0 / np.sqrt(rows_of_stay[windows.stay[window]])).astype(np.float32)
-    return _Examples(window, row_weight, float((row_weight * n_rows[window]).sum()))
+    return _Examples(window, int(n_rows[window].sum()))
 
 
 def _marginal_masses(windows: Windows, labels: Labels, train: _Examples, seed: int) -> np.ndarray:
@@ -146,28 +144,26 @@ def _marginal_masses(windows: Windows, labels: Labels, train: _Examples, seed: i
     share of the likelihood to each cell, and the ends that its delayed entry has hidden. Without this start, training on
     a hundred stays would spend its few hundred steps on moving the biases.
     """
-    rows, weight = _labelled_rows(windows, labels, train)
+    rows = _labelled_rows(windows, labels, train)
     if len(rows) > _MARGINAL_ROWS:
-        chosen = np.random.default_rng(seed).choice(len(rows), _MARGINAL_ROWS, replace=False)
-        rows, weight = rows[chosen], weight[chosen]
+        rows = np.random.default_rng(seed).choice(rows, _MARGINAL_ROWS, replace=False)
     cells = labels.weights.shape[1] * labels.weights.shape[2]
     seen = labels.weights[rows].reshape(-1, cells).astype(np.float64)
     entry = labels.entry[rows].reshape(-1, cells).astype(np.float64)
     p = np.full(cells, 1 / cells)
     for _ in range(50):
-        share = (weight / (seen @ p)) @ seen
-        hidden = (weight / (entry @ p)) @ (1 - entry)
+        share = (1 / (seen @ p)) @ seen
+        hidden = (1 / (entry @ p)) @ (1 - entry)
         expected = p * (share + hidden) + 0.1 / cells  # a tenth of a row, so that no cell is impossible
         p = expected / expected.sum()
     return p.reshape(labels.weights.shape[1:])
 
 
-def _labelled_rows(windows: Windows, labels: Labels, examples: _Examples) -> tuple[np.ndarray, np.ndarray]:
+def _labelled_rows(windows: Windows, labels: Labels, examples: _Examples) -> np.ndarray:
     first, stop = windows.score_from[examples.window], windows.stop[examples.window]
     lengths = stop - first
     rows = np.arange(lengths.sum()) + np.repeat(first - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
-    weight = np.repeat(examples.row_weight.astype(np.float64), lengths)
-    return rows[labels.usable[rows]], weight[labels.usable[rows]]
+    return rows[labels.usable[rows]]
 
 
 def _take_weights(model: keras.Model, warm_from: keras.Model) -> None:
@@ -201,7 +197,7 @@ def _gather(windows: Windows, labels: Labels, examples: _Examples, batch: np.nda
     length = int((windows.stop[window] - windows.start[window]).max())
     x, static, _ = gather_batch(windows, window, length)
     rows, _, scored = batch_rows(windows, window, length)
-    row_weight = np.where(scored & labels.usable[rows], examples.row_weight[batch][:, None], np.float32(0))
+    row_weight = (scored & labels.usable[rows]).astype(np.float32)
     return x, static, labels.weights[rows], labels.entry[rows], labels.death[rows], row_weight
 
 
@@ -284,7 +280,7 @@ class _Run:
         batches = _make_batches(self._lengths(train), config.train.batch_size, None)
         self.learning_rates = learning_rates(config.train, len(batches) * config.train.epochs)
         # A batch is a sample of the training rows: its sum estimates the whole sum, whatever its lengths.
-        trainer.reset(start, train.total / len(batches))
+        trainer.reset(start, train.n_rows / len(batches))
 
     @property
     def finished(self) -> bool:
@@ -304,8 +300,8 @@ class _Run:
             "epoch": epoch + 1,
             "epochs": self.config.train.epochs,
             "learning_rate": float(rates[0]),
-            "train_loss": train_loss / self.train.total,
-            "valid_loss": valid_loss / self.valid.total,
+            "train_loss": train_loss / self.train.n_rows,
+            "valid_loss": valid_loss / self.valid.n_rows,
             "seconds": perf_counter() - began,
         }
         if not self.best_epoch or record["valid_loss"] < self.history[self.best_epoch - 1]["valid_loss"]:

@@ -2,7 +2,8 @@
 
 Both steps rescale the masses of the joint distribution and every published column is read from it afterwards. The first
 moves the risk of death, the second the time of the end given how it ends; neither touches what the other sets, so they
-commute. Few patients move a forecast little: a prior holds each step near the identity, and rows count per patient.
+commute. Few patients move a forecast little: a prior holds each step near the identity. How much a row counts is up to
+the caller, and must not depend on what comes after it: counting all rows of a patient as one would hush the long stays.
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +15,6 @@ from scipy.special import expit, logit
 
 from rnn_core.contracts.errors import ContractError
 from rnn_core.contracts.saved import Saved
-from rnn_core.statistics.bootstrap import group_codes
 from rnn_core.statistics.calibration_metrics import log_odds
 from rnn_core.statistics.distribution import Distribution
 
@@ -114,29 +114,29 @@ def fit_calibration(
     death: ArrayLike,
     weights: ArrayLike,
     entry: ArrayLike | None = None,
-    groups: ArrayLike | None = None,
     elapsed_hours: ArrayLike = REFERENCE_HOURS,
+    row_weight: float = 1.0,
 ) -> Calibration:
     """Both steps, fitted on held-out forecasts.
 
     Arguments as in `fit_mortality_calibration` and `fit_time_calibration`.
     """
-    mortality = fit_mortality_calibration(forecast.mortality_risk(), death, groups, elapsed_hours)
+    mortality = fit_mortality_calibration(forecast.mortality_risk(), death, elapsed_hours, row_weight)
     calibrated = mortality.apply(forecast, elapsed_hours)
-    return Calibration(mortality, fit_time_calibration(calibrated, weights, entry, groups))
+    return Calibration(mortality, fit_time_calibration(calibrated, weights, entry, row_weight))
 
 
 def fit_mortality_calibration(
     mortality_risk: ArrayLike,
     death: ArrayLike,
-    groups: ArrayLike | None = None,
     elapsed_hours: ArrayLike = REFERENCE_HOURS,
+    row_weight: float = 1.0,
 ) -> PlattCalibration:
     """Slope and intercept of the log-odds of death, and their change with time, by penalised maximum likelihood.
 
     mortality_risk: forecast, [rows]. death: 1, 0 or NaN where not known (left out), [rows].
-    groups: patient ids, [rows]; all rows of a patient together count as one, by default every row does.
     elapsed_hours: length of the stay at each forecast, [rows] or one number.
+    row_weight: what each row counts against the prior; rows of one day of a patient are near-copies.
 
     The penalty is a normal prior, slope ~ N(1, SLOPE_SD²), intercept ~ N(0, INTERCEPT_SD²), changes ~ N(0,
     SLOPE_CHANGE_SD²) and N(0, INTERCEPT_CHANGE_SD²): without any row the result is the identity, and it leaves it as
@@ -144,7 +144,6 @@ def fit_mortality_calibration(
     """
     risk, death = np.asarray(mortality_risk, dtype=np.float64), np.asarray(death, dtype=np.float64)
     known = ~(np.isnan(risk) | np.isnan(death))
-    share = _shares(groups, known)
     x, y = log_odds(risk[known]), death[known]
     doublings = np.broadcast_to(_doublings(elapsed_hours), risk.shape)[known]
     design = np.stack([x, np.ones(len(x)), x * doublings, doublings])
@@ -153,8 +152,8 @@ def fit_mortality_calibration(
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         eta, away = parameters @ design, parameters - centre
-        value = share @ (np.logaddexp(0, eta) - y * eta) + precision @ away**2 / 2
-        return value, design @ (share * (expit(eta) - y)) + precision * away
+        value = row_weight * (np.logaddexp(0, eta) - y * eta).sum() + precision @ away**2 / 2
+        return value, row_weight * design @ (expit(eta) - y) + precision * away
 
     bounds = [SLOPE_BOUNDS, (None, None), (None, None), (None, None)]
     fit = minimize(loss, centre, method="L-BFGS-B", jac=True, bounds=bounds)
@@ -162,14 +161,14 @@ def fit_mortality_calibration(
 
 
 def fit_time_calibration(
-    forecast: Distribution, weights: ArrayLike, entry: ArrayLike | None = None, groups: ArrayLike | None = None
+    forecast: Distribution, weights: ArrayLike, entry: ArrayLike | None = None, row_weight: float = 1.0
 ) -> TimeCalibration:
     """Both powers by penalised maximum likelihood, so that ends fall below each quantile as often as it says.
 
     weights, entry: what is known of the end, as in `frames.Labels`, [rows, bins, 2]: the likelihood of a row is
         (weights . masses) / (entry . masses), which respects intervals, open stays and delayed entry. Rows without any
         weight say nothing and are left out.
-    groups: patient ids, [rows]; all rows of a patient together count as one, by default every row does.
+    row_weight: what each row counts against the prior; rows of one day of a patient are near-copies.
 
     The penalty is a normal prior on the logarithm of both powers, N(0, POWER_SD²).
     """
@@ -180,8 +179,8 @@ def fit_time_calibration(
     informative = (weights.max(axis=(1, 2), initial=0.0) > 0) & (entry.max(axis=(1, 2), initial=0.0) > 0)
     rows = np.flatnonzero(informative)
     if len(rows) > MAX_TIME_ROWS:
+        row_weight *= len(rows) / MAX_TIME_ROWS
         rows = np.sort(np.random.default_rng(0).choice(rows, MAX_TIME_ROWS, replace=False))
-    share = _shares(groups, np.isin(np.arange(len(forecast)), rows))
     forecast, weights, entry = forecast.take(rows), weights[rows], entry[rows]
     times = forecast.times_by_cause()
 
@@ -190,13 +189,7 @@ def fit_time_calibration(
         # A row that the forecast held impossible stays so under any power; the floor keeps it from hiding the others.
         likelihood, condition = (np.einsum("rbc,rbc->r", w, calibrated) for w in (weights, entry))
         penalty = (log_powers**2).sum() / (2 * POWER_SD**2)
-        return penalty - share @ (np.log(np.maximum(likelihood, 1e-12)) - np.log(np.maximum(condition, 1e-12)))
+        return penalty - row_weight * np.log(np.maximum(likelihood, 1e-12) / np.maximum(condition, 1e-12)).sum()
 
     fit = minimize(loss, [0.0, 0.0], method="L-BFGS-B", bounds=[tuple(np.log(POWER_BOUNDS))] * 2)
     return TimeCalibration(*np.exp(fit.x).tolist())
-
-
-def _shares(groups: ArrayLike | None, keep: np.ndarray) -> np.ndarray:
-    """Weight of each kept row, so that those of one group sum to 1."""
-    codes = group_codes(groups, keep)
-    return 1.0 / np.bincount(codes)[codes]

@@ -8,6 +8,7 @@ import tensorflow as tf
 from rnn_core.contracts.config import ModelConfig, NetworkConfig, TrainConfig
 from rnn_core.contracts.errors import ContractError, DataTooSmallError
 from rnn_core.contracts.frames import DIED, Labels, Windows
+from rnn_core.network import training
 from rnn_core.network.devices import Devices
 from rnn_core.network.heads import masses
 from rnn_core.network.scoring import score_windows
@@ -75,15 +76,13 @@ def base(tmp_path_factory):
 
 
 def loss_by_hand(fitted, windows, labels, stays, death_weight):
-    """The documented loss from scored masses, in double precision: likelihood and death, rows weighing 1/sqrt(n)."""
+    """The documented loss from scored masses, in double precision: likelihood and death, all rows with one weight."""
     rows, p = score_windows(fitted.model, windows, np.flatnonzero(stays[windows.stay]))
     rows, p = rows[labels.usable[rows]], p[labels.usable[rows]].astype(np.float64)
-    stay = np.searchsorted(windows.offsets, rows, side="right") - 1
-    weight = 1 / np.sqrt(np.bincount(stay, minlength=len(stays))[stay])
     likelihood = (labels.weights[rows] * p).sum((1, 2)) / (labels.entry[rows] * p).sum((1, 2))
     died, risk = labels.death[rows], p[:, :, DIED].sum(1)
     entropy = np.where(np.isnan(died), 0, -np.log(np.where(died == 1, risk, 1 - risk)))
-    return np.average(-np.log(likelihood) + death_weight * entropy, weights=weight)
+    return np.mean(-np.log(likelihood) + death_weight * entropy)
 
 
 def test_training_learns_what_the_overall_distribution_does_not_know():
@@ -184,14 +183,27 @@ def test_a_warm_start_from_another_shape_is_refused(base):
         fit(*make_data(), wider, warm_from=champion.model)
 
 
-def test_an_untrained_network_starts_from_the_weighted_shares_of_all_ends():
+def test_an_hour_counts_the_same_however_long_its_stay_goes_on():
+    """Two worlds that are equal up to hour 10: in one of them every stay goes on, up to hour 30."""
+    longer, labels = make_data(longest=30)
+    stop = np.minimum(longer.stop, longer.start + 10)
+    shorter = replace(longer, stop=stop)
+    every = np.ones(len(longer.static), bool)
+    for world in (longer, shorter):
+        examples = training._make_examples(world, labels, every)
+        *_, row_weight = training._gather(world, labels, examples, np.arange(len(examples.window)))
+        assert (row_weight[:, 4:6] == 1).all() and (row_weight[:, :4] == 0).all()
+        assert set(np.unique(row_weight)) == {0, 1}
+        assert examples.n_rows == row_weight.sum()
+
+
+def test_an_untrained_network_starts_from_the_shares_of_all_ends():
     windows, labels = make_data(n=200)
     fitted = fit(windows, labels, with_train(learning_rate=0.0, epochs=1))
     train, _ = split(windows)
     stay = np.repeat(windows.stay, windows.stop - windows.start)
     counted = train[stay] & (windows.prediction_hour > 4)
-    weight = 1 / np.sqrt(np.bincount(stay, counted))[stay[counted]]
-    shares = np.tensordot(weight, labels.weights[counted], 1) / weight.sum()
+    shares = labels.weights[counted].mean(axis=0)
     np.testing.assert_allclose(masses(fitted.model.get_layer("head").bias), shares, atol=1e-3)
 
 

@@ -155,22 +155,16 @@ def test_few_patients_move_a_forecast_little():
     assert max(many.time.early, many.time.late) < 0.6
 
 
-def test_more_hours_of_the_same_patients_are_no_more_evidence():
+def test_copies_of_rows_that_share_one_weight_are_no_more_evidence():
     forecast, weights, _, death = forecasts(60, slope=2.0, spread=0.5)
     rows = np.repeat(np.arange(60), 30)
     copies = forecast.take(rows), death[rows], weights[rows]
-    grouped = fit_calibration(*copies, groups=rows)
+    grouped = fit_calibration(*copies, row_weight=1 / 30)
     once = fit_calibration(forecast, death, weights)
     assert grouped.mortality.slope == pytest.approx(once.mortality.slope, abs=1e-3)
     assert grouped.time.early == pytest.approx(once.time.early, abs=2e-3)
     assert grouped.time.late == pytest.approx(once.time.late, abs=2e-3)
     assert fit_calibration(*copies).mortality.slope < once.mortality.slope - 0.05
-
-
-def test_patients_without_an_id_are_not_taken_for_one():
-    forecast, weights, _, death = forecasts(500, slope=2.0)
-    nameless = fit_calibration(forecast, death, weights, groups=np.full(500, None, dtype=object))
-    assert nameless == fit_calibration(forecast, death, weights)
 
 
 def test_open_stays_are_not_taken_for_short_ones():
