@@ -62,6 +62,57 @@ def physionet_2012(
 
 
 @app.command()
+def eicu(
+    train: Annotated[str, typer.Option(help="Folders of published tables to learn from, comma-separated.")],
+    test: Annotated[str, typer.Option(help="Folders to judge on, comma-separated.", show_default=False)] = "",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures to this file.", show_default=False)
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page with tables and plots to this file.", show_default=False)
+    ] = None,
+    cross_validate: Annotated[
+        bool, typer.Option("--cross-validate", help="Judge each fold of the hospitals by a fit on the others.")
+    ] = False,
+    folds: Annotated[int, typer.Option(help="Folds of the cross-validation.", min=2)] = 5,
+    models: Annotated[str, typer.Option(help="Only these models, comma-separated.", show_default=False)] = "",
+    seed: Seed = 0,
+    epochs: Annotated[int | None, typer.Option(help="Maximum number of epochs, for a quick look.", min=1)] = None,
+    members: Annotated[int | None, typer.Option(help="Networks in an ensemble; default: 5.", min=2)] = None,
+    dry_run: Annotated[bool, typer.Option(help="Find the tables and show the plan, but run nothing.")] = False,
+) -> None:
+    """Compare all models on whole stays of eICU: remaining stay, discharge and death at hours 6 to 96 and over all hours.
+
+    Works in a temporary database. The outcomes of the test folders stay closed until all forecasts are made.
+
+    Example: icu-forecast benchmark eicu --train eicu-demo --cross-validate --json out.json --report out.html
+    """
+    from flows.pages.whole_stays import summary_table
+    from flows.public_data import whole_stays
+    from sql.loaders.eicu import read_stay_ids
+
+    train_places, test_places = ([Path(place) for place in split_names(places)] for places in (train, test))
+    if cross_validate == bool(test_places):
+        raise ForecastError("Give either --test with the folders to judge on, or --cross-validate.")
+    chosen = split_names(models) or list(whole_stays.MODELS)
+    whole_stays.check(train_places, test_places, chosen)
+    counts = [len(read_stay_ids(places)) for places in (train_places, test_places)]
+    if dry_run:
+        judged = (
+            f"{counts[1]:,} stays of {', '.join(map(str, test_places))}"
+            if test_places
+            else f"{folds} folds of hospitals"
+        )
+        typer.echo(f"Learns from {counts[0]:,} unit stays of {train}, judges on {judged}: {', '.join(chosen)}.")
+        return
+    judgement = whole_stays.run_benchmark(
+        train_places, test_places, models=chosen, folds=folds, seed=seed, epochs=epochs, members=members
+    )
+    whole_stays.write_files(judgement, json_file, report)
+    typer.echo(summary_table(judgement), nl=False)
+
+
+@app.command()
 def ages(
     source: Source,
     as_of: AsOf = None,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Self
+from typing import Protocol, Self
 from zipfile import BadZipFile
 
 import numpy as np
@@ -30,6 +30,19 @@ STAYS_PER_END = 2
 _BLOCK_ROWS = 4096
 
 
+class LogOdds(Protocol):
+    """A fitted model of a binary outcome. baseline: float, added to every log-odds."""
+
+    baseline: float
+
+    def log_odds(self, features: np.ndarray, last: np.ndarray) -> np.ndarray:
+        """float64 [rows, values] of `features` [rows, k] with each of the values `last` [values] as feature k."""
+
+
+# From examples to learn from and others to stop by to a model and its two losses, as `fit_boosting`.
+Fit = Callable[..., tuple[LogOdds, np.ndarray]]
+
+
 @dataclass(frozen=True)
 class Hazards:
     """One fit: log-odds of ending in a bin once it is reached, and of death given an end in a bin.
@@ -39,8 +52,8 @@ class Hazards:
     (vertical modelling: Nicolaie, van Houwelingen & Putter, Stat Med 29, 2010, 1190-1205).
     """
 
-    ends: Boosting
-    dies: Boosting
+    ends: "LogOdds"
+    dies: "LogOdds"
 
     def masses(self, features: np.ndarray, bins: int) -> np.ndarray:
         """Masses float64 [rows, bins, 2] of rows `features` [rows, k]."""
@@ -155,12 +168,13 @@ def learned_rows(material: Material, config: ModelConfig) -> np.ndarray:
 
 
 def fit_hazards(
-    features: np.ndarray, labels: Labels, held_out: np.ndarray, config: ModelConfig, seed: int
+    features: np.ndarray, labels: Labels, held_out: np.ndarray, config: ModelConfig, seed: int, fit: Fit = fit_boosting
 ) -> tuple[Hazards, np.ndarray]:
     """Hazards fitted on rows that are not `held_out`, cut to the number of trees that is best on those that are.
 
-    features: float32 [rows, k]. labels: of the same rows, all usable. held_out: bool [rows]. Returns the fit and its
-    loss on rows learned from and on those held out, in nats per person-period and per end together, [2].
+    features: float32 [rows, k]. labels: of the same rows, all usable. held_out: bool [rows]. fit: what fits the log-odds
+    of an outcome, boosted trees by default. Returns the fit and its loss on rows learned from and on those held out, in
+    nats per person-period and per end together, [2].
 
     Person-periods are drawn with the probabilities that `person_periods` gives, so all examples have one weight.
     """
@@ -170,8 +184,8 @@ def fit_hazards(
     random = np.random.default_rng(seed)
     parts = [(features[part], _draw(random, found, kept)) for part, found in ((~held_out, train), (held_out, valid))]
     settings = {"trees": config.trees.trees, "learning_rate": config.trees.learning_rate, "seed": seed}
-    ends, ends_losses = fit_boosting(*(_examples_of_end(*part) for part in parts), **settings)
-    dies, dies_losses = fit_boosting(*(_examples_of_death(*part) for part in parts), **settings)
+    ends, ends_losses = fit(*(_examples_of_end(*part) for part in parts), **settings)
+    dies, dies_losses = fit(*(_examples_of_death(*part) for part in parts), **settings)
     # Drawing stays with probability `kept` divides the odds of an end by it and changes nothing else (case-control
     # sampling: Prentice & Pyke, Biometrika 66, 1979, 403-411).
     return Hazards(replace(ends, baseline=ends.baseline + np.log(kept)), dies), ends_losses + dies_losses

@@ -58,7 +58,7 @@ def precision_recall_plot(y: np.ndarray, risks: Mapping[str, np.ndarray]) -> str
     return _figure(draw, empty=not _both_classes(y))
 
 
-def calibration_plot(y: np.ndarray, risks: Mapping[str, np.ndarray]) -> str:
+def calibration_plot(y: np.ndarray, risks: Mapping[str, np.ndarray], event: str = "death") -> str:
     """Observed share in each tenth of the forecasts, with its 95 % Wilson interval, against their mean risk."""
 
     def draw(axes: Axes) -> None:
@@ -76,7 +76,7 @@ def calibration_plot(y: np.ndarray, risks: Mapping[str, np.ndarray]) -> str:
             top = max(top, forecast.max(), high.max())
         axes.set_xlim(0, min(1, top * 1.03))
         axes.set_ylim(0, min(1, top * 1.03))
-        _label(axes, "forecast risk of death", "observed share of deaths")
+        _label(axes, f"forecast probability of {event}", "observed share")
 
     return _figure(draw, empty=not _both_classes(y))
 
@@ -104,6 +104,33 @@ def coverage_plot(levels: np.ndarray, observed: Mapping[str, np.ndarray]) -> str
         _label(axes, "level of the interval", "share of ends inside")
 
     return _figure(draw, empty=not observed)
+
+
+def reliability_plot(levels: np.ndarray, observed: Mapping[str, np.ndarray]) -> str:
+    """Share of ends below the forecast quantile of each level; on the dotted line the quantiles are calibrated."""
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":")
+        for colour, (name, shares) in _coloured(observed):
+            axes.plot(levels, shares, color=colour, label=name, marker="o", markersize=3, linewidth=1.2)
+        _label(axes, "level of the quantile", "share of ends below it")
+
+    return _figure(draw, empty=not observed)
+
+
+def pit_plot(shares: Mapping[str, np.ndarray]) -> str:
+    """Histogram in tenths of where actual ends lie in their forecast distributions, in percent; flat where calibrated."""
+
+    def draw(axes: Axes) -> None:
+        axes.axhline(10, color=_GREY, linewidth=0.8, linestyle=":")
+        edges = np.linspace(0, 1, _DECILES + 1)
+        for colour, (name, values) in _coloured(shares):
+            counts = np.histogram(values, edges)[0] / max(len(values), 1)
+            axes.stairs(100 * counts, edges, color=colour, label=name, linewidth=1.2)
+        axes.set_ylim(bottom=0)
+        _label(axes, "share of the forecast before the end", "% of ends")
+
+    return _figure(draw, empty=not shares)
 
 
 def learning_curves_plot(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> str:

@@ -46,6 +46,14 @@ class Material:
         return self.labels.usable[row] & (self.hour_of_row(row) % JUDGE_EVERY_HOURS == 0)
 
 
+def judged_hours(windows: Windows, rules: WindowConfig, sampling: Sampling) -> np.ndarray:
+    """Rows at which a forecast is served, every `JUDGE_EVERY_HOURS` hours, whatever becomes of the stay; int64 [n]."""
+    rows = np.flatnonzero(windows.scored)
+    hour = rows - windows.offsets[np.searchsorted(windows.offsets, rows, side="right") - 1] + 1
+    rows = rows[hour % JUDGE_EVERY_HOURS == 0]
+    return rows[is_served(windows, rows, rules, sampling)]
+
+
 def make_material(known: Known, grid: Grid, scaler: Scaler, config: ModelConfig, sampling: Sampling) -> Material:
     """Windows and labels of `known`, whose `grid` is that of `make_served_grid`."""
     until = known_until(known, config.window)

@@ -21,8 +21,8 @@ from rnn_core.statistics.distribution import Distribution
 # Standard deviations of the normal priors around the identity (slope 1, intercept 0; logarithms of both time powers 0).
 # About twenty deaths weigh as much as they do; with a handful most of the forecast stays as it was.
 SLOPE_SD, INTERCEPT_SD, POWER_SD = 0.25, 0.5, 0.25
-# The same for the change of slope and intercept with each doubling of the elapsed stay.
-SLOPE_CHANGE_SD, INTERCEPT_CHANGE_SD = 0.1, 0.2
+# The same for the change of each with every doubling of the elapsed stay.
+SLOPE_CHANGE_SD, INTERCEPT_CHANGE_SD, POWER_CHANGE_SD = 0.1, 0.2, 0.1
 
 # Elapsed hours at which slope and intercept are what they say, and between which they change.
 REFERENCE_HOURS = 24.0
@@ -81,20 +81,28 @@ class TimeCalibration(Saved):
 
     The distribution function of Kumaraswamy (1980), a closed-form stand-in for that of the beta distribution. Powers
     below 1 widen the forecast, above 1 narrow it; early < late brings ends nearer, early > late puts them off.
+
+    early, late: after `REFERENCE_HOURS` in the unit. early_per_doubling, late_per_doubling: added to the logarithm of
+    each with every doubling of the elapsed hours: a forecast may be too long on the first day and too short on the tenth.
     """
 
     early: float = 1.0
     late: float = 1.0
+    early_per_doubling: float = 0.0
+    late_per_doubling: float = 0.0
 
-    def calibrate(self, cdf: np.ndarray) -> np.ndarray:
-        """Calibrated values of a distribution function, of the same shape; 0 and 1 stay what they are."""
+    def calibrate(self, cdf: np.ndarray, elapsed_hours: ArrayLike = REFERENCE_HOURS) -> np.ndarray:
+        """Calibrated values of distribution functions [rows, ...], of the same shape; 0 and 1 stay what they are."""
+        doublings = np.broadcast_to(_doublings(elapsed_hours), len(cdf)).reshape(-1, *(1,) * (cdf.ndim - 1))
+        early = np.clip(self.early * np.exp(self.early_per_doubling * doublings), *POWER_BOUNDS)
+        late = np.clip(self.late * np.exp(self.late_per_doubling * doublings), *POWER_BOUNDS)
         # A power below 1 would blow rounding errors at 0 and 1 up into probabilities.
         with np.errstate(divide="ignore"):
-            return -np.expm1(self.late * np.log1p(-(np.round(cdf, 12) ** self.early)))
+            return -np.expm1(late * np.log1p(-(np.round(cdf, 12) ** early)))
 
-    def apply(self, forecast: Distribution) -> Distribution:
+    def apply(self, forecast: Distribution, elapsed_hours: ArrayLike = REFERENCE_HOURS) -> Distribution:
         """The forecast with its calibrated times; it keeps its risk of death."""
-        return forecast.with_times(self.calibrate(forecast.times_by_cause()))
+        return forecast.with_times(self.calibrate(forecast.times_by_cause(), elapsed_hours))
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,7 @@ class Calibration(Saved):
 
     def apply(self, forecast: Distribution, elapsed_hours: ArrayLike = REFERENCE_HOURS) -> Distribution:
         """The calibrated forecast of stays that have lasted so many hours, [rows] or one number."""
-        return self.time.apply(self.mortality.apply(forecast, elapsed_hours))
+        return self.time.apply(self.mortality.apply(forecast, elapsed_hours), elapsed_hours)
 
 
 def fit_calibration(
@@ -123,7 +131,7 @@ def fit_calibration(
     """
     mortality = fit_mortality_calibration(forecast.mortality_risk(), death, elapsed_hours, row_weight)
     calibrated = mortality.apply(forecast, elapsed_hours)
-    return Calibration(mortality, fit_time_calibration(calibrated, weights, entry, row_weight))
+    return Calibration(mortality, fit_time_calibration(calibrated, weights, entry, elapsed_hours, row_weight))
 
 
 def fit_mortality_calibration(
@@ -161,16 +169,23 @@ def fit_mortality_calibration(
 
 
 def fit_time_calibration(
-    forecast: Distribution, weights: ArrayLike, entry: ArrayLike | None = None, row_weight: float = 1.0
+    forecast: Distribution,
+    weights: ArrayLike,
+    entry: ArrayLike | None = None,
+    elapsed_hours: ArrayLike = REFERENCE_HOURS,
+    row_weight: float = 1.0,
 ) -> TimeCalibration:
-    """Both powers by penalised maximum likelihood, so that ends fall below each quantile as often as it says.
+    """Both powers, and their change with the elapsed stay, by penalised maximum likelihood: ends then fall below each
+    quantile as often as it says.
 
     weights, entry: what is known of the end, as in `frames.Labels`, [rows, bins, 2]: the likelihood of a row is
         (weights . masses) / (entry . masses), which respects intervals, open stays and delayed entry. Rows without any
         weight say nothing and are left out.
+    elapsed_hours: length of the stay at each forecast, [rows] or one number.
     row_weight: what each row counts against the prior; rows of one day of a patient are near-copies.
 
-    The penalty is a normal prior on the logarithm of both powers, N(0, POWER_SD²).
+    The penalty is a normal prior on the logarithm of both powers, N(0, POWER_SD²), and on its changes,
+    N(0, POWER_CHANGE_SD²).
     """
     shape, weights = forecast.masses.shape, np.asarray(weights)
     entry = np.ones(shape, np.float32) if entry is None else np.asarray(entry)
@@ -182,14 +197,18 @@ def fit_time_calibration(
         row_weight *= len(rows) / MAX_TIME_ROWS
         rows = np.sort(np.random.default_rng(0).choice(rows, MAX_TIME_ROWS, replace=False))
     forecast, weights, entry = forecast.take(rows), weights[rows], entry[rows]
+    elapsed = np.broadcast_to(np.asarray(elapsed_hours, dtype=np.float64), shape[0])[rows]
     times = forecast.times_by_cause()
+    precision = np.repeat([POWER_SD, POWER_CHANGE_SD], 2) ** -2.0
 
-    def loss(log_powers: np.ndarray) -> float:
-        calibrated = forecast.with_times(TimeCalibration(*np.exp(log_powers)).calibrate(times)).masses
+    def loss(parameters: np.ndarray) -> float:
+        calibration = TimeCalibration(*np.exp(parameters[:2]), *parameters[2:])
+        calibrated = forecast.with_times(calibration.calibrate(times, elapsed)).masses
         # A row that the forecast held impossible stays so under any power; the floor keeps it from hiding the others.
         likelihood, condition = (np.einsum("rbc,rbc->r", w, calibrated) for w in (weights, entry))
-        penalty = (log_powers**2).sum() / (2 * POWER_SD**2)
+        penalty = precision @ parameters**2 / 2
         return penalty - row_weight * np.log(np.maximum(likelihood, 1e-12) / np.maximum(condition, 1e-12)).sum()
 
-    fit = minimize(loss, [0.0, 0.0], method="L-BFGS-B", bounds=[tuple(np.log(POWER_BOUNDS))] * 2)
-    return TimeCalibration(*np.exp(fit.x).tolist())
+    bounds = [*[tuple(np.log(POWER_BOUNDS))] * 2, (None, None), (None, None)]
+    fit = minimize(loss, np.zeros(4), method="L-BFGS-B", bounds=bounds)
+    return TimeCalibration(*np.exp(fit.x[:2]).tolist(), *fit.x[2:].tolist())

@@ -63,6 +63,18 @@ def interval_coverage(
 
 
 @Statistic
+def share_beyond(remaining_hours: np.ndarray, precision_hours: np.ndarray, quantile_hours: np.ndarray) -> Weighted:
+    """Share of stays that last longer than the forecast quantile: 1 - q where the q-quantile is right.
+
+    A coarse end counts by the share of its interval that lies beyond, as in `interval_coverage`.
+    """
+    start, stop = np.maximum(remaining_hours - precision_hours / 2, 0), remaining_hours + precision_hours / 2
+    beyond = (remaining_hours > quantile_hours).astype(np.float64)
+    overlap = np.clip(stop - np.maximum(start, quantile_hours), 0, None)
+    return mean_of(np.divide(overlap, stop - start, out=beyond, where=stop > start))
+
+
+@Statistic
 def interval_width_days(low: np.ndarray, high: np.ndarray) -> Weighted:
     """Mean width of the interval from `low` to `high` hours, in days."""
     return mean_of((high - low) / 24)

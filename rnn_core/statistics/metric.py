@@ -19,6 +19,7 @@ from rnn_core.statistics.length_of_stay import (
     mean_absolute_error_days,
     mean_squared_log_error,
     median_absolute_error_days,
+    share_beyond,
 )
 
 
@@ -228,6 +229,18 @@ _TABLE = (
         _INTERVAL,
         better=0.8,
         main=True,
+    ),
+    *(
+        Metric(
+            f"los_beyond_p{q}",
+            f"stays beyond the {q}th percentile",
+            share_beyond,
+            (*_END, "precision_hours"),
+            (f"remaining_los_p{q}_hours",),
+            better=(100 - q) / 100,
+            main=q != 10,
+        )
+        for q in (10, 50, 90)
     ),
     Metric(
         "los_interval_width_days",

@@ -1,11 +1,13 @@
 """What became of the stays behind a set of forecasts, and what is known of it where they are still open."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from rnn_core.contracts.thresholds import DISCHARGE_HOURS, PROLONGED_HOURS
+from rnn_core.statistics.length_of_stay import los_bucket
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,16 @@ class Outcomes:
         later = np.where(self.ended, (earliest >= hours) & (latest > hours), self.stayed_hours > hours)
         return np.select([latest <= hours, later], [1.0, 0.0], np.nan)
 
+    def take(self, rows: np.ndarray) -> "Outcomes":
+        """Of some rows, bool [rows] or int [n]."""
+        return Outcomes(**{name: None if values is None else values[rows] for name, values in vars(self).items()})
+
+    @staticmethod
+    def concatenate(parts: "Sequence[Outcomes]") -> "Outcomes":
+        """The rows of several, all with the same columns, one after another."""
+        joined = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
+        return Outcomes(**{name: None if found[0] is None else np.concatenate(found) for name, found in joined.items()})
+
     def columns(self) -> dict[str, np.ndarray]:
         """What became of each stay under the names by which metrics ask for it, [rows] each."""
         exact = np.zeros(len(self.death))
@@ -73,6 +85,8 @@ class Outcomes:
             "precision_hours": exact if self.precision_hours is None else self.precision_hours,
             "stayed_hours": self.stayed_hours,
             "ended": self.ended,
+            "los_days": (self.elapsed_hours + self.remaining_hours) / 24,
+            "los_bucket": los_bucket((self.elapsed_hours + self.remaining_hours) / 24),
             "prolonged": self.prolonged(),
             **{f"discharged_{hours}h": self.discharged_within(hours) for hours in DISCHARGE_HOURS},
         }

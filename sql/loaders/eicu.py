@@ -3,12 +3,13 @@
 from collections.abc import Collection
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from rnn_core.contracts.errors import ForecastError
 from sql.intake.adapter import load_adapter
-from sql.loaders import LoadReport, Progress, make_schema, published_csv, replace_table, silent
+from sql.loaders import LoadReport, Progress, make_schema, published_csv, quoted, replace_table, silent
 
 _TYPES = {"whole": pa.int64(), "number": pa.float64(), "text": pa.string()}
 
@@ -91,13 +92,27 @@ _INDICES = {
 }
 
 
+# What is known of a stay only when it has ended; a benchmark withholds it until all forecasts are made.
+_OUTCOMES = {
+    "patient": "hospitaldischargetime24 hospitaldischargeoffset hospitaldischargelocation hospitaldischargestatus"
+    " unitdischargetime24 unitdischargeoffset unitdischargelocation unitdischargestatus dischargeweight",
+    "apachepatientresult": "actualicumortality actualhospitalmortality actualiculos actualhospitallos unabridgedunitlos"
+    " unabridgedhosplos actualventdays unabridgedactualventdays",
+}
+
+
 def load(
-    engine: Engine, folders: Path | Collection[Path], schema: str = "eicu_crd", progress: Progress = silent
+    engine: Engine,
+    folders: Path | Collection[Path],
+    schema: str = "eicu_crd",
+    progress: Progress = silent,
+    withhold_outcomes: Collection[Path] = (),
 ) -> LoadReport:
     """Load the files found in `folders` into `schema`; tables of an earlier load are replaced.
 
     folders: each holds patient.csv.gz and other tables, in any case, gzipped or not; the rows of several are put together.
     A published table without a file is created empty, and the report names it. One table at a time is held in memory.
+    withhold_outcomes: folders whose stays are loaded as if they had not ended.
     Raises ForecastError if a folder or its patient table is missing, a file is not CSV, or a column that the adapter reads
     is missing.
     """
@@ -109,6 +124,10 @@ def load(
         make_schema(connection, schema)
         for table in TABLES:
             data = [_read(file, table, needed.get(table, ())) for file in files[table]]
+            data = [
+                _withhold(part, table) if file.parent in withhold_outcomes else part
+                for file, part in zip(files[table], data, strict=True)
+            ]
             data = pa.concat_tables(data or [pa.schema(TABLES[table]).empty_table()], promote_options="default")
             indices = _INDICES.get(table, ("(patientunitstayid)",))
             rows[table] = replace_table(connection, schema, table, data, indices)
@@ -116,6 +135,33 @@ def load(
     absent = [table for table in TABLES if not files[table]]
     notes = (f"Without a file, and so created empty: {', '.join(absent)}.",) if absent else ()
     return LoadReport(rows, notes)
+
+
+def _withhold(data: pa.Table, table: str) -> pa.Table:
+    for name in _OUTCOMES.get(table, "").split():
+        if name in data.column_names:
+            number = data.schema.get_field_index(name)
+            data = data.set_column(number, name, pa.nulls(len(data), data.schema.field(name).type))
+    return data
+
+
+def read_stay_ids(folders: Collection[Path]) -> list[str]:
+    """The stays of the folders."""
+    files = _files(list(folders), "patient")
+    return [str(stay) for file in files for stay in _read(file, "patient", ())["patientunitstayid"].to_pylist()]
+
+
+def read_apache(engine: Engine, schema: str = "eicu_crd") -> pd.DataFrame:
+    """APACHE IVa forecasts of each stay as published, made at hour 24: stay_id, mortality_risk and los_days of the unit
+    stay, NaN where there is none (-1 in the file)."""
+    with engine.connect() as connection:
+        table = quoted(connection, schema, "apachepatientresult")
+        statement = (
+            "select cast(patientunitstayid as text) as stay_id, predictedicumortality as mortality_risk,"
+            f" predictediculos as los_days from {table} where apacheversion = 'IVa'"
+        )
+        rows = pd.read_sql(text(statement), connection)
+    return rows.where(rows != -1)
 
 
 def _files(folders: list[Path], table: str) -> list[Path]:

@@ -93,6 +93,23 @@ def test_a_miscalibrated_interval_comes_to_hold_eight_of_ten_ends_of_new_stays(s
     assert crps_hours(calibration.apply(new), ends).mean() < crps_hours(new, ends).mean()
 
 
+def test_forecasts_too_long_on_the_first_day_and_too_short_on_the_tenth_are_both_mended():
+    """One pair of powers for all hours could only mend the mean of the two."""
+
+    def both(seed):
+        parts = [forecasts(3000, seed=seed + k, shift=shift) for k, shift in enumerate((0.4, -0.4))]
+        forecast = Distribution.concatenate([part[0] for part in parts])
+        weights, ends = (np.concatenate([part[n] for part in parts]) for n in (1, 2))
+        return forecast, weights, ends, np.repeat([6.0, 240.0], 3000)
+
+    forecast, weights, _, elapsed = both(0)
+    fitted = Calibration(time=fit_time_calibration(forecast, weights, elapsed_hours=elapsed))
+    new, _, ends, elapsed = both(10)
+    beyond = ends > fitted.apply(new, elapsed).quantile(0.5)
+    assert beyond[:3000].mean() == pytest.approx(0.5, abs=0.04)
+    assert beyond[3000:].mean() == pytest.approx(0.5, abs=0.04)
+
+
 def test_masses_stay_consistent_under_any_calibration():
     rng = np.random.default_rng(2)
     masses = rng.dirichlet(np.full(2 * len(EDGES), 0.05), 500).reshape(500, len(EDGES), 2)

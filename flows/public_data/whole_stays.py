@@ -1,0 +1,213 @@
+"""The benchmark on whole stays as a command: eICU as published, judged at landmarks on hospitals never learned from."""
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sqlalchemy import Engine
+
+from flows.pages.page import write_text
+from flows.runtime.databases import open_source, open_store
+from flows.runtime.log import log
+from flows.runtime.quiet_tensorflow import import_tensorflow
+from flows.runtime.settings import load_settings, own_home
+from rnn_core.contracts.config import ModelConfig, Sampling
+from rnn_core.contracts.errors import ForecastError
+from rnn_core.contracts.known import Known
+from rnn_core.series.splits import patient_folds
+from sql.published import canonical
+
+if TYPE_CHECKING:
+    from rnn_core.benchmark.landmarks import Contest, Judgement, Moments
+    from rnn_core.benchmark.whole_stays import Fold
+
+SOURCE = "eicu"
+MODELS: tuple[str, ...] = ("prevalence", "logistic", "trees", "lstm", "forecaster", "apache")
+# All published stays ended years before.
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+# APACHE IVa reads the worst values of the first day.
+_APACHE_HOUR = 24
+_HOSPITAL = r"of hospital (\d+)$"
+
+
+def run_benchmark(
+    train: Sequence[Path],
+    test: Sequence[Path],
+    *,
+    models: Sequence[str] = MODELS,
+    folds: int = 5,
+    seed: int = 0,
+    epochs: int | None = None,
+    members: int | None = None,
+) -> "Judgement":
+    """Learn from the folders `train` and judge on `test`; without any, on each fold of the hospitals of `train`.
+
+    Raises ForecastError for a folder on both sides and for a model that does not exist.
+    """
+    check(train, test, models)
+    config = ModelConfig()
+    fit = replace(config.train, seed=seed, epochs=epochs or config.train.epochs, folds=members or config.train.folds)
+    config = replace(config, train=fit)
+    began = perf_counter()
+    with _installation() as (source, schema, store, sampling):
+        from sql.loaders import eicu
+
+        _fill(source, schema, [*train, *test], withheld=test)
+        known = canonical.read_known(store, SOURCE, AT)
+        import_tensorflow()
+        if test:
+            is_judged = known.stays["stay_id"].isin(eicu.read_stay_ids(test)).to_numpy()
+            learned = known.take(~is_judged & ~_shared(known, is_judged) & known.sound)
+            fold = _fold(learned, known.take(is_judged), config, sampling)
+            contests = _forecast(fold, models)
+            _fill(source, schema, [*train, *test], withheld=())
+            late = canonical.read_known(store, SOURCE, AT).stays.set_index("stay_id")
+            ends = late.loc[fold.judged.stays["stay_id"]].reset_index()
+            parts = [(_moments(fold, ends), contests)]
+            n_learned = len(learned.stays)
+        else:
+            parts = list(_across_hospitals(known, config, sampling, models, folds))
+            n_learned = int(known.sound.sum())
+        apache = eicu.read_apache(source, schema) if "apache" in models else None
+    moments, contests = _pooled(parts)
+    if apache is not None:
+        contests["apache"] = _apache(apache, moments)
+    protocol = _protocol(moments) | {
+        "train": [place.name for place in train],
+        "test": [place.name for place in test] or f"out of fold, {folds} folds of the hospitals",
+        "learned_stays": n_learned,
+        "seed": seed,
+        "config": config.to_json(),
+        "seconds": round(perf_counter() - began),
+    }
+    from rnn_core.benchmark.landmarks import judge
+
+    return judge({name: contests[name] for name in models}, moments, protocol)
+
+
+def check(train: Sequence[Path], test: Sequence[Path], models: Sequence[str]) -> None:
+    if both := sorted({str(place) for place in train} & {str(place) for place in test}):
+        raise ForecastError(
+            f"{', '.join(both)} is given for both training and test; a model must not see its test set."
+        )
+    if unknown := sorted(set(models) - set(MODELS)):
+        raise ForecastError(f"There is no model {', '.join(unknown)}; there are {', '.join(MODELS)}.")
+    if "prevalence" not in models:
+        raise ForecastError("Every run needs the model prevalence: the trivial answer stands beside all others.")
+
+
+@contextmanager
+def _installation() -> Iterator[tuple[Engine, str, Engine, Sampling]]:
+    """Source, its schema, store and sampling of an installation that exists only during the run."""
+    from sql.store import embedded
+
+    with tempfile.TemporaryDirectory(prefix="icu-benchmark-") as folder, own_home(Path(folder)):
+        adapter, source = open_source(SOURCE, writable=True)
+        try:
+            yield source, adapter.schemas["schema"], open_store(), adapter.sampling
+        finally:
+            embedded.stop(load_settings().cluster_folder)
+
+
+def _fill(source: Engine, schema: str, folders: Sequence[Path], withheld: Sequence[Path]) -> None:
+    """Load the folders as the hospital's database and ingest them; known rows have the same key and are not added again."""
+    from flows.jobs.ingest import ingest
+    from sql.loaders import eicu
+
+    report = eicu.load(source, folders, schema, log.info, withhold_outcomes=withheld)
+    for note in report.notes:
+        log.info(note)
+    ingest.fn(SOURCE, AT, reconcile=True)
+
+
+def _shared(known: Known, is_judged: np.ndarray) -> np.ndarray:
+    """Stays of patients who have a judged stay, bool [stays]."""
+    patients = known.stays["patient_id"]
+    return patients.isin(patients[is_judged]).to_numpy()
+
+
+def _fold(learned: Known, judged: Known, config: ModelConfig, sampling: Sampling) -> "Fold":
+    from rnn_core.benchmark.whole_stays import Fold
+
+    return Fold(learned, judged, config, sampling)
+
+
+def _across_hospitals(
+    known: Known, config: ModelConfig, sampling: Sampling, models: Sequence[str], folds: int
+) -> "Iterator[tuple[Moments, dict[str, Contest]]]":
+    hospital = known.stays["unit"].str.extract(_HOSPITAL)[0].to_numpy()
+    fold_of = patient_folds(hospital, folds, salt="hospital")
+    for k in range(folds):
+        held_out = (fold_of == k) & known.sound
+        learned = known.take((fold_of != k) & known.sound & ~_shared(known, held_out))
+        fold = _fold(learned, known.take(held_out), config, sampling)
+        log.info("fold %d of %d: %d stays learned, %d judged", k + 1, folds, len(learned.stays), int(held_out.sum()))
+        yield _moments(fold, fold.judged.stays), _forecast(fold, models)
+
+
+def _forecast(fold: "Fold", models: Sequence[str]) -> "dict[str, Contest]":
+    from rnn_core.benchmark.landmarks import Contest
+    from rnn_core.benchmark.whole_stays import CONTENDERS
+
+    contests = {}
+    for name in models:
+        if name in CONTENDERS:
+            began = perf_counter()
+            whole, histories = CONTENDERS[name](fold)
+            contests[name] = Contest(whole, seconds=perf_counter() - began, histories=histories)
+            log.info("%s took %.0f s", name, contests[name].seconds)
+    return contests
+
+
+def _moments(fold: "Fold", ends: Any) -> "Moments":
+    from rnn_core.benchmark.landmarks import make_moments
+
+    return make_moments(ends, fold.stay, fold.hour, fold.elapsed_hours)
+
+
+def _pooled(parts: "Sequence[tuple[Moments, dict[str, Contest]]]") -> "tuple[Moments, dict[str, Contest]]":
+    """All parts as one, without hours after the end of a stay, which only a judge knows of."""
+    from rnn_core.benchmark.landmarks import pool
+
+    return pool([(moments, moments.outcomes.remaining_hours > 0, contests) for moments, contests in parts])
+
+
+def _apache(published: Any, moments: "Moments") -> "Contest":
+    """Risk and length of stay of APACHE IVa at hour 24, NaN at other hours and where it has none."""
+    from rnn_core.benchmark.landmarks import Contest
+
+    rows = published.set_index("stay_id").reindex(moments.stay_id)
+    at = moments.hour == _APACHE_HOUR
+    risk, days = (np.where(at, rows[name].to_numpy(np.float64), np.nan) for name in ("mortality_risk", "los_days"))
+    remaining = np.maximum(days * 24 - moments.outcomes.elapsed_hours, 0)
+    return Contest(columns={"mortality_risk": risk, "remaining_los_p50_hours": remaining})
+
+
+def _protocol(moments: "Moments") -> dict[str, Any]:
+    outcomes = moments.outcomes
+    died = outcomes.groups[outcomes.death == 1]
+    return {
+        "judged_stays": len(np.unique(moments.stay_id)),
+        "judged_patients": len(np.unique(outcomes.groups.astype(str))),
+        "judged_patients_who_died": len(np.unique(died.astype(str))),
+        "judged_hours": len(moments.hour),
+    }
+
+
+def write_files(judgement: "Judgement", json_file: Path | None, report: Path | None) -> None:
+    """Write the figures and the page, if requested."""
+    if json_file is not None:
+        write_text(json_file, json.dumps(judgement.to_json(), indent=1, allow_nan=False) + "\n")
+        log.info("figures written to %s", json_file)
+    if report is not None:
+        from flows.pages.whole_stays import build_page
+
+        write_text(report, build_page(judgement))
+        log.info("page written to %s", report)

@@ -1,0 +1,295 @@
+"""Judges forecasts of whole stays at landmarks and over all patient-hours, every contender on the same moments."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rnn_core.benchmark.whole_stays import SHIPPED
+from rnn_core.contracts.frames import HOUR
+from rnn_core.statistics.bootstrap import Estimate, Statistic, Weighted, bootstrap_interval, estimates_to_json, ratio
+from rnn_core.statistics.discrimination import concordance
+from rnn_core.statistics.distribution import Distribution
+from rnn_core.statistics.length_of_stay import LOS_BUCKET_EDGES_DAYS, choose_buckets, crps_hours, los_bucket
+from rnn_core.statistics.metric import METRICS
+from rnn_core.statistics.outcomes import Outcomes
+
+# Hours of a stay at which a person asks; whether a stay reaches one is known when it does.
+LANDMARKS: tuple[int, ...] = (6, 12, 24, 48, 96)
+ALL = "all"
+GROUPS: tuple[str, ...] = (*(f"{hour}h" for hour in LANDMARKS), ALL)
+
+# Name in the report → metric.
+FIGURES: dict[str, str] = {
+    "auroc": "mortality_auroc",
+    "auprc": "mortality_auprc",
+    "brier": "mortality_brier",
+    "calibration_slope": "mortality_calibration_slope",
+    "observed_expected": "mortality_observed_expected",
+    "los_mae_days": "los_mae_days",
+    "los_medae_days": "los_medae_days",
+    "los_crps_days": "los_crps_days",
+    "share_beyond_p10": "los_beyond_p10",
+    "share_beyond_p50": "los_beyond_p50",
+    "share_beyond_p90": "los_beyond_p90",
+    "discharge24_brier": "discharge_24h_brier",
+    "discharge48_brier": "discharge_48h_brier",
+    "los_kappa": "los_kappa",
+    "los_concordance": "los_concordance",
+}
+# Those of which paired differences are taken.
+COMPARED: tuple[str, ...] = (
+    "auroc",
+    "auprc",
+    "brier",
+    "los_mae_days",
+    "los_crps_days",
+    "discharge24_brier",
+    "discharge48_brier",
+    "los_concordance",
+)
+# Against which they are taken: the trivial answer, the strongest plain one, and the one that intensivists know.
+OTHERS: tuple[str, ...] = ("prevalence", "trees", "apache")
+_RESAMPLES = 1000
+# A concordance takes as long as a dozen of the others, and all patient-hours as long as the landmarks together.
+_RESAMPLES_OF_CONCORDANCE, _RESAMPLES_OF_ALL = 100, 300
+
+
+@dataclass(frozen=True)
+class Moments:
+    """When the judged forecasts were made, and what became of the stays; rows are (stay, hour), [n] each.
+
+    stay_id: of each row. hour: hours since the first of the stay, from 1.
+    """
+
+    stay_id: np.ndarray
+    hour: np.ndarray
+    outcomes: Outcomes
+
+    def take(self, rows: np.ndarray) -> "Moments":
+        return Moments(self.stay_id[rows], self.hour[rows], self.outcomes.take(rows))
+
+    def of(self, group: str) -> np.ndarray:
+        """Rows that belong to a landmark or to `ALL`, bool [n]."""
+        return np.ones(len(self.hour), bool) if group == ALL else self.hour == int(group.removesuffix("h"))
+
+    @cached_property
+    def happened(self) -> dict[str, np.ndarray]:
+        return self.outcomes.columns()
+
+
+def make_moments(stays: pd.DataFrame, stay: np.ndarray, hour: np.ndarray, elapsed_hours: np.ndarray) -> Moments:
+    """Moments [n] of `stays` (stay_id, patient_id, intime, outtime, outcome), of which the ends are known."""
+    intime, outtime = (stays[column].to_numpy("datetime64[us]") for column in ("intime", "outtime"))
+    death = stays["outcome"].map({"died": 1.0, "alive": 0.0}).to_numpy(np.float64)
+    remaining = ((outtime - intime) / HOUR)[stay] - elapsed_hours
+    precision = pd.to_numeric(stays["end_precision_hours"]).to_numpy(np.float64, na_value=0.0)
+    outcomes = Outcomes(
+        elapsed_hours=elapsed_hours,
+        death=death[stay],
+        remaining_hours=remaining,
+        precision_hours=np.nan_to_num(precision)[stay],
+        groups=stays["patient_id"].to_numpy()[stay],
+    )
+    return Moments(stays["stay_id"].to_numpy()[stay], hour, outcomes)
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Forecasts of one contender at the judged moments, [n]: the whole distributions, or of a published score the
+    columns that it has, NaN where it says nothing."""
+
+    whole: Distribution | None = None
+    columns: Mapping[str, np.ndarray] | None = None
+    seconds: float = 0.0
+    histories: tuple = ()
+
+    def at(self, moments: Moments, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The columns that metrics ask for, of `rows` (bool [n])."""
+        outcomes = moments.outcomes.take(rows)
+        if self.whole is None:
+            found = {name: values[rows] for name, values in self.columns.items()}
+            found["forecast_los_bucket"] = los_bucket((outcomes.elapsed_hours + found["remaining_los_p50_hours"]) / 24)
+            return found
+        whole = self.whole.take(rows)
+        found = {name: column.to_numpy() for name, column in whole.numbers(outcomes.elapsed_hours).items()}
+        found["crps_days"] = crps_hours(whole, outcomes.remaining_hours) / 24
+        found["forecast_los_bucket"] = name_buckets(whole, outcomes.elapsed_hours).astype(np.float64)
+        return found
+
+
+def pool(parts: Sequence[tuple[Moments, np.ndarray, Mapping[str, Contest]]]) -> tuple[Moments, dict[str, Contest]]:
+    """One contest of several on disjoint stays: (moments, those that are judged, contests at all of them)."""
+    kept = [moments.take(rows) for moments, rows, _ in parts]
+    moments = Moments(
+        np.concatenate([part.stay_id for part in kept]),
+        np.concatenate([part.hour for part in kept]),
+        Outcomes.concatenate([part.outcomes for part in kept]),
+    )
+    pooled = {
+        name: Contest(
+            Distribution.concatenate([contests[name].whole.take(rows) for _, rows, contests in parts]),
+            seconds=sum(contests[name].seconds for _, _, contests in parts),
+            histories=parts[0][2][name].histories,
+        )
+        for name in parts[0][2]
+    }
+    return moments, pooled
+
+
+def name_buckets(whole: Distribution, elapsed_hours: np.ndarray) -> np.ndarray:
+    """Bucket of the whole length of stay that each forecast names: the best for its distribution, int64 [n]."""
+    bounds = np.array(LOS_BUCKET_EDGES_DAYS)[:, None] * 24 - elapsed_hours
+    left = np.stack([1 - whole.survival(np.clip(bound, 0, whole.edges[-1])) for bound in bounds], axis=1)
+    return choose_buckets(np.diff(left, axis=1, prepend=0, append=1))
+
+
+def score(
+    contests: Mapping[str, Contest], moments: Moments, resamples: int | None = None
+) -> dict[str, dict[str, dict[str, Estimate]]]:
+    """Model → landmark → figure → estimate, with intervals over patients."""
+    return {
+        name: {group: _score(contest, moments, group, resamples) for group in GROUPS}
+        for name, contest in contests.items()
+    }
+
+
+def _score(contest: Contest, moments: Moments, group: str, resamples: int | None) -> dict[str, Estimate]:
+    rows = moments.of(group)
+    columns = moments.take(rows).happened | contest.at(moments, rows)
+    found = {}
+    for name, metric in ((name, METRICS[of]) for name, of in FIGURES.items()):
+        if columns.keys() >= set(metric.needs):
+            n = _resamples(metric.statistic, group, resamples)
+            found[name] = metric.estimate(columns, moments.outcomes.groups[rows], n)
+    return found
+
+
+def differences(
+    contests: Mapping[str, Contest], others: Collection[str], moments: Moments, resamples: int | None = None
+) -> dict[str, dict[str, dict[str, dict[str, Estimate]]]]:
+    """Other → model → landmark → figure → paired difference, model less other, where both of them say something."""
+    at = {
+        name: {group: contest.at(moments, moments.of(group)) for group in GROUPS} for name, contest in contests.items()
+    }
+    return {
+        other: {
+            name: {group: _compare(at[name][group], at[other][group], moments, group, resamples) for group in GROUPS}
+            for name in contests
+            if name != other
+        }
+        for other in others
+        if other in contests
+    }
+
+
+def _compare(
+    ours: Mapping[str, np.ndarray],
+    theirs: Mapping[str, np.ndarray],
+    moments: Moments,
+    group: str,
+    resamples: int | None,
+) -> dict[str, Estimate]:
+    rows = moments.of(group)
+    happened, groups = moments.take(rows).happened, moments.outcomes.groups[rows]
+    found = {}
+    for name in COMPARED:
+        metric = METRICS[FIGURES[name]]
+        if all(columns.keys() >= set(metric.forecast) for columns in (ours, theirs)):
+            n = _resamples(metric.statistic, group, resamples)
+            found[name] = metric.difference(happened, ours, theirs, groups, n)
+    for name, losses in _LOSSES.items():
+        pair = [losses(happened, columns) for columns in (ours, theirs)]
+        if all(loss is not None for loss in pair):
+            n = _resamples(_skill, group, resamples)
+            found[f"{name}_skill"] = bootstrap_interval(_skill, pair, groups, n)
+    return found
+
+
+@Statistic
+def _skill(ours: np.ndarray, theirs: np.ndarray) -> Weighted:
+    """1 less the ratio of two mean losses: 0.05 is 5 % better."""
+    return lambda weights: 1 - ratio(weights @ ours, weights @ theirs)
+
+
+def _discharge_loss(hours: int):
+    def loss(happened: Mapping[str, np.ndarray], said: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        column = f"discharge_{hours}h_prob"
+        return np.square(said[column] - happened[f"discharged_{hours}h"]) if column in said else None
+
+    return loss
+
+
+_LOSSES = {
+    "los_crps_days": lambda _, said: said.get("crps_days"),
+    "discharge24_brier": _discharge_loss(24),
+    "discharge48_brier": _discharge_loss(48),
+}
+
+
+def _resamples(statistic: Statistic, group: str, wanted: int | None) -> int:
+    if wanted is not None:
+        return wanted
+    if statistic is concordance:
+        return _RESAMPLES_OF_CONCORDANCE
+    return _RESAMPLES_OF_ALL if group == ALL else _RESAMPLES
+
+
+def reached(contest: Contest, moments: Moments, group: str) -> np.ndarray:
+    """Where each actual end lies in its forecast distribution, as a share from 0 to 1 (the probability integral
+    transform: Dawid, J R Stat Soc A 147, 1984, 278-292), [rows of the group with a known end].
+
+    Uniform where forecasts are calibrated. Ends in the open last bin are spread over it at random, with a fixed seed.
+    """
+    rows = moments.of(group) & ~np.isnan(moments.outcomes.remaining_hours)
+    whole, remaining = contest.whole.take(rows), np.maximum(moments.outcomes.remaining_hours[rows], 0)
+    last = whole.edges[-1]
+    below = 1 - whole.survival(np.minimum(remaining, last))
+    at_random = 1 - (1 - below) * np.random.default_rng(0).random(len(below))
+    return np.where(remaining >= last, at_random, below)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The report of a run on whole stays.
+
+    scores: model → landmark → figure. differences: other → model → landmark → figure, model less other.
+    """
+
+    protocol: dict[str, Any]
+    contests: Mapping[str, Contest]
+    moments: Moments
+    scores: dict[str, dict[str, dict[str, Estimate]]]
+    differences: dict[str, dict[str, dict[str, dict[str, Estimate]]]]
+
+    def to_json(self) -> dict[str, Any]:
+        models = to_json(self.scores)
+        if SHIPPED in models:
+            models["shipped"] = models[SHIPPED]
+        seconds = {name: round(contest.seconds, 1) for name, contest in self.contests.items()}
+        return {
+            "protocol": self.protocol,
+            "shipped": SHIPPED if SHIPPED in models else None,
+            "seconds": seconds,
+            "models": models,
+            "differences": to_json(self.differences),
+        }
+
+
+def judge(
+    contests: Mapping[str, Contest], moments: Moments, protocol: dict[str, Any], resamples: int | None = None
+) -> Judgement:
+    """All figures, and paired differences against the `OTHERS` that took part."""
+    found = differences(contests, OTHERS, moments, resamples)
+    return Judgement(protocol, contests, moments, score(contests, moments, resamples), found)
+
+
+def to_json(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested names → estimates, as JSON objects."""
+    first = next(iter(scores.values()), None)
+    if first is None or isinstance(first, Estimate):
+        return estimates_to_json(scores)
+    return {name: to_json(part) for name, part in scores.items()}
