@@ -24,6 +24,7 @@ from rnn_core.contracts.config import Kind, ModelConfig, Sampling, UnitConfig
 from rnn_core.contracts.errors import ArtifactError, ContractError, DataTooSmallError
 from rnn_core.contracts.known import Known
 from rnn_core.series.finished_stays import FinishedStays
+from rnn_core.series.splits import split_stays
 from sql.published import canonical, registry, runs
 
 if TYPE_CHECKING:
@@ -227,15 +228,13 @@ def give_verdict(
     that forecasts no death."""
     from rnn_core.evaluation.gate import Verdict, judge_first
 
-    first = incumbent is None or serving is None or not serving.forecasts_death
-    if first and not forecaster.forecasts_death:
-        return Verdict("provisional", "It forecasts the length of stay alone: no deaths to judge by.")
-    if first:
-        return judge_first(report.metrics, report.n_deaths["judged"])
+    first = judge_first(report.metrics, report.from_curve, report.n_deaths["judged"], report.n_ends)
+    if not forecaster.forecasts_death and first.stage == "provisional":
+        first = Verdict("provisional", "It forecasts the length of stay alone: no deaths to judge by.")
+    if incumbent is None or serving is None or not serving.forecasts_death:
+        return first
     verdict = judge_beside(incumbent, serving, forecaster, then, now)
-    if verdict.stage == "champion" and incumbent["stage"] == "provisional":
-        return judge_first(report.metrics, report.n_deaths["judged"])
-    return verdict
+    return first if verdict.stage == "champion" and incumbent["stage"] == "provisional" else verdict
 
 
 def judge_beside(
@@ -243,7 +242,7 @@ def judge_beside(
 ) -> "Verdict":
     """The gate on the newest stays that neither model has learned from; `then` is what the new one learned from."""
     from rnn_core.evaluation.gate import Verdict, judge_challenger
-    from rnn_core.evaluation.holdout import compare_forecasters, count_deaths, unseen
+    from rnn_core.evaluation.holdout import compare_forecasters, count_deaths, count_ends, unseen
 
     if not forecaster.forecasts_death:
         return Verdict("candidate", "It learned from stays that all ended alike, and the serving model did not.")
@@ -252,8 +251,9 @@ def judge_beside(
     _, newer = unseen(now, then)
     newer &= now.stays["intime"].to_numpy("datetime64[us]") >= clock.to_numpy(incumbent["data_cutoff"])
     hold_out = now.take(newer)
-    found = compare_forecasters(forecaster, serving, hold_out)
-    return judge_challenger(found.overall, found.groups, count_deaths(hold_out), incumbent["stage"])
+    found = compare_forecasters(forecaster, serving, hold_out, then.take(split_stays(then.stays, then.as_of).learned))
+    n_deaths, n_ends = count_deaths(hold_out), count_ends(hold_out)
+    return judge_challenger(found.overall, found.groups, found.from_curve, n_deaths, n_ends, incumbent["stage"])
 
 
 @step("fit the unit forecaster")

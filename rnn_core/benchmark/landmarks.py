@@ -10,6 +10,7 @@ import pandas as pd
 
 from rnn_core.benchmark.whole_stays import SHIPPED
 from rnn_core.contracts.frames import HOUR
+from rnn_core.contracts.thresholds import LANDMARK_HOURS
 from rnn_core.statistics.bootstrap import Estimate, Statistic, Weighted, bootstrap_interval, estimates_to_json, ratio
 from rnn_core.statistics.discrimination import concordance
 from rnn_core.statistics.distribution import Distribution
@@ -17,10 +18,8 @@ from rnn_core.statistics.length_of_stay import LOS_BUCKET_EDGES_DAYS, choose_buc
 from rnn_core.statistics.metric import METRICS
 from rnn_core.statistics.outcomes import Outcomes
 
-# Hours of a stay at which a person asks; whether a stay reaches one is known when it does.
-LANDMARKS: tuple[int, ...] = (6, 12, 24, 48, 96)
 ALL = "all"
-GROUPS: tuple[str, ...] = (*(f"{hour}h" for hour in LANDMARKS), ALL)
+GROUPS: tuple[str, ...] = (*(f"{hour}h" for hour in LANDMARK_HOURS), ALL)
 
 # Name in the report → metric.
 FIGURES: dict[str, str] = {

@@ -20,6 +20,8 @@ class Range(NamedTuple):
 PROLONGED_HOURS = 168.0
 # Horizons of the published discharge probabilities.
 DISCHARGE_HOURS: tuple[int, ...] = (24, 48, 72)
+# Hours of a stay at which people ask; whether a stay reaches one is known when it does.
+LANDMARK_HOURS: tuple[int, ...] = (6, 12, 24, 48, 96)
 # A charted end this long after the death or the hospital discharge is a charting delay.
 CHARTING_DELAY_HOURS = 36
 # A stay may begin this long before the charted hospital admission.
@@ -29,6 +31,8 @@ EARLY_ADMISSION_HOURS = 24
 
 # With fewer deaths among the evaluated stays, the interval of an AUROC is wider than any difference worth acting on.
 MIN_DEATHS = 30
+# With fewer ends among them, whether a length of stay beats the population's curve is a matter of chance.
+MIN_ENDS = 100
 # Below this a list sorted by risk is useless; the lower end of the interval must be well above chance.
 MIN_AUROC, MIN_AUROC_LOW = 0.7, 0.6
 # Beyond these limits, observed-to-expected deaths or the calibration slope mislead a reader.

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import chi2, norm
 
 from rnn_core.contracts.concepts import NAMES
-from rnn_core.contracts.frames import HOUR
+from rnn_core.contracts.frames import HOUR, Observations
 from rnn_core.contracts.known import Known
 
 RECENT_DAYS = 7
@@ -20,20 +20,21 @@ UNIT_FACTOR = 1.5
 _CHANCE = 0.999
 _LEAST_OBSERVATIONS, _LEAST_STAYS = 100, 20
 _TENTHS = np.arange(0.1, 0.95, 0.1)
-# An empty decile would make the index infinite.
-_FLOOR = 1e-3
+# Half a value is added to each decile: an empty one would make the index infinite.
+_EMPTY = 0.5
 
 
 def describe_concepts(known: Known) -> dict[str, dict[str, Any]]:
-    """Concept → `edges`, the nine decile edges of its observed values, and `shares`, the share of a stay's
-    observations in each decile, averaged over stays. Concepts of fewer than 100 observations are left out."""
+    """Concept → `edges`, the nine decile edges of its observed values, and `first_shares`, the share of the stays' first
+    values between them. Concepts of fewer than 100 observations are left out."""
     described = {}
     for number, name in enumerate(NAMES):
         of_concept = known.observations.concept == number
-        values, stays = known.observations.value[of_concept], known.observations.stay[of_concept]
-        if len(values) >= _LEAST_OBSERVATIONS:
-            edges = _rounded(np.quantile(values, _TENTHS))
-            described[name] = {"edges": edges.tolist(), "shares": _shares(values, stays, edges).tolist()}
+        seen = known.observations.take(of_concept)
+        if len(seen) >= _LEAST_OBSERVATIONS:
+            edges = _rounded(np.quantile(seen.value, _TENTHS))
+            first = seen.value[_is_first(seen)]
+            described[name] = {"edges": edges.tolist(), "first_shares": _shares(first, edges).tolist()}
     return described
 
 
@@ -41,8 +42,9 @@ def measure_drift(participants: Mapping[str, Any], recent: Known) -> list[dict[s
     """One row per concept of `participants` (a model's `FitReport.participants`): columns of forecast.concept_drift.
 
     recent: the stays of the last `RECENT_DAYS` with their observations; observations from earlier are left out here.
-    psi: sum of (p - q) log(p / q) over the deciles of the reference (Siddiqi, Credit Risk Scorecards, 2006). Every stay
-    has the same weight, since its observations are correlated. Between samples of n and m stays of one population the
+    psi: sum of (p - q) log(p / q) over the deciles of the reference (Siddiqi, Credit Risk Scorecards, 2006), of the first
+    value of each stay alone: the values of a stay are correlated, and any weight by their number would depend on how long
+    the stay goes on. None for a model of a version that described all values. Between samples of n and m stays of one population the
     index is about chi-squared with nine degrees of freedom, times 1/n + 1/m (Yurdakul, Statistical Properties of
     Population Stability Index, 2018); what chance can explain is no drift.
     """
@@ -50,11 +52,20 @@ def measure_drift(participants: Mapping[str, Any], recent: Known) -> list[dict[s
     is_new = seen.observed_at > recent.as_of - RECENT_DAYS * 24 * HOUR
     rows = []
     for name, reference in participants.get("concepts", {}).items():
-        of_concept = is_new & (seen.concept == NAMES.index(name))
-        rows.append(
-            _row(name, reference, participants, seen.value[of_concept], seen.stay[of_concept], len(recent.stays))
-        )
+        of_concept = seen.concept == NAMES.index(name)
+        of_stay = seen.take(of_concept)
+        first = of_stay.value[_is_first(of_stay) & is_new[of_concept]]
+        new = seen.take(of_concept & is_new)
+        rows.append(_row(name, reference, participants, new, first, len(recent.stays)))
     return rows
+
+
+def _is_first(seen: Observations) -> np.ndarray:
+    """The earliest value of each stay, bool [observations]; the one that became available first, of several."""
+    order = np.lexsort((seen.available_at, seen.observed_at, seen.stay))
+    first = np.zeros(len(seen), bool)
+    first[order] = np.diff(seen.stay[order], prepend=-1) != 0
+    return first
 
 
 def concepts_elsewhere(participants: Mapping[str, Any], known: Known) -> tuple[list[str], list[str]]:
@@ -75,17 +86,18 @@ def _row(
     name: str,
     reference: Mapping[str, Any],
     participants: Mapping[str, Any],
-    values: np.ndarray,
-    stays: np.ndarray,
+    new: Observations,
+    first: np.ndarray,
     n_stays: int,
 ) -> dict[str, Any]:
-    edges, n_with = np.array(reference["edges"]), len(np.unique(stays))
+    values, edges, n_with = new.value, np.array(reference["edges"]), len(np.unique(new.stay))
     before = float(participants["stays_without"][name])
     missing = 1 - n_with / n_stays if n_stays else None
     median = float(_rounded(np.median(values))) if len(values) else None
     enough = len(values) >= _LEAST_OBSERVATIONS and n_with >= _LEAST_STAYS
-    psi = _psi(_shares(values, stays, edges), np.array(reference["shares"])) if enough else None
-    other_shape = psi is not None and psi > max(MAX_PSI, _chance_psi(n_with, (1 - before) * participants["stays"]))
+    shares = reference.get("first_shares")
+    psi = _psi(_shares(first, edges), np.array(shares)) if enough and shares and len(first) >= _LEAST_STAYS else None
+    other_shape = psi is not None and psi > max(MAX_PSI, _chance_psi(len(first), (1 - before) * participants["stays"]))
     more_missing = (
         missing is not None and n_stays >= _LEAST_STAYS and missing - before > _chance_missing(before, n_stays)
     )
@@ -118,15 +130,13 @@ def _chance_missing(before: float, n_stays: int) -> float:
     return max(MAX_MORE_MISSING, norm.ppf(_CHANCE) * np.sqrt(share * (1 - share) / n_stays))
 
 
-def _shares(values: np.ndarray, stays: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    _, stay, n_of_stay = np.unique(stays, return_inverse=True, return_counts=True)
-    weights = 1 / n_of_stay[stay] / len(n_of_stay)
-    return np.bincount(np.searchsorted(edges, values, side="right"), weights, minlength=len(edges) + 1)
+def _shares(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1) + _EMPTY
+    return counts / counts.sum()
 
 
 def _psi(now: np.ndarray, then: np.ndarray) -> float:
-    p, q = np.maximum(now, _FLOOR), np.maximum(then, _FLOOR)
-    return float(((p - q) * np.log(p / q)).sum())
+    return float(((now - then) * np.log(now / then)).sum())
 
 
 def _is_another_unit(median: float, edges: np.ndarray) -> bool:

@@ -1,10 +1,11 @@
-"""Which stage a newly trained model gets: a verdict only where there are outcomes enough for one."""
+"""Which stage a newly trained model gets: a verdict only where there are outcomes enough for one, and no service for a
+model that is worse than the population's curve."""
 
 from dataclasses import dataclass
 
-from rnn_core.contracts.thresholds import MIN_DEATHS
+from rnn_core.contracts.thresholds import MIN_DEATHS, MIN_ENDS
 from rnn_core.statistics.bootstrap import Estimate
-from rnn_core.statistics.metric import gate_metrics
+from rnn_core.statistics.metric import Metric, curve_metrics, gate_metrics
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,10 @@ class Verdict:
     reason: str
 
 
-def judge_first(metrics: dict[str, Estimate], n_deaths: int) -> Verdict:
-    """Verdict on a model while none serves as champion."""
+def judge_first(metrics: dict[str, Estimate], from_curve: dict[str, Estimate], n_deaths: int, n_ends: int) -> Verdict:
+    """Verdict on a model while none serves as champion; see `beaten_by_curve` for `from_curve`."""
+    if worse := beaten_by_curve(from_curve, n_deaths, n_ends):
+        return Verdict("candidate", worse)
     if n_deaths < MIN_DEATHS:
         return Verdict(
             "provisional", f"{n_deaths} deaths among the judged stays are too few for a verdict ({MIN_DEATHS})."
@@ -31,16 +34,46 @@ def judge_first(metrics: dict[str, Estimate], n_deaths: int) -> Verdict:
     return Verdict("champion", f"AUROC {auroc.show()} on {n_deaths} deaths.")
 
 
+def beaten_by_curve(from_curve: dict[str, Estimate], n_deaths: int, n_ends: int) -> str | None:
+    """The sentence that says where a model is worse than the population's curve given the elapsed hours, None if nowhere.
+
+    from_curve: paired differences in the `curve_metrics`. A difference beyond the margin counts where its interval lies
+    wholly on the wrong side, and where there are enough outcomes for the value alone: stays with a known end (`n_ends`),
+    for the risk of death deaths.
+    """
+    worse = []
+    for metric in curve_metrics():
+        harm = metric.harm(from_curve[metric.name])
+        enough = n_deaths >= MIN_DEATHS if "death" in metric.happened else n_ends >= MIN_ENDS
+        if harm.value > metric.curve_margin and (enough or harm.low > 0):
+            worse.append(_show_difference(metric, from_curve[metric.name]))
+    if not worse:
+        return None
+    return f"Worse than the curve of the population given the elapsed hours: {', '.join(worse)}."
+
+
+def _show_difference(metric: Metric, difference: Estimate) -> str:
+    return f"{metric.show_difference(difference)} ({difference.low:+.3f} to {difference.high:+.3f})"
+
+
 def judge_challenger(
-    overall: dict[str, Estimate], groups: dict[str, dict[str, Estimate]], n_deaths: int, serving: str
+    overall: dict[str, Estimate],
+    groups: dict[str, dict[str, Estimate]],
+    from_curve: dict[str, Estimate],
+    n_deaths: int,
+    n_ends: int,
+    serving: str,
 ) -> Verdict:
     """Verdict on a model against the one that serves as `serving`, champion or provisional, from paired differences
     (new less serving) in the `gate_metrics` on stays that neither has learned from, over all and by group.
 
     A champion is replaced where every difference is within its margin, no interval lies wholly on the wrong side, and no
-    group of patients is worse beyond the margin of groups. With too few deaths for that a champion stays; a provisional
+    group of patients is worse beyond the margin of groups; nor does a model serve that is worse than the population's curve
+    (`beaten_by_curve`). With too few deaths for that a champion stays; a provisional
     model gives way to a newer one unless that is clearly worse, since nothing is known against it and it has seen more.
     """
+    if worse := beaten_by_curve(from_curve, n_deaths, n_ends):
+        return Verdict("challenger", worse)
     harms = {metric: metric.harm(overall[metric.name]) for metric in gate_metrics()}
     found = ", ".join(metric.show_difference(overall[metric.name]) for metric in harms)
     sentence = f"{found} against the serving model on unseen stays."

@@ -19,7 +19,7 @@ from rnn_core.statistics.bootstrap import Estimate
 from rnn_core.statistics.distribution import Distribution
 from rnn_core.statistics.metric import METRICS, gate_metrics, score
 from rnn_core.statistics.outcomes import Outcomes
-from rnn_core.statistics.scores import score_forecasts
+from rnn_core.statistics.scores import differences_from_curve, score_forecasts
 
 # Enough for the second digit of an interval; the concordance of ten thousand rows takes long per resample.
 _RESAMPLES = 200
@@ -62,10 +62,16 @@ def unseen(now: Known, then: Known) -> tuple[np.ndarray, np.ndarray]:
     return judged, judged & later.newer
 
 
-def score_holdout(forecaster: StayForecaster, scored: Scored, population: Known) -> dict[str, Estimate]:
-    """Metrics of what the forecaster said (`score_stays`), and of the trivial baseline fitted on `population`."""
+def score_holdout(
+    forecaster: StayForecaster, scored: Scored, population: Known
+) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
+    """Metrics of what the forecaster said (`score_stays`) and of the trivial baseline, the curve of `population`; and the
+    paired differences between the two."""
     baseline = population_forecast(forecaster, population, scored.outcomes.elapsed_hours)
-    return score_forecasts(scored.forecast, scored.outcomes, baseline, n=_RESAMPLES)
+    return (
+        score_forecasts(scored.forecast, scored.outcomes, baseline, n=_RESAMPLES),
+        differences_from_curve(scored.forecast, baseline, scored.outcomes, n=_RESAMPLES),
+    )
 
 
 def score_groups(scored: Scored, stays: pd.DataFrame) -> dict[str, dict[str, dict[str, Estimate]]]:
@@ -116,14 +122,19 @@ def population_forecast(forecaster: StayForecaster, population: Known, elapsed_h
 
 @dataclass(frozen=True)
 class Comparison:
-    """Paired differences, challenger less champion: over all stays, and by `kind: group` of patients."""
+    """Paired differences, challenger less champion: over all stays, and by `kind: group` of patients; and challenger less
+    the population's curve."""
 
     overall: dict[str, Estimate]
     groups: dict[str, dict[str, Estimate]]
+    from_curve: dict[str, Estimate]
 
 
-def compare_forecasters(challenger: StayForecaster, champion: StayForecaster, judged: Known) -> Comparison:
-    """Differences over the hours of `judged` that both of them forecast, in the `gate_metrics`."""
+def compare_forecasters(
+    challenger: StayForecaster, champion: StayForecaster, judged: Known, population: Known
+) -> Comparison:
+    """Differences over the hours of `judged` that both of them forecast, in the `gate_metrics`, and from the curve of
+    `population` in the `curve_metrics`."""
     ours, theirs = score_stays(challenger, judged), score_stays(champion, judged)
     a, b = _same_moments(ours, theirs)
     first, second = (
@@ -143,7 +154,9 @@ def compare_forecasters(challenger: StayForecaster, champion: StayForecaster, ju
         }
 
     return Comparison(
-        differences(np.ones(len(a), bool)), {name: differences(rows[ours.stay[a]]) for name, rows in in_group.items()}
+        differences(np.ones(len(a), bool)),
+        {name: differences(rows[ours.stay[a]]) for name, rows in in_group.items()},
+        score_holdout(challenger, ours, population)[1],
     )
 
 
@@ -156,6 +169,11 @@ def _same_moments(ours: Scored, theirs: Scored) -> tuple[np.ndarray, np.ndarray]
 
 def count_deaths(known: Known) -> int:
     return int(known.stays["outcome"].eq("died").sum())
+
+
+def count_ends(known: Known) -> int:
+    """Stays whose end is known."""
+    return int((known.stays["outcome"].notna() & known.stays["outtime"].notna()).sum())
 
 
 def score_stays(forecaster: StayForecaster, judged: Known) -> Scored:

@@ -10,7 +10,15 @@ from rnn_core.contracts.config import ModelConfig, Sampling
 from rnn_core.contracts.errors import DataTooSmallError
 from rnn_core.contracts.frames import EpochRecord
 from rnn_core.contracts.known import Known
-from rnn_core.evaluation.holdout import count_deaths, describe, score_groups, score_holdout, score_stays, unseen
+from rnn_core.evaluation.holdout import (
+    count_deaths,
+    count_ends,
+    describe,
+    score_groups,
+    score_holdout,
+    score_stays,
+    unseen,
+)
 from rnn_core.forecasters.fit_stay import fit_forecaster
 from rnn_core.forecasters.stay import StayForecaster
 from rnn_core.series.finished_stays import FinishedStays
@@ -22,14 +30,17 @@ from rnn_core.statistics.bootstrap import Estimate, estimates_to_json
 class FitReport:
     """The record of a training: sizes, the loss per member and epoch, and metrics on stays that had no part in it.
 
+    n_ends: judged stays whose end is known. from_curve: paired differences from the population's curve.
     participants: the training data in counts and quantiles. groups: kind → group → a few of the metrics.
     """
 
     n_stays: dict[str, int]
     n_deaths: dict[str, int]
+    n_ends: int
     histories: tuple[tuple[EpochRecord, ...], ...]
     best_epochs: tuple[int, ...]
     metrics: dict[str, Estimate]
+    from_curve: dict[str, Estimate]
     participants: dict[str, Any]
     groups: dict[str, dict[str, dict[str, Estimate]]]
 
@@ -40,6 +51,7 @@ class FitReport:
             "histories": [list(history) for history in self.histories],
             "best_epochs": list(self.best_epochs),
             "metrics": estimates_to_json(self.metrics),
+            "from_curve": estimates_to_json(self.from_curve),
             "participants": self.participants,
             "groups": {
                 kind: {name: estimates_to_json(metrics) for name, metrics in found.items()}
@@ -82,9 +94,10 @@ def fit_stay_forecaster(
     report = FitReport(
         {name: len(part.stays) for name, part in parts.items()},
         {name: count_deaths(part) for name, part in parts.items()},
+        count_ends(parts["judged"]),
         fitted.histories,
         fitted.best_epochs,
-        score_holdout(forecaster, scored, parts["learned"]),
+        *score_holdout(forecaster, scored, parts["learned"]),
         describe(parts["learned"]),
         score_groups(scored, parts["judged"].stays),
     )

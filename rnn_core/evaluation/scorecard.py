@@ -8,7 +8,7 @@ import pandas as pd
 
 from rnn_core.contracts.frames import ALIVE
 from rnn_core.contracts.groups import age_groups
-from rnn_core.contracts.thresholds import DISCHARGE_HOURS
+from rnn_core.contracts.thresholds import DISCHARGE_HOURS, LANDMARK_HOURS
 from rnn_core.statistics.distribution import FORECAST_COLUMNS
 from rnn_core.statistics.outcomes import Outcomes
 from rnn_core.statistics.population import CENSORED, fit_population_curve
@@ -27,7 +27,8 @@ def score_published(pairs: pd.DataFrame) -> list[dict]:
     """Rows of forecast.score from rows of forecast.forecast_outcome (scored, with the outcome as far as it is known).
 
     One set of metrics per model, and per model and group of each of `DIMENSIONS`; patients are resampled for the
-    intervals.
+    intervals. Every published hour counts the same; at a landmark (`LANDMARK_HOURS`, the stay_hours "at 24") there is one
+    forecast of each stay that reached it.
 
     Forecasts of stays that are still open have null in died and remaining_hours, and in the column `followed_hours`
     (optional) the hours after the prediction for which the stay is known to have continued; it is null for ended stays.
@@ -64,6 +65,10 @@ def _groups(pairs: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]
         for dimension in DIMENSIONS:
             for name, part in of_model.groupby(dimension):
                 yield {"model_id": model_id, **everything, dimension: name}, part
+        for hour in LANDMARK_HOURS:
+            part = of_model[np.floor(of_model["hours_in_stay"]) == hour]
+            if len(part):
+                yield {"model_id": model_id, **everything, "stay_hours": f"at {hour}"}, part
 
 
 def _outcomes(part: pd.DataFrame) -> Outcomes:

@@ -43,7 +43,8 @@ class Metric:
     statistic: called with the columns `happened`, then `forecast`; see `Outcomes.columns` and `FORECAST_COLUMNS`.
     better: `higher`, `lower`, or the value that is best, such as 1 for a calibration slope.
     digits: decimals that are shown. chance: what a forecast without skill reaches.
-    margin: of the gate, which looks at metrics with a margin only.
+    margin: of the gate, when it compares two models; it looks at metrics with a margin only.
+    curve_margin: by how much a model may be worse than the population's curve and still serve; None: not compared.
     main: belongs to the few that are shown where there is no room for all.
     one_per_stay: means something for one forecast of each stay only, not for every hour of it.
     """
@@ -57,6 +58,7 @@ class Metric:
     digits: int = 3
     chance: float | None = None
     margin: Margin | None = None
+    curve_margin: float | None = None
     main: bool = False
     one_per_stay: bool = False
 
@@ -125,6 +127,8 @@ _RISKS = (
     ),
 )
 
+_COMPARED_WITH_CURVE = ("discharge_24h_brier", "discharge_48h_brier")
+
 _TABLE = (
     Metric(
         "mortality_auroc",
@@ -138,7 +142,7 @@ _TABLE = (
         main=True,
     ),
     Metric("mortality_auprc", "AUPRC of death", auprc, _DEATH, _RISK, "higher", margin=Margin(0.02, 0.05), main=True),
-    Metric("mortality_brier", "Brier score of death", brier, _DEATH, _RISK, "lower", main=True),
+    Metric("mortality_brier", "Brier score of death", brier, _DEATH, _RISK, "lower", curve_margin=0.0, main=True),
     Metric(
         "mortality_observed_expected",
         "observed to expected deaths",
@@ -164,7 +168,16 @@ _TABLE = (
     Metric("mortality_event1", "Event 1", event1, _DEATH, (*_RISK, "threshold"), "higher", one_per_stay=True),
     Metric("mortality_event2", "Event 2", event2, _DEATH, _RISK, "lower", digits=1, one_per_stay=True),
     *(
-        Metric(f"{prefix}_{name}", f"{label} of {what}", statistic, (happened,), (forecast,), better, chance=chance)
+        Metric(
+            f"{prefix}_{name}",
+            f"{label} of {what}",
+            statistic,
+            (happened,),
+            (forecast,),
+            better,
+            chance=chance,
+            curve_margin=0.0 if f"{prefix}_{name}" in _COMPARED_WITH_CURVE else None,
+        )
         for name, label, statistic, better, chance in (
             ("auroc", "AUROC", auroc, "higher", 0.5),
             ("brier", "Brier score", brier, "lower", None),
@@ -191,7 +204,17 @@ _TABLE = (
         better="lower",
         digits=2,
     ),
-    Metric("los_crps_days", "CRPS of the remaining stay in days", mean, (), ("crps_days",), "lower", 2, main=True),
+    Metric(
+        "los_crps_days",
+        "CRPS of the remaining stay in days",
+        mean,
+        (),
+        ("crps_days",),
+        better="lower",
+        digits=2,
+        curve_margin=0.0,
+        main=True,
+    ),
     Metric(
         "los_msle",
         "squared log error of the length of stay",
@@ -238,9 +261,10 @@ _TABLE = (
             (*_END, "precision_hours"),
             (f"remaining_los_p{q}_hours",),
             better=(100 - q) / 100,
+            curve_margin=margin,
             main=q != 10,
         )
-        for q in (10, 50, 90)
+        for q, margin in ((10, None), (50, 0.04), (90, 0.03))
     ),
     Metric(
         "los_interval_width_days",
@@ -263,6 +287,11 @@ def main_metrics() -> list[Metric]:
 def gate_metrics() -> list[Metric]:
     """Those that decide whether a new model serves."""
     return [metric for metric in METRICS.values() if metric.margin is not None]
+
+
+def curve_metrics() -> list[Metric]:
+    """Those in which a model must not be worse than the population's curve, or it does not serve."""
+    return [metric for metric in METRICS.values() if metric.curve_margin is not None]
 
 
 def score(

@@ -7,7 +7,7 @@ from rnn_core.contracts.errors import ContractError
 from rnn_core.statistics.bootstrap import Estimate
 from rnn_core.statistics.distribution import Distribution
 from rnn_core.statistics.length_of_stay import crps_hours
-from rnn_core.statistics.metric import METRICS, score
+from rnn_core.statistics.metric import METRICS, curve_metrics, score
 from rnn_core.statistics.outcomes import Outcomes
 from rnn_core.statistics.population import CENSORED, fit_population_curve
 
@@ -24,6 +24,18 @@ def score_columns(columns: pd.DataFrame, outcomes: Outcomes, n: int = 1000, seed
         )
     judged = [metric for metric in METRICS.values() if not metric.one_per_stay]
     return score({**columns, **outcomes.columns()}, judged, outcomes.groups, n, seed)
+
+
+def differences_from_curve(
+    forecast: Distribution, curve: Distribution, outcomes: Outcomes, n: int = 1000
+) -> dict[str, Estimate]:
+    """Paired differences in the `curve_metrics`, forecast less the population's curve of the same rows."""
+    ours, theirs = (
+        {**said.numbers(outcomes.elapsed_hours), "crps_days": crps_hours(said, outcomes.remaining_hours) / 24}
+        for said in (forecast, curve)
+    )
+    happened = outcomes.columns()
+    return {metric.name: metric.difference(happened, ours, theirs, outcomes.groups, n) for metric in curve_metrics()}
 
 
 def score_forecasts(

@@ -31,7 +31,7 @@ from rnn_core.contracts.config import UnitConfig
 from rnn_core.contracts.errors import ArtifactError, ForecastError, QualityError, SourceError
 from rnn_core.evaluation.holdout import Comparison
 from rnn_core.statistics.bootstrap import Estimate
-from rnn_core.statistics.metric import gate_metrics
+from rnn_core.statistics.metric import curve_metrics, gate_metrics
 from sql.published import registry, trials
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
@@ -372,8 +372,10 @@ def test_evaluate_judges_the_challenger_and_lets_it_serve_once_it_passes(trained
     assert evaluate.fn("clif", AT)["its stage"] in ("challenger", "provisional")
     assert registry.serving_model(trained, "clif", "stay")["model_id"] != challenger.name
     monkeypatch.setattr("rnn_core.evaluation.gate.MIN_DEATHS", 0)
-    level = {metric.name: Estimate(0, 0, 0, 9) for metric in gate_metrics()}
-    monkeypatch.setattr("rnn_core.evaluation.holdout.compare_forecasters", lambda *_: Comparison(level, {}))
+    level, from_curve = (
+        {metric.name: Estimate(0, 0, 0, 9) for metric in metrics()} for metrics in (gate_metrics, curve_metrics)
+    )
+    monkeypatch.setattr("rnn_core.evaluation.holdout.compare_forecasters", lambda *_: Comparison(level, {}, from_curve))
     assert evaluate.fn("clif", AT)["its stage"] == "champion"
     assert registry.serving_model(trained, "clif", "stay")["model_id"] == challenger.name
     assert "Not worse" in registry.read_model(trained, challenger.name)["stage_reason"]

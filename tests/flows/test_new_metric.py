@@ -17,7 +17,7 @@ from rnn_core.evaluation.scorecard import score_published
 from rnn_core.reporting.model_card import write_card
 from rnn_core.statistics.bootstrap import Estimate, Statistic, Weighted, estimates_to_json, mean_of
 from rnn_core.statistics.distribution import Distribution
-from rnn_core.statistics.metric import METRICS, Margin, Metric, gate_metrics
+from rnn_core.statistics.metric import METRICS, Margin, Metric, curve_metrics, gate_metrics
 from rnn_core.statistics.outcomes import Outcomes
 
 
@@ -32,7 +32,7 @@ def made_up(monkeypatch) -> str:
     """A made-up metric, added to the table and nowhere else; its name."""
     needs = (("death",), ("mortality_risk",))
     metric = Metric(
-        "mortality_flagged", "share flagged", share_flagged, *needs, "lower", 1, None, Margin(0.1, 0.2), True
+        "mortality_flagged", "share flagged", share_flagged, *needs, "lower", 1, margin=Margin(0.1, 0.2), main=True
     )
     monkeypatch.setitem(METRICS, metric.name, metric)
     return metric.name
@@ -57,15 +57,17 @@ def test_a_new_metric_is_measured_on_the_hold_out(made_up):
         np.full(40, 12.0), rng.integers(0, 2, 40).astype(float), rng.uniform(1, 99, 40), groups=np.arange(40)
     )
     forecaster = SimpleNamespace(config=config, sampling=Sampling())
-    found = score_holdout(forecaster, Scored(forecast, outcomes, np.arange(40), np.full(40, 12)), population)
+    found, _ = score_holdout(forecaster, Scored(forecast, outcomes, np.arange(40), np.full(40, 12)), population)
     assert found[made_up].value == pytest.approx((forecast.mortality_risk() > 0.2).mean())
     assert found[f"baseline_{made_up}"].value in (0, 1)
 
 
 def test_a_new_metric_with_a_margin_is_asked_by_the_gate(made_up):
     level = {metric.name: Estimate(0.0, -0.01, 0.01, 99) for metric in gate_metrics()}
-    assert judge_challenger(level, {}, 99, "champion").stage == "champion"
-    worse = judge_challenger(level | {made_up: Estimate(0.3, 0.2, 0.4, 99)}, {}, 99, "champion")
+    from_curve = {metric.name: Estimate(0.0, -0.01, 0.01, 99) for metric in curve_metrics()}
+    assert judge_challenger(level, {}, from_curve, 99, 99, "champion").stage == "champion"
+    level[made_up] = Estimate(0.3, 0.2, 0.4, 99)
+    worse = judge_challenger(level, {}, from_curve, 99, 99, "champion")
     assert worse.stage == "challenger" and "share flagged +0.3" in worse.reason
 
 

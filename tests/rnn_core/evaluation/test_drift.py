@@ -40,7 +40,7 @@ def measured(learned, recent: Known) -> dict:
 
 def test_the_same_distribution_a_week_later_has_not_drifted(learned):
     row = measured(learned, known(np.random.default_rng(1).normal(85, 15, 2000)))
-    assert row["concept"] == "heart_rate" and row["psi"] < 0.02
+    assert row["concept"] == "heart_rate" and row["psi"] < 0.1
     assert (row["drifted"], row["wrong_unit"], row["missing"]) == (False, False, 0)
 
 

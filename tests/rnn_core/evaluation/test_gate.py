@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from rnn_core.contracts.thresholds import MIN_DEATHS
+from rnn_core.contracts.thresholds import MIN_DEATHS, MIN_ENDS
 from rnn_core.evaluation.gate import judge_challenger, judge_first, judge_unit
 from rnn_core.statistics.bootstrap import Estimate
+from rnn_core.statistics.metric import METRICS, curve_metrics
 
 ENOUGH = MIN_DEATHS
 
@@ -30,22 +31,59 @@ def differences(
     return {name: Estimate(*values, 100) for name, values in found.items()}
 
 
-def challenge(overall, n_deaths, serving, groups=None):
-    return judge_challenger(overall, groups or {}, n_deaths, serving)
+def from_curve(**changed) -> dict[str, Estimate]:
+    """A model a little better than the population's curve in all that the gate looks at, but for what is `changed`."""
+    return {metric.name: Estimate(-0.01, -0.03, 0.01, 100) for metric in curve_metrics()} | {
+        name: Estimate(*values, 100) for name, values in changed.items()
+    }
+
+
+def first(found=None, n_deaths=ENOUGH, n_ends=MIN_ENDS, **changed):
+    return judge_first(found or metrics(), from_curve(**changed), n_deaths, n_ends)
+
+
+def challenge(overall, n_deaths, serving, groups=None, **changed):
+    return judge_challenger(overall, groups or {}, from_curve(**changed), n_deaths, MIN_ENDS, serving)
 
 
 def test_a_first_model_that_beats_the_trivial_baseline_becomes_champion():
-    assert judge_first(metrics(), ENOUGH).stage == "champion"
+    assert first().stage == "champion"
 
 
 def test_with_too_few_deaths_a_first_model_is_provisional_and_says_so():
-    verdict = judge_first(metrics(), ENOUGH - 1)
+    verdict = first(n_deaths=ENOUGH - 1)
     assert verdict.stage == "provisional" and str(ENOUGH - 1) in verdict.reason
 
 
 @pytest.mark.parametrize("bad", [{"auroc": (0.6, 0.49, 0.7)}, {"brier": 0.13}, {"auroc": (np.nan,) * 3}])
 def test_a_first_model_no_better_than_trivial_does_not_serve(bad):
-    assert judge_first(metrics(**bad), ENOUGH).stage == "candidate"
+    assert first(metrics(**bad)).stage == "candidate"
+
+
+@pytest.mark.parametrize(
+    "name", ["los_crps_days", "discharge_24h_brier", "discharge_48h_brier", "los_beyond_p50", "los_beyond_p90"]
+)
+def test_a_model_worse_than_the_curve_of_the_population_does_not_serve_and_the_reason_names_where(name):
+    worse = {name: (0.05, -0.01, 0.11)}
+    verdict = first(**worse)
+    assert verdict.stage == "candidate" and METRICS[name].label in verdict.reason and "curve" in verdict.reason
+    assert challenge(differences(), ENOUGH, "champion", **worse).stage == "challenger"
+    assert challenge(differences(), 3, "provisional", **worse).stage == "challenger"
+
+
+def test_with_few_ends_only_a_difference_beyond_chance_keeps_a_model_from_serving():
+    few = {"n_deaths": 2, "n_ends": MIN_ENDS - 1}
+    assert first(**few, los_crps_days=(0.05, -0.01, 0.11)).stage == "provisional"
+    assert first(**few, los_crps_days=(0.05, 0.01, 0.11)).stage == "candidate"
+
+
+def test_with_few_deaths_a_risk_worse_than_the_curve_is_left_to_later():
+    assert first(n_deaths=ENOUGH - 1, mortality_brier=(0.05, -0.01, 0.11)).stage == "provisional"
+    assert first(mortality_brier=(0.05, -0.01, 0.11)).stage == "candidate"
+
+
+def test_quantile_shares_a_little_farther_from_nominal_than_those_of_the_curve_are_accepted():
+    assert first(los_beyond_p50=(0.03, 0.01, 0.05)).stage == "champion"
 
 
 def test_a_challenger_within_the_margins_becomes_champion():

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 from builders import ended_pairs
 
+from rnn_core.contracts.thresholds import LANDMARK_HOURS
 from rnn_core.evaluation import scorecard
 from rnn_core.evaluation.scorecard import DIMENSIONS, score_published
 from rnn_core.statistics.calibration_metrics import brier
@@ -43,6 +44,9 @@ def test_every_metric_is_given_once_per_model_and_per_group_of_each_dimension():
     groups = [{}, {"unit": "MICU"}, {"unit": "SICU"}, *({"month": f"2031-0{month}"} for month in (3, 4, 5))]
     groups += [{"age_group": name} for name in ("under 50", "65 to 79")]
     groups += [{"stay_hours": name} for name in ("0 to 24", "24 to 48", "48 to 96", "96 to 168")]
+    groups += [
+        {"stay_hours": f"at {hour}"} for hour in LANDMARK_HOURS if (np.floor(pairs["hours_in_stay"]) == hour).any()
+    ]
     groups = [tuple(group.get(name, "all") for name in DIMENSIONS) for group in groups]
     named = score_columns(pairs, Outcomes(*np.ones((3, len(pairs)))), n=0)
     expected = {(model, *group, metric) for model in ("m1", "m2") for group in groups for metric in named}

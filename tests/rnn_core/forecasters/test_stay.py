@@ -147,7 +147,7 @@ def test_a_warm_start_takes_the_champions_scaler_and_begins_where_it_stood(made,
 
 
 def test_a_forecaster_differs_from_itself_by_nothing(made, fitted):
-    found = compare_forecasters(fitted[0], fitted[0], Known(*made, AS_OF))
+    found = compare_forecasters(fitted[0], fitted[0], Known(*made, AS_OF), Known(*made, AS_OF))
     assert {difference.value for difference in found.overall.values()} == {0}
     assert found.groups and {d.value for differences in found.groups.values() for d in differences.values()} <= {0}
 
@@ -155,7 +155,9 @@ def test_a_forecaster_differs_from_itself_by_nothing(made, fitted):
 def test_forecasters_with_other_windows_are_compared_on_the_hours_both_forecast(made, fitted):
     config = small_config()
     other = replace(fitted[0], config=replace(config, window=replace(config.window, min_observations=30)))
-    differences = compare_forecasters(replace(other, model=fitted[0].model), fitted[0], Known(*made, AS_OF)).overall
+    differences = compare_forecasters(
+        replace(other, model=fitted[0].model), fitted[0], Known(*made, AS_OF), Known(*made, AS_OF)
+    ).overall
     assert differences["mortality_auroc"].value == 0 and differences["mortality_auroc"].n > 0
 
 
