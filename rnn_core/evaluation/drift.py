@@ -44,9 +44,9 @@ def measure_drift(participants: Mapping[str, Any], recent: Known) -> list[dict[s
     recent: the stays of the last `RECENT_DAYS` with their observations; observations from earlier are left out here.
     psi: sum of (p - q) log(p / q) over the deciles of the reference (Siddiqi, Credit Risk Scorecards, 2006), of the first
     value of each stay alone: the values of a stay are correlated, and any weight by their number would depend on how long
-    the stay goes on. None for a model of a version that described all values. Between samples of n and m stays of one population the
-    index is about chi-squared with nine degrees of freedom, times 1/n + 1/m (Yurdakul, Statistical Properties of
-    Population Stability Index, 2018); what chance can explain is no drift.
+    the stay goes on. None for a model of a version that described all values. Between samples of n and m stays of one
+    population the index is about chi-squared with nine degrees of freedom, times 1/n + 1/m (Yurdakul, Statistical
+    Properties of Population Stability Index, 2018); what chance can explain is no drift.
     """
     seen = recent.observations
     is_new = seen.observed_at > recent.as_of - RECENT_DAYS * 24 * HOUR

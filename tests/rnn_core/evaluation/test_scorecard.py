@@ -44,12 +44,15 @@ def test_every_metric_is_given_once_per_model_and_per_group_of_each_dimension():
     groups = [{}, {"unit": "MICU"}, {"unit": "SICU"}, *({"month": f"2031-0{month}"} for month in (3, 4, 5))]
     groups += [{"age_group": name} for name in ("under 50", "65 to 79")]
     groups += [{"stay_hours": name} for name in ("0 to 24", "24 to 48", "48 to 96", "96 to 168")]
-    groups += [
-        {"stay_hours": f"at {hour}"} for hour in LANDMARK_HOURS if (np.floor(pairs["hours_in_stay"]) == hour).any()
-    ]
     groups = [tuple(group.get(name, "all") for name in DIMENSIONS) for group in groups]
     named = score_columns(pairs, Outcomes(*np.ones((3, len(pairs)))), n=0)
     expected = {(model, *group, metric) for model in ("m1", "m2") for group in groups for metric in named}
+    expected |= {
+        (model, "all", "all", "all", "all", f"at {hour:g}", metric)
+        for model, hours in pairs.groupby("model_id")["hours_in_stay"]
+        for hour in set(np.floor(hours)) & set(LANDMARK_HOURS)
+        for metric in named
+    }
     found = list(card[["model_id", *DIMENSIONS, "metric"]].itertuples(index=False, name=None))
     assert set(found) == expected and len(found) == len(expected)
     assert list(card.columns[7:]) == ["value", "low", "high", "n", "baseline"]
