@@ -77,6 +77,7 @@ class TrainConfig(Saved):
     """How networks are fitted; the defaults are those of the stay forecaster.
 
     folds: members of the ensemble; each is stopped early, and the ensemble calibrated, on the fold it did not learn from.
+    batch_size: windows in a step, fewer where an epoch would have less than 50 steps, but at least 16.
     alert_budget: shares of the forecasts that may be in the band medium or above, high or above, very high.
     """
 

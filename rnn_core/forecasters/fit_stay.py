@@ -15,7 +15,7 @@ from rnn_core.forecasters.stay import StayForecaster, one_end
 from rnn_core.series.material import JUDGE_EVERY_HOURS, Material, make_material, make_served_grid
 from rnn_core.series.scaling import Scaler, fit_scaler, static_features
 from rnn_core.series.splits import patient_folds
-from rnn_core.statistics.calibration import Calibration, fit_calibration
+from rnn_core.statistics.calibration import Calibration, PlattCalibration, fit_calibration
 from rnn_core.statistics.calibration_metrics import log_odds
 from rnn_core.statistics.distribution import Distribution
 
@@ -23,6 +23,8 @@ from rnn_core.statistics.distribution import Distribution
 MIN_STAYS_FOR_BANDS = 200
 # Enough forecasts to measure the spread between members of an ensemble.
 _STRETCH_ROWS = 4000
+# With so many patients who died, half of the stretch that theory gives is applied.
+_STRETCH_DEATHS = 200
 
 
 def fit_forecaster(
@@ -65,7 +67,7 @@ def make_forecaster(material: Material, fitted: OutOfFold, scaler: Scaler, sampl
     elapsed = material.windows.prediction_hour[row]
     calibration = _fit_calibration(material, row, forecast, elapsed)
     calibrated = calibration.apply(forecast, elapsed).mortality_risk()
-    stretch = _ensemble_stretch(material, fitted, calibrated)
+    stretch = _ensemble_stretch(material, fitted, calibration.mortality, elapsed)
     thresholds = _fit_thresholds(material, row, calibrated, fitted.config.train.alert_budget)
     calibration = replace(calibration, mortality=calibration.mortality.stretched(*stretch))
     ends_at = one_end(material.known.stays)
@@ -83,26 +85,35 @@ def _fit_calibration(material: Material, row: np.ndarray, forecast: Distribution
     )
 
 
-def _ensemble_stretch(material: Material, fitted: OutOfFold, risk: np.ndarray) -> tuple[float, float]:
-    """Factor and centre by which to stretch the log-odds of the ensemble, given calibrated single members.
+def _ensemble_stretch(
+    material: Material, fitted: OutOfFold, calibration: PlattCalibration, elapsed: np.ndarray
+) -> tuple[float, float]:
+    """Factor and centre by which to stretch the log-odds of the ensemble, given the calibration of single members.
 
     Calibration is fitted on out-of-fold forecasts of single members. The mean of K members varies less than one of them,
     by (1 - 1/K) of the variance between members, and would be underconfident by as much (the attenuation of a
     regression on a noisy predictor: Fuller, "Measurement error models", 1987, 1.1). That variance is taken from the
-    members that learned from a stay; measured on unseen stays it is about the same (0.195 and 0.188).
+    members that learned from a stay; measured on 4,000 unseen stays it is about the same (0.195 and 0.188). Members that
+    learned from a few dozen deaths differ in how sure they are, too, and that is no noise around one truth: on 570 stays
+    of the eICU demo the full factor left a calibration slope of 0.50, none 0.95. So it counts by the deaths behind it.
     """
     members, row = fitted.forecaster.members(), fitted.row
-    odds = log_odds(risk)
+    odds = log_odds(calibration.calibrate(fitted.forecast.mortality_risk(), elapsed))
     total = float(odds.var())
     if len(members) < 3 or len(members) != fitted.config.train.folds or total <= 0:
         return 1.0, 0.0
-    chosen = row if len(row) <= _STRETCH_ROWS else row[:: -(-len(row) // _STRETCH_ROWS)]
-    member_risks = np.stack([member.forecast(material.windows, chosen).mortality_risk() for member in members])
+    step = -(-len(row) // _STRETCH_ROWS)
+    chosen, hours = row[::step], elapsed[::step]
+    member_risks = np.stack(
+        [calibration.calibrate(member.forecast(material.windows, chosen).mortality_risk(), hours) for member in members]
+    )
     fold = patient_folds(material.known.stays["patient_id"], len(members))[material.stay_of_row[chosen]]
     member_odds = log_odds(member_risks)
     member_odds[fold, np.arange(len(chosen))] = np.nan
     between = float(np.nanvar(member_odds, axis=0, ddof=1).mean())
-    return total / max(total - (1 - 1 / len(members)) * between, total / 2), float(odds.mean())
+    factor = total / max(total - (1 - 1 / len(members)) * between, total / 2)
+    deaths = len(np.unique(material.stay_of_row[row[material.labels.death[row] == 1]]))
+    return 1 + (factor - 1) * deaths / (deaths + _STRETCH_DEATHS), float(odds.mean())
 
 
 def _fit_thresholds(

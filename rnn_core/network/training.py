@@ -24,6 +24,8 @@ from rnn_core.network.losses import stay_loss
 from rnn_core.series.windows import batch_rows, bucket_lengths, gather_batch
 
 MIN_WINDOWS = 10
+# Small data need smaller batches: a network that takes a dozen steps in an epoch has hardly moved when it stops.
+_STEPS_OF_EPOCH, _SMALLEST_BATCH = 50, 16
 
 # What a checkpoint holds; one of another version is not resumed from.
 _STATE = 2
@@ -201,6 +203,10 @@ def _gather(windows: Windows, labels: Labels, examples: _Examples, batch: np.nda
     return x, static, labels.weights[rows], labels.entry[rows], labels.death[rows], row_weight
 
 
+def _batch_size(config: TrainConfig, n_windows: int) -> int:
+    return min(config.batch_size, max(n_windows // _STEPS_OF_EPOCH, _SMALLEST_BATCH))
+
+
 def learning_rates(config: TrainConfig, steps: int) -> np.ndarray:
     """The learning rate of each of `steps` steps, float32 [steps]: linear warm-up, then cosine decay to a hundredth
     (Loshchilov & Hutter, ICLR 2017)."""
@@ -277,7 +283,8 @@ class _Run:
         self.best_epoch = 0
         self.best_weights = start.get_weights()
         self.fingerprint = _fingerprint(config, windows, labels, train, valid, self.best_weights)
-        batches = _make_batches(self._lengths(train), config.train.batch_size, None)
+        self.batch_size = _batch_size(config.train, len(train.window))
+        batches = _make_batches(self._lengths(train), self.batch_size, None)
         self.learning_rates = learning_rates(config.train, len(batches) * config.train.epochs)
         # A batch is a sample of the training rows: its sum estimates the whole sum, whatever its lengths.
         trainer.reset(start, train.n_rows / len(batches))
@@ -291,7 +298,7 @@ class _Run:
         began = perf_counter()
         epoch = len(self.history)
         rng = np.random.default_rng((self.config.train.seed, epoch))
-        batches = _make_batches(self._lengths(self.train), self.config.train.batch_size, rng)
+        batches = _make_batches(self._lengths(self.train), self.batch_size, rng)
         rates = self.learning_rates[epoch * len(batches) : (epoch + 1) * len(batches)]
         train_loss = self._total(self._learn(rates), self.train, batches)
         batches = _make_batches(self._lengths(self.valid), self.config.train.batch_size, None)

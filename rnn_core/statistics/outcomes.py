@@ -1,7 +1,7 @@
 """What became of the stays behind a set of forecasts, and what is known of it where they are still open."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -68,13 +68,14 @@ class Outcomes:
 
     def take(self, rows: np.ndarray) -> "Outcomes":
         """Of some rows, bool [rows] or int [n]."""
-        return Outcomes(**{name: None if values is None else values[rows] for name, values in vars(self).items()})
+        per_row = {name: values[rows] for name, values in vars(self).items() if isinstance(values, np.ndarray)}
+        return replace(self, **per_row)
 
     @staticmethod
     def concatenate(parts: "Sequence[Outcomes]") -> "Outcomes":
         """The rows of several, all with the same columns, one after another."""
-        joined = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
-        return Outcomes(**{name: None if found[0] is None else np.concatenate(found) for name, found in joined.items()})
+        per_row = [name for name, values in vars(parts[0]).items() if isinstance(values, np.ndarray)]
+        return replace(parts[0], **{name: np.concatenate([getattr(part, name) for part in parts]) for name in per_row})
 
     def columns(self) -> dict[str, np.ndarray]:
         """What became of each stay under the names by which metrics ask for it, [rows] each."""
