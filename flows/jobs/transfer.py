@@ -12,7 +12,7 @@ from flows.runtime.quiet_tensorflow import import_tensorflow
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.errors import ForecastError
 from rnn_core.contracts.known import Known
-from rnn_core.contracts.thresholds import RECALIBRATION_HOURS as HOURS
+from rnn_core.contracts.thresholds import LANDMARK_HOURS as HOURS
 from rnn_core.statistics.bootstrap import estimates_to_json
 from sql.published import canonical, registry
 

@@ -38,8 +38,6 @@ MIN_AUROC, MIN_AUROC_LOW = 0.7, 0.6
 # Beyond these limits, observed-to-expected deaths or the calibration slope mislead a reader.
 OBSERVED_EXPECTED = Range(0.8, 1.25)
 CALIBRATION_SLOPE = Range(0.75, 1.35)
-# Hours of the stay at which a model is judged on another source, and recalibrated to it.
-RECALIBRATION_HOURS: tuple[int, ...] = (24, 48)
 # With fewer hours published in time, readers would see outdated lists.
 MIN_PUBLISHED = 0.95
 

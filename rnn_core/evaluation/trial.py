@@ -7,12 +7,12 @@ import pandas as pd
 
 from rnn_core.contracts.thresholds import (
     CALIBRATION_SLOPE,
+    LANDMARK_HOURS,
     MIN_AUROC,
     MIN_AUROC_LOW,
     MIN_DEATHS,
     MIN_PUBLISHED,
     OBSERVED_EXPECTED,
-    RECALIBRATION_HOURS,
 )
 from rnn_core.evaluation.transfer import RiskOutcomes, cross_fitted
 from rnn_core.statistics.bootstrap import Estimate
@@ -70,9 +70,9 @@ def judge_risks(pairs: pd.DataFrame) -> Calibrations:
 def recalibrate(died: np.ndarray, risk: np.ndarray, patients: np.ndarray, hours_in_stay: np.ndarray) -> np.ndarray:
     """Risks as `transfer.recalibrated` would change them: by its fit to the same hours of other patients' stays, [rows];
     NaN with too few patients or only one outcome."""
-    at = np.isin(np.floor(hours_in_stay), RECALIBRATION_HOURS)
+    at = np.isin(np.floor(hours_in_stay), LANDMARK_HOURS)
     learned = RiskOutcomes(np.floor(hours_in_stay[at]), risk[at], died[at], patients[at])
-    return cross_fitted(learned, len(RECALIBRATION_HOURS), risk, patients)
+    return cross_fitted(learned, len(LANDMARK_HOURS), risk, patients)
 
 
 def _estimate(metric: str, died: np.ndarray, risk: np.ndarray, patients: np.ndarray) -> Estimate:
