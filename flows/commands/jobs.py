@@ -9,6 +9,7 @@ from flows.commands.arguments import AsOf, Direct, Json, Seed, Source, known_sou
 from flows.runtime import clock
 from flows.runtime.terminal import print_counts, print_done, print_rows, show_own_errors_once
 from rnn_core.contracts.config import Cell, Kind
+from rnn_core.contracts.thresholds import LANDMARK_HOURS
 
 app = typer.Typer()
 
@@ -175,7 +176,9 @@ def catch_up(
 def transfer(
     sources: Annotated[list[str], typer.Argument(help="Ingested sources to judge it on.", show_default=False)],
     model_id: Annotated[str, typer.Option("--model", help="Id of a stay model of any source.", show_default=False)],
-    hours: Annotated[str, typer.Option(help="Hours of the stay at which to judge, comma-separated.")] = "24,48",
+    hours: Annotated[str, typer.Option(help="Hours of the stay at which to judge, comma-separated.")] = ",".join(
+        map(str, LANDMARK_HOURS)
+    ),
     as_of: AsOf = None,
     as_json: Json = False,
 ) -> None:

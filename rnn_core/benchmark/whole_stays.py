@@ -12,6 +12,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from rnn_core.contracts.config import ModelConfig, Sampling
+from rnn_core.contracts.errors import DataTooSmallError
 from rnn_core.contracts.frames import EpochRecord, Grid, Windows
 from rnn_core.contracts.known import Known
 from rnn_core.evaluation.baselines import fit_population
@@ -128,6 +129,10 @@ class _LinearLogOdds:
 
 
 def _fit_log_odds(train: Examples, valid: Examples, **_: Any) -> tuple[_LinearLogOdds, np.ndarray]:
+    if len(np.unique(train.y)) < 2 or not len(valid.y):
+        raise DataTooSmallError(
+            "A regression of hazards needs stays of both outcomes, and others to choose the penalty."
+        )
     bins = int(train.x[:, -1].max()) + 1
     x, x_valid = (
         np.concatenate([part.x[:, :-1], np.eye(bins)[np.minimum(part.x[:, -1].astype(int), bins - 1)]], axis=1)
@@ -137,8 +142,9 @@ def _fit_log_odds(train: Examples, valid: Examples, **_: Any) -> tuple[_LinearLo
         make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=500)).fit(x, train.y)
         for penalty in _PENALTIES
     ]
+    parts = (x, train.y), (x_valid, valid.y)
     losses = np.array(
-        [[log_loss(y, fit.predict_proba(part)) for part, y in ((x, train.y), (x_valid, valid.y))] for fit in fits]
+        [[log_loss(y, fit.predict_proba(part), labels=[False, True]) for part, y in parts] for fit in fits]
     )
     best = int(losses[:, 1].argmin())
     return _LinearLogOdds(fits[best], bins), losses[best]

@@ -158,3 +158,18 @@ def test_the_demo_is_loaded_whole(eicu_source):
         "apacheapsvar": 1_237,
         "apachepatientresult": 2_048,
     }
+
+
+def test_withheld_outcomes_are_loaded_as_of_stays_that_have_not_ended(database, tmp_path):
+    ends = {"unitdischargeoffset": "900", "unitdischargestatus": "Expired", "hospitaldischargeoffset": "950"}
+    for name, stay in (("open", "1"), ("ended", "2")):
+        write(
+            tmp_path / name / "patient.csv.gz",
+            PATIENT,
+            {"patientunitstayid": stay, "age": "60", "hospitalid": "7"} | ends,
+        )
+    eicu.load(database, [tmp_path / "open", tmp_path / "ended"], withhold_outcomes=[tmp_path / "open"])
+    withheld, known = content(database, "patient")
+    assert {withheld[name] for name in ends} == {None} and withheld["hospitalid"] == known["hospitalid"] == 7
+    assert known["unitdischargeoffset"] == 900 and known["unitdischargestatus"] == "Expired"
+    assert eicu.read_stay_ids([tmp_path / "open"]) == ["1"]
