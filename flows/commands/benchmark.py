@@ -119,12 +119,13 @@ def ages(
     folds: Annotated[int, typer.Option(help="Folds of patients, each judged by a fit on the others.", min=2)] = 5,
     as_json: Json = False,
 ) -> None:
-    """Judge forecasts every 6 hours over whole stays, by age of the stay, against the curve of the population.
+    """Judge the forecaster on whole stays of a source, at hours 6 to 96 and over all hours, beside the population's curve.
 
     Publishes nothing. Intervals are wide on small data: read them first.
 
     Example: icu-forecast benchmark ages clif --as-of 2026-01-29
     """
-    from flows.public_data.ages import measure_ages
+    from flows.pages.whole_stays import figure_rows
+    from flows.public_data.whole_stays import judge_source
 
-    print_rows(measure_ages(source, as_of or clock.slot(None), folds), as_json)
+    print_rows(figure_rows(judge_source(source, as_of or clock.slot(None), folds)), as_json)

@@ -1,7 +1,7 @@
 """The page of a benchmark on whole stays: figures by landmark, quantile reliability, and how the networks learned."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -44,6 +44,28 @@ def summary_table(judgement: "Judgement") -> str:
         for group in GROUPS
     ]
     return render_table(["model", "hours", *(METRICS[FIGURES[name]].label for name in names)], rows)
+
+
+def figure_rows(judgement: "Judgement") -> list[dict[str, Any]]:
+    """One row per landmark and figure: the forecaster's value with its interval, and that of the population's curve."""
+    from rnn_core.benchmark.landmarks import FIGURES, GROUPS
+
+    ours, curve = judgement.scores["forecaster"], judgement.scores["prevalence"]
+    return [
+        {
+            "hours": group,
+            "figure": METRICS[FIGURES[name]].label,
+            **{part: _number(getattr(found, part)) for part in ("value", "low", "high")},
+            "population": _number(curve[group][name].value),
+            "n": found.n,
+        }
+        for group in GROUPS
+        for name, found in ours[group].items()
+    ]
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 4)
 
 
 def _show(found: "dict[str, Estimate]", name: str) -> str:

@@ -1,4 +1,4 @@
-"""The benchmark on whole stays as a command: eICU as published, judged at landmarks on hospitals never learned from."""
+"""Benchmarks on whole stays as commands, judged at landmarks: eICU as published, by hospital, and any ingested source."""
 
 import json
 import tempfile
@@ -19,8 +19,9 @@ from flows.runtime.log import log
 from flows.runtime.quiet_tensorflow import import_tensorflow
 from flows.runtime.settings import load_settings, own_home
 from rnn_core.contracts.config import ModelConfig, Sampling
-from rnn_core.contracts.errors import ForecastError
+from rnn_core.contracts.errors import DataTooSmallError, ForecastError
 from rnn_core.contracts.known import Known
+from rnn_core.series.material import known_until
 from rnn_core.series.splits import patient_folds
 from sql.published import canonical
 
@@ -73,7 +74,7 @@ def run_benchmark(
             parts = [(_moments(fold, ends), contests)]
             n_learned = len(learned.stays)
         else:
-            parts = list(_across_hospitals(known, config, sampling, models, folds))
+            parts = list(_across(known, _hospital_folds(known, folds), config, sampling, models))
             n_learned = int(known.sound.sum())
         apache = eicu.read_apache(source, schema) if "apache" in models else None
     moments, contests = _pooled(parts)
@@ -139,11 +140,34 @@ def _fold(learned: Known, judged: Known, config: ModelConfig, sampling: Sampling
     return Fold(learned, judged, config, sampling)
 
 
-def _across_hospitals(
-    known: Known, config: ModelConfig, sampling: Sampling, models: Sequence[str], folds: int
-) -> "Iterator[tuple[Moments, dict[str, Contest]]]":
+def judge_source(source: str, as_of: datetime, folds: int) -> "Judgement":
+    """The forecaster on the whole stays of any ingested source, each patient judged by a fit on others, beside the curve.
+
+    Raises DataTooSmallError without a stay.
+    """
+    adapter, _ = open_source(source)
+    known = canonical.read_known(open_store(), source, as_of)
+    if not len(known.stays):
+        raise DataTooSmallError(f"There is no stay of {source} as of {as_of.isoformat()}; run `icu-forecast ingest`.")
+    import_tensorflow()
+    from rnn_core.benchmark.landmarks import judge
+
+    fold_of = patient_folds(known.stays["patient_id"], folds, salt="whole stays")
+    parts = _across(known, fold_of, ModelConfig(), adapter.sampling, ("prevalence", "forecaster"))
+    moments, contests = _pooled(list(parts))
+    return judge(contests, moments, _protocol(moments))
+
+
+def _hospital_folds(known: Known, folds: int) -> np.ndarray:
     hospital = known.stays["unit"].str.extract(_HOSPITAL)[0].to_numpy()
-    fold_of = patient_folds(hospital, folds, salt="hospital")
+    return patient_folds(hospital, folds, salt="hospital")
+
+
+def _across(
+    known: Known, fold_of: np.ndarray, config: ModelConfig, sampling: Sampling, models: Sequence[str]
+) -> "Iterator[tuple[Moments, dict[str, Contest]]]":
+    """Every stay is judged once, by a fit on the other folds and on other patients."""
+    folds = int(fold_of.max()) + 1
     for k in range(folds):
         held_out = (fold_of == k) & known.sound
         learned = known.take((fold_of != k) & known.sound & ~_shared(known, held_out))
@@ -169,14 +193,14 @@ def _forecast(fold: "Fold", models: Sequence[str]) -> "dict[str, Contest]":
 def _moments(fold: "Fold", ends: Any) -> "Moments":
     from rnn_core.benchmark.landmarks import make_moments
 
-    return make_moments(ends, fold.stay, fold.hour, fold.elapsed_hours)
+    return make_moments(ends, fold.stay, fold.hour, fold.elapsed_hours, known_until(fold.judged, fold.config.window))
 
 
 def _pooled(parts: "Sequence[tuple[Moments, dict[str, Contest]]]") -> "tuple[Moments, dict[str, Contest]]":
     """All parts as one, without hours after the end of a stay, which only a judge knows of."""
     from rnn_core.benchmark.landmarks import pool
 
-    return pool([(moments, moments.outcomes.remaining_hours > 0, contests) for moments, contests in parts])
+    return pool([(moments, ~(moments.outcomes.remaining_hours <= 0), contests) for moments, contests in parts])
 
 
 def _apache(published: Any, moments: "Moments") -> "Contest":

@@ -80,16 +80,30 @@ class Moments:
         return self.outcomes.columns()
 
 
-def make_moments(stays: pd.DataFrame, stay: np.ndarray, hour: np.ndarray, elapsed_hours: np.ndarray) -> Moments:
-    """Moments [n] of `stays` (stay_id, patient_id, intime, outtime, outcome), of which the ends are known."""
+def make_moments(
+    stays: pd.DataFrame,
+    stay: np.ndarray,
+    hour: np.ndarray,
+    elapsed_hours: np.ndarray,
+    known_until: np.ndarray | None = None,
+) -> Moments:
+    """Moments [n] of `stays` (stay_id, patient_id, intime, outtime, outcome).
+
+    known_until: until when an open stay is known to have gone on, datetime64 [stays].
+    """
     intime, outtime = (stays[column].to_numpy("datetime64[us]") for column in ("intime", "outtime"))
     death = stays["outcome"].map({"died": 1.0, "alive": 0.0}).to_numpy(np.float64)
     remaining = ((outtime - intime) / HOUR)[stay] - elapsed_hours
+    followed = None
+    if known_until is not None:
+        followed = ((known_until - intime) / HOUR)[stay] - elapsed_hours
+        followed = np.where(np.isnan(remaining) & np.isnan(death[stay]), np.maximum(followed, 0), np.nan)
     precision = pd.to_numeric(stays["end_precision_hours"]).to_numpy(np.float64, na_value=0.0)
     outcomes = Outcomes(
         elapsed_hours=elapsed_hours,
         death=death[stay],
         remaining_hours=remaining,
+        followed_hours=followed,
         precision_hours=np.nan_to_num(precision)[stay],
         groups=stays["patient_id"].to_numpy()[stay],
     )

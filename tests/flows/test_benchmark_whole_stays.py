@@ -69,7 +69,7 @@ def test_across_hospitals_every_stay_with_a_forecast_is_judged_once(folders):
     found = run_benchmark([folders / "a", folders / "b"], [], models=("prevalence",), folds=2).to_json()
     stays = found["protocol"]["judged_stays"]
     assert 80 < stays <= STAYS and found["models"]["prevalence"]["6h"]["los_mae_days"]["n"] <= stays
-    assert found["models"]["prevalence"]["all"]["share_beyond_p50"]["value"] == pytest.approx(0.5, abs=0.15)
+    assert found["models"]["prevalence"]["6h"]["share_beyond_p50"]["value"] == pytest.approx(0.5, abs=0.15)
 
 
 def test_a_dry_run_says_what_would_be_learned_and_judged_and_a_folder_on_both_sides_is_refused(folders):
