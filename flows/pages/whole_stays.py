@@ -136,8 +136,9 @@ def _stay_plots(judgement: "Judgement") -> Iterator[Plot]:
             for name, contest in whole.items()
             if name != "prevalence"
         }
-        svg = plots.calibration_plot(happened[known], said, f"a discharge within {hours} h")
-        yield Plot(f"Reliability of the discharge within {hours} hours, hour 24", svg)
+        if said:
+            svg = plots.calibration_plot(happened[known], said, f"a discharge within {hours} h")
+            yield Plot(f"Reliability of the discharge within {hours} hours, hour 24", svg)
 
 
 def _difference_tables(judgement: "Judgement") -> Iterator[Table]:

@@ -82,7 +82,7 @@ def risks_at(forecaster: StayForecaster, known: Known, hour: int) -> tuple[np.nd
 
 @dataclass(frozen=True)
 class RiskOutcomes:
-    """Risks at `n_hours` hours of stays with outcomes, [n] each; died is NaN if not known."""
+    """Risks at some hours of stays with outcomes, [n] each; died is NaN if not known."""
 
     hour: np.ndarray
     risk: np.ndarray
@@ -92,10 +92,10 @@ class RiskOutcomes:
     def take(self, rows: np.ndarray) -> "RiskOutcomes":
         return RiskOutcomes(self.hour[rows], self.risk[rows], self.died[rows], self.patient[rows])
 
-    def fit_line(self, n_hours: int) -> PlattCalibration:
-        """Of risks at `n_hours` hours of a stay: a patient who was there at all of them counts as one, others by the hours
-        that they reached."""
-        return fit_mortality_calibration(self.risk, self.died, row_weight=1 / n_hours)
+    def fit_line(self) -> PlattCalibration:
+        """All rows have one weight, however long their stays went on; together they count as many as the patients."""
+        weight = len(np.unique(self.patient)) / max(len(self.risk), 1)
+        return fit_mortality_calibration(self.risk, self.died, row_weight=weight)
 
 
 def _risks_with_outcomes(forecaster: StayForecaster, known: Known, hours: Sequence[int]) -> RiskOutcomes:
@@ -109,7 +109,7 @@ def _risks_with_outcomes(forecaster: StayForecaster, known: Known, hours: Sequen
 def judge_transfer(forecaster: StayForecaster, known: Known, hours: Sequence[int]) -> list[Transferred]:
     """Discrimination and calibration at each of `hours`, with intervals over patients."""
     risks = _risks_with_outcomes(forecaster, known, hours)
-    refitted = cross_fitted(risks, len(hours), risks.risk, risks.patient)
+    refitted = cross_fitted(risks, risks.risk, risks.patient)
     return [_judged_at(hour, risks, refitted) for hour in hours]
 
 
@@ -124,7 +124,7 @@ def _judged_at(hour: int, risks: RiskOutcomes, refitted: np.ndarray) -> Transfer
     return Transferred(hour, len(died), int(died.sum()), int((at & ~ended).sum()), as_trained, again)
 
 
-def cross_fitted(learned: RiskOutcomes, n_hours: int, risk: np.ndarray, patient: np.ndarray) -> np.ndarray:
+def cross_fitted(learned: RiskOutcomes, risk: np.ndarray, patient: np.ndarray) -> np.ndarray:
     """Each of `risk` by the fit of `recalibrated` to what was `learned` from other patients than its own (`patient`), [n];
     NaN if these are too few or all ended alike."""
     refitted = np.full(len(risk), np.nan)
@@ -135,7 +135,7 @@ def cross_fitted(learned: RiskOutcomes, n_hours: int, risk: np.ndarray, patient:
     for k in range(_FOLDS):
         others = learned.take(fold != k)
         if len(np.unique(others.died)) == 2:
-            refitted[held == k] = others.fit_line(n_hours).calibrate(risk[held == k])
+            refitted[held == k] = others.fit_line().calibrate(risk[held == k])
     return refitted
 
 
@@ -162,7 +162,7 @@ def recalibrated(forecaster: StayForecaster, known: Known, hours: Sequence[int])
     risks = _risks_with_outcomes(forecaster, known.take(split_stays(known.stays, known.as_of).learned), hours)
     if len(np.unique(risks.died[~np.isnan(risks.died)])) < 2:
         raise DataTooSmallError("Recalibration needs stays that ended with a death and stays that ended alive.")
-    line = risks.fit_line(len(hours))
+    line = risks.fit_line()
     calibration = replace(forecaster.calibration, mortality=composed(forecaster.calibration.mortality, line))
     return replace(forecaster, calibration=calibration), len(np.unique(risks.patient[risks.died == 1]))
 

@@ -72,7 +72,7 @@ def recalibrate(died: np.ndarray, risk: np.ndarray, patients: np.ndarray, hours_
     NaN with too few patients or only one outcome."""
     at = np.isin(np.floor(hours_in_stay), LANDMARK_HOURS)
     learned = RiskOutcomes(np.floor(hours_in_stay[at]), risk[at], died[at], patients[at])
-    return cross_fitted(learned, len(LANDMARK_HOURS), risk, patients)
+    return cross_fitted(learned, risk, patients)
 
 
 def _estimate(metric: str, died: np.ndarray, risk: np.ndarray, patients: np.ndarray) -> Estimate:
