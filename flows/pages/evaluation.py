@@ -52,6 +52,7 @@ def _sections(
     else:
         yield _overall(pairs, scores)
         yield _over_time(scores)
+        yield _at_landmarks(scores)
         yield _by_group(scores)
     yield _burden(burden, pairs)
     yield _drift(drift)
@@ -77,6 +78,26 @@ def _overall(pairs: pd.DataFrame, scores: pd.DataFrame) -> Section:
             plot = calibration_plot(died, {str(model_id): part["mortality_risk"].to_numpy(float)})
             plots.append(Plot(f"Calibration of {model_id} by deciles of its forecasts", plot))
     return Section("All forecasts", [], [table], plots)
+
+
+def landmark_table(scores: pd.DataFrame, metrics: Sequence[str]) -> Table:
+    """Of scores at landmarks and over all hours: one row per model and hour, one column per metric."""
+    return Table(
+        "By hour of the stay; in brackets without a model",
+        ["model", "hours", *(METRICS[name].label for name in metrics)],
+        [
+            [model_id, hours, *(_cell(METRICS[name], part[part["metric"] == name]) for name in metrics)]
+            for (model_id, hours), part in scores.groupby(["model_id", "stay_hours"], sort=False)
+        ],
+    )
+
+
+def _at_landmarks(scores: pd.DataFrame) -> Section:
+    from rnn_core.evaluation.scorecard import LANDMARKS
+
+    at = scores[scores["stay_hours"].isin(list(LANDMARKS))]
+    shown = [metric.name for metric in main_metrics() if metric.name in set(at["metric"])]
+    return Section("At landmarks", ["One forecast of each stay that reached the hour."], [landmark_table(at, shown)])
 
 
 def _over_time(scores: pd.DataFrame) -> Section:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from sqlalchemy import Engine
 
-from flows.pages.evaluation import BURDEN_COLUMNS, burden_cells
+from flows.pages.evaluation import BURDEN_COLUMNS, burden_cells, landmark_table
 from flows.pages.page import Plot, Section, Table, render_page, write_text
 from flows.runtime import clock
 from flows.runtime.databases import open_store
@@ -20,7 +20,15 @@ from sql.published import canonical, registry, trials
 if TYPE_CHECKING:
     from rnn_core.evaluation.trial import Calibrations, Decision
 
-_OF_STAY = ("los_mae_days", "los_interval_coverage", "los_concordance", "discharge_24h_auroc")
+_AT_LANDMARKS = (
+    "mortality_auroc",
+    "los_mae_days",
+    "los_beyond_p50",
+    "los_beyond_p90",
+    "discharge_24h_brier",
+    "discharge_48h_brier",
+    "los_interval_coverage",
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,7 @@ def report_trial(source: str, out: Path | None) -> tuple["Decision", Path]:
     page = render_page(
         f"Silent trial of {source}: {decision.verdict}",
         _lead(trial, pairs, n_open),
-        [_criteria(decision, trial), _calibration(risks), _length_of_stay(pairs), *_data(store, trial)],
+        [_criteria(decision, trial), _calibration(risks), _landmarks(pairs), *_data(store, trial)],
     )
     path = out or load_settings().home / "reports" / f"trial-{source}.html"
     write_text(path, page)
@@ -140,25 +148,20 @@ def _calibration(risks: "Calibrations") -> Section:
     )
 
 
-def _length_of_stay(pairs: pd.DataFrame) -> Section:
-    from rnn_core.evaluation.scorecard import ALL, score_published
-    from rnn_core.statistics.bootstrap import Estimate
-    from rnn_core.statistics.metric import METRICS
+def _landmarks(pairs: pd.DataFrame) -> Section:
+    from rnn_core.evaluation.scorecard import ALL, LANDMARKS, score_published
 
     everything = pairs.assign(unit=None, month=None, age_years=float("nan"), sex=None)
     scores = pd.DataFrame(score_published(everything))
-    scores = scores[scores["stay_hours"] == ALL]
-    rows = [
+    return Section(
+        "At landmarks",
         [
-            model_id,
-            METRICS[name].label,
-            METRICS[name].show(Estimate.from_json(row)),
-            METRICS[name].show(row["baseline"]),
-        ]
-        for (model_id, name), part in scores[scores["metric"].isin(_OF_STAY)].groupby(["model_id", "metric"])
-        for _, row in part.iterrows()
-    ]
-    return Section("Length of stay", [], [Table("By model", ["model", "", "here", "without a model"], rows)])
+            "One forecast of each stay that reached the hour, and every forecast. In brackets, the prevalence and the quantiles "
+            "of the same rows as forecasts. Half of the stays should last longer than the 50th percentile, a tenth longer than "
+            "the 90th."
+        ],
+        [landmark_table(scores[scores["stay_hours"].isin([*LANDMARKS, ALL])], _AT_LANDMARKS)],
+    )
 
 
 def _data(store: Engine, trial: _Trial) -> list[Section]:

@@ -19,6 +19,8 @@ ALL = "all"
 DIMENSIONS: tuple[str, ...] = ("unit", "month", "age_group", "sex", "stay_hours")
 # Hours of the stay at which a group of forecasts begins.
 AGES: tuple[float, ...] = (0, 24, 48, 96, 168)
+# Group → hour of the stay: one forecast of each stay that reached it.
+LANDMARKS: dict[str, int] = {f"at {hour}": hour for hour in LANDMARK_HOURS}
 _RESAMPLES = 200
 _QUANTILES = (10, 50, 90)
 
@@ -65,10 +67,10 @@ def _groups(pairs: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]
         for dimension in DIMENSIONS:
             for name, part in of_model.groupby(dimension):
                 yield {"model_id": model_id, **everything, dimension: name}, part
-        for hour in LANDMARK_HOURS:
+        for name, hour in LANDMARKS.items():
             part = of_model[np.floor(of_model["hours_in_stay"]) == hour]
             if len(part):
-                yield {"model_id": model_id, **everything, "stay_hours": f"at {hour}"}, part
+                yield {"model_id": model_id, **everything, "stay_hours": name}, part
 
 
 def _outcomes(part: pd.DataFrame) -> Outcomes:

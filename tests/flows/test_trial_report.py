@@ -15,6 +15,7 @@ from flows.pages.trial import report_trial
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.concepts import NAMES
 from rnn_core.contracts.errors import DataTooSmallError
+from rnn_core.evaluation.scorecard import LANDMARKS
 from sql.published import registry, runs, trials
 from sql.store import schema
 
@@ -162,8 +163,11 @@ def test_good_forecasts_of_every_hour_are_a_go_and_the_page_says_what_it_rests_o
     assert tables["By concept"] == [["heart_rate", str(STAYS // 2), "0.5", "0.5"]]
     never = re.search(r"Never charted: (.*?)\.", page)[1].split(", ")
     assert sorted(never) == sorted(set(NAMES) - {"heart_rate"})
-    lengths = {name: number(here) for _, name, here, _ in tables["By model"]}
-    assert lengths["80 % interval covers"] == pytest.approx(_inside(store), abs=0.01)
+    by_hour = {
+        hours: number(covers) for _, hours, *_, covers in tables["By hour of the stay; in brackets without a model"]
+    }
+    assert by_hour["all"] == pytest.approx(_inside(store), abs=0.01)
+    assert set(by_hour) <= {"all", *LANDMARKS}
 
 
 def test_risks_that_are_all_too_high_are_no_go_and_the_page_says_what_recalibrating_would_give(store):
