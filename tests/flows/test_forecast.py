@@ -302,7 +302,7 @@ def test_the_report_of_a_trial_says_too_early_where_few_died_and_names_no_patien
     decision, path = report_trial("clif", None)
     assert decision.verdict == "too early"
     page = path.read_text()
-    for title in ("Decision", "Calibration here", "Length of stay", "Alerts", "Delays", "Missing"):
+    for title in ("Decision", "Calibration here", "At landmarks", "Alerts", "Delays", "Missing"):
         assert f">{title}</h2>" in page
     patients = read(trained, "select stay_id from icu.stay_version union select patient_id from icu.stay_version")
     assert not [name for name in patients["stay_id"] if name in page]
