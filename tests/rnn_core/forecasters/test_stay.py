@@ -1,6 +1,7 @@
 """The stay forecaster as a whole on made stays: what it learns, what it refuses, what it never sees."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,11 +16,13 @@ from rnn_core.contracts.known import Known
 from rnn_core.contracts.thresholds import RISK_THRESHOLDS
 from rnn_core.evaluation.holdout import compare_forecasters, unseen
 from rnn_core.evaluation.judged_fit import fit_stay_forecaster
+from rnn_core.forecasters import fit_stay
 from rnn_core.forecasters.fit_stay import _ensemble_stretch, fit_forecaster
 from rnn_core.forecasters.recurrent import RecurrentEnsemble
 from rnn_core.forecasters.stay import forecast_stays, load_stay_forecaster, save_stay_forecaster
 from rnn_core.series.material import make_material, make_served_grid
 from rnn_core.series.scaling import fit_scaler, static_features
+from rnn_core.statistics.calibration import PlattCalibration
 
 AS_OF, CUTOFF = at(70), at(25)
 HOUR = np.timedelta64(1, "h")
@@ -199,13 +202,15 @@ def test_members_that_lie_apart_stretch_the_ensemble_and_equal_ones_do_not(made)
         then, grid, fit_scaler(grid, static_features(then.stays), np.arange(40)), config, Sampling()
     )
     fitted = RecurrentEnsemble.fit(material, np.ones(len(then.stays), bool), config)
-    risk = fitted.forecast.mortality_risk()
-    factor, centre = _ensemble_stretch(material, fitted, risk)
-    assert factor > 1 and centre == pytest.approx(logit(risk).mean(), abs=1e-6)
+    elapsed, as_is = material.windows.prediction_hour[fitted.row], PlattCalibration()
+    factor, centre = _ensemble_stretch(material, fitted, as_is, elapsed)
+    assert factor > 1 and centre == pytest.approx(logit(fitted.forecast.mortality_risk()).mean(), abs=1e-6)
+    nobody = replace(material, labels=replace(material.labels, death=np.zeros_like(material.labels.death)))
+    assert _ensemble_stretch(nobody, fitted, as_is, elapsed)[0] == 1, "it counts by the deaths behind it"
     first, *others = fitted.forecaster.members()
     for other in others:
         other.network.set_weights(first.network.get_weights())
-    same, _ = _ensemble_stretch(material, fitted, risk)
+    same, _ = _ensemble_stretch(material, fitted, as_is, elapsed)
     assert same == pytest.approx(1, abs=1e-6)
 
 
@@ -218,3 +223,14 @@ def test_risk_bands_keep_to_the_alert_budget():
     assert forecaster.risk_thresholds != RISK_THRESHOLDS and medium < high < very_high
     few, _ = fit_forecaster(known.take(np.arange(300) < 100), np.ones(100, bool), small_config(epochs=1))
     assert few.risk_thresholds == RISK_THRESHOLDS
+
+
+def test_a_forecast_counts_the_same_in_the_risk_bands_however_long_its_stay_goes_on():
+    """Two worlds with the same forecasts: in one, half of them are of one long stay."""
+    risk = np.random.default_rng(0).random(1000)
+    evenly, one_long = np.arange(1000) % 250, np.minimum(np.arange(1000), 500)
+    found = [
+        fit_stay._fit_thresholds(SimpleNamespace(stay_of_row=stay), np.arange(1000), risk, (0.4, 0.15, 0.05))
+        for stay in (evenly, one_long)
+    ]
+    assert found[0] == found[1] and (risk >= found[0][2]).mean() == pytest.approx(0.05, abs=0.002)
