@@ -101,9 +101,9 @@ def _sections(judgement: "Judgement") -> Iterator[Section]:
 
 
 def _tables(judgement: "Judgement", names: tuple[str, ...], caption: str) -> Iterator[Table]:
-    from rnn_core.benchmark.landmarks import FIGURES, GROUPS
+    from rnn_core.benchmark.landmarks import GROUPS
 
-    columns = ["model", *(METRICS[FIGURES[name]].label for name in names)]
+    columns = ["model", *(name.replace("_", " ") for name in names)]
     for group in GROUPS:
         rows = [
             [model, *(_show(found[group], name) for name in names)]
@@ -131,12 +131,9 @@ def _stay_plots(judgement: "Judgement") -> Iterator[Plot]:
         rows = judgement.moments.of("24h")
         happened = judgement.moments.take(rows).happened[f"discharged_{hours}h"]
         known = ~np.isnan(happened)
-        said = {
-            name: contest.whole.take(rows).discharge_probability(hours)[known]
-            for name, contest in whole.items()
-            if name != "prevalence"
-        }
-        if said:
+        said = {name: contest.whole.take(rows).discharge_probability(hours)[known] for name, contest in whole.items()}
+        # The population's curve alone forecasts nearly one probability.
+        if len(said) > 1:
             svg = plots.calibration_plot(happened[known], said, f"a discharge within {hours} h")
             yield Plot(f"Reliability of the discharge within {hours} hours, hour 24", svg)
 
