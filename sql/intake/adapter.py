@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import yaml
@@ -126,10 +126,15 @@ def load_adapter(name: str) -> Adapter:
     folder = _FOLDER / name
     if not (folder / "source.yaml").is_file():
         raise ContractError(f"There is no source called {name!r}; known are {', '.join(adapter_names())}.")
+    return _read_folder(folder)
+
+
+@cache
+def _read_folder(folder: Path) -> Adapter:
     promises = yaml.safe_load((folder / "source.yaml").read_text())
     schemas = promises.get("schemas") or dict(_ONE_SCHEMA)
     return Adapter(
-        name=name,
+        name=folder.name,
         title=promises["title"],
         licence=promises["licence"],
         ends_at=promises["ends_at"],

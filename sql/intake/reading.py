@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError, NoSuchTableError, OperationalError
 
 from rnn_core.contracts.errors import SourceError
 from sql.intake.adapter import Adapter
-from sql.store.engine import KEEPALIVES, libpq_uri
+from sql.store.engine import connect_arrow
 
 _ROWS_AT_ONCE = 100_000
 _TIMES = frozenset(
@@ -212,9 +212,7 @@ def _driver_errors(engine: Engine) -> tuple[type[Exception], ...]:
 
 
 def _read_adbc(engine: Engine, sql: str, bound: dict[str, Any], timeout_minutes: float) -> Iterator[pa.RecordBatch]:
-    import adbc_driver_postgresql.dbapi as adbc
-
-    with adbc.connect(libpq_uri(engine, **KEEPALIVES)) as connection, connection.cursor() as cursor:
+    with connect_arrow(engine) as connection, connection.cursor() as cursor:
         cursor.execute("set transaction read only")
         cursor.execute(f"set local statement_timeout = {int(timeout_minutes * 60_000)}")
         cursor.execute("set local timezone = 'UTC'")

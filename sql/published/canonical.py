@@ -3,7 +3,6 @@
 import json
 from datetime import UTC, datetime
 
-import adbc_driver_postgresql.dbapi as adbc
 import numpy as np
 import pandas as pd
 from psycopg.sql import Literal
@@ -13,7 +12,7 @@ from rnn_core.contracts.concepts import NAMES
 from rnn_core.contracts.config import WindowConfig
 from rnn_core.contracts.frames import STAY_COLUMNS, Observations, check_stays
 from rnn_core.contracts.known import Known
-from sql.store.engine import libpq_uri
+from sql.store.engine import connect_arrow
 
 _TIMES = ("intime", "outtime", "hospital_intime", "hospital_outtime", "died_at")
 
@@ -110,7 +109,7 @@ def read_observations(
     literals = {"source": source, "as_of": as_of, "ingested_by": ingested_by}
     query = query.format(**{name: Literal(value).as_string() for name, value in literals.items()})
     # ADBC fills arrow columns in C; SQLAlchemy would build a tuple of Python objects per observation.
-    with adbc.connect(libpq_uri(engine)) as connection, connection.cursor() as cursor:
+    with connect_arrow(engine) as connection, connection.cursor() as cursor:
         cursor.execute(_ASKED, [json.dumps(stays["stay_id"].tolist()), json.dumps(list(NAMES))])
         cursor.execute(query)
         table = cursor.fetch_arrow_table().combine_chunks()
