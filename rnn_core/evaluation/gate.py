@@ -39,13 +39,15 @@ def beaten_by_curve(from_curve: dict[str, Estimate], n_deaths: int, n_ends: int)
 
     from_curve: paired differences in the `curve_metrics`. A difference beyond the margin counts where its interval lies
     wholly on the wrong side, and where there are enough outcomes for the value alone: stays with a known end (`n_ends`),
-    for the risk of death deaths.
+    for the risk of death deaths. A distance from a target, such as of a share from 0.5, needs enough outcomes: chance alone
+    makes it positive.
     """
     worse = []
     for metric in curve_metrics():
         harm = metric.harm(from_curve[metric.name])
         enough = n_deaths >= MIN_DEATHS if "death" in metric.happened else n_ends >= MIN_ENDS
-        if harm.value > metric.curve_margin and (enough or harm.low > 0):
+        beyond_chance = metric.target is None and harm.low > 0
+        if harm.value > metric.curve_margin and (enough or beyond_chance):
             worse.append(_show_difference(metric, from_curve[metric.name]))
     if not worse:
         return None

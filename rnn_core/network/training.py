@@ -204,7 +204,7 @@ def _gather(windows: Windows, labels: Labels, examples: _Examples, batch: np.nda
 
 
 def _batch_size(config: TrainConfig, n_windows: int) -> int:
-    return min(config.batch_size, max(n_windows // _STEPS_OF_EPOCH, _SMALLEST_BATCH))
+    return min(config.batch_size, max(-(-n_windows // _STEPS_OF_EPOCH), _SMALLEST_BATCH))
 
 
 def learning_rates(config: TrainConfig, steps: int) -> np.ndarray:

@@ -75,6 +75,7 @@ def test_with_few_ends_only_a_difference_beyond_chance_keeps_a_model_from_servin
     few = {"n_deaths": 2, "n_ends": MIN_ENDS - 1}
     assert first(**few, los_crps_days=(0.05, -0.01, 0.11)).stage == "provisional"
     assert first(**few, los_crps_days=(0.05, 0.01, 0.11)).stage == "candidate"
+    assert first(**few, los_beyond_p50=(0.12, 0.07, 0.16)).stage == "provisional", "a distance is positive by chance"
 
 
 def test_with_few_deaths_a_risk_worse_than_the_curve_is_left_to_later():
