@@ -82,7 +82,7 @@ def test_descriptors_are_read_and_minus_one_is_missing(physionet_versions):
 def observation_hash(engine, since, until):
     """Number of observations of a slice and an order-free hash of them, both summed by the database."""
     select = load_adapter("physionet_2012").observations_sql.replace("{schema}", "public")
-    query = f"select count(*), coalesce(sum(hashtextextended(cast(o as text), 0)), 0) from ({select}) as o"
+    query = f"select count(*), coalesce(sum(hash_record_extended(o, 0)), 0) from ({select}) as o"
     with engine.connect() as connection:
         return tuple(connection.execute(text(query), {"since": since, "until": until}).one())
 
