@@ -19,6 +19,11 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers share the cores. Threads of one that wait for those of another would spin: on the small data of tests
+    # they cost several times the work.
+    for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ.setdefault(threads, "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 # What a server may forget when the machine stops, and what would make two runs differ in speed.

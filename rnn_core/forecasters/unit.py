@@ -226,6 +226,8 @@ def fit_two_phases(
         return config.learning_rate * 10 ** (-epoch / 20)
 
     optimizer = keras.optimizers.Adam(config.learning_rate, clipnorm=config.clip_norm)
+    # Otherwise Keras traces the step twice, once to make these variables.
+    optimizer.build(model.trainable_variables)
     model.compile(optimizer=optimizer, loss="mse", jit_compile=False)
     common: dict[str, Any] = {"batch_size": config.batch_size, "verbose": 0}
     schedule = keras.callbacks.LearningRateScheduler(falling)
