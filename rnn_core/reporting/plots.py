@@ -96,24 +96,20 @@ def decision_curve_plot(thresholds: np.ndarray, curves: Mapping[str, np.ndarray]
 
 def coverage_plot(levels: np.ndarray, observed: Mapping[str, np.ndarray]) -> str:
     """Share of ends inside the central interval of each level; on the dotted line the forecast is calibrated."""
-
-    def draw(axes: Axes) -> None:
-        axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":")
-        for colour, (name, shares) in _coloured(observed):
-            axes.plot(levels, shares, color=colour, label=name, marker="o", markersize=3, linewidth=1.2)
-        _label(axes, "level of the interval", "share of ends inside")
-
-    return _figure(draw, empty=not observed)
+    return _level_plot(levels, observed, "level of the interval", "share of ends inside")
 
 
 def reliability_plot(levels: np.ndarray, observed: Mapping[str, np.ndarray]) -> str:
     """Share of ends below the forecast quantile of each level; on the dotted line the quantiles are calibrated."""
+    return _level_plot(levels, observed, "level of the quantile", "share of ends below it")
 
+
+def _level_plot(levels: np.ndarray, observed: Mapping[str, np.ndarray], x: str, y: str) -> str:
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":")
         for colour, (name, shares) in _coloured(observed):
             axes.plot(levels, shares, color=colour, label=name, marker="o", markersize=3, linewidth=1.2)
-        _label(axes, "level of the quantile", "share of ends below it")
+        _label(axes, x, y)
 
     return _figure(draw, empty=not observed)
 
