@@ -12,6 +12,15 @@ from rnn_core.contracts.errors import ForecastError
 
 app = typer.Typer(no_args_is_help=True, help="Compare the forecaster with alternatives on published data.")
 
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.", show_default=False)]
+Report = Annotated[
+    Path | None, typer.Option(help="Write a page with tables and plots to this file.", show_default=False)
+]
+Folds = Annotated[int, typer.Option(help="Folds of the cross-validation.", min=2)]
+Models = Annotated[str, typer.Option(help="Only these models, comma-separated.", show_default=False)]
+Epochs = Annotated[int | None, typer.Option(help="Maximum number of epochs, for a quick look.", min=1)]
+Members = Annotated[int | None, typer.Option(help="Networks in an ensemble; default: 5.", min=2)]
+
 
 @app.command("physionet-2012")
 def physionet_2012(
@@ -19,20 +28,16 @@ def physionet_2012(
         str, typer.Option(help="Folders of the sets to learn from, comma-separated; or set-a.tar.gz itself.")
     ],
     test: Annotated[str, typer.Option(help="Folders of the sets to judge on.", show_default=False)] = "",
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write all figures to this file.", show_default=False)
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="Write a page with tables and plots to this file.", show_default=False)
-    ] = None,
+    json_file: JsonFile = None,
+    report: Report = None,
     cross_validate: Annotated[
         bool, typer.Option("--cross-validate", help="Judge each fold of the train sets by a fit on the others.")
     ] = False,
-    folds: Annotated[int, typer.Option(help="Folds of the cross-validation.", min=2)] = 5,
-    models: Annotated[str, typer.Option(help="Only these models, comma-separated.", show_default=False)] = "",
+    folds: Folds = 5,
+    models: Models = "",
     seed: Seed = 0,
-    epochs: Annotated[int | None, typer.Option(help="Maximum number of epochs, for a quick look.", min=1)] = None,
-    members: Annotated[int | None, typer.Option(help="Networks in an ensemble; default: 5.", min=2)] = None,
+    epochs: Epochs = None,
+    members: Members = None,
     dry_run: Annotated[bool, typer.Option(help="Find the sets and show the plan, but run nothing.")] = False,
 ) -> None:
     """Compare all models on mortality and length of stay after 48 hours, on the PhysioNet Challenge 2012.
@@ -41,8 +46,9 @@ def physionet_2012(
 
     Example: icu-forecast benchmark physionet-2012 --train data/a,data/b --test data/c --json out.json --report out.html
     """
-    from flows.pages.benchmark import summary_table
+    from flows.pages.benchmark import build_page, summary_table
     from flows.public_data import benchmark
+    from flows.public_data.benchmark_run import write_files
 
     train_sets = benchmark.find_sets([Path(place) for place in split_names(train)])
     test_sets = benchmark.find_sets([Path(place) for place in split_names(test)])
@@ -58,27 +64,23 @@ def physionet_2012(
         train_sets, test_sets, models=chosen, folds=folds, seed=seed, epochs=epochs, members=members
     )
     typer.echo(summary_table(outcome), nl=False)
-    benchmark.write_files(outcome, json_file, report)
+    write_files(outcome, json_file, report, build_page)
 
 
 @app.command()
 def eicu(
     train: Annotated[str, typer.Option(help="Folders of published tables to learn from, comma-separated.")],
     test: Annotated[str, typer.Option(help="Folders to judge on, comma-separated.", show_default=False)] = "",
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write all figures to this file.", show_default=False)
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="Write a page with tables and plots to this file.", show_default=False)
-    ] = None,
+    json_file: JsonFile = None,
+    report: Report = None,
     cross_validate: Annotated[
         bool, typer.Option("--cross-validate", help="Judge each fold of the hospitals by a fit on the others.")
     ] = False,
-    folds: Annotated[int, typer.Option(help="Folds of the cross-validation.", min=2)] = 5,
-    models: Annotated[str, typer.Option(help="Only these models, comma-separated.", show_default=False)] = "",
+    folds: Folds = 5,
+    models: Models = "",
     seed: Seed = 0,
-    epochs: Annotated[int | None, typer.Option(help="Maximum number of epochs, for a quick look.", min=1)] = None,
-    members: Annotated[int | None, typer.Option(help="Networks in an ensemble; default: 5.", min=2)] = None,
+    epochs: Epochs = None,
+    members: Members = None,
     dry_run: Annotated[bool, typer.Option(help="Find the tables and show the plan, but run nothing.")] = False,
 ) -> None:
     """Compare all models on whole stays of eICU: remaining stay, discharge and death at hours 6 to 96 and over all hours.
@@ -87,8 +89,9 @@ def eicu(
 
     Example: icu-forecast benchmark eicu --train eicu-demo --cross-validate --json out.json --report out.html
     """
-    from flows.pages.whole_stays import summary_table
+    from flows.pages.whole_stays import build_page, summary_table
     from flows.public_data import whole_stays
+    from flows.public_data.benchmark_run import write_files
     from sql.loaders.eicu import read_stay_ids
 
     train_places, test_places = ([Path(place) for place in split_names(places)] for places in (train, test))
@@ -108,7 +111,7 @@ def eicu(
     judgement = whole_stays.run_benchmark(
         train_places, test_places, models=chosen, folds=folds, seed=seed, epochs=epochs, members=members
     )
-    whole_stays.write_files(judgement, json_file, report)
+    write_files(judgement, json_file, report, build_page)
     typer.echo(summary_table(judgement), nl=False)
 
 

@@ -1,9 +1,6 @@
 """The published benchmark as a command: load, ingest, learn, forecast, and only then load the outcomes."""
 
-import json
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,12 +11,11 @@ import numpy as np
 import pandas as pd
 from sqlalchemy import Engine
 
-from flows.pages.page import write_text
+from flows.public_data.benchmark_run import configure, temporary_installation
 from flows.runtime import clock
-from flows.runtime.databases import open_source, open_store
+from flows.runtime.databases import open_source
 from flows.runtime.log import log
 from flows.runtime.quiet_tensorflow import import_tensorflow
-from flows.runtime.settings import load_settings, own_home
 from rnn_core.benchmark.outcome import BASELINES, BLENDED, MODELS, Outcome
 from rnn_core.contracts.config import ModelConfig
 from rnn_core.contracts.errors import ForecastError
@@ -104,11 +100,10 @@ def run_benchmark(
     Raises ForecastError for a set on both sides and for a model that does not exist.
     """
     check(train, test, models)
-    config = ModelConfig()
-    fit = replace(config.train, seed=seed, epochs=epochs or config.train.epochs, folds=members or config.train.folds)
-    config = replace(config, train=fit)
+    config = configure(seed, epochs, members)
     began = perf_counter()
-    with _installation() as (source, schema, store):
+    with temporary_installation(SOURCE) as installed:
+        source, schema, store = installed.source, installed.schema, installed.store
         _fill(source, schema, train | test, withheld=test)
         learned = _of_sets(canonical.read_known(store, SOURCE, LATE), train)
         import_tensorflow()
@@ -151,19 +146,6 @@ def check(train: dict[str, Path], test: dict[str, Path], models: Sequence[str]) 
         raise ForecastError(f"There is no model {', '.join(unknown)}; there are {', '.join(MODELS)}.")
     if "prevalence" not in models or ("blend" in models and not set(BLENDED) <= set(models)):
         raise ForecastError("Every run needs the model prevalence, and blend needs forecaster and trees.")
-
-
-@contextmanager
-def _installation() -> Iterator[tuple[Engine, str, Engine]]:
-    """Source, its schema and store of an installation that exists only during the run."""
-    from sql.store import embedded
-
-    with tempfile.TemporaryDirectory(prefix="icu-benchmark-") as folder, own_home(Path(folder)):
-        adapter, source = open_source(SOURCE, writable=True)
-        try:
-            yield source, adapter.schemas["schema"], open_store()
-        finally:
-            embedded.stop(load_settings().cluster_folder)
 
 
 def _fill(source: Engine, schema: str, sets: dict[str, Path], withheld: dict[str, Path]) -> None:
@@ -237,8 +219,8 @@ def _across_folds(
     config: ModelConfig, known: Known, scores: np.ndarray, models: Sequence[str], folds: int
 ) -> "tuple[dict[str, Contest], Truth, np.ndarray]":
     """Every fold forecast by a complete fit, including inner folds, on the other folds."""
-    from rnn_core.benchmark.contenders import as_open
     from rnn_core.benchmark.contest import pool
+    from rnn_core.benchmark.ends import as_open
 
     fold = patient_folds(known.stays["patient_id"], folds, salt="benchmark")
     then = as_open(known, clock.to_numpy(AT))
@@ -255,8 +237,8 @@ def _across_folds(
 
 def _truth(late: Known, judged: Known) -> "Truth":
     """Outcomes of the evaluated stays, in their order."""
-    from rnn_core.benchmark.contenders import read_ends
     from rnn_core.benchmark.contest import Truth
+    from rnn_core.benchmark.ends import read_ends
 
     ends = late.stays.set_index("stay_id").loc[judged.stays["stay_id"]]
     death, los_hours = read_ends(ends)
@@ -302,18 +284,3 @@ def _judge_group(contests: "dict[str, Contest]", truth: "Truth", chosen: np.ndar
             for name, contest in contests.items()
         },
     }
-
-
-# ------------------------------------------------------------------------------------------------ the report
-
-
-def write_files(outcome: Outcome, json_file: Path | None, report: Path | None) -> None:
-    """Write the figures and the page, if requested."""
-    if json_file is not None:
-        write_text(json_file, json.dumps(outcome.to_json(), indent=1, allow_nan=False) + "\n")
-        log.info("figures written to %s", json_file)
-    if report is not None:
-        from flows.pages.benchmark import build_page
-
-        write_text(report, build_page(outcome))
-        log.info("page written to %s", report)

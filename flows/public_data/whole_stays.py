@@ -1,10 +1,6 @@
 """Benchmarks on whole stays as commands, judged at landmarks: eICU as published, by hospital, and any ingested source."""
 
-import json
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -13,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sqlalchemy import Engine
 
-from flows.pages.page import write_text
+from flows.public_data.benchmark_run import configure, temporary_installation
 from flows.runtime.databases import open_source, open_store
 from flows.runtime.log import log
 from flows.runtime.quiet_tensorflow import import_tensorflow
-from flows.runtime.settings import load_settings, own_home
 from rnn_core.contracts.config import ModelConfig, Sampling
 from rnn_core.contracts.errors import DataTooSmallError, ForecastError
 from rnn_core.contracts.known import Known
@@ -53,11 +48,11 @@ def run_benchmark(
     Raises ForecastError for a folder on both sides and for a model that does not exist.
     """
     check(train, test, models)
-    config = ModelConfig()
-    fit = replace(config.train, seed=seed, epochs=epochs or config.train.epochs, folds=members or config.train.folds)
-    config = replace(config, train=fit)
+    config = configure(seed, epochs, members)
     began = perf_counter()
-    with _installation() as (source, schema, store, sampling):
+    with temporary_installation(SOURCE) as installed:
+        source, schema, store = installed.source, installed.schema, installed.store
+        sampling = installed.sampling
         from sql.loaders import eicu
 
         _fill(source, schema, [*train, *test], withheld=test)
@@ -102,19 +97,6 @@ def check(train: Sequence[Path], test: Sequence[Path], models: Sequence[str]) ->
         raise ForecastError(f"There is no model {', '.join(unknown)}; there are {', '.join(MODELS)}.")
     if "prevalence" not in models:
         raise ForecastError("Every run needs the model prevalence: the trivial answer stands beside all others.")
-
-
-@contextmanager
-def _installation() -> Iterator[tuple[Engine, str, Engine, Sampling]]:
-    """Source, its schema, store and sampling of an installation that exists only during the run."""
-    from sql.store import embedded
-
-    with tempfile.TemporaryDirectory(prefix="icu-benchmark-") as folder, own_home(Path(folder)):
-        adapter, source = open_source(SOURCE, writable=True)
-        try:
-            yield source, adapter.schemas["schema"], open_store(), adapter.sampling
-        finally:
-            embedded.stop(load_settings().cluster_folder)
 
 
 def _fill(source: Engine, schema: str, folders: Sequence[Path], withheld: Sequence[Path]) -> None:
@@ -223,15 +205,3 @@ def _protocol(moments: "Moments") -> dict[str, Any]:
         "judged_patients_who_died": len(np.unique(died.astype(str))),
         "judged_hours": len(moments.hour),
     }
-
-
-def write_files(judgement: "Judgement", json_file: Path | None, report: Path | None) -> None:
-    """Write the figures and the page, if requested."""
-    if json_file is not None:
-        write_text(json_file, json.dumps(judgement.to_json(), indent=1, allow_nan=False) + "\n")
-        log.info("figures written to %s", json_file)
-    if report is not None:
-        from flows.pages.whole_stays import build_page
-
-        write_text(report, build_page(judgement))
-        log.info("page written to %s", report)

@@ -6,15 +6,15 @@ from functools import cached_property, partial
 
 import keras
 import numpy as np
-import pandas as pd
 from scipy.special import expit, logit
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from rnn_core.benchmark.ends import as_open, read_ends
 from rnn_core.contracts.config import ModelConfig, NetworkConfig, Sampling, UnitConfig
-from rnn_core.contracts.frames import HOUR, EpochRecord, Grid, Windows
+from rnn_core.contracts.frames import EpochRecord, Grid, Windows
 from rnn_core.contracts.known import Known
 from rnn_core.evaluation.baselines import fit_death_regression, fit_population, fit_remaining_regression
 from rnn_core.forecasters.fit_stay import make_forecaster
@@ -145,18 +145,6 @@ class Arena:
     def snapshots(self) -> tuple[Snapshot, Snapshot]:
         """Of training and evaluation stays, with one scaler."""
         return _snapshot(self, self.then), _snapshot(self, self.judged)
-
-
-def as_open(known: Known, as_of: np.datetime64) -> Known:
-    """The same stays as known at `as_of`, when all of them were open."""
-    never = dict.fromkeys(("outtime", "hospital_outtime", "died_at"), np.datetime64("NaT", "us"))
-    return Known(known.stays.assign(**never, outcome=None), known.observations, as_of)
-
-
-def read_ends(stays: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Death (1 died, 0 left alive) and length of stay in hours, NaN where not known, float64 [stays] both."""
-    intime, outtime = (stays[column].to_numpy("datetime64[us]") for column in ("intime", "outtime"))
-    return stays["outcome"].map({"died": 1.0, "alive": 0.0}).to_numpy(np.float64), (outtime - intime) / HOUR
 
 
 def _snapshot(arena: Arena, known: Known) -> Snapshot:

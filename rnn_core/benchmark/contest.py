@@ -11,7 +11,7 @@ from rnn_core.statistics.bootstrap import Estimate
 from rnn_core.statistics.decision_metrics import fit_threshold
 from rnn_core.statistics.discrimination import concordance
 from rnn_core.statistics.distribution import Distribution
-from rnn_core.statistics.length_of_stay import LOS_BUCKET_EDGES_DAYS, choose_buckets, interval_coverage, los_bucket
+from rnn_core.statistics.length_of_stay import interval_coverage, los_bucket, name_buckets
 from rnn_core.statistics.metric import METRICS
 
 _RESAMPLES = 1000
@@ -114,7 +114,7 @@ def _happened(truth: Truth) -> dict[str, np.ndarray]:
 
 def _forecast(contest: Contest, hour: float) -> dict[str, np.ndarray]:
     low, middle, high = contest.forecast.remaining.T
-    days = (hour + middle) / 24
+    days, whole = (hour + middle) / 24, contest.forecast.whole
     return {
         "mortality_risk": contest.forecast.risk,
         "threshold": contest.threshold,
@@ -122,18 +122,9 @@ def _forecast(contest: Contest, hour: float) -> dict[str, np.ndarray]:
         "remaining_los_p50_hours": middle,
         "remaining_los_p90_hours": high,
         "forecast_los_days": days,
-        "forecast_los_bucket": _named_buckets(contest, hour, los_bucket(days)),
+        # The best for the whole distribution, or that of the median.
+        "forecast_los_bucket": los_bucket(days) if whole is None else name_buckets(whole, hour),
     }
-
-
-def _named_buckets(contest: Contest, hour: float, of_median: np.ndarray) -> np.ndarray:
-    """Bucket of the length of stay that each forecast names: the best for the whole distribution, or its median's."""
-    whole = contest.forecast.whole
-    if whole is None:
-        return of_median
-    bounds = np.clip(np.array(LOS_BUCKET_EDGES_DAYS) * 24 - hour, 0, whole.edges[-1])
-    left = np.stack([1 - whole.survival(bound) for bound in bounds], axis=1)
-    return choose_buckets(np.diff(left, axis=1, prepend=0, append=1)).astype(np.float64)
 
 
 # Paired differences are taken of these; the first of each kind decides which baseline is the strongest.

@@ -1,6 +1,6 @@
 """Judges forecasts of whole stays at landmarks and over all patient-hours, every contender on the same moments."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rnn_core.benchmark.ends import read_ends
 from rnn_core.benchmark.whole_stays import SHIPPED
 from rnn_core.contracts.frames import HOUR
 from rnn_core.contracts.thresholds import LANDMARK_HOURS
 from rnn_core.statistics.bootstrap import Estimate, Statistic, Weighted, bootstrap_interval, estimates_to_json, ratio
 from rnn_core.statistics.discrimination import concordance
 from rnn_core.statistics.distribution import Distribution
-from rnn_core.statistics.length_of_stay import LOS_BUCKET_EDGES_DAYS, choose_buckets, crps_hours, los_bucket
+from rnn_core.statistics.length_of_stay import los_bucket, name_buckets
 from rnn_core.statistics.metric import METRICS
 from rnn_core.statistics.outcomes import Outcomes
+from rnn_core.statistics.scores import judged_numbers
 
 ALL = "all"
 GROUPS: tuple[str, ...] = (*(f"{hour}h" for hour in LANDMARK_HOURS), ALL)
@@ -91,11 +93,11 @@ def make_moments(
 
     known_until: until when an open stay is known to have gone on, datetime64 [stays].
     """
-    intime, outtime = (stays[column].to_numpy("datetime64[us]") for column in ("intime", "outtime"))
-    death = stays["outcome"].map({"died": 1.0, "alive": 0.0}).to_numpy(np.float64)
-    remaining = ((outtime - intime) / HOUR)[stay] - elapsed_hours
+    death, los_hours = read_ends(stays)
+    remaining = los_hours[stay] - elapsed_hours
     followed = None
     if known_until is not None:
+        intime = stays["intime"].to_numpy("datetime64[us]")
         followed = ((known_until - intime) / HOUR)[stay] - elapsed_hours
         followed = np.where(np.isnan(remaining) & np.isnan(death[stay]), np.maximum(followed, 0), np.nan)
     precision = pd.to_numeric(stays["end_precision_hours"]).to_numpy(np.float64, na_value=0.0)
@@ -128,10 +130,8 @@ class Contest:
             found["forecast_los_bucket"] = los_bucket((outcomes.elapsed_hours + found["remaining_los_p50_hours"]) / 24)
             return found
         whole = self.whole.take(rows)
-        found = {name: column.to_numpy() for name, column in whole.numbers(outcomes.elapsed_hours).items()}
-        found["crps_days"] = crps_hours(whole, outcomes.remaining_hours) / 24
-        found["forecast_los_bucket"] = name_buckets(whole, outcomes.elapsed_hours).astype(np.float64)
-        return found
+        found = {name: column.to_numpy() for name, column in judged_numbers(whole, outcomes).items()}
+        return found | {"forecast_los_bucket": name_buckets(whole, outcomes.elapsed_hours)}
 
 
 def pool(parts: Sequence[tuple[Moments, np.ndarray, Mapping[str, Contest]]]) -> tuple[Moments, dict[str, Contest]]:
@@ -153,50 +153,14 @@ def pool(parts: Sequence[tuple[Moments, np.ndarray, Mapping[str, Contest]]]) -> 
     return moments, pooled
 
 
-def name_buckets(whole: Distribution, elapsed_hours: np.ndarray) -> np.ndarray:
-    """Bucket of the whole length of stay that each forecast names: the best for its distribution, int64 [n]."""
-    bounds = np.array(LOS_BUCKET_EDGES_DAYS)[:, None] * 24 - elapsed_hours
-    left = np.stack([1 - whole.survival(np.clip(bound, 0, whole.edges[-1])) for bound in bounds], axis=1)
-    return choose_buckets(np.diff(left, axis=1, prepend=0, append=1))
-
-
-def score(
-    contests: Mapping[str, Contest], moments: Moments, resamples: int | None = None
-) -> dict[str, dict[str, dict[str, Estimate]]]:
-    """Model → landmark → figure → estimate, with intervals over patients."""
-    return {
-        name: {group: _score(contest, moments, group, resamples) for group in GROUPS}
-        for name, contest in contests.items()
-    }
-
-
-def _score(contest: Contest, moments: Moments, group: str, resamples: int | None) -> dict[str, Estimate]:
-    rows = moments.of(group)
-    columns = moments.take(rows).happened | contest.at(moments, rows)
+def _score(said: Mapping[str, np.ndarray], moments: Moments, group: str, resamples: int | None) -> dict[str, Estimate]:
+    columns = moments.happened | said
     found = {}
     for name, metric in ((name, METRICS[of]) for name, of in FIGURES.items()):
         if columns.keys() >= set(metric.needs):
             n = _resamples(metric.statistic, group, resamples)
-            found[name] = metric.estimate(columns, moments.outcomes.groups[rows], n)
+            found[name] = metric.estimate(columns, moments.outcomes.groups, n)
     return found
-
-
-def differences(
-    contests: Mapping[str, Contest], others: Collection[str], moments: Moments, resamples: int | None = None
-) -> dict[str, dict[str, dict[str, dict[str, Estimate]]]]:
-    """Other → model → landmark → figure → paired difference, model less other, where both of them say something."""
-    at = {
-        name: {group: contest.at(moments, moments.of(group)) for group in GROUPS} for name, contest in contests.items()
-    }
-    return {
-        other: {
-            name: {group: _compare(at[name][group], at[other][group], moments, group, resamples) for group in GROUPS}
-            for name in contests
-            if name != other
-        }
-        for other in others
-        if other in contests
-    }
 
 
 def _compare(
@@ -206,8 +170,7 @@ def _compare(
     group: str,
     resamples: int | None,
 ) -> dict[str, Estimate]:
-    rows = moments.of(group)
-    happened, groups = moments.take(rows).happened, moments.outcomes.groups[rows]
+    happened, groups = moments.happened, moments.outcomes.groups
     found = {}
     for name in COMPARED:
         metric = METRICS[FIGURES[name]]
@@ -295,9 +258,20 @@ class Judgement:
 def judge(
     contests: Mapping[str, Contest], moments: Moments, protocol: dict[str, Any], resamples: int | None = None
 ) -> Judgement:
-    """All figures, and paired differences against the `OTHERS` that took part."""
-    found = differences(contests, OTHERS, moments, resamples)
-    return Judgement(protocol, contests, moments, score(contests, moments, resamples), found)
+    """All figures with intervals over patients, and paired differences against the `OTHERS` that took part, where both say
+    something."""
+    scores = {name: {} for name in contests}
+    differences = {other: {name: {} for name in contests if name != other} for other in OTHERS if other in contests}
+    for group in GROUPS:
+        rows = moments.of(group)
+        part = moments.take(rows)
+        said = {name: contest.at(moments, rows) for name, contest in contests.items()}
+        for name, columns in said.items():
+            scores[name][group] = _score(columns, part, group, resamples)
+        for other, compared in differences.items():
+            for name, found in compared.items():
+                found[group] = _compare(said[name], said[other], part, group, resamples)
+    return Judgement(protocol, contests, moments, scores, differences)
 
 
 def to_json(scores: Mapping[str, Any]) -> dict[str, Any]:

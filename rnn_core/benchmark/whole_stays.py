@@ -15,12 +15,12 @@ from rnn_core.contracts.config import ModelConfig, Sampling
 from rnn_core.contracts.errors import DataTooSmallError
 from rnn_core.contracts.frames import EpochRecord, Grid, Windows
 from rnn_core.contracts.known import Known
-from rnn_core.evaluation.baselines import fit_population
+from rnn_core.evaluation.holdout import population_forecast
 from rnn_core.forecasters.boosting import Examples
 from rnn_core.forecasters.fit_stay import make_forecaster
 from rnn_core.forecasters.forecaster import kind_of
-from rnn_core.forecasters.trees import MAX_ROWS, fit_hazards, learned_rows
-from rnn_core.series.material import Material, judged_hours, known_until, make_material, make_served_grid
+from rnn_core.forecasters.trees import fit_hazards, sampled_rows
+from rnn_core.series.material import Material, judged_hours, make_material, make_served_grid
 from rnn_core.series.scaling import Scaler, fit_scaler, static_features
 from rnn_core.series.splits import patient_folds
 from rnn_core.series.summaries import summary_features
@@ -72,12 +72,12 @@ class Fold:
     @property
     def stay(self) -> np.ndarray:
         """Position of the stay of each of `rows`."""
-        return np.searchsorted(self.windows.offsets, self.rows, side="right") - 1
+        return self.windows.stay_of(self.rows)
 
     @property
     def hour(self) -> np.ndarray:
         """Hours since the first of the stay of each of `rows`, from 1."""
-        return self.rows - self.windows.offsets[self.stay] + 1
+        return self.windows.hour_of(self.rows)
 
     @property
     def elapsed_hours(self) -> np.ndarray:
@@ -91,9 +91,7 @@ Contender = Callable[[Fold], tuple[Distribution, Histories]]
 def prevalence(fold: Fold) -> tuple[Distribution, Histories]:
     """The curve of the population, given the hours that a stay has lasted: what one would say without a model."""
     learned = fold.learned.take(fold.learned.sound)
-    until = known_until(learned, fold.config.window)
-    curve = fit_population(learned.stays, learned.as_of, fold.sampling.delayed_entry_hours, until)
-    return curve.forecast_after(fold.elapsed_hours, fold.config.network.horizon_edges), ()
+    return population_forecast(learned, fold.config, fold.sampling, fold.elapsed_hours), ()
 
 
 def logistic(fold: Fold) -> tuple[Distribution, Histories]:
@@ -101,10 +99,7 @@ def logistic(fold: Fold) -> tuple[Distribution, Histories]:
     an end (pooled logistic regression: D'Agostino et al., Stat Med 9, 1990, 1501-1515). A fold of the patients chooses
     the penalty."""
     material, edges = fold.material, fold.config.network.horizon_edges
-    rows = learned_rows(material, fold.config)
-    rows = rows[fold.learned.sound[material.stay_of_row[rows]]]
-    if len(rows) > MAX_ROWS:
-        rows = np.random.default_rng(fold.config.train.seed).choice(rows, MAX_ROWS, replace=False)
+    rows = sampled_rows(material, fold.learned.sound, fold.config)
     features, labels = summary_features(material.windows, rows), material.labels.take(rows)
     held_out = patient_folds(fold.learned.stays["patient_id"], fold.config.train.folds)[material.stay_of_row[rows]] == 0
     hazards, _ = fit_hazards(features, labels, held_out, fold.config, fold.config.train.seed, fit=_fit_log_odds)

@@ -157,6 +157,14 @@ class Windows:
         np.add.at(step, self.stop, -1)
         return np.cumsum(step[:-1]) > 0
 
+    def stay_of(self, rows: np.ndarray) -> np.ndarray:
+        """Position of the stay of each of `rows` (absolute), int64 [n]."""
+        return np.searchsorted(self.offsets, rows, side="right") - 1
+
+    def hour_of(self, rows: np.ndarray) -> np.ndarray:
+        """Prediction hours since the stay's first, from 1, of each of `rows` (absolute), int64 [n]."""
+        return rows - self.offsets[self.stay_of(rows)] + 1
+
     def window_of(self, rows: np.ndarray) -> np.ndarray:
         """The window that makes the prediction at the end of each of `rows` (absolute, int64 [n]), int64 [n].
 

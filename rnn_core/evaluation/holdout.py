@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from rnn_core.contracts.concepts import NAMES
+from rnn_core.contracts.config import ModelConfig, Sampling
 from rnn_core.contracts.frames import HOUR
 from rnn_core.contracts.groups import patient_groups
 from rnn_core.contracts.known import Known
@@ -67,7 +68,7 @@ def score_holdout(
 ) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
     """Metrics of what the forecaster said (`score_stays`) and of the trivial baseline, the curve of `population`; and the
     paired differences between the two."""
-    baseline = population_forecast(forecaster, population, scored.outcomes.elapsed_hours)
+    baseline = _curve_for(forecaster, population, scored)
     return (
         score_forecasts(scored.forecast, scored.outcomes, baseline, n=_RESAMPLES),
         differences_from_curve(scored.forecast, baseline, scored.outcomes, n=_RESAMPLES),
@@ -113,11 +114,17 @@ def describe(known: Known) -> dict[str, Any]:
     }
 
 
-def population_forecast(forecaster: StayForecaster, population: Known, elapsed_hours: np.ndarray) -> Distribution:
+def _curve_for(forecaster: StayForecaster, population: Known, scored: Scored) -> Distribution:
+    return population_forecast(population, forecaster.config, forecaster.sampling, scored.outcomes.elapsed_hours)
+
+
+def population_forecast(
+    population: Known, config: ModelConfig, sampling: Sampling, elapsed_hours: np.ndarray
+) -> Distribution:
     """What one would say without a model: the population's curve after as many hours, [rows]."""
-    until = known_until(population, forecaster.config.window)
-    curve = fit_population(population.stays, population.as_of, forecaster.sampling.delayed_entry_hours, until)
-    return curve.forecast_after(elapsed_hours, forecaster.config.network.horizon_edges)
+    until = known_until(population, config.window)
+    curve = fit_population(population.stays, population.as_of, sampling.delayed_entry_hours, until)
+    return curve.forecast_after(elapsed_hours, config.network.horizon_edges)
 
 
 @dataclass(frozen=True)
@@ -156,7 +163,7 @@ def compare_forecasters(
     return Comparison(
         differences(np.ones(len(a), bool)),
         {name: differences(rows[ours.stay[a]]) for name, rows in in_group.items()},
-        score_holdout(challenger, ours, population)[1],
+        differences_from_curve(ours.forecast, _curve_for(challenger, population, ours), ours.outcomes, n=_RESAMPLES),
     )
 
 

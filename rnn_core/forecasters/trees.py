@@ -52,8 +52,8 @@ class Hazards:
     (vertical modelling: Nicolaie, van Houwelingen & Putter, Stat Med 29, 2010, 1190-1205).
     """
 
-    ends: "LogOdds"
-    dies: "LogOdds"
+    ends: LogOdds
+    dies: LogOdds
 
     def masses(self, features: np.ndarray, bins: int) -> np.ndarray:
         """Masses float64 [rows, bins, 2] of rows `features` [rows, k]."""
@@ -129,10 +129,8 @@ class BoostedTrees:
             raise ContractError("Boosted trees are always fitted from scratch.")
         n_folds, edges = config.train.folds, config.network.horizon_edges
         fold = patient_folds(material.known.stays["patient_id"], n_folds)[material.stay_of_row]
-        learned = learned[material.stay_of_row]
-        rows, judged = (found[learned[found]] for found in (learned_rows(material, config), material.judged_rows))
-        if len(rows) > MAX_ROWS:
-            rows = np.sort(np.random.default_rng(config.train.seed).choice(rows, MAX_ROWS, replace=False))
+        rows, judged = sampled_rows(material, learned, config), material.judged_rows
+        judged = judged[learned[material.stay_of_row[judged]]]
         features, labels = summary_features(material.windows, rows), material.labels.take(rows)
 
         fits, held_out_forecasts = [], []
@@ -165,6 +163,15 @@ def learned_rows(material: Material, config: ModelConfig) -> np.ndarray:
     """
     rows = np.flatnonzero(material.windows.scored & material.labels.usable)
     return rows[np.isin(material.hour_of_row(rows), config.network.horizon_edges[1:])]
+
+
+def sampled_rows(material: Material, learned: np.ndarray, config: ModelConfig) -> np.ndarray:
+    """The `learned_rows` of the stays `learned`, bool [stays], or `MAX_ROWS` of them at random, rising."""
+    rows = learned_rows(material, config)
+    rows = rows[learned[material.stay_of_row[rows]]]
+    if len(rows) > MAX_ROWS:
+        rows = np.sort(np.random.default_rng(config.train.seed).choice(rows, MAX_ROWS, replace=False))
+    return rows
 
 
 def fit_hazards(

@@ -33,7 +33,7 @@ class Material:
 
     def hour_of_row(self, row: np.ndarray) -> np.ndarray:
         """Prediction hours since the stay's first, from 1, of absolute rows."""
-        return row - self.windows.offsets[self.stay_of_row[row]] + 1
+        return self.windows.hour_of(row)
 
     @property
     def judged_rows(self) -> np.ndarray:
@@ -43,14 +43,17 @@ class Material:
 
     def is_judged(self, row: np.ndarray) -> np.ndarray:
         """Of absolute rows, those every `JUDGE_EVERY_HOURS` hours of which an outcome can be known, bool [n]."""
-        return self.labels.usable[row] & (self.hour_of_row(row) % JUDGE_EVERY_HOURS == 0)
+        return self.labels.usable[row] & _is_judged_hour(self.windows, row)
+
+
+def _is_judged_hour(windows: Windows, rows: np.ndarray) -> np.ndarray:
+    return windows.hour_of(rows) % JUDGE_EVERY_HOURS == 0
 
 
 def judged_hours(windows: Windows, rules: WindowConfig, sampling: Sampling) -> np.ndarray:
     """Rows at which a forecast is served, every `JUDGE_EVERY_HOURS` hours, whatever becomes of the stay; int64 [n]."""
     rows = np.flatnonzero(windows.scored)
-    hour = rows - windows.offsets[np.searchsorted(windows.offsets, rows, side="right") - 1] + 1
-    rows = rows[hour % JUDGE_EVERY_HOURS == 0]
+    rows = rows[_is_judged_hour(windows, rows)]
     return rows[is_served(windows, rows, rules, sampling)]
 
 

@@ -106,6 +106,15 @@ def choose_buckets(probability: np.ndarray) -> np.ndarray:
     return named
 
 
+def name_buckets(forecast: Distribution, elapsed_hours: ArrayLike) -> np.ndarray:
+    """Bucket of the whole length of stay to name for each forecast of stays that have lasted so long, [rows] or one number:
+    that of `choose_buckets`, float64 [rows]."""
+    elapsed_hours = np.broadcast_to(np.asarray(elapsed_hours, dtype=np.float64), len(forecast))
+    bounds = np.clip(np.array(LOS_BUCKET_EDGES_DAYS)[:, None] * 24 - elapsed_hours, 0, forecast.edges[-1])
+    left = np.stack([1 - forecast.survival(bound) for bound in bounds], axis=1)
+    return choose_buckets(np.diff(left, axis=1, prepend=0, append=1)).astype(np.float64)
+
+
 @Statistic
 def bucket_kappa(actual: np.ndarray, predicted: np.ndarray) -> Weighted:
     """Cohen's kappa with linear weights between actual and predicted `los_bucket`."""

@@ -26,14 +26,17 @@ def score_columns(columns: pd.DataFrame, outcomes: Outcomes, n: int = 1000, seed
     return score({**columns, **outcomes.columns()}, judged, outcomes.groups, n, seed)
 
 
+def judged_numbers(forecast: Distribution, outcomes: Outcomes) -> pd.DataFrame:
+    """The published numbers of each forecast, and the CRPS of its remaining stay in days (NaN where the end is not known)."""
+    crps = crps_hours(forecast, outcomes.remaining_hours) / 24
+    return forecast.numbers(outcomes.elapsed_hours).assign(crps_days=crps)
+
+
 def differences_from_curve(
     forecast: Distribution, curve: Distribution, outcomes: Outcomes, n: int = 1000
 ) -> dict[str, Estimate]:
     """Paired differences in the `curve_metrics`, forecast less the population's curve of the same rows."""
-    ours, theirs = (
-        {**said.numbers(outcomes.elapsed_hours), "crps_days": crps_hours(said, outcomes.remaining_hours) / 24}
-        for said in (forecast, curve)
-    )
+    ours, theirs = (judged_numbers(said, outcomes) for said in (forecast, curve))
     happened = outcomes.columns()
     return {metric.name: metric.difference(happened, ours, theirs, outcomes.groups, n) for metric in curve_metrics()}
 
@@ -54,9 +57,7 @@ def score_forecasts(
     baseline = _constant(forecast, outcomes) if baseline is None else baseline
     scores = {}
     for prefix, said in (("", forecast), ("baseline_", baseline)):
-        columns = said.numbers(outcomes.elapsed_hours)
-        columns["crps_days"] = crps_hours(said, outcomes.remaining_hours) / 24
-        named = score_columns(columns, outcomes, n, seed)
+        named = score_columns(judged_numbers(said, outcomes), outcomes, n, seed)
         scores |= {prefix + name: estimate for name, estimate in named.items()}
     return scores
 

@@ -9,8 +9,9 @@ from conftest import SHARED
 from typer.testing import CliRunner
 
 from flows import cli
-from flows.pages.whole_stays import summary_table
-from flows.public_data.whole_stays import run_benchmark, write_files
+from flows.pages.whole_stays import build_page, summary_table
+from flows.public_data.benchmark_run import write_files
+from flows.public_data.whole_stays import run_benchmark
 from rnn_core.benchmark.landmarks import FIGURES, GROUPS
 
 TABLES = ("patient", "vitalPeriodic", "lab", "apachePatientResult")
@@ -48,7 +49,7 @@ def test_on_withheld_hospitals_every_model_has_every_figure_at_every_landmark(fo
     out, page = tmp_path / "out.json", tmp_path / "out.html"
     models = ("prevalence", "logistic", "apache")
     judgement = run_benchmark([folders / "a"], [folders / "b"], models=models)
-    write_files(judgement, out, page)
+    write_files(judgement, out, page, build_page)
     found = json.loads(out.read_text())
     assert set(found["models"]) == set(models)
     for name in ("prevalence", "logistic"):
