@@ -87,7 +87,7 @@ def check_named_columns(engine: Engine, adapter: Adapter) -> None:
     role = f"reader_{adapter.name}_{os.getpid()}"
     with engine.begin() as connection:
         connection.exec_driver_sql(f"create user {role} password 'not-a-secret'")
-        for statement in adapter.grants(role):
+        for statement in adapter.grants(role, engine.dialect):
             connection.exec_driver_sql(statement)
     reader = open_engine(engine.url.set(username=role, password="not-a-secret"))
     check_source(adapter, reader)

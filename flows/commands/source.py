@@ -70,14 +70,14 @@ def grants(
     source: Source,
     role: Annotated[str, typer.Option(help="Existing role of the source's database.")] = "icu_forecast_reader",
 ) -> None:
-    """Print the statements that let a role read the required columns of a PostgreSQL source, and nothing else.
+    """Print the statements that let a role (on MySQL, a user) read the required columns of a source, and nothing else.
 
     Example: icu-forecast source grants clif > grants.sql
     """
     from flows.runtime.databases import open_source
 
-    adapter, _ = open_source(source)
-    typer.echo("\n".join(adapter.grants(role)))
+    adapter, engine = open_source(source)
+    typer.echo("\n".join(adapter.grants(role, engine.dialect)))
 
 
 @app.command()

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 from sqlalchemy import Engine
 
@@ -134,7 +135,9 @@ def check(source: str, as_of: datetime) -> SourceReport:
     found = profile(adapter, engine, as_of)
     concepts, units, audit = coverage(found), by_unit(found), _audit(adapter, found.stays)
     faults = [*_unit_faults(units), *_midnight_faults(found), *_unknown(found)]
-    faults += FinishedStays.of(newest_stays(found.stays)).doubts().values()
+    newest = newest_stays(found.stays)
+    faults += FinishedStays.of(newest).doubts().values()
+    faults += _full_units(adapter, newest.assign(unit=found.stays["unit"].to_pandas()), as_of)
     faults += [f"{row['stays']} stays: {row['fault']}" for row in audit if row["stays"]]
     faults += _whole_reads(adapter, engine, as_of)
     unmapped = [{"variable": name, "rows": n} for name, n in sorted(found.unused.items(), key=lambda item: -item[1])]
@@ -163,6 +166,17 @@ def _midnight_faults(found: Profile) -> Iterator[str]:
 def _unknown(found: Profile) -> Iterator[str]:
     for (variable, unit), n in sorted(found.unknown.items(), key=str):
         yield f"{n:,} rows of {variable!r} in unit {unit!r} {NOT_IN_MAP}"
+
+
+def _full_units(adapter: Adapter, stays: pd.DataFrame, as_of: datetime) -> Iterator[str]:
+    """Units with more patients at `as_of` than `source.yaml` gives them beds; stays as `newest_stays`, with their unit."""
+    is_open = (stays["intime"] <= as_of) & ~(stays["outtime"] <= as_of) & stays["outcome"].isna()
+    for unit, n in stays[is_open].groupby("unit").size().items():
+        if (beds := adapter.units.get(unit)) is not None and n > beds:
+            yield (
+                f"{n} patients are in {unit}, which has {beds} beds: does stays.sql return the ends, and is the number in "
+                "source.yaml right?"
+            )
 
 
 def _whole_reads(adapter: Adapter, engine: Engine, as_of: datetime) -> Iterator[str]:

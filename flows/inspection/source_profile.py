@@ -159,7 +159,7 @@ def utc(column: pd.Series) -> pd.Series:
 
 
 def coverage(found: Profile) -> list[dict[str, Any]]:
-    """A row per concept, in feature order, including those the source does not have."""
+    """A row per concept: those with rows, then those that the source does not have; both in feature order."""
     mapped = {line.concept for line in found.adapter.concept_map}
     rows = []
     for name in NAMES:
@@ -170,7 +170,7 @@ def coverage(found: Profile) -> list[dict[str, Any]]:
         }
         row["lacks"] = "" if row["rows"] else "no row" if name in mapped else "not in the map"
         rows.append(row)
-    return rows
+    return sorted(rows, key=lambda row: not row["rows"])
 
 
 def by_unit(found: Profile) -> list[dict[str, Any]]:

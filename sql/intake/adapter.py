@@ -9,16 +9,26 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import yaml
-from psycopg import sql
+from sqlalchemy.engine.interfaces import Dialect
 
 from rnn_core.contracts.concepts import BY_NAME
 from rnn_core.contracts.config import Sampling
-from rnn_core.contracts.errors import ContractError
+from rnn_core.contracts.errors import ContractError, ForecastError
 
 _FOLDER = Path(__file__).resolve().parents[1] / "sources"
 _ONE_SCHEMA = {"schema": "public"}
 # No charting system has older stays. A missing begin is often written as 1900-01-01, 1970-01-01 or 1980-01-01.
 FIRST_DAY = date(1990, 1, 1)
+# The grants on a schema, where one is needed to see its tables, and on columns of a table. Oracle grants whole tables only.
+_BY_COLUMN = "grant select ({columns}) on {table} to {role};"
+_GRANTS = {
+    "postgresql": ("grant usage on schema {schema} to {role};", _BY_COLUMN),
+    "mysql": ("", _BY_COLUMN),
+    "mariadb": ("", _BY_COLUMN),
+    "mssql": ("", "grant select on {table} ({columns}) to {role};"),
+    "oracle": ("", "grant select on {table} to {role};"),
+}
+_FILES = ("duckdb", "sqlite")
 
 
 @dataclass(frozen=True)
@@ -79,20 +89,28 @@ class Adapter:
             for name, schema in self.schemas.items()
         }
 
-    def grants(self, role: str) -> list[str]:
-        """Statements (PostgreSQL) that let `role` select what the SELECTs read, and nothing else."""
-        name = sql.Identifier(role)
-        lines = [
-            sql.SQL("grant usage on schema {} to {};").format(sql.Identifier(schema), name)
-            for schema in dict.fromkeys(schema for schema, _, _ in self.relations())
-        ]
-        lines += [
-            sql.SQL("grant select ({}) on {} to {};").format(
-                sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(schema, table), name
+    def grants(self, role: str, dialect: Dialect) -> list[str]:
+        """Statements that let `role` select what the SELECTs read, and nothing else, as that database spells them.
+
+        Raises ForecastError for a database without users, and for one whose grants are not known here.
+        """
+        if dialect.name not in _GRANTS:
+            raise ForecastError(
+                f"There are no grants for a {dialect.name} source: "
+                + ("it is a file, so let the user read that file." if dialect.name in _FILES else "ask its manual.")
+            )
+        of_schema, of_table = _GRANTS[dialect.name]
+        prepare = dialect.identifier_preparer
+        # Oracle folds plain names to upper case, and our names are in lower case.
+        quote = prepare.quote if dialect.name == "oracle" else prepare.quote_identifier
+        schemas = dict.fromkeys(schema for schema, _, _ in self.relations())
+        lines = [of_schema.format(schema=quote(schema), role=quote(role)) for schema in schemas if of_schema]
+        return lines + [
+            of_table.format(
+                columns=", ".join(map(quote, columns)), table=f"{quote(schema)}.{quote(table)}", role=quote(role)
             )
             for schema, table, columns in self.relations()
         ]
-        return [line.as_string() for line in lines]
 
     def line_of(self, variable: str, unit: str) -> MappedVariable | None:
         """The line of the map for a variable in a unit: the exact unit before any unit, and the line for all variables only

@@ -10,7 +10,7 @@ import pytest
 from builders_source import adapter_at
 
 from flows.inspection import source_profile
-from flows.inspection.source_check import _midnight_faults, _unit_faults, _whole_reads
+from flows.inspection.source_check import _full_units, _midnight_faults, _unit_faults, _whole_reads
 from flows.inspection.source_profile import SAMPLE, Sample, by_unit, coverage, profile
 from sql.intake.adapter import MappedVariable
 from sql.loaders import replace_table
@@ -57,6 +57,7 @@ def made(monkeypatch):
 
 def test_coverage_counts_rows_stays_numbers_and_delays_and_says_what_is_lacking(made):
     rows = {row["concept"]: row for row in coverage(made)}
+    assert next(iter(rows)) == "temperature", "what the source has comes first"
     temperature = rows["temperature"]
     assert (temperature["rows"], temperature["stays %"], temperature["delay h"]) == (70, 66.7, 2.0)
     assert temperature["numbers %"] == 98.6
@@ -84,6 +85,19 @@ def test_a_large_table_without_an_index_is_something_to_look_at(make_database, m
     adapter = replace(adapter_at("clif"), stays_sql=select, observations_sql=select)
     (fault,) = _whole_reads(adapter, engine, datetime(1970, 2, 1, tzinfo=UTC))
     assert fault.startswith("an hourly run would scan all 120,000 rows of chart: an index is missing")
+
+
+def test_more_patients_than_beds_is_something_to_look_at():
+    hours = pd.to_timedelta([-30, -20, -10, -9, 5, -8], unit="h")
+    stays = pd.DataFrame({"unit": ["ICU1", "ICU1", "ICU1", "ICU1", "ICU1", "ICU2"], "intime": NOW + hours})
+    stays["outtime"] = pd.to_datetime([None, NOW, NOW + pd.Timedelta(hours=1), None, None, None], utc=True)
+    stays["outcome"] = [None, None, None, "died", None, None]
+    adapter = replace(adapter_at("clif"), units={"ICU1": 1, "ICU2": None})
+    (fault,) = _full_units(adapter, stays, NOW)
+    assert fault.startswith("2 patients are in ICU1, which has 1 beds"), (
+        "the ended, the dead and the planned are not in it"
+    )
+    assert list(_full_units(replace(adapter, units={"ICU1": 2}), stays, NOW)) == []
 
 
 def test_a_variable_in_a_unit_without_a_line_is_not_left_out_with_the_others():

@@ -1,11 +1,13 @@
 """The shipped roles: each can do its work and nothing of another's."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from builders_sql import rows, tuples
 from sqlalchemy import text
+from sqlalchemy.dialects import mssql, mysql, oracle, postgresql, sqlite
 from sqlalchemy.exc import ProgrammingError
 
 from flows.jobs.evaluate import evaluate
@@ -64,7 +66,7 @@ def test_the_reader_of_a_source_selects_what_the_adapter_reads_and_nothing_else(
     owner, adapter, role = open_engine(url), load_adapter(source), f"reader_of_{source}"
     with owner.begin() as connection:
         connection.exec_driver_sql(f"create user {role} password 'not-a-secret'")
-        for statement in adapter.grants(role):
+        for statement in adapter.grants(role, owner.dialect):
             connection.exec_driver_sql(statement)
     reader = open_engine(url.set(username=role, password="not-a-secret"))
     check_source(adapter, reader)
@@ -76,6 +78,22 @@ def test_the_reader_of_a_source_selects_what_the_adapter_reads_and_nothing_else(
     assert refused(reader, f"delete from {schema}.{table}") and refused(reader, f"create table {schema}.mine (a int)")
     with owner.begin() as connection:
         connection.exec_driver_sql(f"drop owned by {role}; drop user {role}")
+
+
+@pytest.mark.parametrize(
+    ("dialect", "first", "last"),
+    [
+        (postgresql, 'grant usage on schema "ward" to "reader";', 'grant select ("a", "b") on "ward"."t" to "reader";'),
+        (mysql, None, "grant select (`a`, `b`) on `ward`.`t` to `reader`;"),
+        (mssql, None, "grant select on [ward].[t] ([a], [b]) to [reader];"),
+        (oracle, None, "grant select on ward.t to reader;"),
+    ],
+)
+def test_grants_are_spelt_as_the_engine_of_the_source_takes_them(dialect, first, last):
+    adapter = replace(load_adapter("clif"), tables={"t": ["a", "b"]}, schemas={"schema": "ward"})
+    assert adapter.grants("reader", dialect.dialect()) == [line for line in (first, last) if line]
+    with pytest.raises(ForecastError, match="it is a file"):
+        adapter.grants("reader", sqlite.dialect())
 
 
 def test_the_job_does_all_its_work_with_the_jobs_rights_alone(engines, clif_source, tmp_path, monkeypatch):
