@@ -308,10 +308,10 @@ def published(copy_installation, published_template):
 
 @pytest.fixture
 def few_drivers(monkeypatch):
-    """Forecasts of this test explain three stays only: most of the time of a small run goes into its drivers."""
+    """Forecasts of this test explain one stay only: most of the time of a small run goes into its drivers."""
     from rnn_core.forecasters import drivers
 
-    monkeypatch.setattr(drivers, "explain_stays", partial(drivers.explain_stays, limit=3))
+    monkeypatch.setattr(drivers, "explain_stays", partial(drivers.explain_stays, limit=1))
 
 
 @pytest.fixture(autouse=True)

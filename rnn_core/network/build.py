@@ -22,13 +22,26 @@ class SplitNetwork:
     """A stay network cut before its head, so that the head need not read every hour.
 
     learned, fixed: models of the network's inputs, with one or several outputs [batch, hours, features]; `fixed` has no
-    weights, so it is the same for all members of an ensemble (None where the head reads nothing of this kind).
+    weights, so it is the same for all members of an ensemble (None where the head reads nothing of this kind), and its
+    layers can be read at one hour alone (`fixed_at`).
     head: reads the outputs of `learned`, then those of `fixed`, joined along the last axis.
     """
 
     learned: keras.Model
     fixed: keras.Model | None
     head: keras.layers.Layer
+
+    def fixed_at(self, inputs: Sequence[Any], row: Any) -> list[Any]:
+        """The outputs of `fixed` at the hour `row` (int [batch]) of each window, [batch, features] each."""
+        if self.fixed is None:
+            return []
+        known = {id(tensor): value for tensor, value in zip(self.fixed.inputs, inputs, strict=True)}
+        found = []
+        for output in self.fixed.outputs:
+            layer = output._keras_history.operation
+            read = keras.tree.map_structure(lambda tensor: known[id(tensor)], layer.input)
+            found.append(layer.at(read, row))
+        return found
 
 
 def build_network(config: NetworkConfig, *, mixed_precision: bool = False) -> keras.Model:

@@ -1,6 +1,7 @@
 """Inputs of the head besides the recurrent state: running summaries of the window, and values split at knots."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -8,6 +9,8 @@ from keras import ops
 
 # Below any scaled value: where a running maximum starts.
 _NOTHING = -1e3
+
+_OverHours = Callable[[Any], Any]
 
 
 @keras.saving.register_keras_serializable(package="icu_forecast")
@@ -33,21 +36,39 @@ class RunningSummaries(keras.layers.Layer):
         return 4 * self.n_concepts
 
     def call(self, inputs: Any) -> Any:
+        total = partial(ops.cumsum, axis=1)
+        greatest = partial(_running_maximum, longest=self.longest_hours)
+        return self._summarise(inputs, lambda hours: hours, total, greatest)
+
+    def at(self, inputs: Any, row: Any) -> Any:
+        """The same at the hour `row` (int [batch]) of each window alone, [batch, features], for a fraction of the work."""
+        so_far = ops.arange(ops.shape(inputs)[1]) <= row[:, None]
+        weight = ops.cast(so_far, inputs.dtype)
+        return self._summarise(
+            inputs,
+            now=lambda hours: at_row(hours, row),
+            total=lambda hours: ops.einsum("bhf,bh->bf", hours, weight),
+            greatest=lambda hours: ops.max(ops.where(so_far[..., None], hours, _NOTHING), axis=1),
+        )
+
+    def _summarise(self, inputs: Any, now: _OverHours, total: _OverHours, greatest: _OverHours) -> Any:
+        """now, total, greatest: value, sum and maximum over the hours so far, at every hour or at one."""
         n = self.n_concepts
         value, observed = inputs[..., :n], inputs[..., n : 2 * n]
         times = ops.cumsum(observed, axis=1)
         seen = ops.cast(times > 0, value.dtype)
-        hours = ops.maximum(ops.cumsum(seen, axis=1), 1)
-        mean = ops.cumsum(value * seen, axis=1) / hours
-        variance = ops.cumsum(ops.square(value) * seen, axis=1) / hours - ops.square(mean)
+        first = total(value * observed * ops.cast(ops.equal(times, 1), value.dtype))
+        hours = ops.maximum(total(seen), 1)
+        mean = total(value * seen) / hours
+        variance = total(ops.square(value) * seen) / hours - ops.square(mean)
+        both_ways = ops.where(ops.tile(seen, (1, 1, 2)) > 0, ops.concatenate([value, -value], axis=-1), _NOTHING)
+        extremes = greatest(both_ways)
+        inputs, value, times, seen = (now(part) for part in (inputs, value, times, seen))
         # The root has no slope at 0, the variance of every concept with a single observation.
         deviation = (ops.sqrt(ops.relu(variance) + 1e-4) - 1e-2) * seen
-        first = ops.cumsum(value * observed * ops.cast(ops.equal(times, 1), value.dtype), axis=1)
-        both_ways = ops.where(ops.tile(seen, (1, 1, 2)) > 0, ops.concatenate([value, -value], axis=-1), _NOTHING)
-        extremes = _running_maximum(both_ways, self.longest_hours)
-        greatest, least = extremes[..., :n] * seen, -extremes[..., n:] * seen
         history = [ops.log1p(times) / 4, deviation, (value - first) * seen, (value - mean) * seen]
-        return ops.concatenate([inputs[..., n:], *history, value, mean, greatest, least], axis=-1)
+        extremes = [extremes[..., :n] * seen, -extremes[..., n:] * seen]
+        return ops.concatenate([inputs[..., n:], *history, value, mean, *extremes], axis=-1)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return (*input_shape[:-1], input_shape[-1] + 7 * self.n_concepts)
@@ -64,9 +85,18 @@ class EveryHour(keras.layers.Layer):
         static, x = inputs
         return ops.repeat(static[:, None], ops.shape(x)[1], axis=1)
 
+    def at(self, inputs: Any, row: Any) -> Any:
+        """The same at one hour, [batch, features]."""
+        return inputs[0]
+
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         static, x = input_shape
         return (static[0], x[1], static[1])
+
+
+def at_row(hours: Any, row: Any) -> Any:
+    """[batch, hours, features] -> [batch, features] of the hour `row` (int [batch]) of each."""
+    return ops.take_along_axis(hours, row[:, None, None], axis=1)[:, 0]
 
 
 def hinges(values: Any, knots: Sequence[float]) -> Any:

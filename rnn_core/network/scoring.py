@@ -17,6 +17,7 @@ import tensorflow as tf
 from rnn_core.contracts.errors import ContractError
 from rnn_core.contracts.frames import Windows
 from rnn_core.network.build import members_of, split_at_head
+from rnn_core.network.encoding import at_row
 from rnn_core.network.heads import masses
 from rnn_core.series.windows import batch_rows, bucket_lengths, gather_batch
 
@@ -125,7 +126,7 @@ def _compile(members: tuple[_Architecture, ...], last: bool) -> Callable[..., An
     """
     inputs = members[0].network.inputs
     # The same for all members: computed once.
-    fixed = split_at_head(members[0].network).fixed
+    parts = split_at_head(members[0].network)
     forecasts = {member: _compile_member(member, last) for member in members}
     signature = [
         [member.signature for member in members],
@@ -137,7 +138,7 @@ def _compile(members: tuple[_Architecture, ...], last: bool) -> Callable[..., An
     @tf.function(input_signature=signature, autograph=False)
     def mean(weights: Any, x: Any, static: Any, row: Any) -> Any:
         read = [x, static][: len(inputs)]
-        shared = _outputs(fixed, read, row if last else None)
+        shared = parts.fixed_at(read, row) if last else _outputs(parts.fixed, read)
         each = [forecasts[m](w, read, row, shared) for m, w in zip(members, weights, strict=True)]
         return tf.add_n(each) / len(each)
 
@@ -152,14 +153,15 @@ def _compile_member(member: _Architecture, last: bool) -> Callable[..., Any]:
     @tf.function(autograph=False)
     def forecast(weights: Any, read: Any, row: Any, shared: Any) -> Any:
         with keras.StatelessScope(list(zip(member.network.weights, weights, strict=True))):
-            learned = _outputs(parts.learned, read, row if last else None)
+            learned = _outputs(parts.learned, read)
+            if last:
+                learned = [at_row(hours, row) for hours in learned]
             return masses(parts.head(tf.concat([*learned, *shared], axis=-1)))
 
     return forecast
 
 
-def _outputs(part: keras.Model | None, read: list[Any], row: Any | None) -> list[Any]:
-    """What a part of a network gives, [batch, hours, features] each, or [batch, features] of the hour `row` alone."""
-    found = part(read, training=False) if part is not None else []
+def _outputs(part: keras.Model | None, read: list[Any]) -> list[Any]:
+    """What a part of a network gives, [batch, hours, features] each."""
     # Keras gives a single output without its list.
-    return [hours if row is None else tf.gather(hours, row, batch_dims=1) for hours in tf.nest.flatten(found)]
+    return tf.nest.flatten(part(read, training=False)) if part is not None else []

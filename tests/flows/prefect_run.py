@@ -97,7 +97,7 @@ def fail(at: datetime) -> None:
 def main(as_of: str) -> None:
     at = datetime.fromisoformat(as_of)
     # Most of the time of a small run goes into its drivers.
-    drivers.explain_stays = partial(drivers.explain_stays, limit=3)
+    drivers.explain_stays = partial(drivers.explain_stays, limit=1)
     result = run_each_flow(at) | read_server() | {"unknown block": alert_an_unknown_block()}
     print("RESULT" + json.dumps(result, default=str))
     evaluate("clif", at + timedelta(hours=1))

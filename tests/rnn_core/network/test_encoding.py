@@ -51,6 +51,12 @@ def test_running_summaries_are_those_of_the_hours_so_far():
     np.testing.assert_allclose(RunningSummaries(N)(x), summarised(x), atol=2e-4)
 
 
+def test_the_summaries_of_one_hour_are_those_of_every_hour_there():
+    x, row = channels(hours=60, batch=4), np.array([59, 0, 17, 30])
+    layer = RunningSummaries(N, longest_hours=60)
+    np.testing.assert_allclose(layer.at(x, row), layer(x).numpy()[np.arange(4), row], atol=1e-5)
+
+
 @pytest.mark.parametrize("hours", [1, 2, 333, 600])
 def test_extremes_reach_back_to_the_first_hour_of_the_longest_window(hours):
     layer = RunningSummaries(N, longest_hours=hours)
@@ -97,6 +103,7 @@ def test_static_features_are_the_same_in_every_hour():
     static, x = np.arange(6, dtype=np.float32).reshape(2, 3), np.zeros((2, 4, 5), np.float32)
     repeated = EveryHour()([static, x]).numpy()
     np.testing.assert_array_equal(repeated, np.broadcast_to(static[:, None], (2, 4, 3)))
+    np.testing.assert_array_equal(EveryHour().at([static, x], np.array([3, 0])), static)
 
 
 def test_the_layers_come_back_from_a_file(tmp_path):
