@@ -180,11 +180,11 @@ def _full_units(adapter: Adapter, stays: pd.DataFrame, as_of: datetime) -> Itera
 
 
 def _whole_reads(adapter: Adapter, engine: Engine, as_of: datetime) -> Iterator[str]:
-    """Tables that an hourly run would scan: the last 48 hours are read again each time."""
+    """Tables that an hourly run would scan: each run reads the last 48 hours again."""
     hours = load_settings().overlap_hours + 1
     for table, n in sorted(sequential_scans(adapter, engine, as_of - timedelta(hours=hours), as_of).items()):
         if n >= LARGE_TABLE:
-            yield f"an hourly run would scan all {n:,} rows of {table}: an index is missing, see the source's README"
+            yield f"an hourly run would scan all {n:,} rows of {table}: no index serves it, see the source's README"
 
 
 def audit_source(source: str, as_of: datetime) -> list[dict[str, Any]]:

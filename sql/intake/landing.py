@@ -25,6 +25,7 @@ from sql.store.schema import landing_observation, landing_stay, observation
 BEGINNING = datetime.fromisoformat("1800-01-01T00:00:00+00:00")
 OVERLAP = timedelta(hours=48)
 RELATIONS = ("stay", "observation")
+_BETWEEN = "\x1f"
 
 # A first load hashes millions of rows; with the default of 4 MB it would spill to disk.
 # For a batch's own tables the planner only needs their size and rare values.
@@ -185,21 +186,34 @@ def _with_typed_times(
 def _without_unmapped(
     batches: Iterator[pa.RecordBatch], adapter: Adapter, unmapped: Counter
 ) -> Iterator[pa.RecordBatch]:
-    """Count and drop variables that the map knows but does not use; `*` without a concept drops all others."""
+    """Count and drop the rows whose line of the map has no concept; `*` without a concept drops all others."""
     concepts: dict[str, set[str | None]] = {}
     for line in adapter.concept_map:
         concepts.setdefault(line.variable, set()).add(line.concept)
-    unused = pa.array([v for v, found in concepts.items() if found == {None} and v != "*"], pa.string())
     everything_else = concepts.pop("*", None) == {None}
+    unused = pa.array([v for v, found in concepts.items() if found == {None}], pa.string())
+    by_unit = pa.array([v for v, found in concepts.items() if None in found and len(found) > 1], pa.string())
     known = pa.array(list(concepts), pa.string())
     for rows in batches:
         variable = rows.column("variable").cast(pa.string())
         drop = pc.is_in(variable, value_set=unused)
         if everything_else:
             drop = pc.or_(drop, pc.invert(pc.is_in(variable, value_set=known)))
+        depends = pc.is_in(variable, value_set=by_unit)
+        if depends.true_count:
+            unit = rows.column("unit").cast(pa.string()).filter(depends)
+            drop = pc.replace_with_mask(drop, depends, _has_no_concept(adapter, variable.filter(depends), unit))
         for entry in pc.value_counts(variable.filter(drop)).to_pylist():
             unmapped[entry["values"] or ""] += entry["counts"]
         yield rows.filter(pc.invert(drop))
+
+
+def _has_no_concept(adapter: Adapter, variable: pa.Array, unit: pa.Array) -> pa.Array:
+    """Bool of each row: the line of its variable and unit has no concept."""
+    pairs = pc.binary_join_element_wise(variable, pc.fill_null(unit, ""), _BETWEEN)
+    lines = {pair: adapter.line_of(*pair.split(_BETWEEN, 1)) for pair in pairs.unique().to_pylist()}
+    unused = [pair for pair, line in lines.items() if line is not None and line.concept is None]
+    return pc.is_in(pairs, value_set=pa.array(unused, pa.string()))
 
 
 def _reporting(batches: Iterator[pa.RecordBatch], relation: str, progress: Progress) -> Iterator[pa.RecordBatch]:

@@ -264,20 +264,22 @@ def _column(name: str, values: tuple[Any, ...]) -> pa.Array:
 
 
 def sequential_scans(adapter: Adapter, engine: Engine, since: datetime, until: datetime) -> dict[str, int]:
-    """Tables that the database plans to scan for a read of this slice, with its estimate of their rows.
+    """Tables of which no index serves a read of this slice, with the database's estimate of their rows.
 
-    PostgreSQL only; none for other engines. Raises SourceError if the database refuses to plan the SELECT.
+    A table that the planner scans although it has such an index, since it is small or its statistics are old, is not among
+    them. PostgreSQL only; none for other engines. Raises SourceError if the database refuses to plan the SELECT.
     """
     if engine.dialect.name != "postgresql":
         return {}
     whole: set[tuple[str, str]] = set()
     try:
         with engine.connect() as connection:
+            connection.exec_driver_sql("set local enable_seqscan = off")
             for select in (adapter.stays_sql, adapter.observations_sql):
                 planned = _with_literals(statement(adapter, select, engine), bounds(adapter, since, until))
                 explained = "explain (verbose, format json) " + planned.replace("%", "%%")
                 (plan,) = connection.exec_driver_sql(explained).scalar_one()
-                scanned = [node for node in _nodes(plan["Plan"]) if node["Node Type"] == "Seq Scan"]
+                scanned = [node for node in _nodes(plan["Plan"]) if _reads_all(node)]
                 whole |= {(node["Schema"], node["Relation Name"]) for node in scanned}
             rows = text("select greatest(reltuples, 0)::bigint from pg_class where oid = to_regclass(:name)")
             quote = engine.dialect.identifier_preparer.quote
@@ -287,6 +289,12 @@ def sequential_scans(adapter: Adapter, engine: Engine, since: datetime, until: d
             }
     except DBAPIError as error:
         raise _unreachable(adapter, engine, error) from None
+
+
+def _reads_all(node: dict) -> bool:
+    """Whether a node of a plan reads a whole table: row by row, or by an index without a condition on it."""
+    kind = node["Node Type"]
+    return kind == "Seq Scan" or (kind in ("Index Scan", "Index Only Scan") and "Index Cond" not in node)
 
 
 def _nodes(plan: dict) -> Iterator[dict]:

@@ -1,10 +1,12 @@
 """Batches of a small hand-made source: what late stays, absent feeds and a second reading do to the tables."""
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import builders_sql as b
+import pyarrow as pa
 import pytest
 from sqlalchemy import Engine, text
 
@@ -186,3 +188,31 @@ def test_rows_that_are_read_again_are_counted_as_quarantined_once(hospital):
     hospital.add_values("a", 11, value="lost")
     again = hospital.ingest(12)
     assert (again.observations_read, again.quarantined) == (3, 1)
+
+
+def test_known_and_not_used_holds_for_each_unit_of_a_variable():
+    concept_map = (
+        MappedVariable("norepinephrine", "mcg/kg/min", "norepinephrine", 1.0, 0.0),
+        MappedVariable("norepinephrine", "*", None, 1.0, 0.0),
+        MappedVariable("lactate", "mmol/L", "lactate", 1.0, 0.0),
+        MappedVariable("lactate", "mg/dL", None, 1.0, 0.0),
+        MappedVariable("lactate", "*", "lactate", 1.0, 0.0),
+        MappedVariable("bed", "*", None, 1.0, 0.0),
+    )
+    rows = [
+        ("norepinephrine", "mcg/kg/min", True),
+        ("norepinephrine", "ml/hr", False),
+        ("norepinephrine", None, False),
+        ("lactate", "mmol/L", True),
+        ("lactate", "mg/dL", False),
+        ("lactate", None, True),
+        ("bed", None, False),
+        ("unheard of", "ml/hr", True),
+        (None, None, True),
+    ]
+    variables, units, kept = map(list, zip(*rows, strict=True))
+    batch = pa.record_batch({"variable": pa.array(variables), "unit": pa.array(units), "kept": pa.array(kept)})
+    unmapped = Counter()
+    (left,) = landing._without_unmapped(iter([batch]), replace(ADAPTER, concept_map=concept_map), unmapped)
+    assert left["kept"].to_pylist() == [True] * sum(kept)
+    assert unmapped == {"norepinephrine": 2, "lactate": 1, "bed": 1}

@@ -217,13 +217,29 @@ def test_a_stay_lies_where_it_lay_before_the_next_one_was_known(eicu):
     pd.testing.assert_frame_equal(alone, both[both["stay_id"] == "10"].reset_index(drop=True))
 
 
+def test_the_hospital_stays_of_a_patient_follow_each_other_and_a_death_is_in_the_last(eicu):
+    """All would begin on January 1; the fatal one has the lowest id, another patient's stay is left where it is."""
+    week = 7 * DAY
+    stays = [
+        ending(600, "Expired", 600, "Expired", stay=365),
+        ending(week, "Alive", week, "Alive", stay=365 * 2, unitadmittime24="23:00:00"),
+        ending(600, "Alive", 2 * DAY, "Alive", stay=365 * 3),
+        ending(600, "Alive", 600, "Alive", stay=365 * 4, uniquepid="002-2"),
+    ]
+    begins = versions_of(eicu, *stays).drop_duplicates("stay_id").set_index("stay_id")["intime"]
+    assert minutes(begins[["730", "1095", "365", "1460"]]) == [15 * 60, 8 * DAY, 11 * DAY, 0]
+    # While the fatal stay goes on nothing else is known, and it is in the same place.
+    versions = versions_of(eicu, patient(stay=365), *stays[1:])
+    pd.testing.assert_series_equal(versions.drop_duplicates("stay_id").set_index("stay_id")["intime"], begins)
+
+
 def test_what_is_returned_of_patient_and_unit(eicu):
     versions = versions_of(
         eicu,
         patient(365 * 1, age="> 89", gender="Male", admissionheight=170.0, admissionweight=80.5),
         patient(365 * 2, age="", gender="Unknown", unittype="Med-Surg ICU"),
         patient(365 * 3, age="0", gender=None, unittype="Cardiac ICU", hospitaladmitsource="Emergency Department"),
-        patient(365 * 4, unittype="CSICU", hospitaladmitsource="Direct Admit"),
+        patient(365 * 4, unittype="CSICU", hospitaladmitsource="", unitadmitsource="Emergency Department"),
         patient(365 * 5, unittype="Virtual ICU"),
     ).set_index("stay_id")
     assert set(versions.columns) | {"stay_id"} == {*STAY_COLUMNS, "available_at"} - {"source"}
@@ -237,7 +253,7 @@ def test_what_is_returned_of_patient_and_unit(eicu):
     assert reported("sex") == ["male", None, None, "female", "female"]
     assert reported("unit_type") == ["medical", "mixed", "cardiac", "cardiac_surgery", None]
     assert reported("unit")[1] == "Med-Surg ICU ward 83 of hospital 73"
-    assert reported("admission_type") == [None, None, "emergency", None, None]
+    assert reported("admission_type") == [None, None, "emergency", "emergency", None]
     assert (reported("height_cm")[0], reported("weight_kg")[0]) == (170, 80.5)
     assert set(reported("patient_id")) == {"002-1"} and set(reported("ends_at")) == {"unit"}
 
@@ -302,8 +318,9 @@ def lab(name, drawn, result, entered=None, **columns):
     } | columns
 
 
-def infusion(drug, offset, rate, weight=""):
-    return {"drugname": drug, "infusionoffset": offset, "drugrate": rate, "patientweight": weight}
+def infusion(drug, offset, rate, weight="", bag=(None, None)):
+    row = {"drugname": drug, "infusionoffset": offset, "drugrate": rate, "patientweight": weight}
+    return row | dict(zip(("drugamount", "volumeoffluid"), bag, strict=True))
 
 
 def output(label, offset, value, entered=None, number=1):
@@ -393,6 +410,7 @@ def test_charted_values_are_known_when_they_were_entered_and_never_before_they_w
         ("nursecharting.GCS Total", 60, 95, "14"),
         ("nursecharting.Respiratory Rate", 60, 60, "18"),
         ("respiratorycharting.PEEP", 60, 100, "5"),
+        ("respiratorycharting.ventilation", 60, 100, "1"),
     ]
 
 
@@ -443,7 +461,12 @@ def test_the_share_of_oxygen_comes_in_percent_and_as_a_fraction(eicu):
             respiratory("FiO2", 4, "1"),
             respiratory("FIO2 (%)", 5, "100 %"),
         ],
-        lab=[lab("FiO2", 6, 60.0, 10), lab("FiO2", 7, 0.21, 10)],
+        lab=[
+            lab("FiO2", 6, 60.0, 10),
+            lab("FiO2", 7, 0.21, 10),
+            lab("FiO2", 8, 10000.0, 10, labresulttext="100.0"),
+            lab("FiO2", 9, 10000.0, 10, labresulttext="see note"),
+        ],
     )
     assert sorted((at, value) for (_, at), value in taken.items()) == [
         (1, 0.5),
@@ -453,6 +476,8 @@ def test_the_share_of_oxygen_comes_in_percent_and_as_a_fraction(eicu):
         (5, 1),
         (6, 0.6),
         (7, 0.21),
+        (8, 1),
+        (9, 100),
     ]
 
 
@@ -497,9 +522,22 @@ def test_rates_of_vasoactive_drugs_are_text_with_the_unit_in_the_drugs_name(eicu
             infusion("Heparin (units/hr)", 15, "1000"),
             infusion("Epidural (ml/hr)", 16, "4"),
             infusion("Dopamine (mcg/kg/min)", 17, ""),
+            infusion("Norepinephrine (ml/hr)", 18, "15", bag=("4.0", "250.0")),
+            infusion("Norepinephrine STD 8 mg Dextrose 5% 250 ml (ml/hr)", 19, "7.5", "100"),
+            infusion("Vasopressin (ml/hr)", 20, "3", bag=("200", "250")),
+            infusion("Norepinephrine (ml/hr)", 21, "0"),
+            infusion("Epinephrine ()", 22, "0.0"),
+            infusion("Dopamine (mg/hr)", 23, "15"),
+            infusion("Milrinone (mcg/kg/hr)", 24, "30"),
+            infusion("Norepinephrine (ng/kg/min)", 25, "50"),
+            infusion("Vasopressin (units/kg/hr)", 26, "0.04"),
+            infusion("Dopamine (mcg/kg)", 27, "5"),
+            infusion("Volume (ml) Dobutamine (ml)", 28, "0"),
+            infusion("Norepinephrine (ml/hr)", 29, "15", bag=("4.0", "0")),
+            infusion("Dobutamine (ml/hr)", 30, "0"),
         ],
     )
-    assert {at: value for (_, at), value in taken.items()} == {
+    assert {at: None if value is None else round(value, 9) for (_, at), value in taken.items()} == {
         1: 0.05,
         2: 0.1,
         3: 0.16,
@@ -514,6 +552,19 @@ def test_rates_of_vasoactive_drugs_are_text_with_the_unit_in_the_drugs_name(eicu
         12: None,
         13: 0,
         14: 0,
+        18: 0.08,
+        19: 0.04,
+        20: 2.4,
+        21: 0,
+        22: 0,
+        23: 5,
+        24: 0.5,
+        25: 0.05,
+        26: 2,
+        27: None,
+        28: None,
+        29: None,
+        30: None,
     }
 
 
@@ -596,10 +647,64 @@ def test_the_weight_in_pounds_beside_the_one_in_kilograms_is_not_read(eicu):
     assert observed(eicu, intakeoutput=rows) == [("intakeoutput.Bodyweight (kg)", 5, 5, "122")]
 
 
-def test_ventilation_is_what_the_therapist_notes_of_the_ventilator(eicu):
-    notes = ["Start", "Continued", "Suspended", "Off", "unknown"]
-    found = observed(eicu, respiratorycharting=[respiratory("RT Vent On/Off", n, note) for n, note in enumerate(notes)])
-    assert [row[3] for row in found] == ["1", "1", "0", "0"]
+def test_ventilation_is_what_switch_device_and_settings_say_the_surest_first_as_far_as_entered(eicu):
+    found = observed(
+        eicu,
+        respiratorycharting=[
+            *(
+                respiratory("RT Vent On/Off", n, note)
+                for n, note in enumerate(["Start", "Continued", "Suspended", "Off", "unknown"])
+            ),
+            respiratory("PEEP", 10, "5"),
+            respiratory("Tidal Volume (set)", 11, "450"),
+            respiratory("Vent Rate", 12, "0"),
+            respiratory("Tidal Volume (set)", 13, "0.0"),
+            respiratory("LPM O2", 14, "2"),
+            respiratory("LPM O2", 15, "2"),
+            respiratory("Vent Rate", 15, "14", 40),
+            respiratory("O2 Device", 16, "Bi-PAP"),
+            respiratory("PEEP", 16, "5"),
+            respiratory("O2 Device", 17, "Ventilator"),
+            respiratory("O2 Device", 18, "Other (Comment)"),
+            respiratory("Ventilator Support Mode", 19, "CMV"),
+        ],
+    )
+    ventilated = [row[1:] for row in found if row[0] == "respiratorycharting.ventilation"]
+    assert ventilated == [
+        (0, 0, "1"),
+        (1, 1, "1"),
+        (2, 2, "0"),
+        (3, 3, "0"),
+        (10, 10, "1"),
+        (11, 11, "1"),
+        (14, 14, "0"),
+        (15, 15, "0"),
+        (15, 40, "1"),
+        (16, 16, "0"),
+        (17, 17, "1"),
+        (19, 19, "1"),
+    ]
+
+
+def test_the_volume_of_a_breath_comes_in_millilitres_and_in_litres(eicu):
+    rows = [respiratory("Exhaled TV (patient)", n, value) for n, value in enumerate(["520", "0.52", "0", "1.1", "7"])]
+    assert [float(row[3]) for row in observed(eicu, respiratorycharting=rows)] == [520, 520, 0, 1100, 7]
+
+
+def test_the_worst_coma_scale_of_the_first_day_is_known_when_that_day_is_over(eicu):
+    apache = {"eyes": 3, "motor": 6, "verbal": 4, "vent": 1, "intubated": 1, "heartrate": 140.0}
+    found = observed(eicu, apacheapsvar=[apache])
+    worst = {"eyes": "3", "gcs": "13", "motor": "6", "verbal": "4"}
+    assert found == [(f"apacheapsvar.{name}", DAY, DAY, value) for name, value in worst.items()]
+    assert observed(eicu, ending(DAY, "Alive", DAY, "Alive"), apacheapsvar=[apache]) == []
+    assert [row[0] for row in observed(eicu, apacheapsvar=[apache | {"verbal": -1}])] == [
+        "apacheapsvar.eyes",
+        "apacheapsvar.motor",
+    ]
+    charted = nurse("GCS Total", 60, "15", 60, "Glasgow coma score")
+    assert [row[0] for row in observed(eicu, apacheapsvar=[apache], nursecharting=[charted])] == [
+        "nursecharting.GCS Total"
+    ]
 
 
 def test_every_variable_of_the_map_is_read_and_no_other(eicu):
@@ -610,11 +715,14 @@ def test_every_variable_of_the_map_is_read_and_no_other(eicu):
             label, _, name = line["label"].removesuffix(" (kg)").partition(" / ")
             rows[table].append(nurse(name, number, "1", None, label))
         elif table == "respiratorycharting":
-            rows[table].append(respiratory(name, number, "start" if name == "RT Vent On/Off" else "1"))
+            name, value = ("RT Vent On/Off", "start") if name == "ventilation" else (name, "1")
+            rows[table].append(respiratory(name, number, value))
         elif table == "lab":
             rows[table].append(lab(name, number, 1.0))
         elif table == "infusiondrug":
             rows[table].append(infusion(f"{name} ({line['unit']})", number, "1"))
+        elif table == "apacheapsvar":
+            rows[table] = [{"eyes": 4, "motor": 6, "verbal": 5}]
         elif name == "Bodyweight (kg)":
             rows[table].append(output(name, number, 1.0) | {"cellpath": WEIGHT})
         elif table == "intakeoutput":
@@ -625,6 +733,9 @@ def test_every_variable_of_the_map_is_read_and_no_other(eicu):
     rows["nursecharting"].append(nurse("Pain Score", 5, "1"))
     rows["respiratorycharting"].append(respiratory("TV/kg IBW", 5, "1"))
     found = {row[0] for row in observed(eicu, **rows)}
+    # Nurses' coma scales leave none of APACHE's.
+    rows["nursecharting"] = []
+    found |= {row[0] for row in observed(eicu, **rows)}
     assert found == {line["variable"] for line in concept_map("eicu")}
 
 
@@ -647,7 +758,7 @@ def chance_world():
             patient(
                 stay,
                 1 + hospital_stay,
-                uniquepid=f"002-{hospital_stay}",
+                uniquepid=f"002-{hospital_stay // 2}",
                 hospitaladmitoffset=-begins,
                 unitdischargeoffset=end,
                 unitdischargestatus=None if end is None else str(chance.choice(statuses)),
@@ -681,14 +792,28 @@ def chance_world():
 
 
 def begins_of(patients):
-    """When each stay begins, laid out a second time, in Python."""
-    frame = pd.DataFrame(patients).sort_values(
-        ["hospitaladmitoffset", "patientunitstayid"], ascending=[False, True], ignore_index=True
-    )
-    first = frame.groupby("patienthealthsystemstayid")[["patientunitstayid", "hospitaladmitoffset"]].transform("first")
-    later = (first["hospitaladmitoffset"] - frame["hospitaladmitoffset"]) * MINUTE
-    day = pd.to_timedelta(first["patientunitstayid"] % 365, unit="D")
-    return dict(zip(frame["patientunitstayid"], START + day + later, strict=True))
+    """When each stay begins, laid out a second time, in Python: the hospital stays of a patient one after the other."""
+    begins, free_from = {}, {}
+    frame = pd.DataFrame(patients).sort_values(["hospitaladmitoffset", "patientunitstayid"], ascending=[False, True])
+
+    def place(hospital_stay):
+        dead = "Expired" in [*hospital_stay["hospitaldischargestatus"], *hospital_stay["unitdischargestatus"]]
+        default = START + pd.Timedelta(days=hospital_stay["patientunitstayid"].iloc[0] % 365)
+        return dead or bool(hospital_stay["hospitaldischargeoffset"].isna().any()), default.normalize()
+
+    hospital_stays = [(place(rows), number, rows) for number, rows in frame.groupby("patienthealthsystemstayid")]
+    for (_, day), _, rows in sorted(hospital_stays, key=lambda stay: stay[:2]):
+        patient_id, first = rows["uniquepid"].iloc[0], rows["hospitaladmitoffset"].iloc[0] * MINUTE
+        intime = day + (START - START.normalize())
+        while (intime + first).normalize() < free_from.get(patient_id, intime - timedelta(days=999)):
+            intime += timedelta(days=1)
+        for _, row in rows.iterrows():
+            begins[row["patientunitstayid"]] = begin = intime + first - row["hospitaladmitoffset"] * MINUTE
+            for end in (0, row["unitdischargeoffset"], row["hospitaldischargeoffset"]):
+                if not pd.isna(end):
+                    following = (begin + end * MINUTE).normalize() + timedelta(days=1)
+                    free_from[patient_id] = max(following, free_from.get(patient_id, following))
+    return begins
 
 
 @pytest.fixture(scope="module")

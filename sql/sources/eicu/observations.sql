@@ -2,13 +2,39 @@
 -- infused value. A value belongs to the stay whose id its row carries, from 24 hours before the begin to the end.
 -- eICU keeps minutes from the unit admission and no dates; README.md explains how stays are placed on a calendar.
 -- Below, `observed` and `known` are such minutes. Tables are entered through the stays that lie around the slice.
-with first_unit_stay as (
+-- The calendar is that of stays.sql.
+with hospital_stay as (
     select distinct on (patienthealthsystemstayid)
-        patienthealthsystemstayid, hospitaladmitoffset,
-        make_date(cast(hospitaldischargeyear as integer), 1, 1) + cast(patientunitstayid % 365 as integer)
-            + cast(unitadmittime24 as time) as intime
+        patienthealthsystemstayid, hospitaladmitoffset, cast(unitadmittime24 as time) as begins,
+        coalesce(uniquepid, cast(patienthealthsystemstayid as text)) as patient,
+        make_date(cast(hospitaldischargeyear as integer), 1, 1) + cast(patientunitstayid % 365 as integer) as day,
+        extract(epoch from cast(unitadmittime24 as time)) / 60 + hospitaladmitoffset as admitted,
+        greatest(max(greatest(hospitaldischargeoffset, unitdischargeoffset) - hospitaladmitoffset) over own, 0) as lasts,
+        coalesce(bool_or(
+            hospitaldischargeoffset is null or 'Expired' in (hospitaldischargestatus, unitdischargestatus)
+        ) over own, false) as is_last
     from {schema}.patient
+    window own as (partition by patienthealthsystemstayid)
     order by patienthealthsystemstayid, hospitaladmitoffset desc, patientunitstayid
+),
+numbered as (
+    select
+        *, day + cast(floor(admitted / 1440) as integer) as first_day,
+        cast(coalesce(sum(floor((admitted + lasts) / 1440) - floor(admitted / 1440) + 1) over earlier, 0) as integer)
+            as days_before
+    from hospital_stay
+    window earlier as (
+        partition by patient order by is_last, day, patienthealthsystemstayid
+        rows between unbounded preceding and 1 preceding
+    )
+),
+first_unit_stay as (
+    select
+        patienthealthsystemstayid, hospitaladmitoffset,
+        day + begins + (max(first_day - days_before) over until_now + days_before - first_day) * interval '1 day'
+            as intime
+    from numbered
+    window until_now as (partition by patient order by is_last, day, patienthealthsystemstayid)
 ),
 laid_out as (
     select
@@ -73,6 +99,79 @@ nurse_charted_once as (
     from nurse_charted
     where value is not null
 ),
+infusion as (
+    select
+        i.infusiondrugid as id, i.patientunitstayid, i.infusionoffset, i.drugname, i.drugamount, i.volumeoffluid,
+        nullif(trim(i.drugrate), '') as rate,
+        case
+            when i.drugname ~* 'norepinephrine|levophed' then 'norepinephrine'
+            when i.drugname ~* '^(epineph|epi \()' then 'epinephrine'
+            when i.drugname ~* 'phenylephrine|neo[ -]?synephrine' then 'phenylephrine'
+            when i.drugname ~* '^vasopressin' then 'vasopressin'
+            when i.drugname ~* '^dopamine' then 'dopamine'
+            when i.drugname ~* 'dobutamine' then 'dobutamine'
+            when i.drugname ~* '^milrinone' then 'milrinone'
+        end as drug,
+        nullif(lower(substring(i.drugname from '\(([^()]*)\)\s*$')), '') as unit,
+        -- The weight that the pump was set to, else that of the admission.
+        case
+            when trim(i.patientweight) ~ '^[0-9]+\.?[0-9]*$' then cast(trim(i.patientweight) as numeric)
+            else s.admissionweight
+        end as weight,
+        -- What the bag holds, in milligrams or units, and in how many millilitres, else as the name has it.
+        case
+            when i.drugamount ~ '^[0-9]+\.?[0-9]*$' and i.volumeoffluid ~ '^[0-9]+\.?[0-9]*$'
+            then array[i.drugamount, i.volumeoffluid]
+            else regexp_match(i.drugname, '([0-9]+\.?[0-9]*)\s*(?:mg|units)\M.*?([0-9]+\.?[0-9]*)\s*ml\M', 'i')
+        end as bag
+    from {schema}.infusiondrug i
+    join stay s on s.patientunitstayid = i.patientunitstayid
+),
+infusion_rate as (
+    select
+        i.id, i.patientunitstayid, i.infusionoffset, i.rate, i.drug, i.unit, r.wanted, r.number,
+        case
+            when r.wanted = 'units/hr' then
+                r.number * r.amount * case when i.unit ~ '/min$' then 60 else 1 end
+                * case when i.unit like '%/kg/%' then r.weight else 1 end
+            else
+                r.number * r.amount / case when i.unit ~ '/hr$' then 60 else 1 end
+                / case when i.unit like '%/kg/%' then 1 else r.weight end
+        end as converted
+    from infusion i
+    cross join lateral (
+        select
+            case i.drug when 'vasopressin' then 'units/hr' else 'mcg/kg/min' end as wanted,
+            case
+                -- Also charted under a drug's name: the volume given.
+                when i.drugname ~* '^volume' then null
+                when i.rate ~* '^off' then 0
+                when i.rate ~ '^([0-9]+\.?[0-9]*|\.[0-9]+)$' then cast(i.rate as numeric)
+            end as number,
+            case when i.weight between 15 and 400 then i.weight end as weight,
+            -- How many micrograms, or units, one of what is charted is.
+            case
+                when i.unit = 'ml/hr' then
+                    cast(i.bag[1] as numeric) / nullif(cast(i.bag[2] as numeric), 0)
+                    * case i.drug when 'vasopressin' then 1 else 1000 end
+                when i.drug = 'vasopressin' then case when i.unit ~ '^units(/kg)?/(min|hr)$' then 1 end
+                when i.unit ~ '^(mcg|mg|ng|nanograms)(/kg)?/(min|hr)$' then
+                    case split_part(i.unit, '/', 1) when 'mcg' then 1 when 'mg' then 1000 else 0.001 end
+            end as amount
+    ) as r
+    where i.drug is not null
+),
+infusion_taken as (
+    select
+        *,
+        cast(case
+            when converted is not null then converted
+            when number = 0 and max(converted) over (
+                partition by patientunitstayid, drug order by infusionoffset, id
+            ) > 0 then 0
+        end as double precision) as value
+    from infusion_rate
+),
 entered as (
     select
         id, patientunitstayid, 'nursecharting.' || variable as variable, null as unit, observed, known, entered, value
@@ -108,17 +207,13 @@ entered as (
     select
         respchartid, patientunitstayid, 'respiratorycharting.' || respchartvaluelabel, null, respchartoffset,
         greatest(respchartentryoffset, respchartoffset, 0), respchartentryoffset,
-        case
-            when respchartvaluelabel <> 'RT Vent On/Off' then nullif(rtrim(trim(respchartvalue), ' %'), '')
-            when lower(respchartvalue) in ('start', 'continued') then '1'
-            when lower(respchartvalue) in ('off', 'suspended') then '0'
-        end
+        nullif(rtrim(trim(respchartvalue), ' %'), '')
     from {schema}.respiratorycharting
     where patientunitstayid in (select patientunitstayid from stay)
         and respchartvaluelabel in (
             'FiO2', 'FIO2 (%)', 'Set Fraction of Inspired Oxygen (FIO2)', 'LPM O2', 'Oxygen Flow Rate', 'PEEP',
             'PEEP/CPAP', 'Exhaled TV (patient)', 'Tidal Volume Observed (VT)', 'Exhaled Vt', 'Exhaled MV',
-            'Peak Insp. Pressure', 'Plateau Pressure', 'RT Vent On/Off'
+            'Peak Insp. Pressure', 'Plateau Pressure'
         )
 
     union all
@@ -128,7 +223,11 @@ entered as (
         greatest(coalesce(labresultrevisedoffset, labresultoffset + 180), labresultoffset, 0),
         coalesce(labresultrevisedoffset, labresultoffset + 180),
         -- A result beyond a limit of detection counts as the limit.
-        coalesce(cast(labresult as text), nullif(ltrim(trim(labresulttext), '<> '), ''))
+        coalesce(
+            -- In some hospitals the number is 100 times the percentage that the text holds.
+            case when labname = 'FiO2' and labresult > 100 then substring(labresulttext from '^\s*([0-9]+\.?[0-9]*)') end,
+            cast(labresult as text), nullif(ltrim(trim(labresulttext), '<> '), '')
+        )
     from {schema}.lab
     where patientunitstayid in (select patientunitstayid from stay)
         and labname in (
@@ -140,38 +239,14 @@ entered as (
         )
 
     union all
+    -- A rate in another unit is converted as far as the weight and, in millilitres, the drug's concentration are known. A
+    -- stop needs neither, but counts only after a rate that could be read: it would hide the others.
     select
         id, patientunitstayid, 'infusiondrug.' || drug,
-        case when unit = 'mcg/min' and weight between 15 and 400 then 'mcg/kg/min' else unit end,
+        case when value is null then unit else wanted end,
         infusionoffset, greatest(infusionoffset, 0), infusionoffset,
-        case
-            when rate ~* '^off' then '0'
-            when unit = 'mcg/min' and weight between 15 and 400 and rate ~ '^([0-9]+\.?[0-9]*|\.[0-9]+)$'
-            then cast(cast(rate as numeric) / weight as text)
-            else rate
-        end
-    from (
-        select
-            i.infusiondrugid as id, i.patientunitstayid, i.infusionoffset, nullif(trim(i.drugrate), '') as rate,
-            case
-                when i.drugname ~* 'norepinephrine|levophed' then 'norepinephrine'
-                when i.drugname ~* '^(epineph|epi \()' then 'epinephrine'
-                when i.drugname ~* 'phenylephrine|neo[ -]?synephrine' then 'phenylephrine'
-                when i.drugname ~* '^vasopressin' then 'vasopressin'
-                when i.drugname ~* '^dopamine' then 'dopamine'
-                when i.drugname ~* 'dobutamine' then 'dobutamine'
-                when i.drugname ~* '^milrinone' then 'milrinone'
-            end as drug,
-            nullif(lower(substring(i.drugname from '\(([^()]*)\)\s*$')), '') as unit,
-            -- The weight that the pump was set to, else that of the admission.
-            case
-                when trim(i.patientweight) ~ '^[0-9]+\.?[0-9]*$' then cast(trim(i.patientweight) as numeric)
-                else s.admissionweight
-            end as weight
-        from {schema}.infusiondrug i
-        join stay s on s.patientunitstayid = i.patientunitstayid
-    ) as infusion
-    where drug is not null
+        coalesce(cast(value as text), rate)
+    from infusion_taken
 
     union all
     select
@@ -202,6 +277,37 @@ urine_entry as (
             and celllabel !~* 'count|incont|irrigat|pacu'
     ) as output
 ),
+-- What is noted of one time, the surest kind first: that the ventilator was switched on or off, the device that gives
+-- oxygen, a setting that only a ventilator has, a flow of oxygen through a mask or cannula. '1' is a ventilator.
+breathing as (
+    select
+        patientunitstayid, respchartoffset as observed, greatest(respchartentryoffset, respchartoffset, 0) as known,
+        case
+            when respchartvaluelabel = 'RT Vent On/Off' then
+                case
+                    when lower(respchartvalue) in ('start', 'continued') then '3 1'
+                    when lower(respchartvalue) in ('off', 'suspended') then '3 0'
+                end
+            when respchartvaluelabel = 'O2 Device' then
+                case
+                    when lower(respchartvalue) = 'ventilator' then '2 1'
+                    when lower(respchartvalue) in (
+                        'none (room air)', 'room air', 'nasal cannula', 'high flow nasal cannula', 'simple mask', 'face mask',
+                        'high flow mask', 'non-rebreather mask', 'venturi mask', 'aerosol mask', 'face tent', 'bi-pap', 'bipap',
+                        'cpap'
+                    ) then '2 0'
+                end
+            when respchartvaluelabel = 'Ventilator Support Mode' then '1 1'
+            when respchartvalue ~ '^[0-9.]*[1-9]' then
+                case when respchartvaluelabel in ('LPM O2', 'Oxygen Flow Rate') then '0 0' else '1 1' end
+        end as sign
+    from {schema}.respiratorycharting
+    where patientunitstayid in (select patientunitstayid from stay)
+        and respchartvaluelabel in (
+            'RT Vent On/Off', 'O2 Device', 'Ventilator Support Mode', 'PEEP', 'Tidal Volume (set)', 'Vent Rate',
+            'Adult Con Setting Set Vt', 'Adult Con Setting Set RR', 'Set Vt (Drager)', 'LPM O2', 'Oxygen Flow Rate'
+        )
+),
 charted as (
     -- Of several entries that were known at once for one time, the last one made.
     select patientunitstayid, variable, unit, observed, known, value
@@ -217,6 +323,28 @@ charted as (
         patientunitstayid, 'intakeoutput.urine', null, observed, known,
         cast(sum(added) over (partition by patientunitstayid, observed order by known) as text)
     from urine_entry
+
+    union all
+    select distinct
+        patientunitstayid, 'respiratorycharting.ventilation', null, observed, known,
+        right(max(sign) over (partition by patientunitstayid, observed order by known), 1)
+    from breathing
+    where sign is not null
+
+    union all
+    -- The worst state of the first 24 hours, known when they are over; for stays whose nurses charted none until then.
+    select a.patientunitstayid, 'apacheapsvar.' || m.variable, null, 1440, 1440, cast(m.value as text)
+    from {schema}.apacheapsvar a
+    cross join lateral (values
+        ('eyes', a.eyes), ('motor', a.motor), ('verbal', a.verbal),
+        ('gcs', case when least(a.eyes, a.motor, a.verbal) > 0 then a.eyes + a.motor + a.verbal end)
+    ) as m (variable, value)
+    where a.patientunitstayid in (select patientunitstayid from stay) and m.value > 0
+        and not exists (
+            select from nurse_charted_once n
+            where n.patientunitstayid = a.patientunitstayid and n.known <= 1440
+                and n.variable in ('GCS Total', 'Score (Glasgow Coma Scale)', 'Eyes', 'Motor', 'Verbal')
+        )
 
     union all
     select
@@ -251,6 +379,12 @@ placed as (
             when c.variable ~* 'fio2' and c.value ~ '^([0-9]+\.?[0-9]*|\.[0-9]+)$'
                 and cast(c.value as numeric) > 1
             then cast(cast(c.value as numeric) / 100 as text)
+            -- Volumes of a breath come in millilitres and in litres.
+            when c.variable in (
+                'respiratorycharting.Exhaled TV (patient)', 'respiratorycharting.Tidal Volume Observed (VT)',
+                'respiratorycharting.Exhaled Vt'
+            ) and c.value ~ '^[0-3]?\.[0-9]+$'
+            then cast(cast(c.value as numeric) * 1000 as text)
             else c.value
         end as value
     from charted c

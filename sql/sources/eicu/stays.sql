@@ -2,20 +2,49 @@
 -- a version holds what was known by its available_at: the admission, a death in the unit, the end, and the end of the
 -- hospital stay.
 -- eICU keeps minutes from the unit admission and no dates; README.md explains how stays are placed on a calendar.
-with first_unit_stay as (
-    select distinct on (patienthealthsystemstayid)
-        patienthealthsystemstayid, hospitaladmitoffset,
-        make_date(cast(hospitaldischargeyear as integer), 1, 1) + cast(patientunitstayid % 365 as integer)
-            + cast(unitadmittime24 as time) as intime
-    from {schema}.patient
+with hospital_stay as (
     -- The first unit stay is the one closest to the hospital's admission.
+    select distinct on (patienthealthsystemstayid)
+        patienthealthsystemstayid, hospitaladmitoffset, cast(unitadmittime24 as time) as begins,
+        coalesce(uniquepid, cast(patienthealthsystemstayid as text)) as patient,
+        make_date(cast(hospitaldischargeyear as integer), 1, 1) + cast(patientunitstayid % 365 as integer) as day,
+        -- Minutes of that day at which the patient comes to the hospital, and those until everything known has ended.
+        extract(epoch from cast(unitadmittime24 as time)) / 60 + hospitaladmitoffset as admitted,
+        greatest(max(greatest(hospitaldischargeoffset, unitdischargeoffset) - hospitaladmitoffset) over own, 0) as lasts,
+        -- After a death there is no other hospital stay, and after one that still runs there is none yet.
+        coalesce(bool_or(
+            hospitaldischargeoffset is null or 'Expired' in (hospitaldischargestatus, unitdischargestatus)
+        ) over own, false) as is_last
+    from {schema}.patient
+    window own as (partition by patienthealthsystemstayid)
     order by patienthealthsystemstayid, hospitaladmitoffset desc, patientunitstayid
+),
+-- The hospital stays of a patient follow each other: one that would begin before the one before has ended is moved on by
+-- whole days.
+numbered as (
+    select
+        *, day + cast(floor(admitted / 1440) as integer) as first_day,
+        cast(coalesce(sum(floor((admitted + lasts) / 1440) - floor(admitted / 1440) + 1) over earlier, 0) as integer)
+            as days_before
+    from hospital_stay
+    window earlier as (
+        partition by patient order by is_last, day, patienthealthsystemstayid
+        rows between unbounded preceding and 1 preceding
+    )
+),
+first_unit_stay as (
+    select
+        patienthealthsystemstayid, hospitaladmitoffset,
+        day + begins + (max(first_day - days_before) over until_now + days_before - first_day) * interval '1 day'
+            as intime
+    from numbered
+    window until_now as (partition by patient order by is_last, day, patienthealthsystemstayid)
 ),
 laid_out as (
     select
         p.patientunitstayid, p.patienthealthsystemstayid, p.gender, p.age, p.hospitalid, p.wardid,
-        p.admissionheight, p.hospitaladmitoffset, p.hospitaladmitsource, p.hospitaldischargeyear,
-        p.hospitaldischargeoffset, p.hospitaldischargestatus, p.unittype, p.unitadmittime24, p.unitstaytype,
+        p.admissionheight, p.hospitaladmitoffset, p.hospitaladmitsource, p.hospitaldischargeoffset,
+        p.hospitaldischargestatus, p.unittype, p.unitadmitsource, p.unitstaytype,
         p.admissionweight, p.unitdischargeoffset, p.unitdischargestatus, p.uniquepid,
         f.intime + (f.hospitaladmitoffset - p.hospitaladmitoffset) * interval '1 minute' as intime,
         f.hospitaladmitoffset - p.hospitaladmitoffset as minutes_after_first
@@ -111,6 +140,10 @@ select
     case s.gender when 'Female' then 'female' when 'Male' then 'male' end as sex,
     s.admissionheight as height_cm,
     s.admissionweight as weight_kg,
-    case when s.hospitaladmitsource in ('Emergency Department', 'Emergency Room') then 'emergency' end as admission_type
+    case
+        when s.hospitaladmitsource in ('Emergency Department', 'Emergency Room')
+            or s.unitadmitsource in ('Emergency Department', 'Emergency Room')
+        then 'emergency'
+    end as admission_type
 from version v
 join stay s on s.patientunitstayid = v.patientunitstayid
