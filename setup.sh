@@ -68,7 +68,7 @@ if command -v uv >/dev/null; then
 else
   "$python" -m venv "$venv"
   install=("${pip[@]}")
-  if "${pip[@]}" --require-hashes -r requirements-setup.txt >>"$log" 2>&1; then
+  if "${pip[@]}" --quiet --require-hashes -r requirements-setup.txt >>"$log" 2>&1; then
     install=("$venv/bin/uv" "${uv[@]}")
     # uv reads no settings of pip.
     index=${PIP_INDEX_URL:-$("$venv/bin/python" -m pip config get global.index-url 2>/dev/null || true)}
