@@ -56,11 +56,13 @@ def are_current(connection: Connection) -> bool:
     """Whether every view and function in the database equals its file in this version."""
     query = text(
         "select n.nspname || '.' || c.relname, obj_description(c.oid, 'pg_class')"
-        " from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.relkind = 'v'"
+        " from pg_class c join pg_namespace n on n.oid = c.relnamespace"
+        " where c.relkind = 'v' and n.nspname = any(:schemas)"
         " union all select n.nspname || '.' || p.proname, obj_description(p.oid, 'pg_proc')"
-        " from pg_proc p join pg_namespace n on n.oid = p.pronamespace"
+        " from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname = any(:schemas)"
     )
-    comments = {name: comment or "" for name, comment in connection.execute(query)}
+    schemas = sorted({relation.split(".")[0] for relation in RELATIONS})
+    comments = {name: comment or "" for name, comment in connection.execute(query, {"schemas": schemas})}
     return all(comments.get(relation, "").endswith(_fingerprint(relation)) for relation in RELATIONS)
 
 
