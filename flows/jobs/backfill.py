@@ -15,7 +15,7 @@ from flows.runtime.databases import open_store
 from flows.runtime.log import log
 from flows.runtime.naming import run_name
 from flows.runtime.run_report import report
-from flows.runtime.steps import alone
+from flows.runtime.steps import alone, attempted
 from sql.intake.landing import read_watermark
 from sql.published import runs
 
@@ -39,20 +39,22 @@ def backfill(
     but evaluate leaves them out: the model has learned from their outcomes. Slots after the watermark are skipped.
     """
     store = open_store()
-    serving, role = require_serving(store, source), role_of(store, source)
-    wanted = clock.slots(start, end, timedelta(hours=every_hours))
-    done = set() if again else set(runs.published_slots(store, source, role=role, model_id=serving["model_id"]))
-    todo, waiting = up_to_watermark(store, source, [slot for slot in wanted if slot not in done])
-    counts = {"slots requested": len(wanted), "already published": len(wanted) - len(todo) - waiting}
-    if waiting:
-        counts |= {"waiting for ingest": waiting}
-    warn_of_early_slots(todo, serving)
-    if dry_run:
-        return counts | {"to publish": len(todo)}
-    if todo:
-        forecaster = load_model(serving["artifact"])
-        with alone(store, source, "backfill"):
-            publish_slots(store, source, todo, forecaster, serving, kind="backfill", role=role, jobs=jobs)
+    role = role_of(store, source)
+    with attempted(store, source, "backfill", start, role=role, dry_run=dry_run):
+        serving = require_serving(store, source)
+        wanted = clock.slots(start, end, timedelta(hours=every_hours))
+        done = set() if again else set(runs.published_slots(store, source, role=role, model_id=serving["model_id"]))
+        todo, waiting = up_to_watermark(store, source, [slot for slot in wanted if slot not in done])
+        counts = {"slots requested": len(wanted), "already published": len(wanted) - len(todo) - waiting}
+        if waiting:
+            counts |= {"waiting for ingest": waiting}
+        warn_of_early_slots(todo, serving)
+        if dry_run:
+            return counts | {"to publish": len(todo)}
+        if todo:
+            forecaster = load_model(serving["artifact"])
+            with alone(store, source, "backfill"):
+                publish_slots(store, source, todo, forecaster, serving, kind="backfill", role=role, jobs=jobs)
     counts |= {"published now": len(todo)}
     report(store, "backfill", source, wanted[-1], counts)
     return counts

@@ -12,7 +12,7 @@ from flows.runtime.databases import open_store
 from flows.runtime.log import log
 from flows.runtime.naming import run_name
 from flows.runtime.run_report import report_run
-from flows.runtime.steps import alone, recorded, step
+from flows.runtime.steps import alone, recorded_alone, step
 from sql.published import runs
 
 HOURS = 72
@@ -34,14 +34,14 @@ def catch_up(
     run continues. newest_first: start with the latest hour instead of the earliest. Hours after the watermark are skipped.
     """
     store = open_store()
-    as_of = clock.slot(as_of, clock.scheduled_time())
     if dry_run:
+        as_of = clock.slot(as_of, clock.scheduled_time())
         missed, waiting = find_missed(store, source, as_of, hours, role_of(store, source))
         todo = missed[::-1] if newest_first else missed
         named = {"hours": ", ".join(f"{slot:%Y-%m-%dT%HZ}" for slot in todo)} if todo else {}
         return {"hours missed": len(missed), "waiting for ingest": waiting, "to publish": len(todo[:limit])} | named
-    with alone(store, source, "catch_up"), recorded(store, source, "catch_up", as_of) as run:
-        run.counts |= _publish_missed(store, source, as_of, hours, limit, newest_first)
+    with recorded_alone(store, source, "catch_up", as_of) as run:
+        run.counts |= _publish_missed(store, source, run.as_of, hours, limit, newest_first)
         runs.finish_run(store, run.run_id)
         report_run(run, "catch_up")
     return run.counts

@@ -7,12 +7,11 @@ from prefect import flow
 from sqlalchemy import Engine
 
 from flows.jobs.promotion import promote_challenger
-from flows.runtime import clock
 from flows.runtime.databases import open_store
 from flows.runtime.log import log
 from flows.runtime.naming import run_name
 from flows.runtime.run_report import report_run
-from flows.runtime.steps import Recorded, alone, recorded, step
+from flows.runtime.steps import Recorded, recorded_alone, step
 from rnn_core.contracts.errors import ForecastError
 from sql.published import canonical, registry, results, runs
 
@@ -21,8 +20,8 @@ from sql.published import canonical, registry, results, runs
 def evaluate(source: str, as_of: datetime | None = None) -> dict:
     """Score what was published for `source` against what is known at `as_of`; open stays count as followed so far."""
     store = open_store()
-    as_of = clock.slot(as_of, clock.scheduled_time())
-    with alone(store, source, "evaluate"), recorded(store, source, "evaluate", as_of) as run:
+    with recorded_alone(store, source, "evaluate", as_of) as run:
+        as_of = run.as_of
         pairs = pair_outcomes(store, source, as_of)
         rows = make_scorecard(pairs)
         drift = measure_drift(store, source, as_of)

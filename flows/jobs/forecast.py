@@ -15,7 +15,7 @@ from flows.runtime.naming import run_name
 from flows.runtime.quiet_tensorflow import import_tensorflow
 from flows.runtime.run_report import AGE, hours_old, report
 from flows.runtime.settings import load_settings
-from flows.runtime.steps import Recorded, alone, recorded, step
+from flows.runtime.steps import Recorded, alone, attempted, recorded, step
 from rnn_core.contracts.errors import ForecastError
 from rnn_core.contracts.known import Known
 from sql.intake import quality
@@ -37,17 +37,17 @@ def forecast(source: str, as_of: datetime | None = None, dry_run: bool = False) 
     A challenger, if there is one, scores the same slot in the shadow.
     """
     store = open_store()
-    as_of = clock.slot(as_of, clock.scheduled_time())
-    serving = require_serving(store, source)
-    forecaster = load_model(serving["artifact"])
-    if dry_run:
-        forecasts = score(forecaster, read_open_stays(store, source, as_of))
-        return {"open stays": len(forecasts), **forecasts["status"].value_counts().to_dict(), "published": 0}
-    with alone(store, source, "forecast", PATIENCE):
-        role = role_of(store, source)
-        counts = publish_slot(store, source, as_of, forecaster, serving, kind="forecast", role=role)
-        counts |= score_in_shadow(store, source, as_of)
-    report(store, "forecast", source, as_of, counts)
+    role = role_of(store, source)
+    with attempted(store, source, "forecast", as_of, role=role, dry_run=dry_run) as slot:
+        serving = require_serving(store, source)
+        forecaster = load_model(serving["artifact"])
+        if dry_run:
+            forecasts = score(forecaster, read_open_stays(store, source, slot))
+            return {"open stays": len(forecasts), **forecasts["status"].value_counts().to_dict(), "published": 0}
+        with alone(store, source, "forecast", PATIENCE):
+            counts = publish_slot(store, source, slot, forecaster, serving, kind="forecast", role=role)
+            counts |= score_in_shadow(store, source, slot)
+    report(store, "forecast", source, slot, counts)
     return counts
 
 
@@ -103,8 +103,9 @@ def score_in_shadow(store: Engine, source: str, as_of: datetime) -> dict:
     if challenger is None:
         return {}
     try:
-        forecaster = load_model(challenger["artifact"])
-        publish_slot(store, source, as_of, forecaster, challenger, kind="forecast", role="shadow")
+        with attempted(store, source, "forecast", as_of, role="shadow"):
+            forecaster = load_model(challenger["artifact"])
+            publish_slot(store, source, as_of, forecaster, challenger, kind="forecast", role="shadow")
     except ForecastError as error:
         log.error("the challenger %s was not scored: %s", challenger["model_id"], error)
         return {"challenger": f"{challenger['model_id']} failed: {error}"}

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 
 from prefect import flow
 from sqlalchemy import Engine
@@ -13,7 +14,7 @@ from flows.runtime.log import log
 from flows.runtime.naming import run_name
 from flows.runtime.run_report import report_run
 from flows.runtime.settings import load_settings
-from flows.runtime.steps import alone, recorded, safe_sentence, step, write_down
+from flows.runtime.steps import alone, recorded_alone, safe_sentence, step, write_down
 from sql.intake import landing
 from sql.intake.adapter import Adapter
 from sql.intake.landing import Batch, BatchCounts
@@ -29,22 +30,14 @@ def ingest(source: str, as_of: datetime | None = None, reconcile: bool = False, 
     dry_run: read and check, then drop the batch.
     """
     store = open_store()
-    as_of = clock.slot(as_of, clock.scheduled_time())
-    opened = open_source(source)
-    with alone(store, source, "ingest"):
-        if dry_run:
-            with _landed(store, source, as_of, reconcile, opened) as (batch, outcomes):
-                landing.fail_batch(store, batch, "dry run")
-                return _found(outcomes)
-        return _ingest_recorded(store, source, as_of, reconcile, opened)
-
-
-def _ingest_recorded(
-    store: Engine, source: str, as_of: datetime, reconcile: bool, opened: tuple[Adapter, Engine]
-) -> dict:
-    with recorded(store, source, "ingest", as_of) as run:
-        with _landed(store, source, as_of, reconcile, opened) as (batch, outcomes):
-            counts = take_over_rows(store, batch, outcomes, opened[0].units)
+    if dry_run:
+        as_of = clock.slot(as_of, clock.scheduled_time())
+        with alone(store, source, "ingest"), _landed(store, source, as_of, reconcile) as (batch, outcomes, _):
+            landing.fail_batch(store, batch, "dry run")
+            return _found(outcomes)
+    with recorded_alone(store, source, "ingest", as_of) as run:
+        with _landed(store, source, run.as_of, reconcile) as (batch, outcomes, adapter):
+            counts = take_over_rows(store, batch, outcomes, adapter.units)
         run.counts |= _summary(counts)
         runs.finish_run(store, run.run_id, watermark=counts.watermark)
         report_run(run, "ingest")
@@ -52,20 +45,18 @@ def _ingest_recorded(
 
 
 @contextmanager
-def _landed(
-    store: Engine, source: str, as_of: datetime, reconcile: bool, opened: tuple[Adapter, Engine]
-) -> Iterator[tuple[Batch, dict]]:
-    """A batch that was read, cast and checked, with the findings of the checks; dropped if anything fails."""
-    adapter, database = opened
+def _landed(store: Engine, source: str, as_of: datetime, reconcile: bool) -> Iterator[tuple[Batch, dict, Adapter]]:
+    """A batch that was read, cast and checked, the findings of the checks, and the adapter; dropped if anything fails."""
+    adapter, database = open_source(source)
     check_source(adapter, database)
     overlap = timedelta(hours=load_settings().overlap_hours)
     batch = landing.begin_batch(store, source, as_of, reconcile=reconcile, overlap=overlap)
     try:
         read_rows(store, batch, adapter, database)
         cast_rows(store, batch, adapter)
-        yield batch, check_rows(store, batch)
+        yield batch, check_rows(store, batch), adapter
     except Exception as error:
-        write_down(landing.fail_batch, store, batch, safe_sentence(error))
+        write_down(partial(landing.fail_batch, store, batch), safe_sentence(error))
         raise
 
 

@@ -6,15 +6,15 @@ from uuid import UUID
 from prefect import flow
 from sqlalchemy import Engine
 
-from flows.runtime import clock
 from flows.runtime.databases import open_store
 from flows.runtime.log import log
 from flows.runtime.naming import run_name
-from flows.runtime.run_report import report
-from flows.runtime.steps import step
+from flows.runtime.run_report import report_run
+from flows.runtime.settings import load_settings
+from flows.runtime.steps import recorded_alone, step
 from flows.server.deploy import TAG, source_tag
-from rnn_core.contracts.errors import ForecastError
-from sql.published import canonical, results, runs
+from rnn_core.contracts.errors import ArtifactError, ForecastError
+from sql.published import canonical, registry, results, runs
 
 # With fewer newly finished stays a training can wait for the next refresh.
 MIN_NEW_STAYS = 20
@@ -25,24 +25,32 @@ def refresh(source: str, as_of: datetime | None = None, min_new_stays: int = MIN
     """Start the training of `source` in its own pool, without waiting for it; returns counts.
 
     min_new_stays: with fewer stays ended since the last training, none is started unless an evaluation since then found
-    drift. A source without any training always starts one.
+    drift, or the serving model cannot be loaded. A source without any training always starts one.
     """
     store = open_store()
-    as_of = clock.slot(as_of, clock.scheduled_time())
-    new = count_new_stays(store, source, as_of)
-    drifted = count_drifted(store, source)
-    counts = {"finished stays since the last training": new, "drifted concepts since": drifted, "training run": None}
-    if new is not None and new < min_new_stays and not drifted:
-        log.info(
-            "%s: %d stays ended since the last training, %d are needed, and nothing drifted; no training",
-            source,
-            new,
-            min_new_stays,
-        )
-    else:
-        counts |= {"training run": start_training(source, as_of)}
-    report(store, "refresh", source, as_of, counts)
-    return counts
+    with recorded_alone(store, source, "refresh", as_of) as run:
+        new = count_new_stays(store, source, run.as_of)
+        drifted = count_drifted(store, source)
+        fault = find_fault(store, source)
+        run.counts |= {
+            "finished stays since the last training": new,
+            "drifted concepts since": "not evaluated" if drifted is None else drifted,
+            "serving model": fault or "loads",
+            "training run": None,
+        }
+        if new is None or new >= min_new_stays or drifted or fault:
+            run.counts["training run"] = start_training(source, run.as_of)
+        else:
+            log.info(
+                "%s: %d stays ended since the last training, %d are needed, and %s; no training",
+                source,
+                new,
+                min_new_stays,
+                "no evaluation looked for drift since" if drifted is None else "nothing drifted",
+            )
+        runs.finish_run(store, run.run_id)
+        report_run(run, "refresh")
+    return run.counts
 
 
 @step("count newly finished stays", retries=2)
@@ -56,12 +64,27 @@ def count_new_stays(store: Engine, source: str, as_of: datetime) -> int | None:
 
 
 @step("count drifted concepts", retries=2)
-def count_drifted(store: Engine, source: str) -> int:
-    """Concepts that an evaluation after the last training found drifted."""
+def count_drifted(store: Engine, source: str) -> int | None:
+    """Concepts that an evaluation after the last training found drifted; None if there was no such evaluation."""
     last, evaluated = runs.last_slot(store, source, "train"), runs.last_slot(store, source, "evaluate")
     if last is None or evaluated is None or evaluated <= last:
-        return 0
+        return None
     return results.count_drifted(store, source)
+
+
+@step("check the serving model")
+def find_fault(store: Engine, source: str) -> str | None:
+    """Why the artifact of the serving stay model cannot be loaded, None if it can or if no model serves."""
+    from rnn_core.forecasters.artifact import check_artifact
+
+    serving = registry.serving_model(store, source, "stay")
+    try:
+        if serving is not None:
+            check_artifact(load_settings().artifact_folder / serving["artifact"])
+    except ArtifactError as error:
+        log.warning("the serving model cannot be loaded: %s", error)
+        return str(error)
+    return None
 
 
 @step("start the training")

@@ -19,7 +19,7 @@ from flows.runtime.naming import run_name
 from flows.runtime.quiet_tensorflow import import_tensorflow
 from flows.runtime.run_report import report_run
 from flows.runtime.settings import load_settings
-from flows.runtime.steps import Recorded, alone, recorded, step
+from flows.runtime.steps import Recorded, recorded_alone, step
 from rnn_core.contracts.config import Kind, ModelConfig, Sampling, UnitConfig
 from rnn_core.contracts.errors import ArtifactError, ContractError, DataTooSmallError
 from rnn_core.contracts.known import Known
@@ -82,10 +82,9 @@ def train(
     mixed_precision: compute in bfloat16 if all GPUs are fast in it; else in float32.
     """
     store = open_store()
-    as_of = clock.slot(as_of, clock.scheduled_time())
-    config = _configure(seed, epochs, members, cell, mixed_precision, forecaster)
-    with alone(store, source, "train"), recorded(store, source, "train", as_of) as run:
-        then, now, sampling = read_training_set(store, source, as_of)
+    with recorded_alone(store, source, "train", as_of) as run:
+        config = _configure(seed, epochs, members, cell, mixed_precision, forecaster)
+        then, now, sampling = read_training_set(store, source, run.as_of)
         incumbent = registry.serving_model(store, source, "stay")
         serving = load_serving(incumbent)
         start = serving if warm and serving and serving.forecasts_death and _same_shape(serving, config) else None

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from prefect import flow
+from prefect.settings import PREFECT_API_URL
 from sqlalchemy import Engine
 
 from flows.runtime import clock, notify
@@ -25,7 +26,8 @@ def watch(dry_run: bool = False) -> dict:
     dry_run: only look; restart nothing and send nothing.
     """
     store = _open_or_tell(dry_run)
-    restarted, given_up = ([], []) if dry_run else start_dead_runs_again()
+    has_prefect = bool(PREFECT_API_URL.value())
+    restarted, given_up = start_dead_runs_again() if has_prefect and not dry_run else ([], [])
     sources = sorted(load_settings().sources) or runs.known_sources(store)
     current = [*find_incidents(store, sources), *given_up]
     counts = {
@@ -34,7 +36,7 @@ def watch(dry_run: bool = False) -> dict:
     }
     if dry_run:
         return counts
-    incidents.update_incidents(store, current)
+    incidents.update_incidents(store, current, saw_prefect=has_prefect)
     counts |= {"alerts sent": send_alerts(store)}
     report(store, "watch", "all", clock.floor_hour(datetime.now(UTC)), {**counts, AGE: None})
     return counts
@@ -42,10 +44,8 @@ def watch(dry_run: bool = False) -> dict:
 
 @step("restart crashed runs")
 def start_dead_runs_again() -> tuple[list[str], list[Incident]]:
-    """Nothing without a Prefect server: cron starts the next run anyway."""
-    from prefect.settings import PREFECT_API_URL
-
-    return run_again() if PREFECT_API_URL.value() else ([], [])
+    """Only under a Prefect server: cron starts the next run anyway."""
+    return run_again()
 
 
 @step("look for incidents", retries=2)

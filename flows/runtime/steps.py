@@ -4,7 +4,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -15,8 +15,11 @@ from prefect.context import FlowRunContext
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
+from flows.runtime import clock
+from flows.runtime.databases import adapter_name
 from flows.runtime.log import log
 from flows.runtime.naming import step_name
+from flows.runtime.settings import load_settings
 from rnn_core.contracts.errors import ForecastError
 from sql.published import runs
 from sql.store.engine import advisory_lock
@@ -25,6 +28,10 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class Refused(ForecastError):
+    """Another run of the same kind and source is running."""
 
 
 class StepFailed(ForecastError):
@@ -102,15 +109,39 @@ class Recorded:
 
 @contextmanager
 def alone(engine: Engine, source: str, kind: str, patience: float = 0.0) -> Iterator[None]:
-    """Lock out other runs of the same kind and source. Raises ForecastError if one still runs after `patience` seconds.
+    """Lock out other runs of the same kind and source. Raises Refused if one still runs after `patience` seconds.
 
     Runs that died are marked as failed first: while the lock is held, no run that is recorded as running can be alive.
     """
     with engine.connect() as holder, advisory_lock(holder, f"icu-forecast {kind} {source}", patience) as free:
         if not free:
-            raise ForecastError(f"Another {kind} of {source} is running; wait for it, or see forecast.run_health.")
+            raise Refused(f"Another {kind} of {source} is running; wait for it, or see forecast.run_health.")
         runs.close_dead_runs(engine, source, kind)
         yield
+
+
+@contextmanager
+def attempted(
+    engine: Engine, source: str, kind: str, as_of: datetime | None, *, role: str = "champion", dry_run: bool = False
+) -> Iterator[datetime]:
+    """Yields the slot of an attempt to run a job. If the attempt ends before `recorded` wrote its run, because there is no
+    model, say, or another run of its kind is running, it is recorded here: forecast.run has every attempt but dry runs.
+
+    Errors of libraries are replaced by StepFailed. Raises ForecastError for an unknown source.
+    """
+    if source not in load_settings().sources:
+        # A misspelt name is no source whose runs anyone watches.
+        adapter_name(source)
+    try:
+        yield clock.slot(as_of, clock.scheduled_time())
+    except BaseException as error:
+        if dry_run or getattr(error, "is_recorded", False):
+            raise
+        status = "refused" if isinstance(error, Refused) else "failed"
+        slot = clock.floor_hour(as_of or clock.scheduled_time() or datetime.now(UTC))
+        more = {"status": status, "role": role, "flow_run_id": _flow_run_id()}
+        write = partial(runs.add_failed_run, engine, source, kind, slot, **more)
+        raise _written_down(error, lambda sentence: write(error=sentence)) from None
 
 
 @contextmanager
@@ -127,17 +158,34 @@ def recorded(
     try:
         yield Recorded(engine, run_id, source, as_of)
     except BaseException as error:
-        sentence = safe_sentence(error)
-        write_down(runs.fail_run, engine, run_id, sentence)
-        if isinstance(error, ForecastError) or not isinstance(error, Exception):
-            raise
-        raise StepFailed(sentence, transient=False) from None
+        raise _written_down(error, partial(runs.fail_run, engine, run_id)) from None
 
 
-def write_down(write: Callable[..., None], engine: Engine, failed: Any, sentence: str) -> None:
+@contextmanager
+def recorded_alone(engine: Engine, source: str, kind: str, as_of: datetime | None) -> Iterator[Recorded]:
+    """A job that is one run: `attempted`, `alone` and `recorded` together."""
+    with (
+        attempted(engine, source, kind, as_of) as slot,
+        alone(engine, source, kind),
+        recorded(engine, source, kind, slot) as run,
+    ):
+        yield run
+
+
+def _written_down(error: BaseException, write: Callable[[str], None]) -> BaseException:
+    """Store why a run failed; returns what to raise: the error, or StepFailed for one of a library."""
+    sentence = safe_sentence(error)
+    write_down(write, sentence)
+    is_ours = isinstance(error, ForecastError) or not isinstance(error, Exception)
+    shown = error if is_ours else StepFailed(sentence, transient=False)
+    shown.is_recorded = True  # type: ignore[attr-defined]
+    return shown
+
+
+def write_down(write: Callable[[str], None], sentence: str) -> None:
     """Store why something failed; if our database is away, log it, and the next run closes the failed one."""
     try:
-        write(engine, failed, sentence)
+        write(sentence)
     except DBAPIError as error:
         log.error("a failure could not be stored (%s): %s", type(error).__name__, sentence)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from flows.runtime import clock
 from flows.runtime.log import log
 from flows.server.deploy import TAG, source_tag
-from sql.published.incidents import Incident
+from sql.published.incidents import BY_PREFECT, Incident
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -97,7 +97,7 @@ def _source(run: "FlowRun") -> str | None:
 def _gave_up(dead: "FlowRun") -> Incident:
     return Incident(
         _source(dead) or "all",
-        "gave_up",
+        BY_PREFECT,
         str(dead.name),
         f"The run {dead.name} crashed {ATTEMPTS} times and is not restarted; check its log in Prefect, memory and disk.",
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 
 from sqlalchemy import Engine, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
@@ -11,6 +12,12 @@ from sql.store.schema import incident
 
 # A feed that is readable but has nothing new for this long has stopped further up.
 STALE_FEED_HOURS = 6
+# A run is too long at three times the longest of its source's last good runs of its kind (at two days of hourly runs, the
+# nightly ones are among them), and never within the first hour; without a good run, after six hours.
+_USUAL_RUNS, _TIMES = 50, 3
+_SHORTEST, _FIRST = timedelta(hours=1), timedelta(hours=6)
+# Known by Prefect's server alone, not by the tables.
+BY_PREFECT = "gave_up"
 
 
 @dataclass(frozen=True)
@@ -30,26 +37,45 @@ select source, 'late_run' as kind, kind as subject,
 from forecast.run_health
 where stale and kind in ('ingest', 'forecast', 'evaluate')
 """
-# A failed critical check is a kind of its own, so that one fault gives one alert.
+# A failed critical check is a kind of its own, so that one fault gives one alert. Both stay open until a good run: that the
+# next one has started mends nothing.
 _FAILED = """
 with failed as (
-    select h.source, h.kind, h.last_run_id, h.last_run_error, h.consecutive_failures, r.started_at, r.finished_at
+    select h.source, h.kind, h.consecutive_failures, r.run_id, r.error, r.started_at, r.finished_at
     from forecast.run_health h
-    join forecast.run r on r.run_id = h.last_run_id
-    where h.last_run_status = 'failed'
+    join forecast.run r on r.run_id = h.last_failed_run_id
 ),
 critical as (
     select f.source, f.kind, min(c.check_name) as check_name
     from failed f
     join quality.check_result c on c.source = f.source and c.severity = 'critical' and not c.passed
-        and (c.run_id = f.last_run_id or (f.kind = 'ingest' and c.checked_at between f.started_at and f.finished_at))
+        and (c.run_id = f.run_id or (f.kind = 'ingest' and c.checked_at between f.started_at and f.finished_at))
     group by f.source, f.kind
 )
 select f.source, case when c.check_name is null then 'failed_run' else 'critical_check' end as kind, f.kind as subject,
-    format('The last %s of %s failed (%s in a row): %s', f.kind, f.source, f.consecutive_failures, f.last_run_error)
+    format('The last %s of %s failed (%s in a row): %s', f.kind, f.source, f.consecutive_failures, f.error)
         as sentence
 from failed f
 left join critical c on c.source = f.source and c.kind = f.kind
+"""
+# Its process hangs, or died and left the row: the next run of its kind would close it, and may be a week away.
+_LONG = """
+select r.source, 'long_run' as kind, r.kind as subject,
+    format('The %s of %s (run %s) has been running for %s hours, %s; it hangs, or its process died.', r.kind, r.source,
+        r.run_id, round((extract(epoch from now() - r.started_at) / 3600)::numeric, 1),
+        coalesce('the last good ones took up to ' || round((extract(epoch from usual.longest) / 3600)::numeric, 1),
+            'and there is no good one yet')) as sentence
+from forecast.run r
+cross join lateral (
+    select max(finished_at - started_at) as longest
+    from (
+        select finished_at, started_at from forecast.run good
+        where (good.source, good.kind, good.status) = (r.source, r.kind, 'published')
+        order by run_id desc limit :usual_runs
+    ) good
+) usual
+where r.status = 'running'
+    and now() - r.started_at > greatest(coalesce(usual.longest * :times, :first), :shortest)
 """
 _STALE_FEED = """
 with newest as (
@@ -104,19 +130,26 @@ def find_incidents(engine: Engine, sources: Iterable[str]) -> list[Incident]:
         "oe_high": OBSERVED_EXPECTED[1],
         "slope_low": CALIBRATION_SLOPE[0],
         "slope_high": CALIBRATION_SLOPE[1],
+        "usual_runs": _USUAL_RUNS,
+        "times": _TIMES,
+        "shortest": _SHORTEST,
+        "first": _FIRST,
     }
     known = set(sources)
     found = []
     with engine.connect() as connection:
-        for query in (_LATE, _FAILED, _STALE_FEED, _CALIBRATION, _DRIFT):
+        for query in (_LATE, _FAILED, _LONG, _STALE_FEED, _CALIBRATION, _DRIFT):
             statement = text(query)
             rows = connection.execute(statement, {name: bound[name] for name in statement.compile().params}).mappings()
             found += [Incident(**row) for row in rows]
     return [one for one in found if one.source in known]
 
 
-def update_incidents(engine: Engine, current: Iterable[Incident]) -> None:
-    """Open new incidents, update those that persist, close those that are over."""
+def update_incidents(engine: Engine, current: Iterable[Incident], *, saw_prefect: bool = True) -> None:
+    """Open new incidents, update those that persist, close those that are over.
+
+    saw_prefect: without Prefect's server, its incidents can be neither found nor over.
+    """
     current = list(current)
     with engine.begin() as connection:
         seen = []
@@ -129,6 +162,8 @@ def update_incidents(engine: Engine, current: Iterable[Incident]) -> None:
             )
             seen.append(connection.execute(lasting.returning(incident.c.incident_id)).scalar_one())
         over = incident.c.closed_at.is_(None) & incident.c.incident_id.not_in(seen)
+        if not saw_prefect:
+            over &= incident.c.kind != BY_PREFECT
         connection.execute(update(incident).where(over).values(closed_at=func.clock_timestamp()))
 
 

@@ -40,6 +40,15 @@ def start_run(
         ).scalar_one()
 
 
+def add_failed_run(
+    engine: Engine, source: str, kind: str, as_of: datetime, error: str, *, status: str = "failed", **more: Any
+) -> None:
+    """Record an attempt that ended before its run was recorded; `status` is failed or refused, `more` as of `start_run`."""
+    row = {"source": source, "kind": kind, "as_of": utc(as_of), "status": status, "error": error, **more}
+    with engine.begin() as connection:
+        connection.execute(insert(run).values(**row, finished_at=func.clock_timestamp()))
+
+
 def close_dead_runs(engine: Engine, source: str, kind: str) -> int:
     """Mark runs that are still `running` as failed and drop their landing tables; returns how many.
 

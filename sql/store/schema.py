@@ -273,9 +273,12 @@ run = Table(
     # The model's stage when it published: provisional rows stay marked after the model's stage changes.
     Column("model_stage", Text),
     Column("error", Text),
-    CheckConstraint("kind in ('ingest', 'forecast', 'backfill', 'train', 'evaluate', 'catch_up')", name="kind"),
+    CheckConstraint(
+        "kind in ('ingest', 'forecast', 'backfill', 'train', 'evaluate', 'catch_up', 'refresh')", name="kind"
+    ),
     CheckConstraint("role in ('champion', 'shadow', 'trial')", name="role"),
-    CheckConstraint("status in ('running', 'published', 'failed')", name="status"),
+    # refused: another run of the kind was running.
+    CheckConstraint("status in ('running', 'published', 'failed', 'refused')", name="status"),
     Index(None, "source", "kind", "status", "as_of"),
     schema="forecast",
 )
@@ -422,7 +425,8 @@ incident = Table(
     _time("notified_at", comment="null while nobody was told: no ICU_NOTIFY, or it did not answer"),
     _time("closed_at"),
     CheckConstraint(
-        "kind in ('late_run', 'failed_run', 'critical_check', 'stale_feed', 'drift', 'calibration', 'gave_up')",
+        "kind in ('late_run', 'failed_run', 'critical_check', 'stale_feed', 'drift', 'calibration', 'gave_up',"
+        " 'long_run')",
         name="kind",
     ),
     Index("ix_incident_one_open", "source", "kind", "subject", unique=True, postgresql_where=text("closed_at is null")),

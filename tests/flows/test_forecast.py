@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from builders_sql import tuples
 from sqlalchemy import text
 from typer.testing import CliRunner
 
@@ -245,6 +246,41 @@ def test_a_catch_up_that_fails_is_an_incident(trained, monkeypatch):
     assert ("failed_run", "catch_up") in {(one.kind, one.subject) for one in found}
 
 
+def test_an_artifact_that_is_not_there_fails_runs_that_everybody_can_see_and_is_trained_again(
+    trained, challenger, monkeypatch
+):
+    from sql.published import incidents
+
+    artifacts = load_settings().artifact_folder
+    challenger.rename(artifacts / "away")
+    told = forecast.fn("clif", AT - timedelta(hours=4))["challenger"]
+    assert "failed: The artifact" in told
+    (shadow,) = tuples(trained, "select status, error from forecast.run where role = 'shadow'")
+    assert shadow[0] == "failed" and shadow[1] in told
+
+    serving = registry.serving_model(trained, "clif", "stay")["artifact"]
+    (artifacts / serving).rename(artifacts / "away too")
+    hours = [AT - timedelta(hours=n) for n in (2, 1, 0)]
+    for hour in hours:
+        with pytest.raises(ForecastError, match="check that the artifact folder is mounted"):
+            forecast.fn("clif", hour)
+    with pytest.raises(ForecastError, match="check that the artifact folder is mounted"):
+        backfill.fn("clif", hours[0], hours[1])
+    health = "select kind, last_run_status, consecutive_failures, last_run_as_of from forecast.run_health order by kind"
+    found = {kind: row for kind, *row in tuples(trained, health)}
+    assert (found["forecast"], found["backfill"]) == (["failed", 3, hours[-1]], ["failed", 1, hours[0]])
+    (failed,) = [
+        one
+        for one in incidents.find_incidents(trained, ["clif"])
+        if (one.kind, one.subject) == ("failed_run", "forecast")
+    ]
+    assert failed.sentence.startswith(f"The last forecast of clif failed (3 in a row): The artifact {serving} lacks")
+    monkeypatch.setattr(refresh_module, "start_training", lambda *_: "a run")
+    counts = refresh_module.refresh.fn("clif", AT + timedelta(hours=1))
+    assert counts["training run"] == "a run" and "lacks" in counts["serving model"]
+    assert counts["drifted concepts since"] == "not evaluated"
+
+
 def test_catching_up_publishes_each_missed_hour_once_and_waits_for_the_source(trained):
     first, hours = AT - timedelta(hours=6), [AT - timedelta(hours=h) for h in range(5, 0, -1)]
     assert catch_up.fn("clif", AT)["hours missed"] == 0, "where nothing was published yet, nothing was missed"
@@ -317,6 +353,11 @@ def test_drift_found_since_the_last_training_starts_another_before_there_are_sta
         connection.execute(text("update forecast.concept_drift set drifted = (concept = 'heart_rate')"))
     counts = refresh_module.refresh.fn("clif", later)
     assert (counts["drifted concepts since"], counts["training run"]) == (1, "a run")
+    monkeypatch.setattr(refresh_module, "start_training", lambda *_: 1 / 0)
+    with pytest.raises(ForecastError, match="ZeroDivisionError"):
+        refresh_module.refresh.fn("clif", later)
+    recorded = tuples(trained, "select status from forecast.run where kind = 'refresh' order by run_id")
+    assert recorded == [("published",), ("published",), ("failed",)]
 
 
 @pytest.fixture

@@ -6,12 +6,15 @@ from datetime import UTC, datetime, timedelta
 
 import killed
 import pytest
+from builders_sql import tuples
 from sqlalchemy import text
 
 from flows.jobs.ingest import ingest
 from flows.runtime.databases import open_source
+from flows.runtime.settings import load_settings
 from rnn_core.contracts.errors import ForecastError, QualityError, SourceError
 from sql.intake.adapter import load_adapter
+from sql.published import runs
 from sql.store.engine import open_engine
 
 AS_OF = datetime(2026, 1, 13, 12, tzinfo=UTC)
@@ -176,6 +179,25 @@ def test_two_ingests_of_one_source_do_not_run_at_once(installation):
         assert free
         with pytest.raises(ForecastError, match="is running"):
             ingest.fn("clif", AS_OF)
+    rows = "select kind, as_of, status, left(error, 22) from forecast.run"
+    refused = ("ingest", AS_OF, "refused", "Another ingest of clif")
+    assert tuples(installation, rows) == [refused]
+    assert tuples(installation, "select * from forecast.run_health") == [], "it says nothing about the health of ingest"
+
+
+def test_an_ingest_that_cannot_open_its_source_is_recorded_with_its_sentence(installation, monkeypatch):
+    monkeypatch.setenv("ICU_SOURCES__CLIF__DB_SCHEMA", "public")
+    monkeypatch.setenv("ICU_SOURCES__CLIF__SCHEMAS__HOSP", "elsewhere")
+    load_settings.cache_clear()
+    for options in ({"dry_run": True}, {}):
+        with pytest.raises(ForecastError, match="has no schema hosp"):
+            ingest.fn("clif", AS_OF, **options)
+    (row,) = tuples(installation, "select kind, status, error, finished_at is not null from forecast.run")
+    assert row[:2] == ("ingest", "failed") and "has no schema hosp" in row[2] and row[3]
+    for nobody in ("clfi", "nowhere"):
+        with pytest.raises(ForecastError, match="has no adapter"):
+            ingest.fn(nobody, AS_OF)
+    assert runs.known_sources(installation) == ["clif"], "a misspelt name is no source to watch"
 
 
 def test_deaths_charted_before_the_end_are_clipped_and_recorded(clean_run):

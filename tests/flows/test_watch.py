@@ -20,6 +20,8 @@ from flows.jobs.watch import watch
 from flows.runtime import clock, notify
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.errors import ForecastError, QualityError
+from sql.published import incidents
+from sql.published.incidents import Incident
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
 
@@ -95,16 +97,66 @@ def test_a_late_run_is_told_once_and_closed_when_it_is_over(healthy, inbox):
     assert len(inbox) == 2, "the next time it is another incident"
 
 
-def test_a_failed_run_is_told_with_its_sentence(healthy, inbox):
-    with healthy.begin() as connection:
-        connection.execute(
-            text(
-                "insert into forecast.run (source, kind, as_of, status, finished_at, error)"
-                " values ('clif', 'train', now(), 'failed', now(), 'No space is left on the disk.')"
-            )
+def add_run(store, status: str, kind: str = "train", error: str | None = None) -> None:
+    with store.begin() as connection:
+        statement = (
+            "insert into forecast.run (source, kind, as_of, status, finished_at, error)"
+            " values ('clif', :kind, now(), :status, case when :status <> 'running' then now() end, :error)"
         )
+        connection.execute(text(statement), {"status": status, "kind": kind, "error": error})
+
+
+def test_a_failed_run_is_told_with_its_sentence_and_stays_open_until_a_good_run(healthy, inbox):
+    add_run(healthy, "failed", error="No space is left on the disk.")
     watch.fn()
     assert "The last train of clif failed (1 in a row): No space is left on the disk." in inbox[0]["message"]
+    for status in ("running", "refused"):
+        add_run(healthy, status)
+        assert watch.fn()["incidents"] == "The last train of clif failed (1 in a row): No space is left on the disk."
+    assert open_incidents(healthy) == [("failed_run", "train", True)]
+    add_run(healthy, "published")
+    assert watch.fn()["incidents"] == "none"
+    assert (len(inbox), open_incidents(healthy)) == (1, [])
+
+
+def test_a_run_that_is_running_far_longer_than_those_before_it_is_told(healthy, inbox):
+    """Three times the longest good one, never within an hour; six hours where there is none."""
+
+    def running(kind: str, minutes: int) -> bool:
+        with healthy.begin() as connection:
+            connection.execute(text("delete from forecast.run where status = 'running'"))
+        add_run(healthy, "running", kind)
+        with healthy.begin() as connection:
+            connection.execute(
+                text(
+                    "update forecast.run set started_at = now() - make_interval(mins => :minutes) where status = 'running'"
+                ),
+                {"minutes": minutes},
+            )
+        watch.fn()
+        return ("long_run", kind, True) in open_incidents(healthy)
+
+    assert [running("ingest", minutes) for minutes in (59, 61)] == [False, True], "in seconds, as a rule"
+    assert [running("backfill", minutes) for minutes in (359, 361)] == [False, True], "there was none yet"
+    add_run(healthy, "published", "backfill")
+    with healthy.begin() as connection:
+        longer = "update forecast.run set started_at = finished_at - interval '1 hour' where (kind, status) = "
+        longer += "('backfill', 'published')"
+        connection.execute(text(longer))
+    assert [running("backfill", minutes) for minutes in (179, 181)] == [False, True]
+    assert re.search(
+        r"The backfill of clif \(run \d+\) has been running for 3.0 hours, the last good ones took up to 1.0;",
+        inbox[-1]["message"],
+    )
+
+
+def test_a_watch_that_does_not_see_prefect_leaves_its_incidents_open(healthy, inbox):
+    gave_up = Incident("clif", incidents.BY_PREFECT, "a run", "It crashed three times.")
+    incidents.update_incidents(healthy, [gave_up])
+    assert watch.fn()["incidents"] == "none"
+    assert open_incidents(healthy) == [("gave_up", "a run", True)]
+    incidents.update_incidents(healthy, [])
+    assert open_incidents(healthy) == []
 
 
 def test_a_critical_check_is_told_as_that_and_not_as_a_failed_run_too(healthy, inbox, contradictory_forecasts):
