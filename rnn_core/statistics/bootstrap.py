@@ -4,9 +4,9 @@ A statistic is computed from arrays [rows] and a weight per row; a resample is n
 not depend on them (sorting, ranking) is done once.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial, update_wrapper
+from functools import lru_cache, partial, update_wrapper
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike
 LEVEL = 0.95
 # Resamples of fewer patients can hardly differ: one death gives an AUROC of 1.000 (1.000 to 1.000), whatever the model.
 MIN_GROUPS = 5
+# Cells of resamples that are kept for the next statistic: 40 MB.
+_KEPT_COUNTS = 5_000_000
 
 Weighted = Callable[[np.ndarray], float]
 
@@ -99,9 +101,24 @@ def ratio(numerator: float, denominator: float) -> float:
     return float(numerator / denominator) if denominator > 0 else float("nan")
 
 
+class RatioOfSums:
+    """Weighted sum of `above` [rows] over that of `below` [rows]; all resamples at once from the sums of their groups."""
+
+    def __init__(self, above: np.ndarray, below: np.ndarray) -> None:
+        self.above, self.below = above, below
+
+    def __call__(self, weights: np.ndarray) -> float:
+        return ratio(weights @ self.above, weights @ self.below)
+
+    def resampled(self, codes: np.ndarray, n: int, seed: int) -> np.ndarray:
+        """The ratio in each of n resamples of the groups `codes` [rows], float64 [n]."""
+        above, below = (np.bincount(codes, weights=part) for part in (self.above, self.below))
+        return np.array([ratio(counts @ above, counts @ below) for counts in _counts(len(above), n, seed)])
+
+
 def mean_of(values: np.ndarray) -> Weighted:
     """The weighted mean of `values` [rows]."""
-    return lambda weights: ratio(weights @ values, weights.sum())
+    return RatioOfSums(values, np.ones(len(values)))
 
 
 def undefined(_: np.ndarray) -> float:
@@ -136,7 +153,8 @@ def bootstrap_interval(
     columns, codes = _complete(arrays, groups)
     if len(codes) == 0:
         return Estimate(np.nan, np.nan, np.nan, 0)
-    return _estimate(_prepared(statistic, columns), codes, n if _may_vary(statistic, columns, codes) else 0, seed)
+    n = n if _may_vary(statistic, columns, codes) else 0
+    return _estimate(lambda at: at(_prepared(statistic, columns)), codes, n, seed)
 
 
 def paired_difference(
@@ -158,9 +176,9 @@ def paired_difference(
     if len(codes) == 0:
         return Estimate(np.nan, np.nan, np.nan, 0)
     of_a, of_b = columns[: len(y) + len(a)], columns[: len(y)] + columns[len(y) + len(a) :]
-    at_a, at_b = _prepared(statistic, of_a), _prepared(statistic, of_b)
+    prepared_a, prepared_b = _prepared(statistic, of_a), _prepared(statistic, of_b)
     n = n if _may_vary(statistic, of_a, codes) else 0
-    return _estimate(lambda weights: at_a(weights) - at_b(weights), codes, n, seed)
+    return _estimate(lambda at: at(prepared_a) - at(prepared_b), codes, n, seed)
 
 
 def group_codes(groups: ArrayLike | None, keep: np.ndarray) -> np.ndarray:
@@ -197,19 +215,35 @@ def _prepared(statistic: Statistic | Callable[..., float], columns: Sequence[np.
     return at
 
 
-def _resamples(codes: np.ndarray, n: int, seed: int) -> Iterator[np.ndarray]:
-    """Weights of the rows in n resamples of as many groups as there are, drawn with replacement."""
+def _counts(n_groups: int, n: int, seed: int) -> Iterable[np.ndarray]:
+    """How often each group is in each of n resamples of as many groups, drawn with replacement, float64 [groups] each."""
+    return _kept_counts(n_groups, n, seed) if n * n_groups <= _KEPT_COUNTS else _draw_counts(n_groups, n, seed)
+
+
+# Many statistics are taken of the same groups, one after the other.
+@lru_cache(maxsize=4)
+def _kept_counts(n_groups: int, n: int, seed: int) -> list[np.ndarray]:
+    return list(_draw_counts(n_groups, n, seed))
+
+
+def _draw_counts(n_groups: int, n: int, seed: int) -> Iterator[np.ndarray]:
     random = np.random.default_rng(seed)
-    n_groups = int(codes.max()) + 1
     for _ in range(n):
-        drawn = np.bincount(random.integers(0, n_groups, n_groups), minlength=n_groups)
-        yield drawn.astype(np.float64)[codes]
+        yield np.bincount(random.integers(0, n_groups, n_groups), minlength=n_groups).astype(np.float64)
 
 
-def _estimate(at: Weighted, codes: np.ndarray, n: int, seed: int) -> Estimate:
-    value = at(np.ones(len(codes)))
+def _resampled(prepared: Weighted, codes: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """A statistic in each of n resamples, float64 [n]."""
+    if isinstance(prepared, RatioOfSums):
+        return prepared.resampled(codes, n, seed)
+    return np.array([prepared(counts[codes]) for counts in _counts(int(codes.max()) + 1, n, seed)])
+
+
+def _estimate(of: Callable[[Callable[[Weighted], Any]], Any], codes: np.ndarray, n: int, seed: int) -> Estimate:
+    """of: from the way to take a prepared statistic (of all rows, or in each resample), the estimated number or numbers."""
+    value = of(lambda prepared: prepared(np.ones(len(codes))))
     if np.isnan(value):
         return Estimate(np.nan, np.nan, np.nan, len(codes))
-    draws = np.array([at(weights) for weights in _resamples(codes, n, seed)])
+    draws = of(lambda prepared: _resampled(prepared, codes, n, seed))
     low, high = np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if np.isfinite(draws).any() else (np.nan,) * 2
     return Estimate(float(value), float(low), float(high), len(codes))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit, logit
 
-from rnn_core.statistics.bootstrap import Statistic, Weighted, mean_of, of_events, ratio
+from rnn_core.statistics.bootstrap import RatioOfSums, Statistic, Weighted, mean_of, of_events
 
 # Risks of exactly 0 or 1 have no logit; nothing in the data could tell them from one in a million.
 RISK_FLOOR = 1e-6
@@ -29,7 +29,7 @@ def brier(y: np.ndarray, risk: np.ndarray) -> Weighted:
 @of_events
 def observed_expected(y: np.ndarray, risk: np.ndarray) -> Weighted:
     """Observed events over expected events: calibration in the large, 1 is perfect."""
-    return lambda weights: ratio(weights @ y, weights @ risk)
+    return RatioOfSums(y, risk)
 
 
 @of_events
@@ -83,7 +83,7 @@ def _fit_logistic(
         p = expit(eta)
         gradient = design @ (weights * (y - p))
         hessian = (design * (weights * p * (1 - p))) @ design.T
-        step = np.linalg.lstsq(hessian, gradient)[0]
+        step = _solve(hessian, gradient)
         if np.abs(step).max() < 1e-7:
             break
         for _ in range(30):
@@ -94,6 +94,14 @@ def _fit_logistic(
             step /= 2
         beta, likelihood = beta + step, reached
     return beta
+
+
+def _solve(hessian: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    try:
+        return np.linalg.solve(hessian, gradient)
+    except np.linalg.LinAlgError:
+        # All weight is on risks so extreme that their variance vanishes.
+        return np.linalg.lstsq(hessian, gradient)[0]
 
 
 def _log_likelihood(y: np.ndarray, eta: np.ndarray, weights: np.ndarray) -> float:
