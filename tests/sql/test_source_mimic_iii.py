@@ -147,7 +147,7 @@ def test_every_observation_lies_in_its_own_stay_or_up_to_24_hours_before(observa
 
 
 def test_values_are_those_of_the_demo(observations):
-    assert len(observations) == 168_520
+    assert len(observations) == 170_595
     counts = observations["variable"].value_counts()
     assert counts["220045"] > 8000 and counts["211"] > 7000 and counts["gcs total of parts"] > 1900
 
@@ -194,6 +194,40 @@ def test_an_infusion_whose_rate_changes_is_not_stopped_in_between(observations):
     assert not set(stops.set_index(["stay_id", "observed_at", "available_at"]).index) & set(
         rates.set_index(["stay_id", "observed_at", "available_at"]).index
     )
+
+
+def test_a_stop_without_a_unit_is_a_rate_of_none(demo, observations):
+    with demo.connect() as connection:
+        query = (
+            "select i.icustay_id::text as stay_id, itemid::text as variable, charttime as observed_at, rateuom"
+            " from mimiciii.inputevents_cv c join mimiciii.icustays i using (icustay_id)"
+            " where stopped in ('Stopped', 'D/C''d') and itemid in (30042, 30043, 30051, 30120, 30125, 30128)"
+            " and charttime >= i.intime and charttime < i.outtime"
+        )
+        stops = pd.read_sql_query(text(query), connection)
+    stops["observed_at"] = stops["observed_at"].dt.tz_localize("UTC")
+    found = stops.merge(observations, on=["stay_id", "variable", "observed_at"])
+    assert found["rateuom"].isna().sum() > 30 and len(found) >= len(stops)
+    assert set(found["unit"]) <= {"mcgkgmin", "Umin"}
+    assert set(found.groupby(["stay_id", "variable", "observed_at"])["value"].agg(lambda v: min(map(float, v)))) == {0}
+
+
+def test_urine_of_several_ways_out_is_added_up_as_far_as_it_was_stored(demo, observations):
+    ways = [line["variable"] for line in concept_map("mimic_iii") if line["concept"] == "urine"]
+    with demo.connect() as connection:
+        query = (
+            "select subject_id, charttime, sum(cast(value as numeric)) as urine, count(*) as ways"
+            " from mimiciii.outputevents"
+            f" where itemid in ({', '.join(filter(str.isdigit, ways))}) group by 1, 2"
+        )
+        charted = pd.read_sql_query(text(query), connection).query("ways > 1")
+    assert len(charted) == 7
+    urine = observations[observations["variable"] == "urine of all ways out"].astype({"value": float})
+    last = urine.sort_values("available_at").groupby(["stay_id", "observed_at"])["value"].last().reset_index()
+    charted["observed_at"] = charted["charttime"].dt.tz_localize("UTC")
+    both = charted.merge(last, on="observed_at")
+    assert len(both) >= 5 and (both["value"] == both["urine"]).all()
+    assert not urine.duplicated(["stay_id", "observed_at", "available_at"]).any()
 
 
 # --------------------------------------------------------------------------------------------------------- known then

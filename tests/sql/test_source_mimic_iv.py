@@ -452,10 +452,16 @@ def test_items_that_the_map_does_not_name_are_not_read(engine):
     assert values(engine) == []
 
 
-def test_urine_is_known_when_it_was_stored(engine):
-    output = {"subject_id": 1, "stay_id": 1, "itemid": 226559, "charttime": at(2), "storetime": at(2.5), "value": 150.0}
-    fill(engine, [stay()], outputs=[output, output | {"itemid": 226588}])
-    assert values(engine) == [(1, "226559", 2, 2.5, 150)]
+def test_urine_of_several_ways_out_is_added_up_as_far_as_it_was_stored(engine):
+    foley = {"subject_id": 1, "stay_id": 1, "itemid": 226559, "charttime": at(2), "storetime": at(2.5), "value": 0.0}
+    void, stoma = {"itemid": 226560, "value": 350.0}, {"itemid": 226584, "value": 20.0, "storetime": at(30)}
+    corrected = {"value": 50.0, "storetime": at(31)}
+    alone = {"charttime": at(3), "storetime": at(3), "value": 150.0}
+    drain = {"itemid": 226588, "value": 900.0}
+    fill(engine, [stay()], outputs=[foley, *(foley | row for row in (void, stoma, corrected, alone, drain))])
+    urine = "urine of all ways out"
+    expected = [(1, urine, 2, 2.5, 350), (1, urine, 2, 30, 370), (1, urine, 2, 31, 420), (1, urine, 3, 3, 150)]
+    assert values(engine) == expected
 
 
 def test_blood_gases_are_told_apart_by_their_specimen(engine):

@@ -38,6 +38,30 @@ lab as (
 specimen as (
     select subject_id, charttime, max(value) as value from lab where itemid = 50800 group by subject_id, charttime
 ),
+-- Urine leaves by several ways, each with an item of its own. Those of one time are added up as far as they were known;
+-- of one way a later entry replaces the earlier one.
+output as (
+    select
+        subject_id, charttime, known_at,
+        value - coalesce(lag(value) over (
+            partition by subject_id, charttime, itemid order by known_at, value
+        ), 0) as added
+    from (
+        select
+            subject_id, itemid, charttime, cast(value as double precision) as value,
+            case when storetime > charttime then storetime else charttime end as known_at
+        from {schema}.outputevents
+        where itemid in ({items}) and value is not null
+            and (subject_id, charttime) in (
+                select subject_id, charttime from {schema}.outputevents
+                where itemid in ({items})
+                    and (
+                        storetime > :since - interval '24 hours' and storetime <= :until
+                        or charttime > :since - interval '24 hours' and charttime <= :until
+                    )
+            )
+    ) as o
+),
 charted as (
     select
         subject_id, cast(itemid as text) as variable, valueuom as unit, charttime as observed_at, known_at,
@@ -97,24 +121,20 @@ charted as (
     where l.itemid <> 50800
 
     union all
-    select
-        subject_id, cast(itemid as text), valueuom, charttime,
-        case when storetime > charttime then storetime else charttime end, cast(value as text)
-    from {schema}.outputevents
-    where itemid in ({items})
-        and (
-            storetime > :since - interval '24 hours' and storetime <= :until
-            or charttime > :since - interval '24 hours' and charttime <= :until
-        )
+    select distinct
+        subject_id, 'urine of all ways out', null, charttime, known_at,
+        cast(sum(added) over (partition by subject_id, charttime order by known_at) as text)
+    from output
 
     union all
-    -- CareVue charts a rate at a time, and a stop.
+    -- CareVue charts a rate at a time, and a stop, often without a unit: then that of the drug's rates, since none is none.
     select
-        subject_id, cast(itemid as text), rateuom, charttime,
+        subject_id, cast(itemid as text),
+        coalesce(rateuom, case itemid when 30051 then 'Umin' else 'mcgkgmin' end), charttime,
         case when storetime > charttime then storetime else charttime end,
         case when stopped in ('Stopped', 'D/C''d') then '0' else cast(rate as text) end
     from {schema}.inputevents_cv
-    where itemid in ({items}) and rateuom is not null
+    where itemid in ({items}) and (rateuom is not null or stopped in ('Stopped', 'D/C''d'))
         and (
             storetime > :since - interval '24 hours' and storetime <= :until
             or charttime > :since - interval '24 hours' and charttime <= :until
@@ -139,7 +159,8 @@ charted as (
         i.subject_id, cast(i.itemid as text), i.rateuom, i.endtime,
         case when i.storetime > i.endtime then i.storetime else i.endtime end, '0'
     from {schema}.inputevents_mv i
-    where i.itemid in ({items}) and coalesce(i.statusdescription, '') not in ('Rewritten', 'Changed')
+    where i.itemid in ({items}) and i.rateuom is not null
+        and coalesce(i.statusdescription, '') not in ('Rewritten', 'Changed')
         and (
             i.storetime > :since - interval '24 hours' and i.storetime <= :until
             or i.endtime > :since - interval '24 hours' and i.endtime <= :until

@@ -123,6 +123,33 @@ drawn_from as (
     from gas
     where itemid = 52033
 ),
+-- Urine leaves by several ways, each with an item of its own. Those of one time are added up as far as they were known;
+-- of one way a later entry replaces the earlier one.
+output as (
+    select
+        subject_id, observed_at, known_at,
+        value - coalesce(lag(value) over (
+            partition by subject_id, observed_at, itemid order by known_at, value
+        ), 0) as added
+    from (
+        select
+            o.subject_id, o.itemid, o.value + 0 as value, o.charttime + interval '0 hours' as observed_at,
+            case
+                when o.storetime > o.charttime then o.storetime + interval '0 hours'
+                else o.charttime + interval '0 hours'
+            end as known_at
+        from {icu}.outputevents o
+        where o.itemid in ({items}) and cast(o.value as text) <> ''
+            and (o.subject_id, o.charttime) in (
+                select n.subject_id, n.charttime from {icu}.outputevents n
+                where n.itemid in ({items})
+                    and (
+                        n.storetime > :since - interval '24 hours' and n.storetime <= :until
+                        or n.charttime > :since - interval '24 hours' and n.charttime <= :until
+                    )
+            )
+    ) as o
+),
 infusion as (
     select
         i.subject_id, i.itemid, i.orderid, i.rate, i.rateuom, i.statusdescription,
@@ -181,19 +208,10 @@ charted as (
     where g.itemid <> 52033
 
     union all
-    select
-        o.subject_id, cast(o.itemid as text), o.valueuom, o.charttime + interval '0 hours',
-        case
-            when o.storetime > o.charttime then o.storetime + interval '0 hours'
-            else o.charttime + interval '0 hours'
-        end,
-        cast(o.value as text)
-    from {icu}.outputevents o
-    where o.itemid in ({items})
-        and (
-            o.storetime > :since - interval '24 hours' and o.storetime <= :until
-            or o.charttime > :since - interval '24 hours' and o.charttime <= :until
-        )
+    select distinct
+        subject_id, 'urine of all ways out', null, observed_at, known_at,
+        cast(sum(added) over (partition by subject_id, observed_at order by known_at) as text)
+    from output
 
     union all
     select
