@@ -52,6 +52,7 @@ def open_source(name: str, settings: Settings | None = None, *, writable: bool =
         name=name,
         schemas=_schemas(adapter, source, engine),
         timezone=source.data_timezone,
+        shift_days=adapter.shift_days if source.shift_days is None else source.shift_days,
         read_timeout_minutes=source.read_timeout_minutes,
     )
     return here, engine if writable else read_only(engine)

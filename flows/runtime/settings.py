@@ -32,6 +32,9 @@ class SourceSettings(BaseModel):
     db_schema: str | None = Field(None, description="schema that holds the source's tables; default: as published")
     schemas: dict[str, str] = Field(default_factory=dict, description="schema per placeholder, where there are several")
     data_timezone: str = Field("UTC", description="time zone of the source's times that carry none")
+    shift_days: int | None = Field(
+        None, description="days added to every time; default: as in the adapter's source.yaml"
+    )
     read_timeout_minutes: Annotated[float, Field(gt=0)] = 60.0
     timezone: str = Field("UTC", description="time zone in which the source's schedules are read")
     schedules: dict[str, str] = Field(

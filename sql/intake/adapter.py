@@ -33,13 +33,17 @@ _FILES = ("duckdb", "sqlite")
 
 @dataclass(frozen=True)
 class MappedVariable:
-    """One line of concept_map.csv: value in the concept's unit = value * scale + offset; no concept: deliberately unused."""
+    """One line of concept_map.csv: value in the concept's unit = value * scale + offset; no concept: deliberately unused.
+
+    delay_hours: from when the value was true until it was known, for a source that keeps one time; None as in its SELECT.
+    """
 
     variable: str
     unit: str
     concept: str | None
     scale: float
     offset: float
+    delay_hours: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Adapter:
     local_times: times carry no zone; they and the bounds of a read are in `timezone`.
     shift_days: added to every time that is read, for dates that de-identification moved into the future.
     first_day: the first day, in the source's own dates, on which a stay can have begun.
+    icu_concepts: the numbers that mark intensive care in a source that has such.
     """
 
     name: str
@@ -69,6 +74,7 @@ class Adapter:
     timezone: str = "UTC"
     shift_days: int = 0
     first_day: date = FIRST_DAY
+    icu_concepts: tuple[int, ...] = ()
     read_timeout_minutes: float = 60.0
 
     def relations(self) -> Iterator[tuple[str, str, list[str]]]:
@@ -133,6 +139,10 @@ class Adapter:
         numbers = (re.match(r"\d+", line.variable) for line in self.concept_map)
         return sorted({int(number[0]) for number in numbers if number})
 
+    def delays(self) -> dict[int, float]:
+        """Hours until a value is known, by the number of its variable, where the map says so."""
+        return {int(line.variable): line.delay_hours for line in self.concept_map if line.delay_hours is not None}
+
 
 def adapter_names() -> list[str]:
     """All sources of this installation, by the name of their folder."""
@@ -170,6 +180,7 @@ def _read_folder(folder: Path) -> Adapter:
         local_times=bool(promises.get("local_times", False)),
         shift_days=int(promises.get("shift_days", 0)),
         first_day=promises.get("first_day", FIRST_DAY),
+        icu_concepts=tuple(map(int, promises.get("icu_concepts", ()))),
     )
 
 
@@ -200,7 +211,8 @@ def _read_concept_map(path: Path) -> tuple[MappedVariable, ...]:
             seen.add(key)
             try:
                 scale, offset = float(row["scale"] or 1), float(row["offset"] or 0)
+                delay = float(row["delay_hours"]) if row.get("delay_hours") else None
             except ValueError:
-                raise ContractError(f"{place}: scale and offset must be numbers.") from None
-            rows.append(MappedVariable(row["variable"], row["unit"], concept, scale, offset))
+                raise ContractError(f"{place}: scale, offset and delay_hours must be numbers.") from None
+            rows.append(MappedVariable(row["variable"], row["unit"], concept, scale, offset, delay))
     return tuple(rows)

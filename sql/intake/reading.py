@@ -129,8 +129,11 @@ def _read(adapter: Adapter, select: str, engine: Engine, since: datetime, until:
 
 
 def statement(adapter: Adapter, select: str, engine: Engine) -> str:
-    """The SELECT in the dialect of the engine, with schemas and items filled in; the bounds are still to be bound."""
+    """The SELECT in the dialect of the engine, with schemas and lists of numbers filled in; the bounds are still to be bound."""
+    delays = adapter.delays() or {0: 0.0}
     select = select.replace("{items}", ", ".join(map(str, adapter.items())))
+    select = select.replace("{icu_concepts}", ", ".join(map(str, adapter.icu_concepts)))
+    select = select.replace("{delays}", ", ".join(f"({item}, {hours:g})" for item, hours in delays.items()))
     for placeholder, schema in adapter.schemas.items():
         select = select.replace(f"{{{placeholder}}}", engine.dialect.identifier_preparer.quote(schema))
     return _without_intervals(select) if engine.dialect.name == "sqlite" else select

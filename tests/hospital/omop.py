@@ -55,6 +55,7 @@ TABLES = {
         "visit_detail_id": WHOLE,
         "unit_source_value": TEXT,
         "value_source_value": TEXT,
+        "measurement_source_value": TEXT,
     },
 }
 ICU, INPATIENT, EHR, LAB = 32037, 9201, 32817, 32856

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import pandas as pd
@@ -28,6 +29,7 @@ START = datetime(2021, 1, 1)
 A, B, WARD = 1, 2, 9
 SITES = {A: "Medical ICU", B: "Surgical ICU", WARD: "Ward 4"}
 HEART_RATE, TEMPERATURE, FIO2, CREATININE, SODIUM = 3027018, 3020891, 3020716, 3016723, 3019550
+URINE = 3014315
 A_SECOND = 1 / 3600
 
 
@@ -550,7 +552,7 @@ def in_concepts_unit(rows) -> list[float | None]:
         (3000963, {8713: 12, 8636: 120}, 12),
         (3024929, {8848: 180, 8961: 180, 9444: 180, 8647: 180_000}, 180),
         (3025315, {9529: 80, 8739: 176.3698}, 80),
-        (3036277, {8582: 180.34, 9330: 71}, 180.34),
+        (3036277, {8582: 180.34, 9330: 71, 9327: 71}, 180.34),
         (3019800, {8842: 0.014, 8725: 14}, 0.014),
         (3020460, {8751: 30, 8840: 3}, 30),
         (3023103, {8753: 4.1, 9557: 4.1}, 4.1),
@@ -591,12 +593,60 @@ def test_a_laboratory_value_is_known_after_3_hours_and_a_bedside_value_at_once(e
     assert list(zip(rows["observed_at"], rows["available_at"], strict=True)) == [(1, 1), (2, 5), (4, 7)]
 
 
-def test_the_bedside_concepts_of_the_select_are_those_of_the_map():
-    """What is not in the list is taken for a laboratory's and known later."""
-    (listed,) = re.findall(r"measurement_concept_id not in \(([\d,\s]+)\)", load_adapter("omop").observations_sql)
+def test_the_map_says_how_late_a_value_is_known(engine):
+    """What the map says nothing of is taken for a laboratory's; so is what is marked as one."""
     bedside = {Category.VITAL, Category.NEURO, Category.RESPIRATORY, Category.OUTPUT}
-    mapped = {line["variable"] for line in concept_map("omop") if BY_NAME[line["concept"]].category in bedside}
-    assert set(re.findall(r"\d+", listed)) == mapped
+    for line in concept_map("omop"):
+        assert line["delay_hours"] == ("0" if BY_NAME[line["concept"]].category in bedside else ""), line
+    rows = [measured(1, HEART_RATE, 1, 80), measured(1, CREATININE, 1, 1.2, 8840)]
+    rows += [measured(1, HEART_RATE, 10, 81, None, LAB), measured(1, CREATININE, 10, 1.3, 8840, LAB)]
+    observed(engine, *rows)
+    adapter = adapter_at("omop")
+    late = {"3027018": 0.5, str(CREATININE): 4.0}
+    lines = tuple(replace(line, delay_hours=late.get(line.variable)) for line in adapter.concept_map)
+    found = read(engine, replace(adapter, concept_map=lines), "observations")
+    delays = (found["available_at"] - found["observed_at"]) / HOUR
+    assert sorted(zip(found["variable"], delays, strict=True)) == sorted(
+        [("3027018", 0.5), ("3027018", 3), (str(CREATININE), 4), (str(CREATININE), 4)]
+    )
+    none = replace(adapter, concept_map=tuple(replace(line, delay_hours=None) for line in lines))
+    found = read(engine, none, "observations")
+    assert set((found["available_at"] - found["observed_at"]) / HOUR) == {3}
+
+
+def test_urine_of_several_ways_out_is_added_up(engine):
+    def output(hour, value, way, **columns):
+        return measured(1, URINE, hour, value, 8587) | {"measurement_source_value": way} | columns
+
+    rows = observed(
+        engine,
+        output(1, 0, "Foley"),
+        output(1, 350, "Void"),
+        output(1, 350, "Void"),
+        output(2, 80, "Foley"),
+        output(3, None, "Foley", value_source_value="see note"),
+    )
+    assert list(zip(rows["observed_at"], rows["value"], strict=True)) == [(1, "350"), (2, "80"), (3, "see note")]
+
+
+def test_the_concepts_of_the_card_are_intensive_care(engine):
+    concepts = load_adapter("omop").icu_concepts
+    assert {32037, 40481392, 4305366, 763903, 4149943} <= set(concepts)
+    numbers = range(1, len(concepts) + 2)
+    fill(
+        engine,
+        visit_detail=[
+            detail(number, number, A, 1, None) | {"visit_detail_concept_id": concept}
+            for number, concept in zip(numbers, (*concepts, 4160140), strict=True)
+        ],
+        person=[person(number) for number in numbers],
+        measurement=[measured(number, HEART_RATE, 2, 80) for number in numbers],
+    )
+    stays = {str(number) for number in numbers[:-1]}
+    assert set(read(engine, "omop", "stays")["stay_id"]) == stays
+    assert set(read(engine, "omop", "observations")["stay_id"]) == stays
+    here = replace(adapter_at("omop"), icu_concepts=(4160140,))
+    assert set(read(engine, here, "stays")["stay_id"]) == {str(numbers[-1])}
 
 
 def test_the_fractions_of_oxygen_of_the_select_are_those_of_the_map():

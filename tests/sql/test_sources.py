@@ -33,9 +33,7 @@ def test_a_folder_holds_all_that_a_source_is(source):
 
 def test_every_line_of_a_concept_map_names_a_concept_and_finite_numbers_or_nothing(source):
     for line in concept_map(source):
-        assert list(line)[:5] == ["variable", "unit", "concept", "scale", "offset"] and set(line) - {"label"} == set(
-            list(line)[:5]
-        )
+        assert list(line)[:5] == COLUMNS and set(line) - {"label", "delay_hours"} == set(COLUMNS)
         assert line["variable"] and line["unit"]
         if line["concept"]:
             assert line["concept"] in BY_NAME, line

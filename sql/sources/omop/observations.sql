@@ -1,5 +1,6 @@
 -- Observations of ICU stays from the OMOP Common Data Model 5.4. Grain: one row per measured value, as measured; a
 -- value stored twice is returned once. {items} is replaced by the concepts of concept_map.csv: others are not read.
+-- Likewise {icu_concepts} by the list of source.yaml and {delays} by the column delay_hours of the map.
 -- A value belongs to the ICU row of visit_detail in which it was observed, or to the patient's next one where that
 -- begins within 24 hours, and is known to that stay from its row's begin at the earliest.
 with measured as (
@@ -11,17 +12,12 @@ with measured as (
         -- A date alone: the value was taken about noon, and before the day was over.
         coalesce(measurement_datetime, measurement_date + interval '12 hours') as observed_at,
         coalesce(measurement_datetime, measurement_date + interval '1 day') as taken_by,
-        -- What is observed at the bedside is known at once; all else is taken for the laboratory's.
-        measurement_type_concept_id = 32856 or measurement_concept_id not in (
-            3027018, 4239408, 3024171, 4313591, 40762499, 4096101,
-            3020891, 4302666, 3025926, 3022060, 21490586, 21490588,
-            21490853, 21490851, 21490852, 21492239, 21492240, 21492241,
-            3004249, 4152194, 3012888, 4154790, 3027598,
-            3007194, 3032652, 3016335, 3008223, 3009094, 36684829,
-            3020716, 3024882, 3026238, 42869590, 3005629, 3014080,
-            3022875, 21490854, 21490753, 21490650, 36303946,
-            3014315, 3025315, 4099154, 3036277, 4177340
-        ) as is_lab,
+        measurement_source_value as source_value, value_as_number,
+        -- OMOP keeps one time. The map says how many hours later a concept is known, the laboratory's 3 where it does not.
+        case
+            when measurement_type_concept_id = 32856 then greatest(coalesce(delay.hours, 3), 3)
+            else coalesce(delay.hours, 3)
+        end as delay_hours,
         case
             -- The share of oxygen comes as a fraction and in per cent, also under the unit of the other.
             when measurement_concept_id in (3020716, 3024882, 3026238, 42869590) and value_as_number > 1
@@ -34,6 +30,7 @@ with measured as (
             )
         end as value
     from {schema}.measurement
+    left join (values {delays}) as delay (concept_id, hours) on delay.concept_id = measurement_concept_id
     where measurement_concept_id in ({items})
         and (
             measurement_datetime > :since - interval '24 hours' and measurement_datetime <= :until
@@ -41,10 +38,21 @@ with measured as (
                 and measurement_date > :since - interval '36 hours' and measurement_date <= :until
         )
 ),
+dated as (
+    select *, taken_by + delay_hours * interval '1 hour' as known_at from measured where value is not null
+),
 known as (
-    select *, case when is_lab then taken_by + interval '3 hours' else taken_by end as known_at
-    from measured
-    where value is not null
+    select person_id, variable, unit, observed_at, known_at, value from dated
+    where not (variable = '3014315' and value_as_number is not null)
+
+    union all
+    -- Urine leaves by several ways, each with a row of its own: those of one time are added up.
+    select person_id, variable, unit, observed_at, known_at, cast(sum(value_as_number) as text)
+    from (
+        select distinct person_id, variable, unit, observed_at, known_at, source_value, value_as_number from dated
+        where variable = '3014315' and value_as_number is not null
+    ) as way_out
+    group by person_id, variable, unit, observed_at, known_at
 ),
 -- Rows and the names of their stays as in stays.sql; where ICU rows overlap, the later one takes over from its begin.
 icu_row as (
@@ -57,7 +65,7 @@ icu_row as (
                 > max(coalesce(visit_detail_end_datetime, 'infinity')) over earlier_in_unit + interval '1 hour'
             as opens_stay
     from {schema}.visit_detail
-    where visit_detail_concept_id in (32037) and visit_detail_start_datetime <= :until
+    where visit_detail_concept_id in ({icu_concepts}) and visit_detail_start_datetime <= :until
         and person_id in (select person_id from known)
     window
         by_time as (partition by visit_occurrence_id order by visit_detail_start_datetime, visit_detail_id),

@@ -28,7 +28,7 @@ icu_row as (
                 > max(coalesce(visit_detail_end_datetime, 'infinity')) over earlier_in_unit + interval '1 hour'
             as opens_stay
     from {schema}.visit_detail
-    where visit_detail_concept_id in (32037) and visit_detail_start_datetime <= :until
+    where visit_detail_concept_id in ({icu_concepts}) and visit_detail_start_datetime <= :until
         and person_id in (select person_id from touched)
     window
         by_time as (partition by visit_occurrence_id order by visit_detail_start_datetime, visit_detail_id),
