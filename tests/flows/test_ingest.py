@@ -166,8 +166,12 @@ def test_a_changed_unit_stops_the_run_and_names_the_check(installation, make_dat
     assert contents(installation)["observations"] == []
 
 
-def test_a_source_is_opened_read_only(installation):
-    _, engine = open_source("clif")
+def test_a_source_is_opened_read_only_and_moved_by_as_many_days_as_are_set(installation, monkeypatch):
+    adapter, engine = open_source("clif")
+    assert adapter.shift_days == 0
+    monkeypatch.setenv("ICU_SOURCES__CLIF__SHIFT_DAYS", "-73052")
+    load_settings.cache_clear()
+    assert open_source("clif")[0].shift_days == -73052
     with pytest.raises(Exception, match="read-only"), engine.begin() as connection:
         connection.exec_driver_sql("delete from vitals")
 
