@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 
 from rnn_core.contracts.concepts import BY_NAME, INDEX, NAMES
-from rnn_core.contracts.config import ModelConfig, WindowConfig
+from rnn_core.contracts.config import ModelConfig, Sampling, WindowConfig
 from rnn_core.contracts.frames import STAY_COLUMNS, Observations, Windows
+from rnn_core.contracts.known import Known
 from rnn_core.series.grid import make_grid
-from rnn_core.series.scaling import STATIC_NAMES, Scaler
+from rnn_core.series.material import Material, make_material, make_served_grid
+from rnn_core.series.scaling import STATIC_NAMES, Scaler, fit_scaler, static_features
 from rnn_core.series.windows import make_windows
 
 T0 = np.datetime64("2024-03-01T00:00:00", "us")
@@ -122,6 +124,13 @@ def small_config(**training) -> ModelConfig:
         train=replace(config.train, **({"folds": 2, "epochs": 2, "batch_size": 16} | training)),
         window=replace(config.window, min_observations=3),
     )
+
+
+def material_of(known: Known, config: ModelConfig) -> Material:
+    """What a forecaster of `config` learns from, of these stays."""
+    grid = make_served_grid(known, config.window, Sampling())
+    scaler = fit_scaler(grid, static_features(known.stays), np.arange(len(known.stays)))
+    return make_material(known, grid, scaler, config, Sampling())
 
 
 def ended_pairs(n: int = 240, seed: int = 0) -> pd.DataFrame:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rnn_core.benchmark.whole_stays import Fold
 
 SOURCE = "eicu"
-MODELS: tuple[str, ...] = ("prevalence", "logistic", "trees", "lstm", "forecaster", "apache")
+MODELS: tuple[str, ...] = ("prevalence", "logistic", "trees", "lstm", "forecaster", "blend", "apache")
 # All published stays ended years before.
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 # APACHE IVa reads the worst values of the first day.

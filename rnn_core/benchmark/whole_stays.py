@@ -11,14 +11,15 @@ from sklearn.metrics import log_loss
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from rnn_core.contracts.config import ModelConfig, Sampling
+from rnn_core.contracts.config import Kind, ModelConfig, Sampling
 from rnn_core.contracts.errors import DataTooSmallError
 from rnn_core.contracts.frames import EpochRecord, Grid, Windows
 from rnn_core.contracts.known import Known
 from rnn_core.evaluation.holdout import population_forecast
+from rnn_core.forecasters.blend import join
 from rnn_core.forecasters.boosting import Examples
 from rnn_core.forecasters.fit_stay import make_forecaster
-from rnn_core.forecasters.forecaster import kind_of
+from rnn_core.forecasters.forecaster import OutOfFold, kind_of
 from rnn_core.forecasters.trees import fit_hazards, sampled_rows
 from rnn_core.series.material import Material, judged_hours, make_material, make_served_grid
 from rnn_core.series.scaling import Scaler, fit_scaler, static_features
@@ -68,6 +69,21 @@ class Fold:
     def rows(self) -> np.ndarray:
         """Every sixth hour at which a forecast would be served, absolute rows of `windows`, int64 [n]."""
         return judged_hours(self.windows, self.config.window, self.sampling)
+
+    @cached_property
+    def fits(self) -> dict[Kind, OutOfFold]:
+        """Of each kind of forecaster that was asked for, fitted once."""
+        return {}
+
+    def fit(self, kind: Kind) -> OutOfFold:
+        if kind not in self.fits:
+            config = replace(self.config, forecaster=kind)
+            self.fits[kind] = (
+                join(self.material, [self.fit(part) for part in config.blend], config)
+                if kind == "blend"
+                else kind_of(config).fit(self.material, self.learned.sound, config)
+            )
+        return self.fits[kind]
 
     @property
     def stay(self) -> np.ndarray:
@@ -148,21 +164,26 @@ def _fit_log_odds(train: Examples, valid: Examples, **_: Any) -> tuple[_LinearLo
 def lstm(fold: Fold) -> tuple[Distribution, Histories]:
     """One LSTM of the forecaster's size and training, whose head reads the state only."""
     plain = replace(fold.config.network, cell="lstm", wide=False)
-    return _fitted(fold, replace(fold.config, forecaster="recurrent", network=plain), folds=(0,))
+    config = replace(fold.config, forecaster="recurrent", network=plain)
+    return _served(fold, kind_of(config).fit(fold.material, fold.learned.sound, config, folds=(0,)))
 
 
 def trees(fold: Fold) -> tuple[Distribution, Histories]:
     """Gradient-boosted trees as a stay forecaster, one member per fold."""
-    return _fitted(fold, replace(fold.config, forecaster="trees"))
+    return _served(fold, fold.fit("trees"))
 
 
 def forecaster(fold: Fold) -> tuple[Distribution, Histories]:
-    """The forecaster as it is trained to serve."""
-    return _fitted(fold, fold.config)
+    """The recurrent forecaster, one network per fold."""
+    return _served(fold, fold.fit("recurrent"))
 
 
-def _fitted(fold: Fold, config: ModelConfig, folds: tuple[int, ...] | None = None) -> tuple[Distribution, Histories]:
-    fitted = kind_of(config).fit(fold.material, fold.learned.sound, config, folds=folds)
+def blend(fold: Fold) -> tuple[Distribution, Histories]:
+    """Networks and trees pooled, as `icu-forecast train` fits them to serve."""
+    return _served(fold, fold.fit("blend"))
+
+
+def _served(fold: Fold, fitted: OutOfFold) -> tuple[Distribution, Histories]:
     ready = make_forecaster(fold.material, fitted, fold.scaler, fold.sampling)
     return ready.forecast(fold.windows, fold.rows), fitted.histories
 
@@ -173,4 +194,5 @@ CONTENDERS: dict[str, Contender] = {
     "trees": trees,
     "lstm": lstm,
     "forecaster": forecaster,
+    "blend": blend,
 }

@@ -8,7 +8,7 @@ from rnn_core.contracts.saved import Hours, Saved
 
 Cell = Literal["elman", "jordan", "lstm", "gru"]
 Head = Literal["regression", "competing_risk"]
-Kind = Literal["recurrent", "trees"]
+Kind = Literal["recurrent", "trees", "blend"]
 
 # Hours after the prediction time at which the forecast distribution is cut; the last cell is open-ended.
 HORIZON_EDGES = (0, 6, 12, 24, 36, 48, 72, 96, 120, 144, 168, 216, 264, 336, 432, 576, 720, 1080, 1440)
@@ -127,10 +127,14 @@ class UnitConfig(Saved):
 
 @dataclass(frozen=True)
 class ModelConfig(Saved):
-    """The complete configuration of a stay forecaster. forecaster: its kind, see `forecasters.forecaster.KINDS`."""
+    """The complete configuration of a stay forecaster.
+
+    forecaster: its kind, see `forecasters.forecaster.KINDS`. blend: the kinds that a blend pools.
+    """
 
     forecaster: Kind = "recurrent"
     window: WindowConfig = field(default_factory=WindowConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     trees: TreesConfig = field(default_factory=TreesConfig)
+    blend: tuple[Kind, ...] = ("recurrent", "trees")

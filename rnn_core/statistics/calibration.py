@@ -52,7 +52,7 @@ class PlattCalibration(Saved):
 
     def calibrate(self, risk: ArrayLike, elapsed_hours: ArrayLike = REFERENCE_HOURS) -> np.ndarray:
         """Calibrated risks of the same shape; 0 and 1 stay what they are."""
-        doublings = _doublings(elapsed_hours)
+        doublings = hour_doublings(elapsed_hours)
         slope = np.maximum(self.slope + self.slope_per_doubling * doublings, SLOPE_BOUNDS[0])
         intercept = self.intercept + self.intercept_per_doubling * doublings
         return expit(intercept + slope * logit(np.asarray(risk, dtype=np.float64)))
@@ -71,7 +71,8 @@ class PlattCalibration(Saved):
         )
 
 
-def _doublings(elapsed_hours: ArrayLike) -> np.ndarray:
+def hour_doublings(elapsed_hours: ArrayLike) -> np.ndarray:
+    """How often the elapsed stay has doubled since `REFERENCE_HOURS`, between 4 and 168 hours."""
     return np.log2(np.clip(np.asarray(elapsed_hours, dtype=np.float64), *_HOURS_BOUNDS) / REFERENCE_HOURS)
 
 
@@ -93,7 +94,7 @@ class TimeCalibration(Saved):
 
     def calibrate(self, cdf: np.ndarray, elapsed_hours: ArrayLike = REFERENCE_HOURS) -> np.ndarray:
         """Calibrated values of distribution functions [rows, ...], of the same shape; 0 and 1 stay what they are."""
-        doublings = np.broadcast_to(_doublings(elapsed_hours), len(cdf)).reshape(-1, *(1,) * (cdf.ndim - 1))
+        doublings = np.broadcast_to(hour_doublings(elapsed_hours), len(cdf)).reshape(-1, *(1,) * (cdf.ndim - 1))
         early = np.clip(self.early * np.exp(self.early_per_doubling * doublings), *POWER_BOUNDS)
         late = np.clip(self.late * np.exp(self.late_per_doubling * doublings), *POWER_BOUNDS)
         # A power below 1 would blow rounding errors at 0 and 1 up into probabilities.
@@ -153,7 +154,7 @@ def fit_mortality_calibration(
     risk, death = np.asarray(mortality_risk, dtype=np.float64), np.asarray(death, dtype=np.float64)
     known = ~(np.isnan(risk) | np.isnan(death))
     x, y = log_odds(risk[known]), death[known]
-    doublings = np.broadcast_to(_doublings(elapsed_hours), risk.shape)[known]
+    doublings = np.broadcast_to(hour_doublings(elapsed_hours), risk.shape)[known]
     design = np.stack([x, np.ones(len(x)), x * doublings, doublings])
     centre = np.array([1.0, 0.0, 0.0, 0.0])
     precision = np.array([SLOPE_SD, INTERCEPT_SD, SLOPE_CHANGE_SD, INTERCEPT_CHANGE_SD]) ** -2.0

@@ -4,17 +4,16 @@ import shutil
 
 import numpy as np
 import pytest
-from builders import at, random_observations, random_stays, small_config
+from builders import at, material_of, random_observations, random_stays, small_config
 
-from rnn_core.contracts.config import ModelConfig, Sampling
+from rnn_core.contracts.config import ModelConfig
 from rnn_core.contracts.errors import ContractError
 from rnn_core.contracts.known import Known
 from rnn_core.forecasters import recurrent
 from rnn_core.forecasters.forecaster import KINDS, kind_of
 from rnn_core.forecasters.recurrent import RecurrentEnsemble, load_network
 from rnn_core.network.build import build_network
-from rnn_core.series.material import Material, make_material, make_served_grid
-from rnn_core.series.scaling import fit_scaler, static_features
+from rnn_core.series.material import Material
 from rnn_core.series.splits import patient_folds
 
 CONFIG = small_config(epochs=1, folds=2)
@@ -25,8 +24,7 @@ def material() -> Material:
     rng = np.random.default_rng(4)
     stays = random_stays(rng, 60).assign(ends_at="unit")
     known = Known(stays, random_observations(rng, stays, 4000), at(120))
-    grid = make_served_grid(known, CONFIG.window, Sampling())
-    return make_material(known, grid, fit_scaler(grid, static_features(stays), np.arange(60)), CONFIG, Sampling())
+    return material_of(known, CONFIG)
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,12 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from builders import at, observed, random_observations, random_stays, small_config, stays_frame
+from builders import at, material_of, observed, random_observations, random_stays, small_config, stays_frame
 from scipy.special import expit
 from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
 
-from rnn_core.contracts.config import HORIZON_EDGES, Kind, ModelConfig, Sampling, TreesConfig
+from rnn_core.contracts.config import HORIZON_EDGES, Kind, ModelConfig, TreesConfig
 from rnn_core.contracts.errors import ArtifactError, ContractError, DataTooSmallError
 from rnn_core.contracts.frames import DIED
 from rnn_core.contracts.known import Known
@@ -20,9 +20,7 @@ from rnn_core.forecasters.forecaster import KINDS, kind_of
 from rnn_core.forecasters.stay import forecast_stays
 from rnn_core.forecasters.trees import BoostedTrees, fit_hazards, learned_rows
 from rnn_core.series.labels import make_labels
-from rnn_core.series.material import make_material, make_served_grid
 from rnn_core.series.person_periods import masses_of_hazards
-from rnn_core.series.scaling import fit_scaler, static_features
 from rnn_core.statistics.distribution import Distribution
 
 BINS = len(HORIZON_EDGES)
@@ -176,12 +174,6 @@ def test_stays_that_are_in_the_sample_only_if_they_last_teach_the_same_from_ther
 
 
 # ---- the forecaster
-
-
-def material_of(known: Known, config: ModelConfig):
-    grid = make_served_grid(known, config.window, Sampling())
-    scaler = fit_scaler(grid, static_features(known.stays), np.arange(len(known.stays)))
-    return make_material(known, grid, scaler, config, Sampling())
 
 
 @pytest.fixture(scope="module")
