@@ -10,8 +10,7 @@ from sqlalchemy import text
 from benchmarks.stage import AS_OF, SOURCE, Row, Stage
 from flows.runtime.databases import open_source
 from sql.intake import landing
-from sql.intake.landing import BEGINNING
-from sql.intake.reading import statement
+from sql.intake.reading import BEGINNING, statement
 
 
 def run(stage: Stage) -> Iterator[Row]:

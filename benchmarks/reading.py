@@ -124,7 +124,7 @@ def _measure(what: str, since: str | datetime, until: datetime) -> Measured:
 
 def measure(what: str, since: str, until: str) -> None:
     """What the process of a measurement runs; prints what it found as JSON."""
-    from sql.intake.landing import BEGINNING
+    from sql.intake.reading import BEGINNING
 
     bounds = (BEGINNING if since == "begin" else since and datetime.fromisoformat(since), datetime.fromisoformat(until))
     work = {"read": _prepare_read, "pandas": _prepare_pandas, "ingest": _prepare_ingest}[what](*bounds)

@@ -97,8 +97,10 @@ def make_database(server):
 
     url, _ = server
 
-    def make(prefix: str = "t", template: str = "template1"):
+    def make(prefix: str = "t", template: str = "template1", encoding: str = ""):
         name = f"{prefix}_{os.getpid()}_{next(_names)}"
+        if encoding:
+            template = f"template0 encoding '{encoding}' lc_collate 'C' lc_ctype 'C'"
         with open_engine(url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql(f"create database {name} template {template} strategy file_copy")
         return url.set(database=name)

@@ -8,8 +8,7 @@ from sqlalchemy import text
 
 from benchmarks import large_source, reading
 from sql.intake.adapter import load_adapter
-from sql.intake.landing import BEGINNING
-from sql.intake.reading import check_source, read_observations, read_stays
+from sql.intake.reading import BEGINNING, check_source, read_observations, read_stays
 from sql.store.engine import open_engine, read_only
 
 ROWS = 20_000

@@ -22,8 +22,9 @@ from sql.intake.reading import check_source, refused_tables
 from sql.published import registry, runs
 from sql.published.canonical import count_finished
 from sql.store import health, rebuild_views
-from sql.store.engine import check_reachable, open_engine
+from sql.store.engine import open_engine
 from sql.store.migrate import current_revision, newest_revision
+from sql.store.refusals import check_reachable
 from sql.store.schema import SCHEMAS
 
 FREE_GB = 2.0

@@ -5,7 +5,8 @@ from typing import Any
 from flows.runtime.databases import store_url
 from flows.runtime.settings import load_settings
 from sql.store import query as queries
-from sql.store.engine import check_reachable, open_engine
+from sql.store.engine import open_engine
+from sql.store.refusals import check_reachable
 
 
 def run_query(query: str) -> list[dict[str, Any]]:

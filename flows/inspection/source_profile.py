@@ -15,8 +15,7 @@ from sqlalchemy import Engine
 from rnn_core.contracts.concepts import BY_NAME, NAMES
 from rnn_core.contracts.errors import SourceError
 from sql.intake.adapter import Adapter
-from sql.intake.landing import BEGINNING
-from sql.intake.reading import read_observations, read_stays
+from sql.intake.reading import BEGINNING, read_observations, read_stays
 
 # Values kept per variable and unit for its quantiles; their error is below half a percentage point.
 SAMPLE = 20_000

@@ -8,8 +8,9 @@ from flows.runtime.settings import Settings, SourceSettings, load_settings
 from rnn_core.contracts.errors import ForecastError
 from sql.intake.adapter import Adapter, adapter_names, load_adapter
 from sql.store import embedded
-from sql.store.engine import check_reachable, open_engine, read_only
+from sql.store.engine import open_engine, read_only
 from sql.store.migrate import upgrade
+from sql.store.refusals import check_reachable
 
 
 def open_store(settings: Settings | None = None) -> Engine:

@@ -26,6 +26,8 @@ LANDMARK_HOURS: tuple[int, ...] = (6, 12, 24, 48, 96)
 CHARTING_DELAY_HOURS = 36
 # A stay may begin this long before the charted hospital admission.
 EARLY_ADMISSION_HOURS = 24
+# A value from longer before the stay is another stay's, or its clock was reset: sources read at most a day back.
+EARLY_VALUE_DAYS = 30
 
 # ---- how good a model has to be
 

@@ -6,7 +6,9 @@ from datetime import datetime
 from sqlalchemy import Connection, text
 
 from rnn_core.contracts.concepts import CONCEPTS
+from rnn_core.contracts.thresholds import EARLY_VALUE_DAYS
 from sql.intake.adapter import MappedVariable
+from sql.intake.cells import FIRST_TIME, LAST_TIME, MARK
 
 _STAY_TIMES = ("available_at", "intime", "outtime", "hospital_intime", "hospital_outtime", "died_at")
 _STAY_NUMBERS = ("end_precision_hours", "age_years", "height_cm", "weight_kg")
@@ -30,6 +32,7 @@ def cast_stays(
         *_casts(typed, _STAY_NUMBERS, "float8"),
         _unreadable(typed, _STAY_TIMES, "timestamptz") + " as unreadable_times",
         _unreadable(typed, _STAY_NUMBERS, "float8") + " as unreadable_numbers",
+        _marked(_STAY_TEXTS) + " as unreadable_text",
         "md5(to_jsonb(l)::text) as content_hash",
     ]
     statement = (
@@ -70,9 +73,10 @@ def cast_observations(
     }
     times = ", ".join(_casts(_typed_columns(connection, landed), ("observed_at", "available_at"), "timestamptz"))
     names = {"landed": landed, "checked": checked, "stays": stays, "times": times, "suspect": suspect, "care": OWN_CARE}
+    names |= {"marked": _MARKED, "early_value_days": EARLY_VALUE_DAYS}
     connection.execute(text(_MEANINGS.format(**names)), meanings)
-    connection.execute(text(_UNKNOWN_STAYS.format(**names)), {"source": source})
-    connection.exec_driver_sql("analyze meaning, unknown_stay")
+    connection.execute(text(_KNOWN_STAYS.format(**names)), {"source": source})
+    connection.exec_driver_sql("analyze meaning, known_stay")
     connection.execute(text(_CAST_OBSERVATIONS.format(**names)), {"as_of": as_of})
     connection.exec_driver_sql(f"analyze {checked}")
     _rank_duplicates(connection, checked)
@@ -99,16 +103,33 @@ def _typed_columns(connection: Connection, landed: str) -> set[str]:
 
 def _casts(typed: set[str], columns: tuple[str, ...], kind: str) -> list[str]:
     """Expressions that cast each landed column to the type `kind`; null if it cannot be read."""
-    return [
-        f"l.{c}" if c in typed else f"case when pg_input_is_valid(l.{c}, '{kind}') then l.{c}::{kind} end as {c}"
-        for c in columns
-    ]
+    return [f"{_cast(typed, c, kind)} as {c}" for c in columns]
+
+
+def _cast(typed: set[str], column: str, kind: str) -> str:
+    if kind != "timestamptz":
+        return f"case when pg_input_is_valid(l.{column}, '{kind}') then l.{column}::{kind} end"
+    if column in typed:
+        return f"case when l.{column} {_USABLE} then l.{column} end"
+    # A time has a digit: PostgreSQL also reads `now`, `today` and `infinity`.
+    time = f"case when pg_input_is_valid(l.{column}, '{kind}') and l.{column} ~ '[0-9]' then l.{column}::{kind} end"
+    return f"case when ({time}) {_USABLE} then l.{column}::{kind} end"
+
+
+_USABLE = f"between timestamptz '{FIRST_TIME:%Y-%m-%d} 00:00+00' and timestamptz '{LAST_TIME:%Y-%m-%d} 00:00+00'"
 
 
 def _unreadable(typed: set[str], columns: tuple[str, ...], kind: str) -> str:
     """An expression that counts the non-null columns of a row that cannot be read."""
-    untyped = [c for c in columns if c not in typed]
-    return " + ".join(f"(l.{c} is not null and not pg_input_is_valid(l.{c}, '{kind}'))::int" for c in untyped) or "0"
+    return " + ".join(f"(l.{c} is not null and ({_cast(typed, c, kind)}) is null)::int" for c in columns)
+
+
+_MARKED = f"like '%{MARK}%'"
+
+
+def _marked(columns: tuple[str, ...]) -> str:
+    """An expression that is true for a row with a text that could not be read as it is."""
+    return " or ".join(f"coalesce(l.{c}, '') {_MARKED}" for c in columns)
 
 
 # Looked up once per landed variable and unit; a line for the exact unit wins over one for any unit (*).
@@ -125,18 +146,24 @@ with map as materialized (
 select seen.variable, seen.unit, named.variable is not null as known_variable,
     coalesce(this.concept, any_unit.concept) as concept,
     coalesce(this.scale, any_unit.scale, 1) as scale, coalesce(this.shift, any_unit.shift, 0) as shift,
-    coalesce(this.low, any_unit.low) as low, coalesce(this.high, any_unit.high) as high
+    coalesce(this.low, any_unit.low) as low, coalesce(this.high, any_unit.high) as high,
+    coalesce(seen.variable, '') {marked} or coalesce(seen.unit, '') {marked} as unreadable_text
 from (select distinct variable, unit from {landed}) seen
 left join rule this on this.variable = seen.variable and this.unit = seen.unit
 left join rule any_unit on any_unit.variable = seen.variable and any_unit.unit = '*'
 left join (select distinct variable from map) named on named.variable = seen.variable
 """
 
-_UNKNOWN_STAYS = """
-create temporary table unknown_stay on commit drop as
-select distinct stay_id from {landed}
-except select stay_id from icu.stay_version where source = :source
-except select stay_id from {stays} where intime is not null and available_at is not null and patient_id <> ''
+# The stays that are accepted, and those of the batch that can be, with their earliest begin.
+_KNOWN_STAYS = """
+create temporary table known_stay on commit drop as
+with landed as materialized (select distinct stay_id from {landed})
+select stay_id, min(intime) as begins from (
+    select stay_id, intime from icu.stay_version where source = :source and stay_id in (select stay_id from landed)
+    union all
+    select stay_id, intime from {stays}
+    where intime is not null and available_at is not null and patient_id <> '' and not unreadable_text
+) known group by stay_id
 """
 
 # A number that would overflow in the conversion is treated as not a number: one such value must not stop the batch.
@@ -149,7 +176,9 @@ with cast_row as (
         case when l.number = 0 or abs(l.number) between 1e-100 and 1e100 or not abs(l.number) < 'Infinity'
             then l.number * m.scale + m.shift
         end as number,
-        l.value_is_missing, l.stay_id is not null and unknown_stay.stay_id is null as known_stay,
+        l.value_is_missing, k.stay_id is not null as known_stay,
+        l.observed_at < k.begins - interval '{early_value_days} days' as long_before_stay,
+        coalesce(m.unreadable_text, false) or k.stay_id is null and coalesce(l.stay_id, '') {marked} as unreadable_text,
         l.available_at > cast(:as_of as timestamptz) as after_slot, 1::smallint as place, null::float8 as taken_value
     from (
         select l.ctid as row_id, l.stay_id, l.variable, l.unit, {times},
@@ -158,7 +187,7 @@ with cast_row as (
         from {landed} l offset 0
     ) l
     left join meaning m on m.variable = l.variable and m.unit is not distinct from l.unit
-    left join unknown_stay on unknown_stay.stay_id = l.stay_id
+    left join known_stay k on k.stay_id = l.stay_id
     offset 0
 )
 select *, coalesce({suspect}, false) as suspect from cast_row

@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -16,13 +15,11 @@ from sqlalchemy.schema import AddConstraint, DropConstraint
 from rnn_core.contracts.errors import SourceError
 from sql.intake import casting, quality
 from sql.intake.adapter import Adapter
-from sql.intake.reading import read_observations, read_stays
+from sql.intake.reading import BEGINNING, read_observations, read_stays
 from sql.intake.retention import purged_until
 from sql.store.copy import copy_arrow
 from sql.store.schema import landing_observation, landing_stay, observation
 
-# Earlier than any record, later than PostgreSQL's and Python's own limits.
-BEGINNING = datetime.fromisoformat("1800-01-01T00:00:00+00:00")
 OVERLAP = timedelta(hours=48)
 RELATIONS = ("stay", "observation")
 _BETWEEN = "\x1f"
@@ -122,7 +119,7 @@ def land(engine: Engine, batch: Batch, adapter: Adapter, source_engine: Engine, 
         ("observation", read_observations, landing_observation),
     ):
         columns = [c.name for c in template.columns]
-        batches = _read_ahead(read(adapter, source_engine, batch.since[relation], batch.as_of))
+        batches = read(adapter, source_engine, batch.since[relation], batch.as_of)
         if relation == "observation":
             batches = _without_unmapped(batches, adapter, batch.unmapped)
         with engine.begin() as connection:
@@ -144,15 +141,6 @@ def _land_again(connection: Connection, batch: Batch, columns: list[str]) -> int
     )
     until = min(batch.since["observation"], batch.as_of)
     return connection.execute(statement, {"source": batch.source, "until": until}).rowcount
-
-
-def _read_ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same batches, each fetched while the previous one is written, so that neither database waits for the other."""
-    with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(next, batches, None)
-        while (rows := ahead.result()) is not None:
-            ahead = pool.submit(next, batches, None)
-            yield rows
 
 
 def _as_text(batches: Iterator[pa.RecordBatch], columns: list[str]) -> Iterator[pa.RecordBatch]:

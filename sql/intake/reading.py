@@ -1,24 +1,35 @@
 """Reads a source: an adapter's SELECTs on the engine that holds the tables, streamed as Arrow, times in UTC."""
 
+import codecs
 import re
-from collections.abc import Iterator
-from datetime import datetime, timedelta
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from psycopg.sql import Literal
-from sqlalchemy import Column, Engine, MetaData, Table, false, inspect, select, text
-from sqlalchemy.exc import DBAPIError, NoSuchTableError, OperationalError
+from psycopg.sql import Identifier, Literal
+from sqlalchemy import Column, Connection, CursorResult, Engine, MetaData, Table, false, inspect, select, text
+from sqlalchemy.exc import DBAPIError, NoSuchTableError
 
 from rnn_core.contracts.errors import SourceError
 from sql.intake.adapter import Adapter
-from sql.store.engine import connect_arrow
+from sql.intake.cells import FIRST_TIME, NO_TIME, readable_text, readable_texts, readable_times
+from sql.store.deadline import fetch_ahead, within
+from sql.store.engine import address, connect_arrow
+from sql.store.refusals import Refusal, is_refused_connection, refusal, unreachable
 
+T = TypeVar("T")
+_NOT_AFFECTED = "Published forecasts are not affected."
+# Earlier than any record, later than PostgreSQL's, Python's and MySQL's own limits.
+BEGINNING = FIRST_TIME
 _ROWS_AT_ONCE = 100_000
+# A look at the catalogue takes milliseconds; it waits no longer than this, nor than the read timeout.
+_LOOK_SECONDS = 120.0
 _TIMES = frozenset(
     ("available_at", "observed_at", "intime", "outtime", "hospital_intime", "hospital_outtime", "died_at")
 )
@@ -27,7 +38,7 @@ _CLOCK_CHANGE = timedelta(hours=3)
 
 
 def check_source(adapter: Adapter, engine: Engine) -> None:
-    """Raises SourceError with one sentence if the database is down or lacks a selected table or column."""
+    """Raises SourceError with one sentence if the database is down, lacks a selected table or column, or refuses a SELECT."""
     if engine.dialect.name not in adapter.dialects:
         raise SourceError(
             f"The source {adapter.name} is written for {', '.join(adapter.dialects)}, not for {engine.dialect.name}; "
@@ -35,21 +46,71 @@ def check_source(adapter: Adapter, engine: Engine) -> None:
         )
     if engine.dialect.name in ("duckdb", "sqlite") and not Path(engine.url.database or "").is_file():
         raise SourceError(f"The source {adapter.name} has no file at {engine.url.database}; check the path in its URL.")
+    _look(adapter, engine, lambda: _check_tables(adapter, engine))
+    _look(adapter, engine, lambda: _check_selects(adapter, engine))
+
+
+def _check_tables(adapter: Adapter, engine: Engine) -> None:
     try:
-        for schema, table, columns in adapter.relations():
-            found = _columns(engine, schema, table)
-            if not found:
-                raise SourceError(
-                    f"The source {adapter.name} needs the table {schema}.{table}, which does not exist or cannot be read; "
-                    "check the schema setting and the grants."
-                )
-            if missing := [column for column in columns if column not in found]:
-                raise SourceError(
-                    f"The source {adapter.name} needs the column {', '.join(missing)} in {schema}.{table}, which does not "
-                    "exist; was the table renamed or upgraded? Fix the adapter's SELECT."
-                )
-    except DBAPIError as error:
-        raise _unreachable(adapter, engine, error) from None
+        with engine.connect():
+            pass  # What fails here is the connection; what fails below is a table.
+    except TypeError:
+        raise SourceError(
+            f"The URL of the source {adapter.name} has an option that the driver for {engine.dialect.name} does not know."
+        ) from None
+    for schema, table, columns in adapter.relations():
+        found = _columns(engine, schema, table)
+        if not found:
+            raise SourceError(
+                f"The source {adapter.name} needs the table {schema}.{table}, which does not exist or cannot be read; "
+                "check the schema setting and the grants."
+            )
+        if missing := [column for column in columns if column not in found]:
+            raise SourceError(
+                f"The source {adapter.name} needs the column {', '.join(missing)} in {schema}.{table}, which does not "
+                "exist; was the table renamed or upgraded? Fix the adapter's SELECT."
+            )
+
+
+def _check_selects(adapter: Adapter, engine: Engine) -> None:
+    """Have both SELECTs planned. The database's own message is shown: no row was read yet, so it quotes none."""
+    if engine.dialect.name not in _EXPLAINS:
+        return
+    for file, sql in (("stays.sql", adapter.stays_sql), ("observations.sql", adapter.observations_sql)):
+        sql, bound = statement(adapter, sql, engine), bounds(adapter, BEGINNING, BEGINNING)
+        try:
+            with engine.connect() as connection:
+                if engine.dialect.name == "postgresql":
+                    _explain(connection, "explain", _with_literals(sql, bound))
+                else:
+                    connection.execute(text(f"explain {sql}"), bound)
+        except DBAPIError as error:
+            if is_refused_connection(error):
+                raise
+            place, message = _place_and_message(error)
+            raise SourceError(
+                f"The database of the source {adapter.name} refuses {file}{place}: {message} Correct the SELECT, or "
+                f"`tables` in source.yaml and the grants (`icu-forecast source grants {adapter.name}`)."
+            ) from None
+
+
+_EXPLAINS = frozenset(("postgresql", "duckdb", "sqlite", "mysql", "mariadb"))
+
+
+def _explain(connection: Connection, how: str, sql: str) -> CursorResult:
+    """The plan of a SELECT with its bounds written in (PostgreSQL)."""
+    return connection.exec_driver_sql(f"{how} {sql}".replace("%", "%%"))
+
+
+def _place_and_message(error: DBAPIError) -> tuple[str, str]:
+    """The line of the SELECT that the database names, and its message."""
+    diagnosis = getattr(error.orig, "diag", None)
+    said = getattr(diagnosis, "message_primary", None) or str(error.orig.args[-1]).strip()
+    message = " ".join(said.split())[:300].rstrip(".") + "."
+    if position := getattr(diagnosis, "statement_position", None):
+        sent = str(error.statement).replace("%%", "%")
+        return f", line {sent.count(chr(10), 0, int(position) - 1) + 1}", message
+    return "", message
 
 
 def refused_tables(adapter: Adapter, engine: Engine) -> list[str]:
@@ -65,6 +126,20 @@ def refused_tables(adapter: Adapter, engine: Engine) -> list[str]:
     return refused
 
 
+def _look(adapter: Adapter, engine: Engine, call: Callable[[], T]) -> T:
+    """What `call` finds in the catalogue. Raises SourceError if the database refuses it or does not answer in time."""
+    seconds = min(_LOOK_SECONDS, adapter.read_timeout_minutes * 60)
+    try:
+        return within(seconds, call)
+    except TimeoutError:
+        raise SourceError(
+            f"The source {adapter.name} does not answer at {address(engine)} within {seconds:g} seconds; does its server "
+            f"hang? {_NOT_AFFECTED}"
+        ) from None
+    except DBAPIError as error:
+        raise _refused(adapter, engine, error) from None
+
+
 def _columns(engine: Engine, schema: str, table: str) -> set[str]:
     """Names of a table's columns in lower case, none where there is no such table."""
     if engine.dialect.name == "duckdb":
@@ -78,20 +153,21 @@ def _columns(engine: Engine, schema: str, table: str) -> set[str]:
         found = {column["name"] for column in inspect(engine).get_columns(table, schema=schema)}
     except NoSuchTableError:
         return set()
+    except DBAPIError as error:
+        # MySQL refuses to show a schema that does not exist, or that this user may not use.
+        if is_refused_connection(error) or error.connection_invalidated:
+            raise
+        return set()
     # SQLite keeps the case of the imported file and ignores it.
     return {name.lower() for name in found} if engine.dialect.name == "sqlite" else found
 
 
-def _unreachable(adapter: Adapter, engine: Engine, error: DBAPIError) -> SourceError:
-    if engine.dialect.name == "postgresql" and not isinstance(error, OperationalError):
-        return SourceError(
-            f"The source {adapter.name} refuses the query ({type(error.orig).__name__}); check the grants, and that its "
-            f"SELECTs run there. `icu-forecast source grants {adapter.name}` prints what they need."
-        )
+def _refused(adapter: Adapter, engine: Engine, error: DBAPIError) -> SourceError:
+    if is_refused_connection(error):
+        return SourceError(f"The source {adapter.name} {unreachable(error, engine)}. {_NOT_AFFECTED}")
     return SourceError(
-        f"The source {adapter.name} does not answer at {engine.url.render_as_string(hide_password=True)} "
-        f"({type(error.orig).__name__}); check that it runs, its URL and the credentials. "
-        "Published forecasts are not affected."
+        f"The database of the source {adapter.name} refused a query: {refusal(error, engine) or 'it broke the connection'}. "
+        f"{_NOT_AFFECTED}"
     )
 
 
@@ -108,24 +184,43 @@ def read_observations(adapter: Adapter, engine: Engine, since: datetime, until: 
 def _read(adapter: Adapter, select: str, engine: Engine, since: datetime, until: datetime) -> Iterator[pa.RecordBatch]:
     """Stream one of the adapter's SELECTs as record batches, rows with since < available_at <= until, times with a zone.
 
-    Memory holds a few batches, however many rows there are. Raises SourceError; its text never quotes a row.
+    Each batch is fetched while the one before is used. Memory holds a few batches, however many rows there are. Raises
+    SourceError, also where the whole takes longer than the read timeout; its text never quotes a row.
     """
     sql, bound = statement(adapter, select, engine), bounds(adapter, since, until)
     read = {"postgresql": _read_adbc, "duckdb": _read_duckdb}.get(engine.dialect.name, _read_rows)
-    zone = adapter.timezone if adapter.local_times else "UTC"
+    rows = (_within(_with_real_times(adapter, rows), since, until) for rows in read(engine, sql, bound, adapter))
+    began, limit = time.monotonic(), adapter.read_timeout_minutes * 60
     try:
-        for rows in read(engine, sql, bound, adapter.read_timeout_minutes):
-            if adapter.local_times or adapter.shift_days:
-                rows = _with_real_times(adapter, rows)
-            rows = _moved(rows, timedelta(days=adapter.shift_days)) if adapter.shift_days else rows
-            yield _within(_with_zone(rows, zone), since, until)
-    # Once batches flow, the driver reports a broken stream as an OSError.
-    except (DBAPIError, *_driver_errors(engine), OSError) as error:
-        raise SourceError(
-            f"Reading the source {adapter.name} failed ({type(error).__name__}): its database broke the connection, "
-            f"refused the SELECT, or took longer than {adapter.read_timeout_minutes:g} minutes. Run "
-            f"`icu-forecast source check {adapter.name}`. Published forecasts are not affected."
-        ) from None
+        yield from fetch_ahead(rows, limit)
+    except TimeoutError:
+        raise SourceError(_too_slow(adapter)) from None
+    # Once batches flow, the driver reports a broken stream as an OSError, or as an error of Arrow.
+    except (DBAPIError, *_driver_errors(engine), pa.ArrowException, OSError) as error:
+        if time.monotonic() - began >= limit:
+            raise SourceError(_too_slow(adapter)) from None
+        why = refusal(error, engine) or _why_it_broke(error, engine, sql, bound)
+        raise SourceError(f"Reading the source {adapter.name} failed: {why}. {_NOT_AFFECTED}") from None
+
+
+def _why_it_broke(error: Exception, engine: Engine, sql: str, bound: dict[str, Any]) -> Refusal | str:
+    """ADBC passes on no SQLSTATE once rows flow: have the server execute the SELECT again, without sending a row."""
+    if "PGRES_FATAL_ERROR" in str(error):
+        try:
+            with engine.connect() as connection:
+                connection.exec_driver_sql("set local statement_timeout = '1min'")
+                _explain(connection, "explain (analyze, timing off)", _with_literals(sql, bound))
+        except DBAPIError as again:
+            if found := refusal(again, engine):
+                return found
+    return f"its database broke the connection ({type(error).__name__})"
+
+
+def _too_slow(adapter: Adapter) -> str:
+    return (
+        f"Reading the source {adapter.name} took longer than {adapter.read_timeout_minutes:g} minutes: its server hangs, an "
+        f"index is missing (`icu-forecast source check {adapter.name}`), or READ_TIMEOUT_MINUTES is too short. {_NOT_AFFECTED}"
+    )
 
 
 def statement(adapter: Adapter, select: str, engine: Engine) -> str:
@@ -135,7 +230,9 @@ def statement(adapter: Adapter, select: str, engine: Engine) -> str:
     select = select.replace("{icu_concepts}", ", ".join(map(str, adapter.icu_concepts)))
     select = select.replace("{delays}", ", ".join(f"({item}, {hours:g})" for item, hours in delays.items()))
     for placeholder, schema in adapter.schemas.items():
-        select = select.replace(f"{{{placeholder}}}", engine.dialect.identifier_preparer.quote(schema))
+        # Drivers with parameters like %s have the percent signs of a name doubled.
+        quoted = engine.dialect.identifier_preparer.quote(schema).replace("%%", "%")
+        select = select.replace(f"{{{placeholder}}}", quoted)
     return _without_intervals(select) if engine.dialect.name == "sqlite" else select
 
 
@@ -155,43 +252,22 @@ def bounds(adapter: Adapter, since: datetime, until: datetime) -> dict[str, date
 
 
 def _with_real_times(adapter: Adapter, rows: pa.RecordBatch) -> pa.RecordBatch:
-    """The same rows, dates as their midnight. Raises SourceError for a time that is text."""
+    """The same rows, their times as timestamps in UTC. Raises SourceError for a time that is text and should be moved."""
+    zone, is_moved = (adapter.timezone if adapter.local_times else "UTC"), adapter.local_times or adapter.shift_days
     for position, column in enumerate(rows.schema):
-        if column.name not in _TIMES or pa.types.is_timestamp(column.type) or pa.types.is_null(column.type):
-            continue
-        if not pa.types.is_date(column.type):
+        if pa.types.is_timestamp(column.type) or (pa.types.is_date(column.type) and column.name in _TIMES):
+            times = readable_times(rows.column(position), zone, adapter.shift_days)
+            rows = rows.set_column(position, column.name, times)
+        elif is_moved and column.name in _TIMES and not pa.types.is_null(column.type):
             raise SourceError(
                 f"The source {adapter.name} returns {column.name} as {column.type}; a source with local_times or shift_days "
                 "must return times as times. Cast it in the SELECT."
             )
-        rows = rows.set_column(position, column.name, rows.column(position).cast(pa.timestamp("us")))
-    return rows
-
-
-def _moved(rows: pa.RecordBatch, shift: timedelta) -> pa.RecordBatch:
-    """The same rows with every time moved."""
-    for position, column in enumerate(rows.schema):
-        if pa.types.is_timestamp(column.type):
-            times = pc.add(rows.column(position), pa.scalar(shift, pa.duration(column.type.unit)))
-            rows = rows.set_column(position, column.name, times)
-    return rows
-
-
-def _with_zone(rows: pa.RecordBatch, zone: str) -> pa.RecordBatch:
-    """The same rows, times without a zone taken from the clock of `zone`.
-
-    An hour that occurs twice in autumn is the second one, an hour skipped in spring is its end: nothing counts as known too
-    early, and the order of times is kept.
-    """
-    for position, column in enumerate(rows.schema):
-        if pa.types.is_timestamp(column.type) and column.type.tz is None:
-            times = pc.assume_timezone(rows.column(position), zone, ambiguous="latest", nonexistent="latest")
-            rows = rows.set_column(position, column.name, times.cast(pa.timestamp(column.type.unit, "UTC")))
     return rows
 
 
 def _within(rows: pa.RecordBatch, since: datetime, until: datetime) -> pa.RecordBatch:
-    """Rows of the slice; a row whose time is unknown is kept, to be quarantined."""
+    """Rows of the slice; a row whose time is unknown or none is kept, to be quarantined."""
     available = rows.column("available_at")
     if not pa.types.is_timestamp(available.type):
         return rows
@@ -199,7 +275,7 @@ def _within(rows: pa.RecordBatch, since: datetime, until: datetime) -> pa.Record
         pc.greater(available, pa.scalar(since, available.type)),
         pc.less_equal(available, pa.scalar(until, available.type)),
     )
-    return rows.filter(pc.fill_null(kept, True))
+    return rows.filter(pc.fill_null(pc.or_(kept, pc.equal(available, pa.scalar(NO_TIME, available.type))), True))
 
 
 def _driver_errors(engine: Engine) -> tuple[type[Exception], ...]:
@@ -214,13 +290,35 @@ def _driver_errors(engine: Engine) -> tuple[type[Exception], ...]:
     return ()
 
 
-def _read_adbc(engine: Engine, sql: str, bound: dict[str, Any], timeout_minutes: float) -> Iterator[pa.RecordBatch]:
+def _read_adbc(engine: Engine, sql: str, bound: dict[str, Any], adapter: Adapter) -> Iterator[pa.RecordBatch]:
     with connect_arrow(engine) as connection, connection.cursor() as cursor:
         cursor.execute("set transaction read only")
-        cursor.execute(f"set local statement_timeout = {int(timeout_minutes * 60_000)}")
+        cursor.execute(f"set local statement_timeout = {max(1, int(adapter.read_timeout_minutes * 60_000))}")
         cursor.execute("set local timezone = 'UTC'")
+        cursor.execute("select current_setting('server_encoding')")
+        (encoding,) = cursor.fetchone()
+        if (codec := _codec(encoding)) and (sql.isascii() or encoding == "SQL_ASCII"):
+            # As stored: converting to UTF-8, the server would refuse all rows for one byte that is no text.
+            cursor.execute(f"set local client_encoding = '{encoding}'")
+        else:
+            codec = "utf-8"
         cursor.execute(_with_literals(sql, bound))
-        yield from cursor.fetch_record_batch()
+        for rows in cursor.fetch_record_batch():
+            yield _with_text(rows, codec)
+
+
+def _codec(encoding: str) -> str | None:
+    """Python's name of an encoding of PostgreSQL; None where only the server can convert it."""
+    if encoding == "SQL_ASCII":  # Bytes without a meaning, today most likely UTF-8.
+        return "utf-8"
+    try:
+        return codecs.lookup(encoding.replace("WIN", "cp")).name
+    except LookupError:
+        return None
+
+
+def _with_text(rows: pa.RecordBatch, codec: str = "utf-8") -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([readable_texts(column, codec) for column in rows.columns], rows.schema.names)
 
 
 def _with_literals(sql: str, bound: dict[str, Any]) -> str:
@@ -233,21 +331,24 @@ def _with_literals(sql: str, bound: dict[str, Any]) -> str:
     return re.sub(r"(?<!:):(since|until)\b", lambda m: literals[m[1]], sql)
 
 
-def _read_duckdb(engine: Engine, sql: str, bound: dict[str, Any], _: float) -> Iterator[pa.RecordBatch]:
+def _read_duckdb(engine: Engine, sql: str, bound: dict[str, Any], _: Adapter) -> Iterator[pa.RecordBatch]:
     with engine.connect() as connection:
         session = connection.connection.driver_connection
         # Otherwise times with and without a zone are compared on the clock of this machine.
         session.execute("set timezone = 'UTC'")
-        yield from session.sql(re.sub(r":(since|until)\b", r"$\1", sql), params=bound).to_arrow_reader(_ROWS_AT_ONCE)
+        for rows in session.sql(re.sub(r":(since|until)\b", r"$\1", sql), params=bound).to_arrow_reader(_ROWS_AT_ONCE):
+            yield _with_text(rows)
 
 
-def _read_rows(engine: Engine, sql: str, bound: dict[str, Any], _: float) -> Iterator[pa.RecordBatch]:
+def _read_rows(engine: Engine, sql: str, bound: dict[str, Any], _: Adapter) -> Iterator[pa.RecordBatch]:
     """Any other database through its SQLAlchemy driver: times typed, all else as text, since drivers report no types."""
     if engine.dialect.name == "sqlite":
         # Times are text there, with or without fractions of a second: read a second more and cut off the excess.
         margin = {"since": -timedelta(seconds=1), "until": timedelta(seconds=1)}
-        bound = {name: (value + margin[name]).strftime("%Y-%m-%d %H:%M:%S") for name, value in bound.items()}
+        bound = {name: _iso(value + margin[name]) for name, value in bound.items()}
     with engine.connect().execution_options(stream_results=True) as connection:
+        if engine.dialect.name == "sqlite":
+            connection.connection.driver_connection.text_factory = readable_text
         result = connection.execute(text(sql), bound)
         names = list(result.keys())
         for rows in result.partitions(_ROWS_AT_ONCE):
@@ -257,13 +358,21 @@ def _read_rows(engine: Engine, sql: str, bound: dict[str, Any], _: float) -> Ite
             )
 
 
+def _iso(time: datetime) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
 def _column(name: str, values: tuple[Any, ...]) -> pa.Array:
-    if name in _TIMES:
-        texts = pd.Series(values, dtype=object)
-        has_zone = texts.astype(str).str.contains(r"(?:Z|[+-]\d\d:?\d\d)$", regex=True).any()
-        times = pd.to_datetime(texts, format="ISO8601", errors="coerce", utc=bool(has_zone))
-        return pa.Array.from_pandas(times.dt.as_unit("us"))
-    return pa.array([None if value is None else str(value) for value in values], pa.string())
+    if name not in _TIMES:
+        said = [v if v is None or isinstance(v, bytes) else str(v).encode(errors="surrogatepass") for v in values]
+        return readable_texts(pa.array(said, pa.large_binary()))
+    texts = pd.Series(values, dtype=object)
+    has_zone = texts.astype(str).str.contains(r"(?:Z|[+-]\d\d:?\d\d)$", regex=True).any()
+    times = pd.to_datetime(texts, format="ISO8601", errors="coerce", utc=bool(has_zone)).dt.as_unit("us")
+    column = pa.Array.from_pandas(times)
+    # What is there and no time must not count as missing: a stay without an end is open.
+    is_none = pa.array(times.isna().to_numpy() & texts.notna().to_numpy())
+    return pc.if_else(is_none, pa.scalar(NO_TIME.replace(tzinfo=column.type.tz and UTC), column.type), column)
 
 
 def sequential_scans(adapter: Adapter, engine: Engine, since: datetime, until: datetime) -> dict[str, int]:
@@ -274,24 +383,25 @@ def sequential_scans(adapter: Adapter, engine: Engine, since: datetime, until: d
     """
     if engine.dialect.name != "postgresql":
         return {}
+    return _look(adapter, engine, lambda: _scans(adapter, engine, since, until))
+
+
+def _scans(adapter: Adapter, engine: Engine, since: datetime, until: datetime) -> dict[str, int]:
     whole: set[tuple[str, str]] = set()
-    try:
-        with engine.connect() as connection:
-            connection.exec_driver_sql("set local enable_seqscan = off")
-            for select in (adapter.stays_sql, adapter.observations_sql):
-                planned = _with_literals(statement(adapter, select, engine), bounds(adapter, since, until))
-                explained = "explain (verbose, format json) " + planned.replace("%", "%%")
-                (plan,) = connection.exec_driver_sql(explained).scalar_one()
-                scanned = [node for node in _nodes(plan["Plan"]) if _reads_all(node)]
-                whole |= {(node["Schema"], node["Relation Name"]) for node in scanned}
-            rows = text("select greatest(reltuples, 0)::bigint from pg_class where oid = to_regclass(:name)")
-            quote = engine.dialect.identifier_preparer.quote
-            return {
-                table: connection.execute(rows, {"name": f"{quote(schema)}.{quote(table)}"}).scalar_one()
-                for schema, table in sorted(whole)
-            }
-    except DBAPIError as error:
-        raise _unreachable(adapter, engine, error) from None
+    with engine.connect() as connection:
+        connection.exec_driver_sql("set local enable_seqscan = off")
+        for select in (adapter.stays_sql, adapter.observations_sql):
+            planned = _with_literals(statement(adapter, select, engine), bounds(adapter, since, until))
+            (plan,) = _explain(connection, "explain (verbose, format json)", planned).scalar_one()
+            scanned = [node for node in _nodes(plan["Plan"]) if _reads_all(node)]
+            whole |= {(node["Schema"], node["Relation Name"]) for node in scanned}
+        rows = text("select greatest(reltuples, 0)::bigint from pg_class where oid = to_regclass(:name)")
+        return {
+            table: connection.execute(
+                rows, {"name": Identifier(schema, table).as_string(connection.connection.driver_connection)}
+            ).scalar_one()
+            for schema, table in sorted(whole)
+        }
 
 
 def _reads_all(node: dict) -> bool:

@@ -15,6 +15,7 @@ _HIGH = thresholds.RISK_BANDS.index("high")
 VALUES: dict[str, str] = {
     "prolonged_hours": f"{thresholds.PROLONGED_HOURS:g}",
     "charting_delay_hours": f"{thresholds.CHARTING_DELAY_HOURS:g}",
+    "early_value_days": f"{thresholds.EARLY_VALUE_DAYS:g}",
     "early_admission_hours": f"{thresholds.EARLY_ADMISSION_HOURS:g}",
     "ranked_risk_bands": ", ".join(f"('{band}', {rank})" for rank, band in enumerate(thresholds.RISK_BANDS, start=1)),
     "high_risk_bands": ", ".join(f"'{band}'" for band in thresholds.RISK_BANDS[_HIGH:]),

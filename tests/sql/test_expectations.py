@@ -15,6 +15,7 @@ from rnn_core.contracts.config import Sampling
 from rnn_core.contracts.errors import QualityError
 from sql.intake import landing, quality
 from sql.intake.adapter import Adapter, MappedVariable
+from sql.intake.cells import MARK
 from sql.store import schema
 
 SUITES = ("stay", "observation", "forecast")
@@ -90,7 +91,10 @@ def observation(**values: str | None) -> dict:
 CLEAN = {
     "stay": [stay(f"clean-{n}") for n in range(150)],
     "observation": [observation(stay_id=f"clean-{n % 150}") for n in range(1500)]
-    + [observation(variable="K", unit=None, value="4.5")],
+    + [
+        observation(variable="K", unit=None, value="4.5"),
+        observation(variable="K", unit=None, value="4.6", observed_at=at(-30 * 24)),
+    ],
 }
 
 # A value other than the clean one for each column that a version of a stay holds besides its key.
@@ -151,6 +155,7 @@ DIRTY: dict[str, dict[str, list[dict]]] = {
         "implausible_age": [stay("too old", age_years="300"), stay("age below 0", age_years="-1")],
         "implausible_height": [stay("height in m", height_cm="1.7"), stay("height not a number", height_cm="NaN")],
         "implausible_weight": [stay("weight in g", weight_kg="80000")],
+        "unreadable_text": [stay(rf"S\xfcd{MARK}"), stay("unit is no text", unit=rf"Innere S\xfcd{MARK}")],
         "missing_stay_id": [stay(None), stay("")],
         "missing_patient_id": [stay("no patient", patient_id=None), stay("empty patient", patient_id="")],
         "unreadable_time": [
@@ -159,6 +164,11 @@ DIRTY: dict[str, dict[str, list[dict]]] = {
             stay("known at no time", available_at="soon"),
             stay("end is no time", outtime="2026-02-31"),
             stay("death is no time", died_at="unknown"),
+            stay("end without end", outtime="infinity", outcome=None),
+            stay("admitted before everything", hospital_intime="-infinity"),
+            stay("died before Christ", died_at="0044-03-15 BC"),
+            stay("left hospital in the year 999", hospital_outtime="0999-12-31T00:00:00+00:00"),
+            stay("begins whenever it is read", intime="now", outtime=None, outcome=None),
         ],
         "unreadable_number": [
             stay("age in words", age_years="old"),
@@ -168,6 +178,7 @@ DIRTY: dict[str, dict[str, list[dict]]] = {
         "unknown_end": [stay("ends nowhere", ends_at=None), stay("ends on a ward", ends_at="ward")],
         "begins_before_first_day": [
             stay("since 1900", intime="1900-01-01T00:00:00+00:00", outtime=None, outcome=None),
+            stay("since 1700", intime="1700-01-01T00:00:00+00:00"),
             stay("the day before", intime="1989-12-31T23:59:59+00:00"),
         ],
         "ends_before_it_begins": [
@@ -186,11 +197,15 @@ DIRTY: dict[str, dict[str, list[dict]]] = {
         "times_are_readable": [observation(variable="K", value="4.5", observed_at="noon") for _ in range(1200)],
         "nothing_is_from_after_the_slot": [observation(available_at=KNOWN_LATER)],
         "units_fit_the_concepts": [observation(value="1.3") for _ in range(250)],
+        "unreadable_text": [observation(**{column: rf"\xfc{MARK}"}) for column in ("stay_id", "variable", "unit")],
         "missing_stay_id": [observation(stay_id=None), observation(stay_id="")],
         "empty_variable_name": [observation(variable=v) for v in (None, "", "  ")],
         "unknown_variable": [observation(variable="XYZ"), observation(variable="hr")],
         "unknown_unit": [observation(unit="Hz"), observation(unit=None)],
-        "unreadable_time": [observation(observed_at="noon"), observation(available_at=None)],
+        "unreadable_time": [
+            *(observation(observed_at=time) for time in ("noon", None, "-infinity", "0044-03-15 BC")),
+            observation(available_at=None),
+        ],
         "available_before_observed": [observation(available_at=at(0))],
         "missing_value": [observation(value=None), observation(value=" ")],
         "text_in_a_number": [observation(value=v) for v in ("haemolysed", "<0.5", "37,2", "1e308", "1e-308")],
@@ -199,6 +214,10 @@ DIRTY: dict[str, dict[str, list[dict]]] = {
             CLEAN["observation"][1] | {"value": "735"},
         ],
         "unknown_stay": [observation(stay_id="of no stay"), observation(stay_id="negative")],
+        "observed_long_before_stay": [
+            *(observation(observed_at=f"{year}-01-01T00:00:00+00:00") for year in (1700, 1900, 2000)),
+            observation(observed_at=at(-30 * 24 - 0.01)),
+        ],
         "duplicate_key": [CLEAN["observation"][0] | {"value": "99"}],
         "changed_without_new_available_at": AFTER_A_CHANGE["observation"],
     },

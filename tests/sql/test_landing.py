@@ -216,3 +216,35 @@ def test_known_and_not_used_holds_for_each_unit_of_a_variable():
     (left,) = landing._without_unmapped(iter([batch]), replace(ADAPTER, concept_map=concept_map), unmapped)
     assert left["kept"].to_pylist() == [True] * sum(kept)
     assert unmapped == {"norepinephrine": 2, "lactate": 1, "bed": 1}
+
+
+def test_an_odd_cell_costs_its_row_and_no_batch(hospital):
+    hospital.add_stay("a", 0)
+    hospital.add_values("a", 1)
+    long, late, early = "x" * 5000, "'infinity'", "'-infinity'"
+    stay = "insert into stay (stay_id, available_at, patient_id, unit, intime, outtime, ends_at) values"
+    value = "insert into observation values"
+    with hospital.source.begin() as connection:
+        for statement in (
+            f"{stay} ('endless', '{at(1)}', 'p', 'MICU', '{BEGIN}', {late}, 'unit')",
+            f"{stay} ('begins never', '{at(1)}', 'p', 'MICU', {early}, null, 'unit')",
+            f"{stay} ('of Rome', '{at(1)}', 'p', 'MICU', '0044-03-15 BC', null, 'unit')",
+            f"{stay} ('{long}', '{at(1)}', 'p', 'MICU', '{BEGIN}', null, 'unit')",
+            f"{stay} ('long unit', '{at(1)}', 'p', '{long}', '{BEGIN}', null, 'unit')",
+            f"{value} ('{long}', 'HR', null, '{at(1)}', '{at(1)}', '80')",
+            f"{value} ('a', 'HR', '{long}', '{at(1)}', '{at(1)}', '80')",
+            f"{value} ('a', 'HR', null, {early}, '{at(1)}', '80')",
+            f"{value} ('a', 'HR', null, '1900-01-01', '{at(1)}', '80')",
+        ):
+            connection.exec_driver_sql(statement)
+    counts = hospital.ingest(2)
+    assert (counts.stays_added, counts.observations_added, counts.quarantined) == (1, 1, 9)
+    found = "select relation, check_name, count(*) as n from quality.quarantine group by 1, 2 order by 1, 2"
+    assert [tuple(row.values()) for row in b.rows(hospital.store, found)] == [
+        ("observation", "observed_long_before_stay", 1),
+        ("observation", "unreadable_text", 2),
+        ("observation", "unreadable_time", 1),
+        ("stay", "unreadable_text", 2),
+        ("stay", "unreadable_time", 3),
+    ]
+    assert hospital.ingest(3).quarantined == 0, "the same rows, read again"

@@ -10,14 +10,15 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from builders_source import BEGINNING, END, adapter_at, read
-from sqlalchemy import text
-from sqlalchemy.exc import NoInspectionAvailable
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import OperationalError
 
 from rnn_core.contracts.errors import ForecastError, SourceError
 from sql.intake.adapter import load_adapter
-from sql.intake.reading import bounds, check_source, sequential_scans
+from sql.intake.cells import MARK, NO_TIME
+from sql.intake.reading import bounds, check_source, refused_tables, sequential_scans
 from sql.loaders import replace_table
-from sql.store.engine import open_engine, read_only
+from sql.store.engine import address, connect_arrow, libpq_parameters, libpq_uri, open_engine, read_only
 
 ZURICH = "Europe/Zurich"
 DIALECTS = ["postgresql", "duckdb", "sqlite"]
@@ -127,18 +128,195 @@ def test_a_time_as_text_has_no_clock_and_a_date_is_its_midnight(make_engine):
         read(engine, replace(adapter, observations_sql=worded), "observations")
 
 
+# -------------------------------------------------------------------------------------------- cells that are odd
+
+# Per encoding of a server: bytes of a cell that is text, the text, and bytes that are none (LATIN1 has none such).
+ENCODED = {
+    "LATIN1": (rb"S\xfcd", "Süd", None),
+    "WIN1252": (rb"S\xfcd \x80", "Süd €", rb"S\x81d"),
+    "EUC_JP": (rb"\xc5\xec", "東", None),
+    "SQL_ASCII": (rb"S\xc3\xbcd", "Süd", rb"S\xfcd"),
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODED)
+def test_text_is_read_whatever_the_encoding_of_the_server_and_a_byte_that_is_none_is_marked(make_database, encoding):
+    engine = open_engine(make_database("encoded", encoding=encoding))
+    adapter = charted(engine, "postgresql", ["2026-03-01 10:00", "2026-03-01 11:00"])
+    stored, meant, odd = ENCODED[encoding]
+    with engine.begin() as connection:
+        connection.exec_driver_sql("alter table chart add ward text")
+        for cell, hour in ((stored, 10), (odd, 11)):
+            quoted = "null" if cell is None else f"E'{cell.decode()}'"
+            connection.exec_driver_sql(f"update chart set ward = {quoted} where stored = '2026-03-01 {hour}:00'")
+    # A SELECT that is not plain ASCII has to be sent in UTF-8; the server then converts what it returns.
+    variables = ["'hf'"] if encoding in ("WIN1252", "EUC_JP") else ["'hf'", "'\u00b5'"]
+    for variable in variables:
+        select = adapter.observations_sql.replace("'hf'", variable).replace("null as unit", "ward as unit")
+        adapter = replace(adapter, observations_sql=select, stays_sql=select, tables={"chart": ["ward"]})
+        check_source(adapter, engine)
+        found = read(engine, adapter, "observations").sort_values("available_at")["unit"]
+        assert found.dropna().tolist() == ([meant, odd.decode() + MARK] if odd else [meant])
+
+
+def test_a_time_that_is_none_is_kept_apart_from_one_that_is_missing(make_engine):
+    """A missing end is an open stay; an infinite one costs its row."""
+    engine = make_engine("postgresql")
+    adapter = charted(engine, "postgresql", ["2026-03-01 10:00"])
+    for kind in ("timestamptz", "timestamp", "date"):
+        times = (
+            "-infinity",
+            "infinity",
+            "0044-03-15 BC",
+            "0001-01-01",
+            "0999-12-31",
+            "12000-01-01",
+            None,
+            "2026-03-01",
+        )
+        cells = ", ".join("null" if time is None else f"'{time}'" for time in times)
+        select = f"select 's' as stay_id, t::{kind} as observed_at, {{schema}}.chart.stored as available_at"
+        select += f" from {{schema}}.chart, unnest(array[{cells}]) t where :since < :until"
+        found = read(engine, replace(adapter, observations_sql=select), "observations")["observed_at"]
+        assert found.isna().tolist() == [False] * 6 + [True, False], kind
+        assert (found == pd.Timestamp(NO_TIME)).tolist() == [True] * 6 + [False, False], kind
+
+
+@pytest.mark.parametrize("dialect", ["duckdb", "sqlite"])
+def test_odd_cells_of_a_file_are_marked_too(make_engine, dialect):
+    engine = make_engine(dialect)
+    adapter = charted(engine, dialect, ["2026-03-01 10:00"])
+    odd = {"nul": "'a' || chr(0)", "long": "repeat('x', 3000)", "observed_at": "timestamp 'infinity'"}
+    if dialect == "sqlite":
+        odd = {"nul": "'a' || char(0)", "long": "hex(zeroblob(1500))", "observed_at": "'0000-00-00'"}
+        odd["bytes"] = "cast(x'53fc64' as text)"
+    cells = ", ".join(f'{cell} as "{name}"' for name, cell in odd.items())
+    select = f"select {cells}, stored as available_at from {{schema}}.chart where :since < :until"
+    (row,) = read(engine, replace(adapter, observations_sql=select), "observations").to_dict("records")
+    assert row["nul"] == r"a\x00" + MARK and len(row["long"].rstrip(MARK)) == 500 < len(row["long"])
+    assert row["observed_at"] == pd.Timestamp(NO_TIME)
+    assert dialect != "sqlite" or row["bytes"] == rf"S\xfcd{MARK}"
+
+
 # -------------------------------------------------------------------------------------------- what is said, and refused
 
 
-def test_a_database_with_a_server_of_its_own_is_not_looked_for_as_a_file():
-    engine = SimpleNamespace(dialect=SimpleNamespace(name="mysql"), url=SimpleNamespace(database="ward"))
-    with pytest.raises(NoInspectionAvailable):
-        check_source(replace(adapter_at("clif"), dialects=("mysql",)), engine)
+def refusing(dialect: str, statement: str | None, *said):
+    """An engine of a database whose driver gives this error, of a statement or of the connection itself."""
+
+    def connect():
+        raise OperationalError(statement, {}, Exception(*said))
+
+    return SimpleNamespace(
+        dialect=SimpleNamespace(name=dialect), url=make_url(f"{dialect}://reader:secret@db/ward?x=1"), connect=connect
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        (
+            (2003, "Can't connect"),
+            r"ward does not answer at mysql://reader:\*\*\*@db/ward \(Exception\); check that it runs",
+        ),
+        (
+            (1045, "denied for secret"),
+            r"ward refused the connection at .*: it refuses this user or .* \(error 1045\); check",
+        ),
+        ((1049, "Unknown database"), r"it has no database of that name \(error 1049\)"),
+        ((1040, "Too many connections"), r"it has no free connection \(error 1040\); try again later"),
+        (("28000", "[28000] login failed"), r"it refuses this user or the password \(SQLSTATE 28000\)"),
+        ((4711, "secret"), r"it refused \(error 4711\); look the code up"),
+    ],
+)
+def test_a_server_that_refuses_a_connection_is_quoted_by_its_code_alone(said, sentence):
+    with pytest.raises(SourceError, match=sentence) as refused:
+        check_source(replace(adapter_at("clif"), name="ward", dialects=("mysql",)), refusing("mysql", None, *said))
+    assert "secret" not in str(refused.value) and "affected" in str(refused.value)
 
 
 def test_a_database_that_an_adapter_is_not_written_for_is_refused(tmp_path):
     with pytest.raises(SourceError, match=r"clif is written for postgresql, not for sqlite; copy its folder"):
         check_source(adapter_at("clif"), open_engine(f"sqlite:///{tmp_path / 'x.db'}"))
+
+
+@pytest.fixture(scope="module")
+def make_url_with(make_database):
+    """A function that gives the URL of one empty database with other parts."""
+    url = make_database("refusing")
+
+    def make(query: dict | None = None, **parts):
+        return url.set(**parts).update_query_dict(query or {})
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("query", "parts", "sentence"),
+    [
+        ({}, {"username": "nobody"}, r"refuses this user or the password \(SQLSTATE 28000\)"),
+        ({}, {"database": "nowhere"}, r"has no database of that name \(SQLSTATE 3D000\)"),
+        ({}, {"username": "latecomer"}, r"has no free connection \(SQLSTATE 53300\)"),
+        ({"options": "-c misspelt=1"}, {}, r"does not know a setting or name \(SQLSTATE 42704\); check `options`"),
+        ({"sslmod": "require"}, {}, r"has sslmod, which PostgreSQL's driver does not know; did you mean sslmode\?"),
+        ({"host": "/nowhere"}, {}, r"does not answer at .*\(OperationalError\); check that it runs"),
+    ],
+)
+def test_a_connection_that_is_refused_says_why(make_url_with, query, parts, sentence):
+    with open_engine(make_url_with()).begin() as connection:
+        connection.exec_driver_sql("drop role if exists latecomer; create role latecomer login connection limit 0")
+    with pytest.raises(ForecastError, match=sentence):
+        check_source(adapter_at("clif"), open_engine(make_url_with(query, **parts)))
+
+
+def test_both_drivers_take_the_options_and_the_several_hosts_of_a_url(make_url_with):
+    url = make_url_with({"options": "-c search_path=ward", "application_name": "own name"})
+    (socket,) = [url.query["host"]]
+    several = make_url(
+        f"postgresql://{url.username}@/{url.database}?host=/nowhere,{socket}&options=-c%20search_path%3Dward"
+    )
+    shown = "select current_setting('search_path'), current_setting('timezone'), current_setting('client_encoding')"
+    for engine in map(open_engine, (url, several)):
+        with engine.connect() as connection, connect_arrow(engine) as arrow, arrow.cursor() as cursor:
+            cursor.execute(shown)
+            found = [tuple(connection.exec_driver_sql(shown).one()), cursor.fetchone()]
+        assert found == [("ward", "UTC", "UTF8")] * 2
+    hosts = open_engine("postgresql://reader:secret@one:5432,two:5433/ward?sslmode=require")
+    assert libpq_parameters(hosts) | {"host": "one,two", "port": "5432,5433"} == libpq_parameters(hosts)
+    assert "secret" not in address(hosts) and "one" in address(hosts) and "two" in address(hosts)
+    assert libpq_uri(hosts).startswith("postgresql://reader:secret@/ward?")
+    with pytest.raises(ForecastError, match="cannot be read"):
+        open_engine("postgresql://reader:pass/word@db:port/ward")
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_select_that_the_database_refuses_is_named_with_its_line_and_message(make_engine, dialect):
+    engine = make_engine(dialect)
+    adapter = charted(engine, dialect, ["2026-03-01 10:00"])
+    misspelt = adapter.observations_sql.replace(" from {schema}", ",\n    valeu\nfrom {schema}")
+    line = ", line 2" if dialect == "postgresql" else ""
+    with pytest.raises(SourceError, match=rf"mimic_iii refuses stays\.sql{line}: .*valeu.* Correct the SELECT"):
+        check_source(replace(adapter, stays_sql=misspelt), engine)
+    with pytest.raises(SourceError, match=r"refuses observations\.sql.*syntax error"):
+        check_source(
+            replace(
+                adapter, stays_sql=adapter.observations_sql, observations_sql="selct" + adapter.observations_sql[6:]
+            ),
+            engine,
+        )
+
+
+def test_a_schema_with_a_percent_sign_is_read(make_engine):
+    engine = make_engine("postgresql")
+    with engine.begin() as connection:
+        connection.exec_driver_sql('create schema "50%% ""ward"""')
+    adapter = charted(engine, "postgresql", ["2026-03-01 10:00"])
+    with engine.begin() as connection:
+        connection.exec_driver_sql('alter table chart set schema "50%% ""ward"""')
+    adapter = replace(adapter, schemas={"schema": '50% "ward"'}, stays_sql=adapter.observations_sql)
+    check_source(adapter, engine)
+    assert known(engine, adapter) == ["03-01 09:00"] and refused_tables(adapter, engine) == []
+    assert set(sequential_scans(adapter, engine, BEGINNING, END)) == {"chart"}
 
 
 def test_a_database_without_a_driver_is_refused_with_what_to_do():
@@ -158,6 +336,7 @@ def test_a_file_that_is_not_there_is_named_and_not_made(tmp_path, dialect):
 def test_a_missing_table_and_a_missing_column_are_named(make_engine, dialect):
     engine = make_engine(dialect)
     adapter = charted(engine, dialect, ["2026-03-01 10:00"])
+    adapter = replace(adapter, stays_sql=adapter.observations_sql)
     check_source(adapter, engine)
     with pytest.raises(SourceError, match=r"needs the column stored_by in main\.chart"):
         check_source(replace(adapter, tables={"chart": ["stored", "stored_by"]}), engine)
@@ -172,6 +351,20 @@ def test_a_source_cannot_be_written_to(make_engine, dialect):
     engine.dispose()
     with pytest.raises(Exception, match=r"read-only|readonly|read_only"), read_only(engine).begin() as connection:
         connection.execute(text("delete from chart"))
+
+
+def test_a_row_on_which_the_select_fails_is_not_quoted_and_its_sqlstate_is(make_engine):
+    """Long after the first rows: by then the driver passes on no SQLSTATE."""
+    engine = make_engine("postgresql")
+    adapter = charted(engine, "postgresql", ["2026-03-01 10:00"])
+    values = "select case when n = 300000 then 'secret_77' else '1' end as value from generate_series(1, 300000) n"
+    rows = f"({values}) v cross join (select stored from {{schema}}.chart) c"
+    select = adapter.observations_sql.replace(" value from {schema}.chart", f" value::float8 from {rows}")
+    with pytest.raises(
+        SourceError, match=r"could not convert or compute a value of the SELECT \(SQLSTATE 22P02\)"
+    ) as refused:
+        read(engine, replace(adapter, observations_sql=select), "observations")
+    assert "secret_77" not in str(refused.value)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

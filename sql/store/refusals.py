@@ -1,0 +1,130 @@
+"""Says why a database refused, by its SQLSTATE or its number for the error, never by its text, which may quote a row."""
+
+import ctypes
+import re
+import select
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from psycopg import pq
+from psycopg.conninfo import make_conninfo
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from rnn_core.contracts.errors import ForecastError
+from sql.store.engine import address, libpq_parameters
+
+_WAIT_SECONDS = 10
+_SQLSTATE_ONLY = 3  # PQERRORS_SQLSTATE of libpq
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """code: SQLSTATE, number or name of the error, empty if there is none. cause and advice: parts of a sentence."""
+
+    code: str
+    cause: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.cause} ({self.code}); {self.advice}"
+
+
+# By SQLSTATE, by the first digits of one, or by MySQL's number.
+_REFUSALS = {
+    "28 1045 1698": (
+        "it refuses this user or the password",
+        "check both, and that the server admits the user from here",
+    ),
+    "3D000 1049": ("it has no database of that name", "check the name at the end of the URL"),
+    "53300 1040 1203 1226": ("it has no free connection", "try again later, or ask its administrator for more"),
+    "57P 1053": ("it is starting, or was shut down", "try again later"),
+    "57014 1969 3024": ("its own time limit was exceeded", "raise statement_timeout of this user, or add an index"),
+    "42501 1044 1142 1143": (
+        "this user may not select what is read",
+        "grant it; `source grants` prints what is needed",
+    ),
+    "42P01 3F000 1146": ("a table or schema is missing", "check the schema setting and the SELECT"),
+    "42703 1054": ("a column is missing", "check the SELECT against the table"),
+    "42601 1064": ("the SELECT is not valid SQL there", "correct it"),
+    "42704 22023": ("it does not know a setting or name", "check `options` of the URL, and the SELECT"),
+    "22": (
+        "it could not convert or compute a value of the SELECT",
+        "let the SELECT pass on text that is no number or time",
+    ),
+    "42": ("the SELECT does not fit its tables", "run `source check`"),
+    "53": ("it has no memory or disk left", "ask its administrator"),
+    "08": ("it broke the connection", "check the network and its log"),
+}
+
+# MySQL's client: no server there, or it went away.
+_NO_ANSWER = frozenset(("2002", "2003", "2005", "2006", "2013"))
+
+
+def refusal(error: BaseException, engine: Engine) -> Refusal | None:
+    """Why the database refused; None if it said nothing: it did not answer, or the connection broke."""
+    code = _code(getattr(error, "orig", error))
+    if code is None and engine.dialect.name == "postgresql":
+        code = _state_of_connecting(engine)
+    if code is None or code in _NO_ANSWER:
+        return None
+    found = {prefix: said for codes, said in _REFUSALS.items() for prefix in codes.split() if code.startswith(prefix)}
+    cause, advice = found[max(found, key=len)] if found else ("it refused", "look the code up in its manual")
+    return Refusal(f"SQLSTATE {code}" if len(code) == 5 else f"error {code}", cause, advice)
+
+
+def _code(error: Any) -> str | None:
+    """SQLSTATE of a driver's error, else the number or name that it gives."""
+    said = [getattr(error, name, None) for name in ("sqlstate", "errno", "sqlite_errorname")]
+    for code in [*said, *getattr(error, "args", ())[:1]]:
+        if re.fullmatch(r"[0-9A-Z]{5}|\d{3,5}|SQLITE_\w+", str(code)):
+            return str(code)
+    return None
+
+
+def _state_of_connecting(engine: Engine) -> str | None:
+    """SQLSTATE with which PostgreSQL refuses a connection; None if it connects, or does not answer.
+
+    Drivers pass on only the text of such an error, in the server's language. libpq shows the SQLSTATE instead if it is
+    set so before the connection is made; psycopg has no call for that, its library does.
+    """
+    connection = pq.PGconn.connect_start(make_conninfo(**libpq_parameters(engine)).encode())
+    try:
+        library = ctypes.CDLL(import_module("psycopg_binary.pq").__file__)
+        library.PQsetErrorVerbosity(ctypes.c_void_p(connection.pgconn_ptr), _SQLSTATE_ONLY)
+    except (ImportError, AttributeError, OSError):
+        return None
+    status = pq.PollingStatus.WRITING
+    while status in (pq.PollingStatus.READING, pq.PollingStatus.WRITING):
+        if connection.status == pq.ConnStatus.BAD:
+            break
+        ready = ([connection.socket], []) if status == pq.PollingStatus.READING else ([], [connection.socket])
+        if not any(select.select(*ready, [], _WAIT_SECONDS)):
+            return None
+        status = connection.connect_poll()
+    states = re.findall(rb":\s+([0-9A-Z]{5})\s*$", connection.error_message, re.MULTILINE)
+    needs_password = connection.needs_password
+    connection.finish()
+    return states[-1].decode() if states else "28P01" if needs_password else None
+
+
+def check_reachable(engine: Engine, what: str) -> None:
+    """Raises ForecastError with a sentence when `what` (a name for people) does not answer or refuses the connection."""
+    try:
+        with engine.connect() as connection:
+            connection.execute(text("select 1"))
+    except DBAPIError as error:
+        raise ForecastError(f"The {what} {unreachable(error, engine)}.") from None
+
+
+def unreachable(error: DBAPIError, engine: Engine) -> str:
+    """The end of a sentence about a database to which no connection could be made."""
+    if refused := refusal(error, engine):
+        return f"refused the connection at {address(engine)}: {refused}"
+    return f"does not answer at {address(engine)} ({type(error.orig).__name__}); check that it runs, its host and port, and TLS"
+
+
+def is_refused_connection(error: DBAPIError) -> bool:
+    """Whether no connection was made, so that no statement is to blame."""
+    return error.statement is None
