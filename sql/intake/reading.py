@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,8 +29,8 @@ _NOT_AFFECTED = "Published forecasts are not affected."
 # Earlier than any record, later than PostgreSQL's, Python's and MySQL's own limits.
 BEGINNING = FIRST_TIME
 _ROWS_AT_ONCE = 100_000
-# A look at the catalogue takes milliseconds; it waits no longer than this, nor than the read timeout.
-_LOOK_SECONDS = 120.0
+# A look at the catalogue takes milliseconds: it waits as long as a read may take, within these limits.
+_LOOK_SECONDS = (5.0, 120.0)
 _TIMES = frozenset(
     ("available_at", "observed_at", "intime", "outtime", "hospital_intime", "hospital_outtime", "died_at")
 )
@@ -75,7 +76,7 @@ def _check_tables(adapter: Adapter, engine: Engine) -> None:
 def _check_selects(adapter: Adapter, engine: Engine) -> None:
     """Have both SELECTs planned. The database's own message is shown: no row was read yet, so it quotes none."""
     if engine.dialect.name not in _EXPLAINS:
-        return
+        return _check_grants(adapter, engine)
     for file, sql in (("stays.sql", adapter.stays_sql), ("observations.sql", adapter.observations_sql)):
         sql, bound = statement(adapter, sql, engine), bounds(adapter, BEGINNING, BEGINNING)
         try:
@@ -87,10 +88,11 @@ def _check_selects(adapter: Adapter, engine: Engine) -> None:
         except DBAPIError as error:
             if is_refused_connection(error):
                 raise
+            _check_grants(adapter, engine)
             place, message = _place_and_message(error)
             raise SourceError(
-                f"The database of the source {adapter.name} refuses {file}{place}: {message} Correct the SELECT, or "
-                f"`tables` in source.yaml and the grants (`icu-forecast source grants {adapter.name}`)."
+                f"The database of the source {adapter.name} refuses {file}{place}: {message} Correct the SELECT, and "
+                "`tables` in source.yaml."
             ) from None
 
 
@@ -113,8 +115,8 @@ def _place_and_message(error: DBAPIError) -> tuple[str, str]:
     return "", message
 
 
-def refused_tables(adapter: Adapter, engine: Engine) -> list[str]:
-    """Tables (schema.table) that this user can see but not read: a catalogue shows columns to everyone."""
+def _check_grants(adapter: Adapter, engine: Engine) -> None:
+    """Raises SourceError with the tables that this user can see but not read: a catalogue shows columns to everyone."""
     refused = []
     for schema, name, columns in adapter.relations():
         query = select(Table(name, MetaData(), *map(Column, columns), schema=schema)).where(false())
@@ -123,12 +125,16 @@ def refused_tables(adapter: Adapter, engine: Engine) -> list[str]:
                 connection.execute(query)
         except DBAPIError:
             refused.append(f"{schema}.{name}")
-    return refused
+    if refused:
+        raise SourceError(
+            f"The source {adapter.name} may not select what its adapter reads of {', '.join(refused)}; grant select on them, "
+            f"as `icu-forecast source grants {adapter.name}` prints."
+        )
 
 
 def _look(adapter: Adapter, engine: Engine, call: Callable[[], T]) -> T:
     """What `call` finds in the catalogue. Raises SourceError if the database refuses it or does not answer in time."""
-    seconds = min(_LOOK_SECONDS, adapter.read_timeout_minutes * 60)
+    seconds = float(np.clip(adapter.read_timeout_minutes * 60, *_LOOK_SECONDS))
     try:
         return within(seconds, call)
     except TimeoutError:
