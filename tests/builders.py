@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from rnn_core.contracts.concepts import BY_NAME, INDEX, NAMES
-from rnn_core.contracts.config import ModelConfig, Sampling, WindowConfig
+from rnn_core.contracts.config import ModelConfig, Sampling, TreesConfig, WindowConfig
 from rnn_core.contracts.frames import STAY_COLUMNS, Observations, Windows
 from rnn_core.contracts.known import Known
 from rnn_core.series.grid import make_grid
@@ -123,6 +123,7 @@ def small_config(**training) -> ModelConfig:
         network=replace(config.network, units=(8,)),
         train=replace(config.train, **({"folds": 2, "epochs": 2, "batch_size": 16} | training)),
         window=replace(config.window, min_observations=3),
+        trees=TreesConfig(trees=20, learning_rate=0.1),
     )
 
 

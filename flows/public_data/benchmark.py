@@ -16,7 +16,7 @@ from flows.runtime import clock
 from flows.runtime.databases import open_source
 from flows.runtime.log import log
 from flows.runtime.quiet_tensorflow import import_tensorflow
-from rnn_core.benchmark.outcome import BASELINES, BLENDED, MODELS, Outcome
+from rnn_core.benchmark.outcome import BASELINES, MODELS, Outcome
 from rnn_core.contracts.config import ModelConfig
 from rnn_core.contracts.errors import ForecastError
 from rnn_core.contracts.groups import patient_groups
@@ -144,8 +144,8 @@ def check(train: dict[str, Path], test: dict[str, Path], models: Sequence[str]) 
         )
     if unknown := sorted(set(models) - set(MODELS)):
         raise ForecastError(f"There is no model {', '.join(unknown)}; there are {', '.join(MODELS)}.")
-    if "prevalence" not in models or ("blend" in models and not set(BLENDED) <= set(models)):
-        raise ForecastError("Every run needs the model prevalence, and blend needs forecaster and trees.")
+    if "prevalence" not in models:
+        raise ForecastError("Every run needs the model prevalence: the trivial answer stands beside all others.")
 
 
 def _fill(source: Engine, schema: str, sets: dict[str, Path], withheld: dict[str, Path]) -> None:
@@ -187,15 +187,13 @@ def _arena(
 
 
 def _fit_all(arena: "Arena", models: Sequence[str]) -> "dict[str, tuple[Entry, float]]":
-    """Entry and wall time of each model, in order; blend comes after its parts."""
+    """Entry and wall time of each model, in order."""
     from rnn_core.benchmark import contenders
 
     entries: dict[str, tuple[Entry, float]] = {}
     for name in sorted(models, key=MODELS.index):
         began = perf_counter()
-        if name == "blend":
-            entry = contenders.blend(arena, *(entries[part][0] for part in BLENDED))
-        elif name in ("elman", "jordan", "lstm", "gru"):
+        if name in ("elman", "jordan", "lstm", "gru"):
             entry = contenders.plain_cell(name, arena)
         else:
             entry = getattr(contenders, name)(arena)

@@ -6,13 +6,13 @@ from functools import cached_property, partial
 
 import keras
 import numpy as np
-from scipy.special import expit, logit
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from rnn_core.benchmark.ends import as_open, read_ends
+from rnn_core.benchmark.fits import Fits
 from rnn_core.contracts.config import ModelConfig, NetworkConfig, Sampling, UnitConfig
 from rnn_core.contracts.frames import EpochRecord, Grid, Windows
 from rnn_core.contracts.known import Known
@@ -125,9 +125,8 @@ class Arena:
         return make_material(self.learned, self.learned_grid, self.scaler, self.config, self.sampling)
 
     @cached_property
-    def fitted(self) -> OutOfFold:
-        """The forecaster, one member per fold."""
-        return kind_of(self.config).fit(self.material, self.learned.sound, self.config)
+    def fits(self) -> Fits:
+        return Fits(self.material, self.learned.sound, self.config)
 
     @cached_property
     def population(self) -> Distribution:
@@ -308,19 +307,18 @@ def _sequences(snapshot: Snapshot) -> np.ndarray:
 def plain_cell(cell: str, arena: Arena) -> Entry:
     """One recurrent network of the forecaster's size and training, whose head reads the state only."""
     network = replace(arena.config.network, cell=cell, wide=False)
-    config = replace(arena.config, network=network)
+    config = replace(arena.config, forecaster="recurrent", network=network)
     return _serve(arena, kind_of(config).fit(arena.material, arena.learned.sound, config, folds=(0,)))
 
 
 def hazard_trees(arena: Arena) -> Entry:
     """Gradient-boosted trees as a stay forecaster (`forecasters.trees`), trained to serve: one member per fold."""
-    config = replace(arena.config, forecaster="trees")
-    return _serve(arena, kind_of(config).fit(arena.material, arena.learned.sound, config))
+    return _serve(arena, arena.fits.of("trees"))
 
 
 def forecaster_single(arena: Arena) -> Entry:
     """The forecaster's first member alone, calibrated on its left-out fold."""
-    fitted = arena.fitted
+    fitted = arena.fits.of("recurrent")
     mine = arena.fold[arena.material.stay_of_row[fitted.row]] == 0
     single = replace(
         fitted,
@@ -334,8 +332,13 @@ def forecaster_single(arena: Arena) -> Entry:
 
 
 def forecaster(arena: Arena) -> Entry:
-    """The forecaster as it is trained to serve: one member per fold."""
-    return _serve(arena, arena.fitted)
+    """The recurrent forecaster: one network per fold."""
+    return _serve(arena, arena.fits.of("recurrent"))
+
+
+def blend(arena: Arena) -> Entry:
+    """Networks and trees pooled (`forecasters.blend`)."""
+    return _serve(arena, arena.fits.of("blend"))
 
 
 def _serve(arena: Arena, fitted: OutOfFold) -> Entry:
@@ -361,22 +364,3 @@ def _serve(arena: Arena, fitted: OutOfFold) -> Entry:
 
 def _quantiles_of(forecast: Distribution) -> np.ndarray:
     return np.stack([forecast.quantile(q) for q in QUANTILES], axis=1)
-
-
-def blend(arena: Arena, first: Entry, second: Entry) -> Entry:
-    """Two contenders stacked: a logistic regression on their out-of-fold log-odds, and the mean of their quantiles."""
-    x = _log_odds(first.out_of_fold, second.out_of_fold)
-    known = ~np.isnan(x).any(axis=1) & ~np.isnan(arena.death)
-    model = LogisticRegression(C=1.0).fit(x[known], arena.death[known])
-
-    def stacked(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        x = _log_odds(a, b)
-        return expit(x @ model.coef_[0] + model.intercept_[0])
-
-    remaining = (first.forecast.remaining + second.forecast.remaining) / 2
-    forecast = Forecast(stacked(first.forecast.risk, second.forecast.risk), remaining)
-    return Entry(forecast, stacked(first.out_of_fold, second.out_of_fold))
-
-
-def _log_odds(*risks: np.ndarray) -> np.ndarray:
-    return np.stack([logit(np.clip(risk, *_RISK_BOUNDS)) for risk in risks], axis=1)

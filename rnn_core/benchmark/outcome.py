@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 SHIPPED = "forecaster"
 BASELINES = ("prevalence", "saps", "linear", "logistic", "trees", "classic")
 MODELS = (*BASELINES, "elman", "jordan", "lstm", "gru", "hazard_trees", "forecaster", "forecaster_single", "blend")
-BLENDED = ("forecaster", "trees")
 
 
 @dataclass(frozen=True)

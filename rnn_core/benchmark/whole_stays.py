@@ -11,12 +11,12 @@ from sklearn.metrics import log_loss
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from rnn_core.contracts.config import Kind, ModelConfig, Sampling
+from rnn_core.benchmark.fits import Fits
+from rnn_core.contracts.config import ModelConfig, Sampling
 from rnn_core.contracts.errors import DataTooSmallError
 from rnn_core.contracts.frames import EpochRecord, Grid, Windows
 from rnn_core.contracts.known import Known
 from rnn_core.evaluation.holdout import population_forecast
-from rnn_core.forecasters.blend import join
 from rnn_core.forecasters.boosting import Examples
 from rnn_core.forecasters.fit_stay import make_forecaster
 from rnn_core.forecasters.forecaster import OutOfFold, kind_of
@@ -71,19 +71,8 @@ class Fold:
         return judged_hours(self.windows, self.config.window, self.sampling)
 
     @cached_property
-    def fits(self) -> dict[Kind, OutOfFold]:
-        """Of each kind of forecaster that was asked for, fitted once."""
-        return {}
-
-    def fit(self, kind: Kind) -> OutOfFold:
-        if kind not in self.fits:
-            config = replace(self.config, forecaster=kind)
-            self.fits[kind] = (
-                join(self.material, [self.fit(part) for part in config.blend], config)
-                if kind == "blend"
-                else kind_of(config).fit(self.material, self.learned.sound, config)
-            )
-        return self.fits[kind]
+    def fits(self) -> Fits:
+        return Fits(self.material, self.learned.sound, self.config)
 
     @property
     def stay(self) -> np.ndarray:
@@ -170,17 +159,17 @@ def lstm(fold: Fold) -> tuple[Distribution, Histories]:
 
 def trees(fold: Fold) -> tuple[Distribution, Histories]:
     """Gradient-boosted trees as a stay forecaster, one member per fold."""
-    return _served(fold, fold.fit("trees"))
+    return _served(fold, fold.fits.of("trees"))
 
 
 def forecaster(fold: Fold) -> tuple[Distribution, Histories]:
     """The recurrent forecaster, one network per fold."""
-    return _served(fold, fold.fit("recurrent"))
+    return _served(fold, fold.fits.of("recurrent"))
 
 
 def blend(fold: Fold) -> tuple[Distribution, Histories]:
     """Networks and trees pooled, as `icu-forecast train` fits them to serve."""
-    return _served(fold, fold.fit("blend"))
+    return _served(fold, fold.fits.of("blend"))
 
 
 def _served(fold: Fold, fitted: OutOfFold) -> tuple[Distribution, Histories]:

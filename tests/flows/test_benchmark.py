@@ -67,8 +67,8 @@ def test_a_set_cannot_judge_what_learned_from_it(tmp_path):
         check(sets, sets, MODELS)
     with pytest.raises(ForecastError, match="no model lightgbm"):
         check(sets, {}, ["prevalence", "lightgbm"])
-    with pytest.raises(ForecastError, match="blend needs forecaster and trees"):
-        check(sets, {}, ["prevalence", "blend"])
+    with pytest.raises(ForecastError, match="needs the model prevalence"):
+        check(sets, {}, ["blend"])
 
 
 @pytest.fixture(scope="module")

@@ -44,10 +44,9 @@ def arena() -> Arena:
 
 @pytest.fixture(scope="module")
 def entries(arena) -> dict[str, Entry]:
-    names = ("prevalence", "saps", "linear", "logistic", "trees", "forecaster")
+    names = ("prevalence", "saps", "linear", "logistic", "trees", "forecaster", "blend")
     found = {name: getattr(contenders, name)(arena) for name in names}
-    found["elman"] = contenders.plain_cell("elman", arena)
-    return found | {"blend": contenders.blend(arena, found["forecaster"], found["trees"])}
+    return found | {"elman": contenders.plain_cell("elman", arena)}
 
 
 def test_every_contender_speaks_of_every_judged_stay(arena, entries):

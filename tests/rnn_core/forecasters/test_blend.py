@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from builders import at, material_of, random_observations, random_stays, small_config
 
-from rnn_core.contracts.config import Sampling, TreesConfig
+from rnn_core.contracts.config import Sampling
 from rnn_core.contracts.errors import ArtifactError, ContractError
 from rnn_core.contracts.known import Known
 from rnn_core.forecasters.blend import Blend, join
@@ -18,7 +18,7 @@ from rnn_core.series.material import make_served_grid
 from rnn_core.series.scaling import fit_scaler, static_features
 from rnn_core.series.splits import patient_folds
 
-CONFIG = replace(small_config(epochs=1), forecaster="blend", trees=TreesConfig(trees=20, learning_rate=0.1))
+CONFIG = replace(small_config(epochs=1), forecaster="blend")
 
 
 @pytest.fixture(scope="module")

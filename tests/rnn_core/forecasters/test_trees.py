@@ -183,7 +183,7 @@ def known():
     return Known(stays, random_observations(rng, stays, 9000), at(1000))
 
 
-SMALL = replace(small_config(), forecaster="trees", trees=TreesConfig(trees=20, learning_rate=0.1))
+SMALL = replace(small_config(), forecaster="trees")
 
 
 @pytest.fixture(scope="module")
