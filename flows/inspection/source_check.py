@@ -1,6 +1,5 @@
 """Checks a source before anyone relies on it: missing concepts, suspicious units, contradicting labels."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from flows.inspection.source_profile import Profile, by_unit, coverage, profile,
 from flows.pages.page import Plot, Section, Table, render_page, write_text
 from flows.runtime.databases import open_source, store_url
 from flows.runtime.settings import load_settings
-from flows.runtime.terminal import print_rows
+from flows.runtime.terminal import print_json, print_rows
 from rnn_core.series.finished_stays import FinishedStays
 from sql.intake.adapter import Adapter
 from sql.intake.label_audit import audit_stays, newest_stays
@@ -47,17 +46,15 @@ class SourceReport:
     def print(self, as_json: bool, whole: bool) -> None:
         """whole: with a row per variable and unit."""
         if as_json:
-            print(
-                json.dumps(
-                    {
-                        "source": self.adapter.name,
-                        "coverage": self.coverage,
-                        "by unit": self.by_unit,
-                        "unmapped": self.unmapped,
-                        "audit": self.audit,
-                        "faults": self.faults,
-                    }
-                )
+            print_json(
+                {
+                    "source": self.adapter.name,
+                    "coverage": self.coverage,
+                    "by unit": self.by_unit,
+                    "unmapped": self.unmapped,
+                    "audit": self.audit,
+                    "faults": self.faults,
+                }
             )
             return
         print(f"{self.adapter.title}\nAvailability: {self.adapter.availability}\n")

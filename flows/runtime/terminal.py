@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -16,26 +17,28 @@ _PIPE_WIDTH = 10_000
 def print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool = False, title: str | None = None) -> None:
     """Print a table, or a JSON array with an object per row."""
     if as_json:
-        print(json.dumps([dict(row) for row in rows], default=_plain, indent=None))
+        print_json([dict(row) for row in rows])
         return
     if not rows:
         print("(no rows)")
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", header_style="bold")
+    # Cells are data: `[degF]` is no markup and `:100:` no emoji.
+    table = Table(title=title and Text(title), title_justify="left", header_style="bold")
     for name in rows[0]:
-        table.add_column(str(name), overflow="fold")
+        table.add_column(Text(str(name)), overflow="fold")
     for row in rows:
-        table.add_row(*(_shown(value) for value in row.values()))
+        table.add_row(*(Text(_shown(value)) for value in row.values()))
     Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
 
 
 def print_counts(counts: Mapping[str, Any], as_json: bool = False) -> None:
     """Print a line per count, or one JSON object."""
     if as_json:
-        print(json.dumps(dict(counts), default=_plain))
+        print_json(dict(counts))
         return
     width = max((len(name) for name in counts), default=0)
     for name, value in counts.items():
@@ -44,7 +47,15 @@ def print_counts(counts: Mapping[str, Any], as_json: bool = False) -> None:
 
 def print_done(sentence: str, facts: Mapping[str, Any], as_json: bool) -> None:
     """Print a sentence, or the facts in it as one JSON object."""
-    print(json.dumps(dict(facts), default=_plain) if as_json else sentence)
+    if as_json:
+        print_json(dict(facts))
+    else:
+        print(sentence)
+
+
+def print_json(value: Any) -> None:
+    """Print one value as JSON, which has no NaN and no infinity: they are null."""
+    print(_json(value))
 
 
 class _OwnErrorsOnce(logging.Filter):
@@ -77,20 +88,37 @@ def show_own_errors_once() -> None:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, dict | list):
+        return _json(value)
+    value = _plain(value, keep_times=True)
     if value is None:
         return ""
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M}"
     if isinstance(value, float):
         return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
-    if isinstance(value, dict | list):
-        return json.dumps(value, default=_plain)
-    return str(value)
+    # A control character in a patient's data must not reach the terminal.
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.isoformat()
+def _json(value: Any) -> str:
+    return json.dumps(_plain(value), allow_nan=False)
+
+
+def _plain(value: Any, keep_times: bool = False) -> Any:
+    """The value in the types of JSON; what is not a number or not a time is null."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(part) for part in value]
     if hasattr(value, "item"):
-        return value.item()
+        value = value.item()
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if type(value).__name__ in ("NaTType", "NAType"):
+        return None
+    if isinstance(value, datetime):
+        return value if keep_times else value.isoformat()
     return str(value)

@@ -2,6 +2,7 @@
 model that is worse than the population's curve."""
 
 from dataclasses import dataclass
+from math import isfinite
 
 from rnn_core.contracts.thresholds import MIN_DEATHS, MIN_ENDS
 from rnn_core.statistics.bootstrap import Estimate
@@ -55,7 +56,8 @@ def beaten_by_curve(from_curve: dict[str, Estimate], n_deaths: int, n_ends: int)
 
 
 def _show_difference(metric: Metric, difference: Estimate) -> str:
-    return f"{metric.show_difference(difference)} ({difference.low:+.3f} to {difference.high:+.3f})"
+    shown = metric.show_difference(difference)
+    return f"{shown} ({difference.low:+.3f} to {difference.high:+.3f})" if isfinite(difference.low) else shown
 
 
 def judge_challenger(

@@ -1,5 +1,7 @@
 """The gate: a verdict only where there are outcomes enough, and never in favour of a model that is clearly worse."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -67,6 +69,8 @@ def test_a_model_worse_than_the_curve_of_the_population_does_not_serve_and_the_r
     worse = {name: (0.05, -0.01, 0.11)}
     verdict = first(**worse)
     assert verdict.stage == "candidate" and METRICS[name].label in verdict.reason and "curve" in verdict.reason
+    without_interval = first(**{name: (0.05, math.nan, math.nan)})
+    assert without_interval.stage == "candidate" and "nan" not in without_interval.reason
     assert challenge(differences(), ENOUGH, "champion", **worse).stage == "challenger"
     assert challenge(differences(), 3, "provisional", **worse).stage == "challenger"
 
