@@ -7,7 +7,7 @@ import typer
 
 from flows.commands.arguments import SLOT, Json, StayId, StaySource
 from flows.runtime.settings import load_settings
-from flows.runtime.terminal import print_counts, print_rows
+from flows.runtime.terminal import print_counts, print_line, print_rows
 
 app = typer.Typer()
 
@@ -81,11 +81,18 @@ def reproduce(
 def doctor(as_json: Json = False) -> None:
     """Check databases and grants, migrations, indices, watermarks, models, Prefect and disk; exit code 1 on a fault.
 
+    Findings are printed as they are made; a look that does not end after 30 seconds is a fault.
+
     Example: icu-forecast doctor
     """
     from flows.inspection.doctor import examine
 
-    findings = examine(load_settings())
-    print_rows([finding.to_json() for finding in findings], as_json)
+    findings = []
+    for finding in examine(load_settings()):
+        findings.append(finding)
+        if not as_json:
+            print_line([finding.state, finding.what, finding.found], widths=[5, 24, 0])
+    if as_json:
+        print_rows([finding.to_json() for finding in findings], as_json)
     if any(finding.state == "fault" for finding in findings):
         raise typer.Exit(1)

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -22,11 +22,14 @@ from sql.intake.reading import check_source
 from sql.published import registry, runs
 from sql.published.canonical import count_finished
 from sql.store import health, rebuild_views
-from sql.store.engine import open_engine
+from sql.store.deadline import within
+from sql.store.engine import address, open_engine
 from sql.store.migrate import current_revision, newest_revision
 from sql.store.refusals import check_reachable
 from sql.store.schema import SCHEMAS
 
+# A server answers in far less; importing TensorFlow may take longer.
+LOOK_SECONDS, IMPORT_SECONDS = 30.0, 120.0
 FREE_GB = 2.0
 # Age of the newest row that is worth a note, and that is a fault if ingest is scheduled and forecasts are published.
 LAG_HOURS, FAULT_LAG_HOURS = 3.0, 26.0
@@ -45,25 +48,60 @@ class Finding:
         return asdict(self)
 
 
-def examine(settings: Settings) -> list[Finding]:
-    """All findings, in the order in which a run would need what they check."""
-    findings = [_disk(settings)]
+Looked = Finding | Iterable[Finding]
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """All findings, each as soon as it is made, in the order in which a run would need what they check."""
+    yield from _look("disk", _disk, settings)
+    database = _look("database", _database, settings)
+    yield from database
+    if database[0].state == "ok":
+        yield from _examine_store(open_engine(store_url(settings)), settings)
+    yield from _look("training device", _training_device, seconds=IMPORT_SECONDS)
+    yield from _look("prefect", _prefect)
+    yield _alerts()
+
+
+def _examine_store(store: Engine, settings: Settings) -> Iterator[Finding]:
+    migrations = _look("migrations", _migrations, store)
+    yield from migrations
+    if migrations[0].state != "ok":
+        return
+    yield from _look("grants", _grants, store)
+    yield from _look("indices", _indices, store)
+    for source in sorted({*runs.known_sources(store), *settings.sources}):
+        yield from _look(f"source {source}", _source, source, settings)
+        yield from _look(f"watermark {source}", _watermark, store, source)
+        yield from _look(f"stays {source}", _stays, store, source)
+        yield from _look(f"model {source}", _models, store, source, settings)
+
+
+def _look(
+    what: str, look: Callable[..., Finding | Iterable[Finding]], *given: Any, seconds: float | None = None
+) -> list[Finding]:
+    """The findings of one look; a look that fails or does not end is a fault and keeps nothing else from being seen."""
+
+    def findings() -> list[Finding]:
+        found = look(*given)
+        return [found] if isinstance(found, Finding) else list(found)
+
+    seconds = seconds or LOOK_SECONDS
     try:
-        store = open_engine(store_url(settings))
-        check_reachable(store, "database of icu-forecast (ICU_DATABASE_URL)")
+        return within(seconds, findings)
+    except TimeoutError:
+        found = f"no answer within {seconds:g} seconds; does a server or a file system hang?"
     except ForecastError as error:
-        return [*findings, Finding("database", "fault", str(error)), _prefect()]
-    findings += [Finding("database", "ok", store.url.render_as_string(hide_password=True)), _migrations(store)]
-    if findings[-1].state == "ok":
-        findings += [_grants(store), _indices(store)]
-        for source in sorted({*runs.known_sources(store), *settings.sources}):
-            findings += [
-                _source(source, settings),
-                _watermark(store, source),
-                *_stays(store, source),
-                *_models(store, source, settings),
-            ]
-    return [*findings, _training_device(), _prefect(), _alerts()]
+        found = str(error)
+    except DBAPIError as error:
+        found = f"the database refused a query ({type(error.orig).__name__})"
+    return [Finding(what, "fault", found)]
+
+
+def _database(settings: Settings) -> Finding:
+    store = open_engine(store_url(settings))
+    check_reachable(store, "database of icu-forecast (ICU_DATABASE_URL)")
+    return Finding("database", "ok", address(store))
 
 
 def _alerts() -> Finding:
@@ -115,12 +153,8 @@ def _indices(store: Engine) -> Finding:
 
 
 def _source(source: str, settings: Settings) -> Finding:
-    try:
-        adapter, engine = open_source(source, settings)
-        check_source(adapter, engine)
-    except (ForecastError, DBAPIError) as error:
-        found = str(error) if isinstance(error, ForecastError) else type(error).__name__
-        return Finding(f"source {source}", "fault", found)
+    adapter, engine = open_source(source, settings)
+    check_source(adapter, engine)
     return Finding(f"source {source}", "ok", f"reachable, {len(adapter.tables)} tables with the columns that are read")
 
 

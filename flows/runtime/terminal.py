@@ -45,6 +45,11 @@ def print_counts(counts: Mapping[str, Any], as_json: bool = False) -> None:
         print(f"{name:<{width}}  {_shown(value)}")
 
 
+def print_line(values: Sequence[Any], widths: Sequence[int]) -> None:
+    """Print a row of a table that takes its time, at once; `widths` of its columns in characters."""
+    print("  ".join(f"{_shown(v):<{width}}" for v, width in zip(values, widths, strict=True)).rstrip(), flush=True)
+
+
 def print_done(sentence: str, facts: Mapping[str, Any], as_json: bool) -> None:
     """Print a sentence, or the facts in it as one JSON object."""
     if as_json:

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -154,6 +156,28 @@ def test_doctor_ends_with_1_where_the_champions_artifact_is_damaged(trained, tmp
 
 def doctor() -> dict[str, dict[str, str]]:
     return {f["what"]: f for f in json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)}
+
+
+def test_doctor_prints_each_finding_at_once_and_ends_a_look_at_a_server_that_hangs(trained, monkeypatch):
+    from flows.inspection import doctor as looks
+    from flows.runtime.settings import load_settings
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("ICU_SOURCES__SILENT__ADAPTER", "clif")
+        monkeypatch.setenv("ICU_SOURCES__SILENT__URL", f"postgresql://reader@127.0.0.1:{silent.getsockname()[1]}/ward")
+        monkeypatch.setattr(looks, "LOOK_SECONDS", 2.0)
+        load_settings.cache_clear()
+        found, began = {}, time.monotonic()
+        for finding in looks.examine(load_settings()):
+            found[finding.what] = finding.found
+            if finding.what == "watermark clif":
+                assert "source silent" not in found, "what was found before the server that hangs is there already"
+            if finding.what == "source silent":
+                assert time.monotonic() - began < 30
+                break
+    assert found["source silent"] == "no answer within 2 seconds; does a server or a file system hang?"
+    lines = CliRunner().invoke(app, ["doctor"]).stdout.splitlines()
+    assert lines and {line.split()[0] for line in lines} <= {"ok", "note", "fault"}
 
 
 def test_doctor_looks_at_the_unit_forecasters_artifact_too(trained, tmp_path):

@@ -1,5 +1,8 @@
 """Reading a source: clocks that change, engines that differ, and what is said when a source is not as expected."""
 
+import os
+import signal
+import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from builders_source import BEGINNING, END, adapter_at, read
-from sqlalchemy import make_url, text
+from sqlalchemy import event, make_url, text
 from sqlalchemy.exc import OperationalError
 
 from rnn_core.contracts.errors import ForecastError, SourceError
@@ -351,6 +354,40 @@ def test_a_source_cannot_be_written_to(make_engine, dialect):
     engine.dispose()
     with pytest.raises(Exception, match=r"read-only|readonly|read_only"), read_only(engine).begin() as connection:
         connection.execute(text("delete from chart"))
+
+
+@pytest.mark.parametrize("dialect", ["postgresql", "sqlite"])
+def test_a_read_ends_at_its_limit_although_the_database_hangs(make_engine, dialect):
+    """Not even the server's own limit ends a statement of a process that is stopped."""
+    engine = make_engine(dialect)
+    adapter = replace(charted(engine, dialect, ["2026-03-01 10:00"]), read_timeout_minutes=0.025)
+    if dialect == "sqlite":
+        event.listen(engine, "connect", lambda session, _: session.create_function("hang", 0, lambda: time.sleep(2)))
+        adapter = replace(
+            adapter, observations_sql=adapter.observations_sql.replace("value from", "hang() as value from")
+        )
+        with pytest.raises(SourceError, match=r"took longer than 0\.025 minutes: its server hangs"):
+            read(engine, adapter, "observations")
+        return
+    stopped = []
+
+    def stop_the_server_process() -> None:
+        query = "select pid from pg_stat_activity where query like '%pg_sleep(77)%' and pid <> pg_backend_pid()"
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            while not (found := connection.exec_driver_sql(query.replace("%", "%%")).scalars().all()):
+                time.sleep(0.02)
+        os.kill(found[0], signal.SIGSTOP)
+        stopped.append(found[0])
+
+    asleep = adapter.observations_sql.replace("value from", "pg_sleep(77)::text as value from")
+    stopper = threading.Thread(target=stop_the_server_process)
+    stopper.start()
+    try:
+        with pytest.raises(SourceError, match=r"took longer than 0\.05 minutes: its server hangs"):
+            read(engine, replace(adapter, observations_sql=asleep, read_timeout_minutes=0.05), "observations")
+    finally:
+        stopper.join()
+        os.kill(stopped[0], signal.SIGCONT)
 
 
 def test_a_row_on_which_the_select_fails_is_not_quoted_and_its_sqlstate_is(make_engine):
