@@ -47,7 +47,9 @@ def train(
     seed: Seed = 0,
     epochs: Annotated[int | None, typer.Option(help="Maximum number of epochs, or of trees.", min=1)] = None,
     members: Annotated[int | None, typer.Option(help="Networks in the ensemble; default: 5.", min=2)] = None,
-    forecaster: Annotated[Kind, typer.Option(help="Recurrent networks or boosted trees.")] = "recurrent",
+    forecaster: Annotated[
+        Kind, typer.Option(help="Recurrent networks, boosted trees, or a blend of both.")
+    ] = "recurrent",
     cell: Annotated[Cell, typer.Option(help="Type of recurrent cell.")] = "lstm",
     mixed_precision: Annotated[bool, typer.Option(help="Compute in bfloat16, if all GPUs are fast at it.")] = False,
     direct: Direct = False,

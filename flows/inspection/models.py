@@ -17,6 +17,7 @@ def list_models(source: str | None) -> list[dict[str, Any]]:
             "source": row["source"],
             "name": row["name"],
             "forecaster": _kind(row),
+            "members": _members(row),
             "version": row["version"],
             "stage": row["stage"],
             "data_cutoff": row["data_cutoff"],
@@ -29,8 +30,16 @@ def list_models(source: str | None) -> list[dict[str, Any]]:
 
 
 def _kind(row: Mapping[str, Any]) -> str | None:
-    """Kind of a stay forecaster; version 0.1.0 wrote none and had one."""
-    return row["config"].get("forecaster", "recurrent") if row["name"] == "stay" else None
+    """Kind of a stay forecaster, and of a blend its parts; version 0.1.0 wrote none and had one."""
+    if row["name"] != "stay":
+        return None
+    kind = row["config"].get("forecaster", "recurrent")
+    return f"{kind} of {' and '.join(row['config']['blend'])}" if kind == "blend" else kind
+
+
+def _members(row: Mapping[str, Any]) -> int | None:
+    """Members of each kind, one per fold of the patients."""
+    return row["config"]["train"]["folds"] if row["name"] == "stay" else None
 
 
 def diff_models(first: str, second: str) -> list[dict[str, Any]]:

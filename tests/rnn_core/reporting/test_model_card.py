@@ -69,8 +69,9 @@ SAYS = {
     "Missing data": ["carried forward", "Nothing is imputed from other patients."],
     "Analytical methods": [
         "by 5 recurrent networks (lstm, 64 units)",
-        "has the weight 2. Calibration, out of fold: mortality slope 0.9, mortality slope per doubling -0.05.",
-        "Started from: random weights.\nBest epochs: 3, 4. Seed 0.",
+        "has the weight 2. Started from: random weights.",
+        "\nCalibration, out of fold: mortality slope 0.9, mortality slope per doubling -0.05.",
+        "\nBest epochs: 3, 4. Seed 0.",
     ],
     "Class imbalance": ["neither resampled nor weighted"],
     "Fairness": ["| group | AUROC of death |\n|---|---|\n| female | 0.812 (0.750 to 0.860) |"],
@@ -103,6 +104,14 @@ def test_the_card_of_trees_describes_trees():
     methods = sections(write_card({**META, "config": config}, ROW))["Analytical methods"]
     assert "by 5 pairs of gradient-boosted trees" in methods and "the learning rate is 0.08." in methods
     assert "Trees for the end of stay: 3, 4. Seed 0." in methods and "networks" not in methods
+
+
+def test_the_card_of_a_blend_describes_all_its_parts():
+    config = {**META["config"], "forecaster": "blend"}
+    methods = sections(write_card({**META, "config": config}, ROW))["Analytical methods"]
+    assert "A blend of 2 kinds of model" in methods
+    assert "by 5 pairs of gradient-boosted trees" in methods and "by 5 recurrent networks" in methods
+    assert "Best epochs: 3, 4. Seed 0." in methods
 
 
 def test_the_card_has_its_items_in_order_each_after_an_empty_line_and_none_twice():
