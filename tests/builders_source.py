@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 import sql.sources
 from rnn_core.contracts.concepts import BY_NAME
 from sql.intake.adapter import Adapter, load_adapter
+from sql.intake.not_taken import read_not_taken
 from sql.intake.reading import check_source, read_observations, read_stays
 from sql.store.engine import open_engine
 
@@ -93,6 +94,7 @@ def check_named_columns(engine: Engine, adapter: Adapter) -> None:
     check_source(adapter, reader)
     for which in READ:
         read(reader, adapter, which, since=datetime(2299, 12, 31, tzinfo=UTC))
+    assert (read_not_taken(adapter, reader) is None) == (adapter.not_taken_sql is None)
     with engine.begin() as connection:
         connection.exec_driver_sql(f"drop owned by {role}; drop user {role}")
     selects = adapter.stays_sql, adapter.observations_sql

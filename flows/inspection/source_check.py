@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 from sqlalchemy import Engine
 
+from flows.inspection.lookalikes import LOOKS_LIKE, missed
 from flows.inspection.source_profile import Profile, by_unit, coverage, profile, read_all_stays
 from flows.pages.page import Plot, Section, Table, render_page, write_text
 from flows.runtime.databases import open_source, store_url
@@ -19,6 +20,7 @@ from flows.runtime.terminal import print_json, print_rows
 from rnn_core.series.finished_stays import FinishedStays
 from sql.intake.adapter import Adapter
 from sql.intake.label_audit import audit_stays, newest_stays
+from sql.intake.not_taken import read_not_taken
 from sql.intake.reading import check_source, sequential_scans
 from sql.store.engine import open_engine
 
@@ -30,6 +32,7 @@ NOT_IN_MAP = "are not in concept_map.csv"
 MIDNIGHT_SHARE = 0.5
 # A table of this size must not be scanned every hour.
 LARGE_TABLE = 100_000
+NAMES_SHOWN = 25
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class SourceReport:
     coverage: list[dict[str, Any]]
     by_unit: list[dict[str, Any]]
     unmapped: list[dict[str, Any]]
+    not_read: list[dict[str, Any]]
     audit: list[dict[str, Any]]
     faults: list[str]
 
@@ -52,6 +56,7 @@ class SourceReport:
                     "coverage": self.coverage,
                     "by unit": self.by_unit,
                     "unmapped": self.unmapped,
+                    "not read": self.not_read,
                     "audit": self.audit,
                     "faults": self.faults,
                 }
@@ -62,6 +67,9 @@ class SourceReport:
         if whole:
             print_rows(self.by_unit, title="\nVariables by unit, values after mapping")
         print_rows(self.unmapped, title="\nVariables that no concept takes (counted, not copied)")
+        stays = [row for row in self.not_read if row["kind"] == "stay"]
+        others = [row for row in self.not_read if row["kind"] != "stay"]
+        print_rows([*stays, *(others if whole else others[:NAMES_SHOWN])], title="\nNot read, the most frequent names")
         print_rows(self.audit, title="\nLabel audit")
         print("\n" + ("\n".join(f"LOOK: {fault}" for fault in self.faults) or "Nothing looks wrong."))
 
@@ -101,9 +109,12 @@ class SourceReport:
             yield Section("Not used", [], [_table("Variables that no concept takes", self.unmapped)])
 
     def _faults_of_the_page(self) -> Iterator[str]:
-        """Without the texts of unmapped rows: a unit may contain free text."""
+        """Without the texts of rows that are not taken: a unit or a name may contain free text."""
         unknown = [fault for fault in self.faults if fault.endswith(NOT_IN_MAP)]
-        yield from (fault for fault in self.faults if fault not in unknown)
+        for fault in self.faults:
+            if fault not in unknown:
+                sentence, looks_like, _ = fault.partition(LOOKS_LIKE)
+                yield sentence + looks_like
         if unknown:
             yield f"{len(unknown)} variables and units are not in concept_map.csv; `icu-forecast source check` names them."
 
@@ -131,14 +142,21 @@ def check(source: str, as_of: datetime) -> SourceReport:
     check_source(adapter, engine)
     found = profile(adapter, engine, as_of)
     concepts, units, audit = coverage(found), by_unit(found), _audit(adapter, found.stays)
-    faults = [*_unit_faults(units), *_midnight_faults(found), *_unknown(found)]
+    not_read = read_not_taken(adapter, engine)
+    faults = [*_unit_faults(units), *_midnight_faults(found), *_unknown(found), *missed(found, not_read or [])]
+    if not_read is None and adapter.not_taken_sql:
+        needs = f" on {', '.join(adapter.look_tables)}" if adapter.look_tables else ""
+        faults.append(
+            f"what is not taken was not looked at: not_taken.sql does not run there; see `source grants`{needs}"
+        )
     newest = newest_stays(found.stays)
     faults += FinishedStays.of(newest).doubts().values()
     faults += _full_units(adapter, newest.assign(unit=found.stays["unit"].to_pandas()), as_of)
     faults += [f"{row['stays']} stays: {row['fault']}" for row in audit if row["stays"]]
     faults += _whole_reads(adapter, engine, as_of)
     unmapped = [{"variable": name, "rows": n} for name, n in sorted(found.unused.items(), key=lambda item: -item[1])]
-    return SourceReport(adapter, concepts, units, unmapped, audit, faults)
+    not_read = sorted(not_read or [], key=lambda row: (row["kind"], -row["rows"]))
+    return SourceReport(adapter, concepts, units, unmapped, not_read, audit, faults)
 
 
 def _unit_faults(units: list[dict[str, Any]]) -> Iterator[str]:

@@ -64,6 +64,7 @@ class Profile:
 
     stays: the stay versions. parts: by (variable, unit) of the rows that the map takes. concepts: the same by concept.
     unused: rows by variable that the map omits on purpose; unknown: rows by (variable, unit) without a line in the map.
+    unused_units: by variable, those of `unused` in units that the map omits, and the concept that it takes in another unit.
     midnights: by variable, rows observed at 00:00:00 of the source's clock.
     """
 
@@ -72,12 +73,18 @@ class Profile:
     parts: dict[tuple[str, str], Seen] = field(default_factory=dict)
     concepts: dict[str, Seen] = field(default_factory=dict)
     unused: Counter = field(default_factory=Counter)
+    unused_units: dict[str, tuple[str, Seen]] = field(default_factory=dict)
     unknown: Counter = field(default_factory=Counter)
     midnights: Counter = field(default_factory=Counter)
 
     @cached_property
     def n_stays(self) -> int:
         return len(self.stays["stay_id"].unique())
+
+    @cached_property
+    def taken_as(self) -> dict[str, str]:
+        """The concept of each variable that has one in some unit."""
+        return {line.variable: line.concept for line in self.adapter.concept_map if line.concept}
 
 
 def profile(adapter: Adapter, engine: Engine, as_of: datetime) -> Profile:
@@ -125,6 +132,10 @@ def _take(
         return
     if line.concept is None:
         found.unused[_bounded(found.unused, variable, OTHERS[0])] += len(rows)
+        if concept := found.taken_as.get(variable):
+            _, seen = found.unused_units.setdefault(variable, (concept, Seen(stays=np.zeros(len(places), bool))))
+            seen.rows += len(rows)
+            seen.stays[_places_of(rows, places)] = True
         return
     observed_at = utc(rows["observed_at"])
     local = observed_at.dt.tz_convert(found.adapter.timezone)
@@ -133,7 +144,7 @@ def _take(
     values = rows["value"].dropna().to_numpy() * line.scale + line.offset
     plausible = int(((values >= concept.low) & (values <= concept.high)).sum())
     delays = (utc(rows["available_at"]) - observed_at).dropna().dt.total_seconds().to_numpy(np.float64) / 3600
-    own = [places[stay] for stay in rows["stay_id"].dropna().unique() if stay in places]
+    own = _places_of(rows, places)
     key = _bounded(found.parts, (variable, unit), (variable, OTHERS[1]))
     for seen in (
         found.parts.setdefault(key, Seen(stays=np.zeros(len(places), bool))),
@@ -145,6 +156,10 @@ def _take(
         seen.stays[own] = True
         seen.values.add(values, rng)
         seen.delays.add(delays, rng)
+
+
+def _places_of(rows: pd.DataFrame, places: dict[str, int]) -> list[int]:
+    return [places[stay] for stay in rows["stay_id"].dropna().unique() if stay in places]
 
 
 def _bounded(known: Mapping, key: Any, others: Any) -> Any:

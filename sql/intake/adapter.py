@@ -55,6 +55,7 @@ class Adapter:
     shift_days: added to every time that is read, for dates that de-identification moved into the future.
     first_day: the first day, in the source's own dates, on which a stay can have begun.
     icu_concepts: the numbers that mark intensive care in a source that has such.
+    not_taken_sql: names and counts of what the other SELECTs do not return; it may read `look_tables` too.
     """
 
     name: str
@@ -75,11 +76,16 @@ class Adapter:
     shift_days: int = 0
     first_day: date = FIRST_DAY
     icu_concepts: tuple[int, ...] = ()
+    not_taken_sql: str | None = None
+    look_tables: dict[str, list[str]] = field(default_factory=dict)
     read_timeout_minutes: float = 60.0
 
     def relations(self) -> Iterator[tuple[str, str, list[str]]]:
         """Schema, table and columns of everything the SELECTs read; source.yaml may qualify a table with its schema."""
-        for name, columns in self.tables.items():
+        yield from self._placed(self.tables)
+
+    def _placed(self, tables: dict[str, list[str]]) -> Iterator[tuple[str, str, list[str]]]:
+        for name, columns in tables.items():
             *schema, table = name.split(".")
             yield self.schemas[schema[0] if schema else "schema"], table, columns
 
@@ -96,7 +102,8 @@ class Adapter:
         }
 
     def grants(self, role: str, dialect: Dialect) -> list[str]:
-        """Statements that let `role` select what the SELECTs read, and nothing else, as that database spells them.
+        """Statements that let `role` select what the SELECTs and `source check` read, and nothing else, as that database
+        spells them.
 
         Raises ForecastError for a database without users, and for one whose grants are not known here.
         """
@@ -109,13 +116,14 @@ class Adapter:
         prepare = dialect.identifier_preparer
         # Oracle folds plain names to upper case, and our names are in lower case.
         quote = prepare.quote if dialect.name == "oracle" else prepare.quote_identifier
-        schemas = dict.fromkeys(schema for schema, _, _ in self.relations())
+        relations = [*self.relations(), *self._placed(self.look_tables)]
+        schemas = dict.fromkeys(schema for schema, _, _ in relations)
         lines = [of_schema.format(schema=quote(schema), role=quote(role)) for schema in schemas if of_schema]
         return lines + [
             of_table.format(
                 columns=", ".join(map(quote, columns)), table=f"{quote(schema)}.{quote(table)}", role=quote(role)
             )
-            for schema, table, columns in self.relations()
+            for schema, table, columns in relations
         ]
 
     def line_of(self, variable: str, unit: str) -> MappedVariable | None:
@@ -181,6 +189,8 @@ def _read_folder(folder: Path) -> Adapter:
         shift_days=int(promises.get("shift_days", 0)),
         first_day=promises.get("first_day", FIRST_DAY),
         icu_concepts=tuple(map(int, promises.get("icu_concepts", ()))),
+        not_taken_sql=looks.read_text() if (looks := folder / "not_taken.sql").is_file() else None,
+        look_tables=promises.get("look_tables") or {},
     )
 
 

@@ -20,6 +20,8 @@ TABLES: dict[str, tuple[str, ...]] = {
     "outputevents": ("(storetime)", "(charttime)"),
     "inputevents_cv": ("(storetime)", "(charttime)"),
     "inputevents_mv": ("(storetime)", "(starttime)", "(endtime)", "(subject_id)"),
+    "d_items": ("(itemid)",),
+    "d_labitems": ("(itemid)",),
 }
 _TIMES = frozenset(
     (

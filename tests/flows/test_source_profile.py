@@ -9,9 +9,11 @@ import pyarrow as pa
 import pytest
 from builders_source import adapter_at
 
-from flows.inspection import source_profile
+from flows.inspection import lookalikes, source_profile
+from flows.inspection.lookalikes import looks_like, missed
 from flows.inspection.source_check import _full_units, _midnight_faults, _unit_faults, _whole_reads
 from flows.inspection.source_profile import SAMPLE, Sample, by_unit, coverage, profile
+from rnn_core.contracts.concepts import NAMES
 from sql.intake.adapter import MappedVariable
 from sql.loaders import replace_table
 from sql.store.engine import open_engine
@@ -109,6 +111,67 @@ def test_a_variable_in_a_unit_without_a_line_is_not_left_out_with_the_others():
 
 def test_times_that_are_all_midnight_are_told_as_dates(made):
     assert [fault.split(" are ")[0] for fault in _midnight_faults(made)] == ["100% of the 70 rows of 'T'"]
+
+
+@pytest.mark.parametrize(
+    ("name", "concepts"),
+    [
+        ("infusiondrug.Norepinephrine (ml/hr)", ["norepinephrine"]),
+        ("infusiondrug.EPINEPHrine(Adrenalin)STD 4 mg (mcg/min)", ["epinephrine"]),
+        ("respiratorycharting.RT Vent On/Off", ["mechanical_ventilation"]),
+        ("respiratorycharting.Exhaled TV (machine)", ["tidal_volume"]),
+        ("nursecharting.Non-Invasive BP Mean", ["map_noninvasive"]),
+        ("chartevents 6701 Arterial BP [Diastolic]", ["dbp_invasive"]),
+        ("chartevents 807 Fingerstick Glucose", ["glucose"]),
+        ("outputevents 226559 Foley", ["urine"]),
+        ("labevents 51082 Creatinine, Urine", []),
+        ("chartevents 220046 Heart rate Alarm - High", []),
+        ("intakeoutput.Crystalloids", []),
+    ],
+)
+def test_a_name_looks_like_the_concepts_whose_words_it_has(name, concepts):
+    assert looks_like(name) == concepts
+
+
+def test_what_looks_like_a_concept_and_is_not_taken_is_something_to_look_at(made):
+    """Of the three stays two have a temperature and none a ventilator; few rows and a concept that all have are no finding."""
+    of_b = pd.DataFrame({"stay_id": ["b"] * 30, "value": 1.0, "observed_at": NOW, "available_at": NOW})
+    lines = (*made.adapter.concept_map, MappedVariable("T", "K", None, 1, 0))
+    found = replace(made, adapter=replace(made.adapter, concept_map=lines))
+    source_profile._take(found, "T", "K", of_b, {"a": 0, "b": 1, "c": 2}, np.random.default_rng(0))
+
+    def row(name, rows, stays, kind="row"):
+        return {"kind": kind, "name": name, "rows": rows, "stays": stays}
+
+    faults = list(
+        missed(
+            found,
+            [
+                row("chart.Ventilator Mode", 500, 2),
+                row("chart.Temp (axillary)", 40, 1),
+                row("chart.Heart Rate", 19, 3),
+                row("4160140 Surgical ICU", 27, 9, "stay"),
+                row("9201 Ward", 270, 90, "stay"),
+            ],
+        )
+    )
+    assert faults == [
+        "27 rows of stays named '4160140 Surgical ICU' look like intensive care and are not read",
+        "temperature is taken of 2 stays, and what looks like it is not (40 rows of 1 stays: 'chart.Temp (axillary)';"
+        " 30 rows of 1 stays: 'T in other units')",
+        "mechanical_ventilation is taken of 0 stays, and what looks like it is not"
+        " (500 rows of 2 stays: 'chart.Ventilator Mode')",
+    ]
+    all_have_it = [row("chart.Temp (axillary)", 40, 1)]
+    assert list(missed(replace(made, stays=made.stays.slice(0, 2)), all_have_it)) == []
+
+
+def test_every_concept_has_words():
+    assert set(lookalikes._WORDS) | {"ph_venous", "pco2_venous", "so2_arterial", "so2_mixed_venous"} >= set(NAMES) - {
+        "neutrophils_percent",
+        "lymphocytes_percent",
+        "bilirubin_conjugated",
+    }
 
 
 def test_free_text_does_not_fill_the_memory(monkeypatch):

@@ -59,6 +59,8 @@ TABLES = {
         "value": NUMBER,
         "valueuom": TEXT,
     },
+    "icu.d_items": {"itemid": WHOLE, "label": TEXT},
+    "hosp.d_labitems": {"itemid": WHOLE, "label": TEXT, "fluid": TEXT},
     "hosp.admissions": {
         "subject_id": WHOLE,
         "hadm_id": WHOLE,

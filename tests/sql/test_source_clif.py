@@ -270,6 +270,37 @@ def hand_made_clif(engine, adt, discharge_category, discharge):
     return list(zip(versions["stay_id"], hour("available_at"), hour("intime"), hour("outtime"), outcomes, strict=True))
 
 
+def test_a_stop_without_a_unit_is_a_rate_of_none(clif):
+    hand_made_clif(clif, [("A", 1, None)], None, None)
+    rows = [("norepinephrine", 2, "start", 0.1, "mcg/kg/min"), ("norepinephrine", 5, "stop", None, " ")]
+    rows += [("vasopressin", 2, "start", 1.8, "units/hour"), ("vasopressin", 6, "stop", None, None)]
+    rows += [("dopamine", 2, "start", 5.0, None)]
+    with clif.begin() as connection:
+        for drug, hour, action, dose, unit in rows:
+            connection.execute(
+                text(
+                    "insert into made.medication_admin_continuous (hospitalization_id, med_group, med_order_id,"
+                    " med_category, admin_dttm, mar_action_category, med_dose, med_dose_unit)"
+                    " values ('h', 'vasoactives', :drug, :drug, :at, :action, :dose, :unit)"
+                ),
+                {
+                    "drug": drug,
+                    "at": datetime(2031, 1, 1, hour, tzinfo=UTC),
+                    "action": action,
+                    "dose": dose,
+                    "unit": unit,
+                },
+            )
+    found = read(clif, "clif", "observations", "made").sort_values(["variable", "observed_at"])
+    assert list(zip(found["variable"], found["unit"].fillna(""), found["value"].astype(float), strict=True)) == [
+        ("dopamine", "", 5.0),
+        ("norepinephrine", "mcg/kg/min", 0.1),
+        ("norepinephrine", "mcg/kg/min", 0.0),
+        ("vasopressin", "units/hour", 1.8),
+        ("vasopressin", "units/hour", 0.0),
+    ]
+
+
 # Rows of adt, category and hour of the discharge; then (stay, known at hour, intime, outtime, outcome) of each version.
 HAND_MADE = {
     "an open stay has one open version": ([("A", 1, None)], None, None, [("h-1", 1, 1, None, None)]),

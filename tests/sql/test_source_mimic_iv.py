@@ -20,6 +20,7 @@ from hospital.mimic_iv import TABLES
 from sqlalchemy import text
 
 from rnn_core.contracts.frames import STAY_COLUMNS
+from sql.intake.not_taken import read_not_taken
 from sql.intake.reading import sequential_scans
 from sql.store.engine import open_engine
 
@@ -90,7 +91,9 @@ def adapter_of(engine):
     return adapter_at("mimic_iv", *(["main"] if engine.dialect.name == "sqlite" else []))
 
 
-def fill(engine, stays=(), admissions=(), patients=(), transfers=(), charts=(), labs=(), infusions=(), outputs=()):
+def fill(
+    engine, stays=(), admissions=(), patients=(), transfers=(), charts=(), labs=(), infusions=(), outputs=(), **more
+):
     """Build all tables; each patient of the stays has a row and an admission, if none is given."""
     known = {s["subject_id"] for s in stays}
     rows = {
@@ -102,6 +105,7 @@ def fill(engine, stays=(), admissions=(), patients=(), transfers=(), charts=(), 
         "hosp.labevents": list(labs),
         "icu.inputevents": list(infusions),
         "icu.outputevents": list(outputs),
+        **{name.replace("__", "."): given for name, given in more.items()},
     }
     create(engine, "mimic_iv", TABLES, rows)
 
@@ -787,6 +791,23 @@ def _more_rows(name):
     later |= {column: f"{column} + n * interval '10 days'" for column in TIME_COLUMNS}
     columns = ", ".join(later.get(column, column) for column in TABLES[name])
     return f"insert into mimiciv_{name} select {columns} from mimiciv_{name}, generate_series(1, 150) as n"
+
+
+def test_items_that_are_not_read_are_named_with_their_rows_and_patients(engine):
+    labels = {220045: "Heart Rate", 220046: "Heart rate Alarm - High", 225664: "Glucose finger stick"}
+    fill(
+        engine,
+        [stay()],
+        charts=[chart(item, hour, 80) for item in (220045, 220046, 223849) for hour in (1, 2)],
+        labs=[lab(51006, 1, 20, 2), lab(50889, 1, 3, 2), lab(50999, 1, 3, 2)],
+        icu__d_items=[{"itemid": item, "label": label} for item, label in labels.items()],
+        hosp__d_labitems=[
+            {"itemid": 51006, "label": "Urea Nitrogen", "fluid": "Blood"},
+            {"itemid": 50999, "label": "CRP: high", "fluid": "Blood"},
+        ],
+    )
+    found = sorted((row["name"], row["rows"], row["stays"]) for row in read_not_taken(adapter_of(engine), engine))
+    assert found == [("chartevents 220046 Heart rate Alarm - High", 2, 1), ("labevents 50999 CRP: high, Blood", 1, 1)]
 
 
 def test_the_selects_need_only_what_the_card_names(indexed):

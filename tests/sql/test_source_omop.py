@@ -22,6 +22,7 @@ from sqlalchemy import text
 from rnn_core.contracts.concepts import BY_NAME, Category
 from rnn_core.contracts.frames import STAY_COLUMNS
 from sql.intake.adapter import load_adapter
+from sql.intake.not_taken import read_not_taken
 from sql.intake.reading import sequential_scans
 from sql.store.engine import open_engine
 
@@ -645,6 +646,8 @@ def test_the_concepts_of_the_card_are_intensive_care(engine):
     stays = {str(number) for number in numbers[:-1]}
     assert set(read(engine, "omop", "stays")["stay_id"]) == stays
     assert set(read(engine, "omop", "observations")["stay_id"]) == stays
+    not_taken = [{"kind": "stay", "name": "4160140 Medical ICU", "rows": 1, "stays": 1}]
+    assert read_not_taken(adapter_at("omop"), engine) == not_taken
     here = replace(adapter_at("omop"), icu_concepts=(4160140,))
     assert set(read(engine, here, "stays")["stay_id"]) == {str(numbers[-1])}
 

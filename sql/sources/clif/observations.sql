@@ -53,7 +53,15 @@ with charted as (
     union all
     -- When a bag is changed the new order starts before or as the old one stops: that stop is not the end of the drug.
     select
-        m.hospitalization_id, m.med_category, lower(m.med_dose_unit), m.admin_dttm, m.admin_dttm,
+        m.hospitalization_id, m.med_category,
+        -- A stop without a unit is a rate of none in any.
+        coalesce(
+            nullif(lower(btrim(m.med_dose_unit)), ''),
+            case when m.mar_action_category = 'stop' then
+                case m.med_category when 'vasopressin' then 'units/hour' else 'mcg/kg/min' end
+            end
+        ),
+        m.admin_dttm, m.admin_dttm,
         case when m.mar_action_category = 'stop' then '0' else cast(m.med_dose as text) end
     from {schema}.medication_admin_continuous m
     where m.med_group = 'vasoactives'
