@@ -5,24 +5,30 @@ from sqlalchemy.exc import DBAPIError
 
 from sql.intake.adapter import Adapter
 from sql.intake.reading import statement
+from sql.store.deadline import within
 
 
 def read_not_taken(adapter: Adapter, engine: Engine) -> list[dict] | None:
     """A row per name: kind ("row", or "stay" for rows of stays), name, rows, stays (patients where a row names no stay).
 
-    None if the adapter has no such SELECT, or the database refuses it: the user may lack rights on its tables.
+    None if the adapter has no such SELECT, the database refuses it (the user may lack rights on its tables), or it takes
+    longer than a read may.
     """
     if adapter.not_taken_sql is None:
         return None
     names = ", ".join("'" + line.variable.replace("'", "''") + "'" for line in adapter.concept_map)
     select = statement(adapter, adapter.not_taken_sql.replace("{variables}", names), engine)
-    # A colon would be read as a parameter.
-    try:
+
+    def look() -> list[dict]:
         with engine.connect() as connection:
+            # A colon would be read as a parameter.
             found = connection.execute(text(select.replace(":", r"\:"))).mappings().all()
-    except DBAPIError:
+        return [
+            {"kind": row["kind"], "name": row["name"] or "", "rows": int(row["n_rows"]), "stays": int(row["n_stays"])}
+            for row in found
+        ]
+
+    try:
+        return within(60 * adapter.read_timeout_minutes, look)
+    except (DBAPIError, TimeoutError):
         return None
-    return [
-        {"kind": row["kind"], "name": row["name"] or "", "rows": int(row["n_rows"]), "stays": int(row["n_stays"])}
-        for row in found
-    ]
