@@ -22,7 +22,7 @@ def run(stage: Stage) -> Iterator[Row]:
         "land": lambda: landing.land(stage.store, batch, adapter, source, lambda _: None),
         "cast and map": lambda: landing.cast_and_map(stage.store, batch, adapter),
         "check": lambda: clock.__setitem__("outcomes", landing.check(stage.store, batch)),
-        "take over": lambda: landing.take_over(stage.store, batch, clock.pop("outcomes"), {}),
+        "take over": lambda: _take_over(stage, batch, clock.pop("outcomes")),
     }.items():
         step()
         clock[name], last = perf_counter() - last, perf_counter()
@@ -45,3 +45,8 @@ def run(stage: Stage) -> Iterator[Row]:
         f"{theirs / ours:.2f}",
         "3",
     )
+
+
+def _take_over(stage: Stage, batch: landing.Batch, outcomes: dict) -> None:
+    with stage.store.begin() as connection:
+        landing.take_over(connection, batch, outcomes, {})

@@ -114,12 +114,14 @@ def make_template(server):
     nobody can connect to it later."""
     from sqlalchemy import text
 
-    from sql.store.engine import advisory_lock, open_engine
+    from sql.store.engine import open_engine
+    from sql.store.lasting_lock import lasting_lock
 
     url, _ = server
 
     def make(name: str, fill: Callable, template: str = "template1") -> str:
-        with open_engine(url).connect() as connection, advisory_lock(connection, f"template {name}", 600) as mine:
+        engine = open_engine(url)
+        with engine.connect() as connection, lasting_lock(engine, f"template {name}", 600) as mine:
             assert mine, f"another worker has filled the template {name} for ten minutes"
             connection = connection.execution_options(isolation_level="AUTOCOMMIT")
             made = connection.execute(text("select 1 from pg_database where datname = :name"), {"name": name}).scalar()

@@ -73,10 +73,9 @@ def measure_drift(store: Engine, source: str, as_of: datetime) -> list[dict]:
 
 @step("write the scorecard")
 def write_scorecard(store: Engine, run: Recorded, rows: list[dict], drift: list[dict]) -> None:
-    with store.begin() as connection:
+    with runs.finishing(store, run.run_id) as (connection, _):
         results.write_scores(connection, run.run_id, [{**row, "source": run.source} for row in rows])
         results.write_drift(connection, run.run_id, [{**row, "source": run.source} for row in drift])
-    runs.finish_run(store, run.run_id)
 
 
 @step("draw the page")

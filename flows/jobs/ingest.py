@@ -14,7 +14,7 @@ from flows.runtime.log import log
 from flows.runtime.naming import run_name
 from flows.runtime.run_report import report_run
 from flows.runtime.settings import load_settings
-from flows.runtime.steps import alone, recorded_alone, safe_sentence, step, write_down
+from flows.runtime.steps import Recorded, alone, recorded_alone, safe_sentence, step, write_down
 from sql.intake import landing
 from sql.intake.adapter import Adapter
 from sql.intake.landing import Batch, BatchCounts
@@ -37,9 +37,8 @@ def ingest(source: str, as_of: datetime | None = None, reconcile: bool = False, 
             return _found(outcomes)
     with recorded_alone(store, source, "ingest", as_of) as run:
         with _landed(store, source, run.as_of, reconcile) as (batch, outcomes, adapter):
-            counts = take_over_rows(store, batch, outcomes, adapter.units)
+            counts = take_over_rows(store, run, batch, outcomes, adapter.units)
         run.counts |= _summary(counts)
-        runs.finish_run(store, run.run_id, watermark=counts.watermark)
         report_run(run, "ingest")
     return run.counts
 
@@ -81,8 +80,12 @@ def check_rows(store, batch: Batch) -> dict:
 
 
 @step("take over")
-def take_over_rows(store, batch: Batch, outcomes: dict, beds: dict) -> BatchCounts:
-    return landing.take_over(store, batch, outcomes, beds)
+def take_over_rows(store: Engine, run: Recorded, batch: Batch, outcomes: dict, beds: dict) -> BatchCounts:
+    """All or nothing, and nothing if the run was taken for dead meanwhile."""
+    with runs.finishing(store, run.run_id) as (connection, finished):
+        counts = landing.take_over(connection, batch, outcomes, beds)
+        finished["watermark"] = counts.watermark
+    return counts
 
 
 def _summary(counts: BatchCounts) -> dict:

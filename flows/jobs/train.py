@@ -96,7 +96,6 @@ def train(
         save(stay, unit, then, now)
         register(store, run, stay, unit, then)
         run.counts |= _summary(stay, unit)
-        runs.finish_run(store, run.run_id, model_id=stay.model_id)
         report_run(run, "train")
     return run.counts
 
@@ -291,7 +290,7 @@ def save(stay: Candidate, unit: UnitCandidate | None, then: Known, now: Known) -
 
 @step("register")
 def register(store: Engine, run: Recorded, stay: Candidate, unit: UnitCandidate | None, then: Known) -> None:
-    """The last step, so that a failed training leaves the serving models unchanged."""
+    """The last step, in one transaction with the end of the run: a failed training leaves the models unchanged."""
     rows = {
         stay.model_id: {
             "name": "stay",
@@ -311,11 +310,11 @@ def register(store: Engine, run: Recorded, stay: Candidate, unit: UnitCandidate 
             "data_cutoff": run.as_of,
         }
         verdicts[unit.model_id] = unit.verdict
-    with store.begin() as connection:
+    with runs.finishing(store, run.run_id) as (connection, finished):
         for model_id, row in rows.items():
             registry.register(connection, row | _described(model_id) | {"model_id": model_id, "source": run.source})
-    for model_id, verdict in verdicts.items():
-        registry.set_stage(store, model_id, verdict.stage, verdict.reason)
+            registry.assign_stage(connection, model_id, verdicts[model_id].stage, verdicts[model_id].reason)
+        finished["model_id"] = stay.model_id
     shutil.rmtree(_checkpoints(run.source), ignore_errors=True)
 
 

@@ -22,7 +22,7 @@ from flows.runtime.naming import step_name
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.errors import ForecastError
 from sql.published import runs
-from sql.store.engine import advisory_lock
+from sql.store.lasting_lock import lasting_lock
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -111,9 +111,9 @@ class Recorded:
 def alone(engine: Engine, source: str, kind: str, patience: float = 0.0) -> Iterator[None]:
     """Lock out other runs of the same kind and source. Raises Refused if one still runs after `patience` seconds.
 
-    Runs that died are marked as failed first: while the lock is held, no run that is recorded as running can be alive.
+    Runs that died are marked as failed first. One that lost its lock is taken for dead too: it can no longer write.
     """
-    with engine.connect() as holder, advisory_lock(holder, f"icu-forecast {kind} {source}", patience) as free:
+    with lasting_lock(engine, f"icu-forecast {kind} {source}", patience) as free:
         if not free:
             raise Refused(f"Another {kind} of {source} is running; wait for it, or see forecast.run_health.")
         runs.close_dead_runs(engine, source, kind)

@@ -253,22 +253,20 @@ def check(engine: Engine, batch: Batch) -> dict[str, list[quality.CheckOutcome]]
 
 
 def take_over(
-    engine: Engine, batch: Batch, outcomes: dict[str, list[quality.CheckOutcome]], beds: dict[str, int | None]
+    connection: Connection, batch: Batch, outcomes: dict[str, list[quality.CheckOutcome]], beds: dict[str, int | None]
 ) -> BatchCounts:
-    """The one transaction: quarantine, append, move the watermark, drop the landing tables. All or nothing."""
-    with engine.begin() as connection:
-        connection.exec_driver_sql(_ROOM_TO_SORT)
-        rejected_stays = _quarantine(connection, batch, "stay", outcomes["stay"])
-        stays = _append(connection, batch, "stay")
-        if rejected_stays:
-            outcomes["observation"] = _without_rejected_stays(connection, batch, outcomes["observation"])
-        _release(connection, batch)
-        _quarantine(connection, batch, "observation", outcomes["observation"])
-        with _key_built_at_once(connection):
-            observations = _append(connection, batch, "observation")
-        connection.execute(text(_NAME_UNITS), {"source": batch.source, "beds": json.dumps(beds)})
-        counts = _finish(connection, batch, stays, observations)
-    return counts
+    """Quarantine, append, move the watermark and drop the landing tables, within the connection's transaction."""
+    connection.exec_driver_sql(_ROOM_TO_SORT)
+    rejected_stays = _quarantine(connection, batch, "stay", outcomes["stay"])
+    stays = _append(connection, batch, "stay")
+    if rejected_stays:
+        outcomes["observation"] = _without_rejected_stays(connection, batch, outcomes["observation"])
+    _release(connection, batch)
+    _quarantine(connection, batch, "observation", outcomes["observation"])
+    with _key_built_at_once(connection):
+        observations = _append(connection, batch, "observation")
+    connection.execute(text(_NAME_UNITS), {"source": batch.source, "beds": json.dumps(beds)})
+    return _finish(connection, batch, stays, observations)
 
 
 @contextmanager

@@ -79,26 +79,31 @@ def list_models(engine: Engine, source: str | None = None, name: str | None = No
 
 
 def set_stage(engine: Engine, model_id: str, stage: str, reason: str) -> dict[str, Any] | None:
+    """`assign_stage` in a transaction of its own."""
+    with engine.begin() as connection:
+        return assign_stage(connection, model_id, stage, reason)
+
+
+def assign_stage(connection: Connection, model_id: str, stage: str, reason: str) -> dict[str, Any] | None:
     """Set a model's stage with a reason; a model that begins to serve retires the previous one, whose row is returned.
 
     Raises ForecastError for an unknown model, and if a provisional model would replace a champion.
     """
     if stage not in STAGES:
         raise ContractError(f"A model's stage is one of {list(STAGES)}; found {stage!r}.")
-    with engine.begin() as connection:
-        chosen = _read(connection, model_id)
-        if stage not in SERVING:
-            _write_stage(connection, model_id, stage, reason)
-            return None
-        before = _serving(connection, chosen["source"], chosen["name"])
-        if before and before["model_id"] == model_id and before["stage"] == stage:
-            return None
-        if before and before["stage"] == "champion" and stage == "provisional":
-            raise ForecastError(
-                f"{before['model_id']} is champion of {chosen['source']}, and a provisional model cannot replace a "
-                f"champion. Promote {model_id} or make it a challenger."
-            )
-        return _hand_over(connection, before, model_id, stage, reason, served_at=func.clock_timestamp())
+    chosen = _read(connection, model_id)
+    if stage not in SERVING:
+        _write_stage(connection, model_id, stage, reason)
+        return None
+    before = _serving(connection, chosen["source"], chosen["name"])
+    if before and before["model_id"] == model_id and before["stage"] == stage:
+        return None
+    if before and before["stage"] == "champion" and stage == "provisional":
+        raise ForecastError(
+            f"{before['model_id']} is champion of {chosen['source']}, and a provisional model cannot replace a "
+            f"champion. Promote {model_id} or make it a challenger."
+        )
+    return _hand_over(connection, before, model_id, stage, reason, served_at=func.clock_timestamp())
 
 
 def rollback(engine: Engine, source: str, name: str, reason: str = "rolled back") -> dict[str, Any]:

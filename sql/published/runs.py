@@ -1,6 +1,7 @@
 """Runs: each job records when it started, which hour it is for, and how it ended."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -52,8 +53,8 @@ def add_failed_run(
 def close_dead_runs(engine: Engine, source: str, kind: str) -> int:
     """Mark runs that are still `running` as failed and drop their landing tables; returns how many.
 
-    Such a run can no longer publish. Call only while holding the lock of this source and kind
-    (`flows.runtime.steps.alone`): then none of them has a living process.
+    Such a run can no longer publish (`finishing`), even if it is alive and only lost its lock. Call while holding the lock
+    of this source and kind (`flows.runtime.steps.alone`).
     """
     dead = and_(run.c.source == source, run.c.kind == kind, run.c.status == "running")
     closed = (
@@ -84,16 +85,27 @@ def fail_run(engine: Engine, run_id: int, error: str) -> None:
         )
 
 
-def finish_run(engine: Engine, run_id: int, **counts: Any) -> None:
-    """Mark a run that publishes no forecasts as done; `counts` may be any of `_FINISHED_WITH`.
+@contextmanager
+def finishing(engine: Engine, run_id: int) -> Iterator[tuple[Connection, dict[str, Any]]]:
+    """One transaction that writes what a run changes and marks it as done: both, or neither if the block raises.
 
-    Raises ForecastError if the run was closed as failed, ContractError for an unknown count.
+    Yields its connection, and a dictionary to fill with any of `_FINISHED_WITH`. Raises ForecastError, before anything is
+    written, if the run was closed as failed: its lock was lost, and another run may have begun. ContractError for an
+    unknown count.
     """
-    if unknown := sorted(set(counts) - set(_FINISHED_WITH)):
-        raise ContractError(f"A run is finished with {list(_FINISHED_WITH)}; unknown: {unknown}.")
     with engine.begin() as connection:
         lock_open_run(connection, run_id)
+        counts: dict[str, Any] = {}
+        yield connection, counts
+        if unknown := sorted(set(counts) - set(_FINISHED_WITH)):
+            raise ContractError(f"A run is finished with {list(_FINISHED_WITH)}; unknown: {unknown}.")
         mark_published(connection, run_id, counts)
+
+
+def finish_run(engine: Engine, run_id: int, **counts: Any) -> None:
+    """`finishing` for a run that changes nothing else."""
+    with finishing(engine, run_id) as (_, finished):
+        finished.update(counts)
 
 
 def last_slot(engine: Engine, source: str, kind: str, *, finished: bool = True) -> datetime | None:

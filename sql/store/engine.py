@@ -1,9 +1,6 @@
 """Connections: one way to open a database, with errors that never show a password."""
 
 import re
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +9,8 @@ from weakref import WeakKeyDictionary, finalize
 
 from psycopg.conninfo import make_conninfo
 from psycopg.pq import Conninfo
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from rnn_core.contracts.errors import ForecastError
 
@@ -126,31 +123,6 @@ def connect_arrow(engine: Engine) -> "ArrowConnection":
         finalize(engine, first.close)
         _known_types[engine] = first
     return _known_types[engine].adbc_clone()
-
-
-@contextmanager
-def advisory_lock(connection: Connection, name: str, patience: float = 0.0) -> Iterator[bool]:
-    """Hold a session lock called `name`; yields False if another session still holds it after `patience` seconds."""
-    until = time.monotonic() + patience
-    while not (got := _try_lock(connection, name)) and time.monotonic() < until:
-        time.sleep(1.0)
-    try:
-        yield got
-    finally:
-        if got and not connection.closed and not connection.invalidated:
-            # A session that is gone holds no lock, and its error would hide the one that matters.
-            with suppress(DBAPIError):
-                connection.rollback()
-                connection.execute(text("select pg_advisory_unlock(hashtextextended(:name, 0))"), {"name": name})
-                connection.commit()
-
-
-def _try_lock(connection: Connection, name: str) -> bool:
-    got = connection.execute(
-        text("select pg_try_advisory_lock(hashtextextended(:name, 0))"), {"name": name}
-    ).scalar_one()
-    connection.commit()
-    return bool(got)
 
 
 def read_only(engine: Engine) -> Engine:

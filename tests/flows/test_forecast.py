@@ -17,6 +17,7 @@ from flows.cli import app
 from flows.inspection.explain import explain_forecast
 from flows.inspection.models import diff_models
 from flows.inspection.reproduce import reproduce
+from flows.jobs import evaluate as evaluate_module
 from flows.jobs import forecast as forecast_module
 from flows.jobs import refresh as refresh_module
 from flows.jobs.backfill import backfill
@@ -33,7 +34,7 @@ from rnn_core.contracts.errors import ArtifactError, ForecastError, QualityError
 from rnn_core.evaluation.holdout import Comparison
 from rnn_core.statistics.bootstrap import Estimate
 from rnn_core.statistics.metric import curve_metrics, gate_metrics
-from sql.published import registry, trials
+from sql.published import registry, runs, trials
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
 NUMBERS = (
@@ -348,6 +349,16 @@ def test_drift_found_since_the_last_training_starts_another_before_there_are_sta
     monkeypatch.setattr(refresh_module, "start_training", lambda *_: "a run")
     later = AT + timedelta(hours=1)
     assert refresh_module.refresh.fn("clif", later)["training run"] is None
+    with monkeypatch.context() as patch:
+        measure = evaluate_module.measure_drift
+        patch.setattr(
+            evaluate_module,
+            "measure_drift",
+            lambda *given: (runs.close_dead_runs(trained, "clif", "evaluate"), measure(*given))[1],
+        )
+        with pytest.raises(ForecastError, match="is marked failed and cannot publish"):
+            evaluate.fn("clif", later)
+    assert tuples(trained, "select * from forecast.score") == [], "one that was taken for dead writes nothing"
     evaluate.fn("clif", later)
     with trained.begin() as connection:
         connection.execute(text("update forecast.concept_drift set drifted = (concept = 'heart_rate')"))

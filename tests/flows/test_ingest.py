@@ -12,7 +12,9 @@ from sqlalchemy import text
 from flows.jobs.ingest import ingest
 from flows.runtime.databases import open_source
 from flows.runtime.settings import load_settings
+from flows.runtime.steps import alone
 from rnn_core.contracts.errors import ForecastError, QualityError, SourceError
+from sql.intake import landing
 from sql.intake.adapter import load_adapter
 from sql.published import runs
 from sql.store.engine import open_engine
@@ -177,16 +179,28 @@ def test_a_source_is_opened_read_only_and_moved_by_as_many_days_as_are_set(insta
 
 
 def test_two_ingests_of_one_source_do_not_run_at_once(installation):
-    from sql.store.engine import advisory_lock
-
-    with installation.connect() as connection, advisory_lock(connection, "icu-forecast ingest clif") as free:
-        assert free
-        with pytest.raises(ForecastError, match="is running"):
-            ingest.fn("clif", AS_OF)
+    with alone(installation, "clif", "ingest"), pytest.raises(ForecastError, match="is running"):
+        ingest.fn("clif", AS_OF)
     rows = "select kind, as_of, status, left(error, 22) from forecast.run"
     refused = ("ingest", AS_OF, "refused", "Another ingest of clif")
     assert tuples(installation, rows) == [refused]
     assert tuples(installation, "select * from forecast.run_health") == [], "it says nothing about the health of ingest"
+
+
+def test_an_ingest_that_was_taken_for_dead_accepts_nothing(installation, monkeypatch):
+    """Its lock was lost, and another ingest of the source closed it."""
+    check = landing.check
+
+    def check_while_another_begins(*given):
+        runs.close_dead_runs(installation, "clif", "ingest")
+        return check(*given)
+
+    monkeypatch.setattr(landing, "check", check_while_another_begins)
+    with pytest.raises(ForecastError, match="is marked failed and cannot publish"):
+        ingest.fn("clif", AS_OF)
+    found = contents(installation)
+    assert (found["stays"], found["observations"], found["quarantine"]) == ([], [], [])
+    assert tuples(installation, "select status, watermark from icu.batch") == [("failed", None)]
 
 
 def test_an_ingest_that_cannot_open_its_source_is_recorded_with_its_sentence(installation, monkeypatch):

@@ -12,7 +12,7 @@ from flows.jobs.forecast import forecast
 from flows.jobs.train import train
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.errors import ForecastError
-from sql.published import registry
+from sql.published import registry, runs
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
 
@@ -108,6 +108,21 @@ def test_a_training_that_breaks_leaves_the_serving_model_and_says_so(trained, mo
     with trained.connect() as connection:
         run = connection.execute(text("select status, error from forecast.run order by run_id desc limit 1")).one()
     assert run.status == "failed" and "ZeroDivisionError" in run.error
+
+
+@pytest.mark.usefixtures("each_fit_once")
+def test_a_training_that_was_taken_for_dead_registers_nothing(trained, monkeypatch):
+    """Its lock was lost, and another training of the source began."""
+    before, save = models(trained), train_module.save
+
+    def save_after_another_began(*given):
+        save(*given)
+        runs.close_dead_runs(trained, "clif", "train")
+
+    monkeypatch.setattr(train_module, "save", save_after_another_began)
+    with pytest.raises(ForecastError, match="is marked failed and cannot publish"):
+        train.fn("clif", AT, epochs=1, members=2)
+    assert models(trained) == before
 
 
 @pytest.mark.soak

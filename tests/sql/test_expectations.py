@@ -334,7 +334,9 @@ def read(engine, tables: dict[str, list[dict]], *, stops: bool = False) -> Found
             landing.check(engine, batch)
         landing.fail_batch(engine, batch, str(error.value))
     else:
-        landing.take_over(engine, batch, landing.check(engine, batch), {})
+        found = landing.check(engine, batch)
+        with engine.begin() as connection:
+            landing.take_over(connection, batch, found, {})
     found = b.rows(engine, "select * from quality.quarantine where batch_id = :id", id=batch.batch_id)
     return Found(
         {r: outcomes(engine, r, batch_id=batch.batch_id) for r in tables},

@@ -62,7 +62,11 @@ class Hospital:
         batch = landing.begin_batch(self.store, b.SOURCE, at(hours))
         landing.land(self.store, batch, ADAPTER, self.source, lambda _: None)
         landing.cast_and_map(self.store, batch, ADAPTER)
-        return landing.take_over(self.store, batch, landing.check(self.store, batch), {})
+        return self.take_over(batch, landing.check(self.store, batch))
+
+    def take_over(self, batch: landing.Batch, outcomes: dict) -> landing.BatchCounts:
+        with self.store.begin() as connection:
+            return landing.take_over(connection, batch, outcomes, {})
 
     def tables(self) -> dict[str, list[dict]]:
         return {
@@ -139,7 +143,7 @@ def test_the_watermark_never_passes_the_slot(hospital):
     landing.land(hospital.store, batch, ADAPTER, hospital.source, lambda _: None)
     batch.as_of = at(4)
     landing.cast_and_map(hospital.store, batch, ADAPTER)
-    assert landing.take_over(hospital.store, batch, {"stay": [], "observation": []}, {}).watermark == at(4)
+    assert hospital.take_over(batch, {"stay": [], "observation": []}).watermark == at(4)
 
 
 def test_slices_equal_one_pass_where_a_stay_is_accepted_long_after_its_observations(
