@@ -8,7 +8,8 @@ import typer
 from flows.commands.arguments import AsOf, Direct, Json, Seed, Source, known_source, split_names
 from flows.runtime import clock
 from flows.runtime.terminal import print_counts, print_done, print_rows, show_own_errors_once
-from rnn_core.contracts.config import Cell, Kind
+from rnn_core.contracts.config import Cell, Kind, TrainConfig
+from rnn_core.contracts.errors import ContractError
 from rnn_core.contracts.thresholds import LANDMARK_HOURS
 
 app = typer.Typer()
@@ -39,6 +40,14 @@ def ingest(
     _run(flow, direct, as_json, source=source, as_of=as_of, reconcile=reconcile, dry_run=dry_run)
 
 
+def _is_ensemble(members: int | None) -> int | None:
+    """Raises BadParameter, with the reason, for too few members."""
+    try:
+        return members if members is None else TrainConfig(folds=members).folds
+    except ContractError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 @app.command()
 def train(
     source: Source,
@@ -46,12 +55,17 @@ def train(
     cold: Annotated[bool, typer.Option("--cold", help="Do not start from the weights of the serving model.")] = False,
     seed: Seed = 0,
     epochs: Annotated[int | None, typer.Option(help="Maximum number of epochs, or of trees.", min=1)] = None,
-    members: Annotated[int | None, typer.Option(help="Networks in the ensemble; default: 5.", min=2)] = None,
+    members: Annotated[
+        int | None, typer.Option(help="Members of the ensemble, at least 2; default: 5.", callback=_is_ensemble)
+    ] = None,
     forecaster: Annotated[
         Kind, typer.Option(help="Recurrent networks, boosted trees, or a blend of both.")
     ] = "recurrent",
     cell: Annotated[Cell, typer.Option(help="Type of recurrent cell.")] = "lstm",
     mixed_precision: Annotated[bool, typer.Option(help="Compute in bfloat16, if all GPUs are fast at it.")] = False,
+    no_serve: Annotated[
+        bool, typer.Option("--no-serve", help="Register and judge it, but leave what serves as it is.")
+    ] = False,
     direct: Direct = False,
     as_json: Json = False,
 ) -> None:
@@ -74,6 +88,7 @@ def train(
         forecaster=forecaster,
         cell=cell,
         mixed_precision=mixed_precision,
+        serve=not no_serve,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -61,6 +61,9 @@ class UnitCandidate:
     verdict: "Verdict"
 
 
+C = TypeVar("C", Candidate, UnitCandidate)
+
+
 @flow(name="train", flow_run_name=run_name)
 def train(
     source: str,
@@ -72,6 +75,7 @@ def train(
     cell: str = "lstm",
     mixed_precision: bool = False,
     forecaster: Kind = "recurrent",
+    serve: bool = True,
 ) -> dict:
     """Train the stay forecaster and the unit forecaster of `source` on what was known at `as_of`; returns counts.
 
@@ -80,6 +84,7 @@ def train(
     warm: start from the serving model if it has the same shape. Trees always start from scratch. An interrupted training
         of networks resumes.
     mixed_precision: compute in bfloat16 if all GPUs are fast in it; else in float32.
+    serve: let the models serve, or score in the shadow, if their verdict says so; else they stay candidates.
     """
     store = open_store()
     with recorded_alone(store, source, "train", as_of) as run:
@@ -93,11 +98,20 @@ def train(
         warm_from = incumbent["model_id"] if warmed and incumbent else None
         stay = Candidate(_model_id(run, "stay"), fitted, report, verdict, warm_from)
         unit = fit_units(store, run, seed)
+        if not serve:
+            stay, unit = _kept_back(stay), unit and _kept_back(unit)
         save(stay, unit, then, now)
         register(store, run, stay, unit, then)
         run.counts |= _summary(stay, unit)
         report_run(run, "train")
     return run.counts
+
+
+def _kept_back(candidate: C) -> C:
+    """The same with its verdict in words, as a candidate: not even in the shadow, from where it could be promoted."""
+    verdict = candidate.verdict
+    reason = f"Trained not to serve; the verdict was {verdict.stage}: {verdict.reason}"
+    return replace(candidate, verdict=replace(verdict, stage="candidate", reason=reason))
 
 
 def _configure(
@@ -108,7 +122,7 @@ def _configure(
         config.train,
         seed=seed,
         epochs=epochs or config.train.epochs,
-        folds=members or config.train.folds,
+        folds=config.train.folds if members is None else members,
         mixed_precision=mixed_precision,
     )
     return ModelConfig(
@@ -223,13 +237,13 @@ def give_verdict(
     now: Known,
 ) -> "Verdict":
     """Against the serving model on stays that began after both cut-offs; against the trivial baseline without one, or if
-    that forecasts no death."""
+    that forecasts no death and the new one does."""
     from rnn_core.evaluation.gate import Verdict, judge_first
 
     first = judge_first(report.metrics, report.from_curve, report.n_deaths["judged"], report.n_ends)
     if not forecaster.forecasts_death and first.stage == "provisional":
         first = Verdict("provisional", "It forecasts the length of stay alone: no deaths to judge by.")
-    if incumbent is None or serving is None or not serving.forecasts_death:
+    if incumbent is None or serving is None or (forecaster.forecasts_death and not serving.forecasts_death):
         return first
     verdict = judge_beside(incumbent, serving, forecaster, then, now)
     return first if verdict.stage == "champion" and incumbent["stage"] == "provisional" else verdict
@@ -242,9 +256,9 @@ def judge_beside(
     from rnn_core.evaluation.gate import Verdict, judge_challenger
     from rnn_core.evaluation.holdout import compare_forecasters, count_deaths, count_ends, unseen
 
-    if not forecaster.forecasts_death:
+    if serving.forecasts_death and not forecaster.forecasts_death:
         return Verdict("candidate", "It learned from stays that all ended alike, and the serving model did not.")
-    if not serving.forecasts_death:
+    if forecaster.forecasts_death and not serving.forecasts_death:
         return Verdict("provisional", "It forecasts a risk of death, and the serving model does not.")
     _, newer = unseen(now, then)
     newer &= now.stays["intime"].to_numpy("datetime64[us]") >= clock.to_numpy(incumbent["data_cutoff"])

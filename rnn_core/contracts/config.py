@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rnn_core.contracts.concepts import NAMES
+from rnn_core.contracts.errors import ContractError
 from rnn_core.contracts.saved import Hours, Saved
 
 Cell = Literal["elman", "jordan", "lstm", "gru"]
@@ -93,6 +94,14 @@ class TrainConfig(Saved):
     death_weight: float = 2.0
     alert_budget: tuple[float, float, float] = (0.40, 0.15, 0.05)
     mixed_precision: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ContractError for an ensemble of one: nobody would be left out of its training."""
+        if self.folds < 2:
+            raise ContractError(
+                f"An ensemble has at least 2 members, not {self.folds}: each is stopped early and calibrated on patients "
+                "that it did not learn from, and they learned in the others."
+            )
 
 
 @dataclass(frozen=True)

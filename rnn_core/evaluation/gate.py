@@ -73,8 +73,8 @@ def judge_challenger(
 
     A champion is replaced where every difference is within its margin, no interval lies wholly on the wrong side, and no
     group of patients is worse beyond the margin of groups; nor does a model serve that is worse than the population's curve
-    (`beaten_by_curve`). With too few deaths for that a champion stays; a provisional
-    model gives way to a newer one unless that is clearly worse, since nothing is known against it and it has seen more.
+    (`beaten_by_curve`). With too few deaths for that a champion stays; a provisional model gives way to a newer one that is
+    better in something measured and clearly worse in nothing.
     """
     if worse := beaten_by_curve(from_curve, n_deaths, n_ends):
         return Verdict("challenger", worse)
@@ -84,8 +84,9 @@ def judge_challenger(
     clearly_worse = any(harm.low > 0 for harm in harms.values())
     if n_deaths < MIN_DEATHS:
         few = f"{n_deaths} deaths on unseen stays are too few for a verdict ({MIN_DEATHS})."
-        if serving == "provisional" and not clearly_worse:
-            return Verdict("provisional", f"{few} So is the serving model, and the newer one takes its place.")
+        better = [metric.show_difference(overall[metric.name]) for metric, harm in harms.items() if harm.value < 0]
+        if serving == "provisional" and better and not clearly_worse:
+            return Verdict("provisional", f"{few} Better than the serving provisional model: {', '.join(better)}.")
         return Verdict("challenger", f"{few} {sentence}")
     if clearly_worse or any(not harm.value <= metric.margin.overall for metric, harm in harms.items()):
         return Verdict("challenger", f"Worse than the margin allows: {sentence}")

@@ -325,6 +325,11 @@ def test_an_unknown_cell_is_wrong_usage():
     assert result.exit_code == 2 and "elman" in result.stderr
 
 
+def test_an_ensemble_of_one_is_wrong_usage_and_told_why():
+    result = CliRunner().invoke(app, ["train", "clif", "--members", "1"])
+    assert result.exit_code == 2 and "at least 2 members, not 1" in " ".join(result.stderr.replace("│", " ").split())
+
+
 @pytest.fixture
 def challenge(make_database, tmp_path, monkeypatch):
     """Sets a and b with a stay each, and an empty database for them."""

@@ -12,6 +12,7 @@ from flows.jobs.forecast import forecast
 from flows.jobs.train import train
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.errors import ForecastError
+from rnn_core.evaluation.gate import Verdict
 from sql.published import registry, runs
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
@@ -78,6 +79,18 @@ def test_a_second_training_starts_from_the_serving_model_and_a_cold_one_says_it_
     by_version = sorted(models(trained), key=lambda model: model["version"])
     assert [model["warm_from"] for model in by_version] == [None, first, None]
     assert sum(model["stage"] in ("champion", "provisional") for model in by_version) == 1
+
+
+@pytest.mark.usefixtures("each_fit_once")
+def test_a_training_that_is_not_to_serve_is_judged_and_registered_and_leaves_what_serves(trained, monkeypatch):
+    serving = models(trained)
+    monkeypatch.setattr(train_module, "give_verdict", lambda *_: Verdict("champion", "It is the best."))
+    counts = train.fn("clif", AT, epochs=1, members=2, serve=False)
+    kept_back = max(models(trained), key=lambda model: model["version"])
+    assert (counts["stage"], kept_back["stage"]) == ("candidate", "candidate")
+    assert kept_back["stage_reason"] == "Trained not to serve; the verdict was champion: It is the best."
+    assert [model for model in models(trained) if model != kept_back] == serving
+    assert registry.challenger(trained, "clif") is None, "an evaluation does not promote it either"
 
 
 @pytest.mark.soak

@@ -129,12 +129,25 @@ def test_what_may_be_chance_in_a_small_group_harms_nobody():
 
 
 def test_without_outcomes_enough_a_champion_stays_and_a_provisional_model_gives_way():
-    assert challenge(differences(), 3, "champion").stage == "challenger"
-    assert challenge(differences(), 3, "provisional").stage == "provisional"
+    better = differences(mae=(-0.05, -0.2, 0.1))
+    assert challenge(better, 3, "champion").stage == "challenger"
+    verdict = challenge(better, 3, "provisional")
+    assert verdict.stage == "provisional" and METRICS["los_mae_days"].label in verdict.reason
 
 
-def test_a_provisional_model_does_not_give_way_to_a_clearly_worse_one():
-    assert challenge(differences(mae=(2.0, 1.0, 3.0)), 3, "provisional").stage == "challenger"
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"mae": (2.0, 1.0, 3.0)},
+        {"mae": (2.0, 1.0, 3.0), "auroc": (0.1, -0.1, 0.2)},
+        {},
+        {"mae": (0.05, -0.1, 0.2)},
+        dict.fromkeys(("auroc", "auprc", "calibration", "mae"), (np.nan,) * 3),
+    ],
+)
+def test_a_provisional_model_stays_unless_the_newer_one_is_better_in_something_and_clearly_worse_in_nothing(found):
+    for n_deaths in (0, 3):
+        assert challenge(differences(**found), n_deaths, "provisional").stage == "challenger"
 
 
 def unit(test=4.0, last=8.0, median=5.0) -> dict[str, float]:
