@@ -1,8 +1,10 @@
-"""Applies prefect.yaml to a Prefect server: pools, limits, deployments per source, automations; safe to repeat."""
+"""Applies prefect.yaml to a Prefect server: pools, limits, deployments per source, automations; safe to repeat. What somebody
+paused stays paused."""
 
 import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ from rnn_core.contracts.errors import ForecastError
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.objects import DeploymentSchedule
 
 PLAN = Path(__file__).resolve().parents[2] / "prefect.yaml"
 # Marks what we put on a server, so that everything else there is left alone.
@@ -88,10 +91,33 @@ def _flow_name(entry: dict[str, Any]) -> str:
     return entry["entrypoint"].rsplit(".", 1)[1]
 
 
-def _zone_of(schedule: str | None, timezone: str) -> str:
-    """UTC for hourly schedules: in a zone with daylight saving time, Prefect skips the repeated hour in autumn."""
-    fields = (schedule or "").split()
-    return "UTC" if len(fields) == 5 and fields[1] == "*" else timezone
+def _zone_of(line: str | None, timezone: str, deployment: str) -> str:
+    """UTC for hourly schedules: in a zone with daylight saving time, Prefect skips the repeated hour in autumn.
+
+    Raises ForecastError for a line that is no schedule.
+    """
+    try:
+        return "UTC" if line and _is_hourly(line) else timezone
+    except ValueError as error:
+        raise ForecastError(
+            f"The schedule of {deployment} is invalid: {line!r} ({type(error).__name__}). A cron line has five fields, or is a "
+            "word such as @daily."
+        ) from None
+
+
+@cache
+def _is_hourly(line: str) -> bool:
+    """Whether a cron line runs in every hour of a day, however it is spelt, as Prefect's own scheduler reads it."""
+    return asyncio.run(_runs_every_hour(line))
+
+
+async def _runs_every_hour(line: str) -> bool:
+    from prefect.server.schemas.schedules import CronSchedule
+
+    schedule = CronSchedule(cron=line, timezone="UTC")
+    (first,) = await schedule.get_dates(1, datetime(2026, 1, 1, tzinfo=UTC))
+    hours = (first.replace(hour=hour, minute=0, second=0, microsecond=0) for hour in range(24))
+    return all([await schedule.get_dates(1, hour, hour + timedelta(minutes=59, seconds=59)) for hour in hours])
 
 
 def _default_schedule(entry: dict[str, Any]) -> str | None:
@@ -114,7 +140,7 @@ def _of_source(source: str, settings: Settings, several: bool) -> Iterator[Deplo
             entrypoint=entry["entrypoint"],
             pool=entry["work_pool"]["name"],
             schedule=schedule,
-            timezone=_zone_of(schedule, own.timezone),
+            timezone=_zone_of(schedule, own.timezone, f"{flow}/{entry['name']} of {source}"),
             limit=entry["concurrency_limit"],
             parameters={**entry.get("parameters", {}), "source": source},
         )
@@ -202,9 +228,9 @@ async def _apply_pool(client: "PrefectClient", pool: dict[str, Any]) -> dict[str
 
     limits = {"concurrency_limit": pool["concurrency_limit"], "description": pool["description"]}
     try:
-        await client.read_work_pool(pool["name"])
+        there = await client.read_work_pool(pool["name"])
         await client.update_work_pool(pool["name"], WorkPoolUpdate(**limits))
-        done = "updated"
+        done = "updated, still paused" if there.is_paused else "updated"
     except ObjectNotFound:
         template = ProcessWorker.get_default_base_job_template()
         await client.create_work_pool(
@@ -226,30 +252,39 @@ async def _apply_deployment(client: "PrefectClient", wanted: Deployment) -> dict
         there = await client.read_deployment_by_name(wanted.full_name)
     except ObjectNotFound:
         there = None
-    schedules = [Cron(wanted.schedule, timezone=wanted.timezone)] if wanted.schedule else []
-    try:
-        deployment = RunnerDeployment.from_flow(
-            import_object(wanted.entrypoint),
-            name=wanted.name,
-            schedules=schedules,
-            parameters=wanted.parameters,
-            tags=wanted.tags,
-            work_pool_name=wanted.pool,
-            concurrency_limit=ConcurrencyLimitConfig(**wanted.limit),
-            entrypoint_type=EntrypointType.MODULE_PATH,
-        )
-    except ValueError as error:
-        raise ForecastError(
-            f"The schedule of {wanted.full_name} is invalid: {wanted.schedule!r} in {wanted.timezone!r} "
-            f"({type(error).__name__}). A cron line has five fields; a time zone has a name like Europe/Berlin."
-        ) from None
+    is_active = there is None or _is_active(there.schedules, wanted)
+    schedules = [Cron(wanted.schedule, timezone=wanted.timezone, active=is_active)] if wanted.schedule else []
+    deployment = RunnerDeployment.from_flow(
+        import_object(wanted.entrypoint),
+        name=wanted.name,
+        schedules=schedules,
+        # Both would be reset otherwise: whoever paused them had a reason.
+        paused=there is not None and there.paused,
+        parameters=wanted.parameters,
+        tags=wanted.tags,
+        work_pool_name=wanted.pool,
+        concurrency_limit=ConcurrencyLimitConfig(**wanted.limit),
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
     if there and there.schedules and not schedules:
         # An update without schedules keeps the existing ones.
         for schedule in there.schedules:
             await client.delete_deployment_schedule(there.id, schedule.id)
     await deployment.aapply()
     when = f"{wanted.schedule} {wanted.timezone}" if wanted.schedule else "by hand"
-    return _row("deployment", wanted.full_name, "updated" if there else "created", pool=wanted.pool, runs=when)
+    done = "updated" if there else "created"
+    if there and there.paused:
+        done += ", still paused"
+    elif schedules and not is_active:
+        done += ", its schedule still paused"
+    return _row("deployment", wanted.full_name, done, pool=wanted.pool, runs=when)
+
+
+def _is_active(schedules: "list[DeploymentSchedule]", wanted: Deployment) -> bool:
+    """Whether the schedule of a deployment on the server runs: that of the same line, else any of them."""
+    line = (wanted.schedule, wanted.timezone)
+    same = [one for one in schedules if (getattr(one.schedule, "cron", None), one.schedule.timezone) == line]
+    return not schedules or any(one.active for one in same or schedules)
 
 
 async def _remove_stale(client: "PrefectClient", wanted: list[Deployment], only_these: bool) -> list[dict[str, str]]:
@@ -276,11 +311,12 @@ async def _apply_automation(client: "PrefectClient", entry: dict[str, Any]) -> d
     actions = [await _resolved(client, action) for action in entry["actions"]]
     automation = AutomationCore.model_validate({**entry, "actions": actions})
     there = await client.read_automations_by_name(automation.name)
-    if there:
-        await client.update_automation(there[0].id, automation)
-    else:
+    if not there:
         await client.create_automation(automation)
-    return _row("automation", automation.name, "updated" if there else "created")
+        return _row("automation", automation.name, "created")
+    automation.enabled = there[0].enabled
+    await client.update_automation(there[0].id, automation)
+    return _row("automation", automation.name, "updated" if automation.enabled else "updated, still paused")
 
 
 async def _resolved(client: "PrefectClient", action: dict[str, Any]) -> dict[str, Any]:

@@ -391,6 +391,32 @@ def test_deploying_again_changes_nothing_and_removes_what_the_plan_does_not_know
     assert len(prefect.post("/deployments/filter")) == len(before)
 
 
+def test_deploying_again_leaves_paused_what_somebody_paused(prefect, environment):
+    nightly, daily = (prefect.get(f"/deployments/name/{name}") for name in ("ingest/nightly", "evaluate/daily"))
+    automation = prefect.post("/automations/filter")[0]
+    prefect.client.patch(f"/deployments/{nightly['id']}", json={"paused": True}).raise_for_status()
+    schedule = f"/deployments/{daily['id']}/schedules/{daily['schedules'][0]['id']}"
+    prefect.client.patch(schedule, json={"active": False}).raise_for_status()
+    prefect.client.patch(f"/automations/{automation['id']}", json={"enabled": False}).raise_for_status()
+    prefect.client.patch("/work_pools/gpu", json={"is_paused": True}).raise_for_status()
+    try:
+        done = {row["name"]: row["done"] for row in deploy(environment) if row["done"] != "updated"}
+        assert done == {
+            "ingest/nightly": "updated, still paused",
+            "evaluate/daily": "updated, its schedule still paused",
+            automation["name"]: "updated, still paused",
+            "gpu": "updated, still paused",
+        }
+        assert prefect.get("/deployments/name/ingest/nightly")["paused"]
+        (kept,) = prefect.get("/deployments/name/evaluate/daily")["schedules"]
+        assert not kept["active"] and kept["schedule"]["cron"] == "30 6 1 1 *"
+        assert not prefect.get(f"/automations/{automation['id']}")["enabled"]
+        assert prefect.get("/work_pools/gpu")["is_paused"]
+    finally:
+        prefect.client.patch("/work_pools/gpu", json={"is_paused": False}).raise_for_status()
+        prefect.client.patch(f"/automations/{automation['id']}", json={"enabled": True}).raise_for_status()
+
+
 def test_schedules_follow_the_sources_own_time_zone(prefect, environment):
     deployment = prefect.get("/deployments/name/evaluate/daily")
     (schedule,) = deployment["schedules"]
