@@ -16,6 +16,7 @@ from builders_source import (
 from sqlalchemy import text
 
 from rnn_core.contracts.frames import ADMISSION_TYPES, OUTCOMES, SEXES, STAY_COLUMNS, UNIT_TYPES
+from sql.intake.reading import BEGINNING as FROM_THE_BEGINNING
 from sql.intake.reading import sequential_scans
 from sql.loaders import clif as loader
 from sql.store.engine import open_engine
@@ -384,6 +385,20 @@ HAND_MADE = {
 def test_versions_of_a_stay(clif, case):
     adt, category, discharge, expected = HAND_MADE[case]
     assert hand_made_clif(clif, adt, category, discharge) == expected
+
+
+def test_a_row_without_a_begin_is_in_no_stay_and_a_read_from_the_beginning_returns_it(clif):
+    hand_made_clif(clif, [("A", 1, 5)], "Home", None)
+    before = read(clif, "clif", "stays", "made")
+    with clif.begin() as connection:
+        connection.exec_driver_sql(
+            "insert into made.adt (patient_id, hospitalization_id, in_dttm, out_dttm, location_name, location_category)"
+            " values ('p', 'h', null, '2031-01-01 09:00+00', 'A', 'icu')"
+        )
+    pd.testing.assert_frame_equal(read(clif, "clif", "stays", "made"), before)
+    found = read(clif, "clif", "stays", "made", since=FROM_THE_BEGINNING)
+    (lost,) = found[found["available_at"].isna()].to_dict("records")
+    assert (lost["stay_id"], lost["patient_id"]) == ("h-without-begin", "p") and pd.isna(lost["intime"])
 
 
 def test_the_selects_need_only_what_the_card_names(clif):

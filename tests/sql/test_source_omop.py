@@ -22,7 +22,9 @@ from sqlalchemy import text
 from rnn_core.contracts.concepts import BY_NAME, Category
 from rnn_core.contracts.frames import STAY_COLUMNS
 from sql.intake.adapter import load_adapter
+from sql.intake.cells import NO_TIME
 from sql.intake.not_taken import read_not_taken
+from sql.intake.reading import BEGINNING as FROM_THE_BEGINNING
 from sql.intake.reading import sequential_scans
 from sql.store.engine import open_engine
 
@@ -650,6 +652,26 @@ def test_the_concepts_of_the_card_are_intensive_care(engine):
     assert read_not_taken(adapter_at("omop"), engine) == not_taken
     here = replace(adapter_at("omop"), icu_concepts=(4160140,))
     assert set(read(engine, here, "stays")["stay_id"]) == {str(numbers[-1])}
+
+
+def test_a_row_without_a_begin_is_in_no_stay_and_a_read_from_the_beginning_returns_it(engine):
+    fill(
+        engine,
+        visit_detail=[detail(1, 1, A, 1, 5), detail(2, 1, A, 5, 9) | {"visit_detail_start_datetime": None}],
+        person=[person(1)],
+        measurement=[measured(1, HEART_RATE, hour, 80) for hour in (2, 7)],
+    )
+    schema = load_adapter("omop").schemas["schema"]
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            f"insert into {schema}.visit_detail (visit_detail_id, person_id, care_site_id, visit_detail_concept_id,"
+            f" visit_detail_start_datetime) values (3, 2, {A}, {ICU}, '-infinity')"
+        )
+    assert read(engine, "omop", "stays")["stay_id"].tolist() == ["1", "1"]
+    assert read(engine, "omop", "observations")["stay_id"].tolist() == ["1"]
+    found = read(engine, "omop", "stays", since=FROM_THE_BEGINNING)
+    assert sorted(found["stay_id"]) == ["1", "1", "2", "3"]
+    assert sorted(found["intime"].fillna(NO_TIME).unique())[:1] == [NO_TIME]
 
 
 def test_the_fractions_of_oxygen_of_the_select_are_those_of_the_map():

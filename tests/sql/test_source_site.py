@@ -8,10 +8,12 @@ import pytest
 from builders_source import adapter_at, check_named_columns, check_slices_are_one_pass, newest, read
 from hospital.site import TABLES
 
+from sql.intake.reading import BEGINNING as FROM_THE_BEGINNING
 from sql.loaders import replace_table
 from sql.store.engine import open_engine
 
 T0 = datetime(2026, 5, 4, 8)
+LONG_AGO = datetime(1700, 1, 1)
 
 
 def at(hours):
@@ -25,6 +27,8 @@ def ward(make_database):
         {"stay_no": "2", "begin_ts": at(5), "end_ts": at(30), "left_dead": True, "changed_ts": at(29), "is_icu": True},
         {"stay_no": "3", "begin_ts": at(9), "end_ts": None, "left_dead": None, "changed_ts": at(9), "is_icu": True},
         {"stay_no": "4", "begin_ts": at(1), "end_ts": at(3), "left_dead": False, "changed_ts": at(3), "is_icu": False},
+        {"stay_no": "5", "begin_ts": None, "end_ts": None, "left_dead": None, "changed_ts": at(9), "is_icu": True},
+        {"stay_no": "6", "begin_ts": LONG_AGO, "end_ts": None, "left_dead": None, "changed_ts": at(9), "is_icu": True},
     ]
     values = [
         ("1", "HR", 1, 1.2, "80"),
@@ -32,6 +36,8 @@ def ward(make_database):
         ("1", "NA", 4, 9, "140"),
         ("1", "NA", 4, 11, "141"),
         ("2", "K", 6, 7, "<3,1"),
+        ("2", "K", None, 8, "3"),
+        ("2", "K", None, None, "4"),
         ("4", "HR", 2, 2, "70"),
     ]
     rows = {
@@ -70,7 +76,18 @@ def test_a_value_is_known_when_it_was_stored_and_never_before_it_was_true(ward):
         ("NA", 4, 9, "140"),
         ("NA", 4, 11, "141"),
         ("K", 6, 7, "3.1"),
+        ("K", None, 8, "3"),
     ]
+
+
+def test_a_read_from_the_beginning_returns_the_rows_without_a_time_too(ward):
+    """They are quarantined there; in no other slice could they be found."""
+    versions, values = (read(ward, "site", which, since=FROM_THE_BEGINNING) for which in ("stays", "observations"))
+    without_begin = versions[versions["available_at"].isna()]
+    assert without_begin["stay_id"].tolist() == ["5"] and without_begin["intime"].isna().all()
+    assert versions[versions["intime"] == pd.Timestamp(LONG_AGO, tz="UTC")]["stay_id"].tolist() == ["6"]
+    assert values[values["available_at"].isna()]["value"].tolist() == ["4"]
+    assert len(versions) == 5 + 2 and len(values) == 6 + 1
 
 
 @pytest.mark.parametrize("which", ["stays", "observations"])

@@ -91,7 +91,7 @@ icu_row as (
             or location_name is distinct from lag(location_name) over by_time
             or in_dttm > lag(coalesce(out_dttm, 'infinity')) over by_time + interval '1 hour' as opens_stay
     from {schema}.adt
-    where location_category = 'icu' and in_dttm <= :until
+    where location_category = 'icu' and in_dttm between '1000-01-01' and :until
         and hospitalization_id in (select hospitalization_id from charted)
     window by_time as (partition by hospitalization_id order by in_dttm, out_dttm, location_name)
 ),

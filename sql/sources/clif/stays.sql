@@ -20,7 +20,8 @@ icu_row as (
             or in_dttm > lag(coalesce(out_dttm, 'infinity')) over by_time + interval '1 hour' as opens_stay,
         coalesce(in_dttm <= lag(coalesce(out_dttm, 'infinity')) over by_time, false) as joins_last
     from {schema}.adt
-    where location_category = 'icu' and hospitalization_id in (select hospitalization_id from touched)
+    where location_category = 'icu' and in_dttm > '1000-01-01'
+        and hospitalization_id in (select hospitalization_id from touched)
     window by_time as (partition by hospitalization_id order by in_dttm, out_dttm, location_name)
 ),
 numbered as (
@@ -112,3 +113,13 @@ from version v
 join hospital h using (hospitalization_id)
 left join death d using (hospitalization_id, stay_number)
 left join {schema}.patient p on p.patient_id = h.patient_id
+
+union all
+-- A row without a usable begin is in no stay: a read from the beginning returns it to be quarantined, and counted.
+select
+    a.hospitalization_id || '-without-begin', a.in_dttm, h.patient_id, a.location_name, null, a.in_dttm, a.out_dttm, null,
+    'unit', 0, null, null, null, null, null, null, null, null
+from {schema}.adt a
+left join {schema}.hospitalization h using (hospitalization_id)
+where :since < '1800-01-01' and a.location_category = 'icu'
+    and (a.in_dttm between '1000-01-01' and '2900-01-01') is not true

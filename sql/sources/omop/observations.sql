@@ -65,7 +65,7 @@ icu_row as (
                 > max(coalesce(visit_detail_end_datetime, 'infinity')) over earlier_in_unit + interval '1 hour'
             as opens_stay
     from {schema}.visit_detail
-    where visit_detail_concept_id in ({icu_concepts}) and visit_detail_start_datetime <= :until
+    where visit_detail_concept_id in ({icu_concepts}) and visit_detail_start_datetime between '1000-01-01' and :until
         and person_id in (select person_id from known)
     window
         by_time as (partition by visit_occurrence_id order by visit_detail_start_datetime, visit_detail_id),

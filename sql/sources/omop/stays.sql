@@ -28,7 +28,7 @@ icu_row as (
                 > max(coalesce(visit_detail_end_datetime, 'infinity')) over earlier_in_unit + interval '1 hour'
             as opens_stay
     from {schema}.visit_detail
-    where visit_detail_concept_id in ({icu_concepts}) and visit_detail_start_datetime <= :until
+    where visit_detail_concept_id in ({icu_concepts}) and visit_detail_start_datetime between '1000-01-01' and :until
         and person_id in (select person_id from touched)
     window
         by_time as (partition by visit_occurrence_id order by visit_detail_start_datetime, visit_detail_id),
@@ -159,3 +159,13 @@ left join hospital h on h.visit_occurrence_id = v.visit_occurrence_id
 left join death_in_unit d on d.stay_id = v.stay_id
 left join death recorded on recorded.person_id = v.person_id
 left join {schema}.care_site c on c.care_site_id = v.care_site_id
+
+union all
+-- A row without a usable begin is in no stay: a read from the beginning returns it to be quarantined, and counted.
+select
+    cast(d.visit_detail_id as text), d.visit_detail_start_datetime, cast(d.person_id as text), c.care_site_name, null,
+    d.visit_detail_start_datetime, d.visit_detail_end_datetime, null, 'unit', 0, null, null, null, null, null, null, null, null
+from {schema}.visit_detail d
+left join {schema}.care_site c on c.care_site_id = d.care_site_id
+where :since < '1800-01-01' and d.visit_detail_concept_id in ({icu_concepts})
+    and (d.visit_detail_start_datetime between '1000-01-01' and '2900-01-01') is not true
