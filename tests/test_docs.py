@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from flows.runtime.settings import Settings, SourceSettings
 from rnn_core.contracts.concepts import CONCEPTS
@@ -277,6 +277,14 @@ def ward(installation, make_database, tmp_path, monkeypatch):
     owner.dispose()
 
 
+def owner_of_the_ward():
+    from flows.runtime.settings import load_settings
+    from sql.store.engine import open_engine
+
+    url = make_url(load_settings().source("ward").url.get_secret_value())
+    return open_engine(url.set(username="postgres", password=None))
+
+
 AS_OF = datetime(2026, 1, 12, 6, tzinfo=UTC)
 
 
@@ -302,7 +310,25 @@ def test_the_worked_example_takes_over_and_quarantines_what_the_page_says(ward, 
 def test_the_end_of_the_worked_example_is_known_when_its_row_was_changed(ward, installation):
     from flows.jobs.ingest import ingest
 
+    with owner_of_the_ward().begin() as connection:
+        connection.exec_driver_sql(
+            "insert into ward.bed_stay values"
+            " (8, 'p3', 'ICU1', 'N', '2026-01-01 09:10', 'infinity', false, '2026-01-01 09:10'),"
+            " (9, 'p3', 'ICU1', 'N', '-infinity', null, false, '2026-01-01 09:10');"
+            "insert into ward.chart values (1, 'HF', null, null, '2026-01-10 10:04', '70'),"
+            " (1, 'HF', null, '1900-01-01', '2026-01-10 10:04', '71'),"
+            " (1, 'HF', null, 'infinity', 'infinity', '72')"
+        )
     ingest.fn("ward", datetime(2026, 1, 13, tzinfo=UTC))
+    lost = "select check_name, coalesce(row ->> 'value', row ->> 'stay_id') from quality.quarantine"
+    with installation.connect() as connection:
+        assert sorted(map(tuple, connection.exec_driver_sql(f"{lost} where check_name ~ 'time|long'"))) == [
+            ("observed_long_before_stay", "71"),
+            ("unreadable_time", "70"),
+            ("unreadable_time", "72"),
+            ("unreadable_time", "8"),
+            ("unreadable_time", "9"),
+        ]
     query = text("select outtime, outcome from icu.stay_at(:as_of) where stay_id = '1'")
     with installation.connect() as connection:
         before = connection.execute(query, {"as_of": datetime(2026, 1, 12, 15, 10, tzinfo=UTC)}).one()

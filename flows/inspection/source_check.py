@@ -143,7 +143,13 @@ def check(source: str, as_of: datetime) -> SourceReport:
     found = profile(adapter, engine, as_of)
     concepts, units, audit = coverage(found), by_unit(found), _audit(adapter, found.stays)
     not_read = read_not_taken(adapter, engine)
-    faults = [*_unit_faults(units), *_midnight_faults(found), *_unknown(found), *missed(found, not_read or [])]
+    faults = [
+        *_untimed(found),
+        *_unit_faults(units),
+        *_midnight_faults(found),
+        *_unknown(found),
+        *missed(found, not_read or []),
+    ]
     if not_read is None and adapter.not_taken_sql:
         needs = f" on {', '.join(adapter.look_tables)}" if adapter.look_tables else ""
         faults.append(
@@ -157,6 +163,12 @@ def check(source: str, as_of: datetime) -> SourceReport:
     unmapped = [{"variable": name, "rows": n} for name, n in sorted(found.unused.items(), key=lambda item: -item[1])]
     not_read = sorted(not_read or [], key=lambda row: (row["kind"], -row["rows"]))
     return SourceReport(adapter, concepts, units, unmapped, not_read, audit, faults)
+
+
+def _untimed(found: Profile) -> Iterator[str]:
+    for relation, n in found.untimed.items():
+        if n:
+            yield f"{n:,} rows of {relation} have no usable time; an ingest quarantines them as unreadable_time"
 
 
 def _unit_faults(units: list[dict[str, Any]]) -> Iterator[str]:

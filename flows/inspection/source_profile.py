@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 from rnn_core.contracts.concepts import BY_NAME, NAMES
 from rnn_core.contracts.errors import SourceError
 from sql.intake.adapter import Adapter
+from sql.intake.cells import FIRST_TIME
 from sql.intake.reading import BEGINNING, read_observations, read_stays
 
 # Values kept per variable and unit for its quantiles; their error is below half a percentage point.
@@ -66,6 +67,7 @@ class Profile:
     unused: rows by variable that the map omits on purpose; unknown: rows by (variable, unit) without a line in the map.
     unused_units: by variable, those of `unused` in units that the map omits, and the concept that it takes in another unit.
     midnights: by variable, rows observed at 00:00:00 of the source's clock.
+    untimed: by relation, rows without a usable time, which an ingest quarantines; these observations are in nothing else.
     """
 
     adapter: Adapter
@@ -76,6 +78,7 @@ class Profile:
     unused_units: dict[str, tuple[str, Seen]] = field(default_factory=dict)
     unknown: Counter = field(default_factory=Counter)
     midnights: Counter = field(default_factory=Counter)
+    untimed: Counter = field(default_factory=Counter)
 
     @cached_property
     def n_stays(self) -> int:
@@ -96,10 +99,13 @@ def profile(adapter: Adapter, engine: Engine, as_of: datetime) -> Profile:
     """
     found = Profile(adapter, read_all_stays(adapter, engine, as_of))
     stays = found.stays
+    found.untimed["stays"] = int((~_timed(stays.select(["intime", "available_at"]).to_pandas())).sum())
     places = {stay_id: n for n, stay_id in enumerate(stays["stay_id"].unique().to_pylist())}
     rng = np.random.default_rng(_SEED)
     for frame in _frames(read_observations(adapter, engine, BEGINNING, as_of)):
-        for (variable, unit), rows in frame.groupby(["variable", "unit"], sort=False, dropna=False):
+        timed = _timed(frame[["observed_at", "available_at"]])
+        found.untimed["observations"] += int((~timed).sum())
+        for (variable, unit), rows in frame[timed].groupby(["variable", "unit"], sort=False, dropna=False):
             _take(found, variable, unit, rows, places, rng)
     return found
 
@@ -110,6 +116,11 @@ def _frames(batches: Iterable[pa.RecordBatch]) -> Iterable[pd.DataFrame]:
         frame["unit"] = frame["unit"].fillna("")
         frame["value"] = pd.to_numeric(batch["value"].cast(pa.string()).to_pandas(), errors="coerce").to_numpy(float)
         yield frame
+
+
+def _timed(times: pd.DataFrame) -> pd.Series:
+    """Which rows have a usable time in every column."""
+    return times.apply(lambda column: utc(column) >= FIRST_TIME).all(axis=1)
 
 
 def read_all_stays(adapter: Adapter, engine: Engine, as_of: datetime) -> pa.Table:

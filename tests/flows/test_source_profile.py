@@ -11,10 +11,11 @@ from builders_source import adapter_at
 
 from flows.inspection import lookalikes, source_profile
 from flows.inspection.lookalikes import looks_like, missed
-from flows.inspection.source_check import _full_units, _midnight_faults, _unit_faults, _whole_reads
+from flows.inspection.source_check import _full_units, _midnight_faults, _unit_faults, _untimed, _whole_reads
 from flows.inspection.source_profile import SAMPLE, Sample, by_unit, coverage, profile
 from rnn_core.contracts.concepts import NAMES
 from sql.intake.adapter import MappedVariable
+from sql.intake.cells import NO_TIME
 from sql.loaders import replace_table
 from sql.store.engine import open_engine
 
@@ -33,18 +34,21 @@ def test_a_sample_is_bounded_and_its_quantiles_are_those_of_the_stream():
 
 @pytest.fixture
 def made(monkeypatch):
-    """A source of two stays: temperatures in both units, one of them mislabelled, and a variable without a line."""
+    """A source of three stays, one without a begin: temperatures in both units, one of them mislabelled, two without a
+    usable time, and a variable without a line."""
     rows = pd.DataFrame(
         {
-            "stay_id": ["a"] * 40 + ["b"] * 30 + ["a"] * 2,
-            "variable": ["T"] * 70 + ["X"] * 2,
-            "unit": ["C"] * 40 + ["F"] * 30 + [None] * 2,
-            "value": ["37"] * 39 + ["not done"] + ["37"] * 30 + ["1", "2"],
+            "stay_id": ["a"] * 40 + ["b"] * 30 + ["a"] * 4,
+            "variable": ["T"] * 70 + ["X"] * 2 + ["T"] * 2,
+            "unit": ["C"] * 40 + ["F"] * 30 + [None] * 2 + ["C"] * 2,
+            "value": ["37"] * 39 + ["not done"] + ["37"] * 30 + ["1", "2"] + ["37"] * 2,
         }
     )
-    rows["observed_at"] = pd.Timestamp(NOW)
+    rows["observed_at"] = pd.to_datetime([NOW] * 72 + [None, NO_TIME], utc=True)
     rows["available_at"] = pd.Timestamp(NOW) + pd.Timedelta(hours=2)
-    stays = pa.RecordBatch.from_pydict({"stay_id": ["a", "b", "c"]})
+    stays = pa.RecordBatch.from_pydict(
+        {"stay_id": ["a", "b", "c"], "intime": [NOW, NOW, None], "available_at": [NOW] * 3}
+    )
     monkeypatch.setattr(source_profile, "read_stays", lambda *_: iter([stays]))
     monkeypatch.setattr(
         source_profile, "read_observations", lambda *_: iter([pa.RecordBatch.from_pandas(rows, preserve_index=False)])
@@ -65,6 +69,13 @@ def test_coverage_counts_rows_stays_numbers_and_delays_and_says_what_is_lacking(
     assert temperature["numbers %"] == 98.6
     assert (rows["heart_rate"]["lacks"], rows["spo2"]["lacks"]) == ("no row", "not in the map")
     assert made.unknown == {("X", ""): 2}
+
+
+def test_rows_without_a_usable_time_are_something_to_look_at(made):
+    assert [fault.split(";")[0] for fault in _untimed(made)] == [
+        "1 rows of stays have no usable time",
+        "2 rows of observations have no usable time",
+    ]
 
 
 def test_a_unit_that_does_not_fit_is_told_by_its_own_row(made):
