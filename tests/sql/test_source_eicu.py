@@ -688,7 +688,9 @@ def test_ventilation_is_what_switch_device_and_settings_say_the_surest_first_as_
 
 def test_the_volume_of_a_breath_comes_in_millilitres_and_in_litres(eicu):
     rows = [respiratory("Exhaled TV (patient)", n, value) for n, value in enumerate(["520", "0.52", "0", "1.1", "7"])]
-    assert [float(row[3]) for row in observed(eicu, respiratorycharting=rows)] == [520, 520, 0, 1100, 7]
+    rows += [respiratory("Exhaled TV (machine)", n, "0.61") for n in (0, 9)]
+    found = [(row[0].partition("TV ")[2], row[1], float(row[3])) for row in observed(eicu, respiratorycharting=rows)]
+    assert found == [("(machine)", 9, 610), *zip(["(patient)"] * 5, range(5), [520, 520, 0, 1100, 7], strict=True)]
 
 
 def test_the_worst_coma_scale_of_the_first_day_is_known_when_that_day_is_over(eicu):

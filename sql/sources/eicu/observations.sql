@@ -208,11 +208,17 @@ entered as (
         respchartid, patientunitstayid, 'respiratorycharting.' || respchartvaluelabel, null, respchartoffset,
         greatest(respchartentryoffset, respchartoffset, 0), respchartentryoffset,
         nullif(rtrim(trim(respchartvalue), ' %'), '')
-    from {schema}.respiratorycharting
+    from {schema}.respiratorycharting r
     where patientunitstayid in (select patientunitstayid from stay)
+        -- Of a breath that patient and machine share, what the patient exhaled.
+        and not (respchartvaluelabel = 'Exhaled TV (machine)' and exists (
+            select from {schema}.respiratorycharting own
+            where own.patientunitstayid = r.patientunitstayid and own.respchartoffset = r.respchartoffset
+                and own.respchartvaluelabel = 'Exhaled TV (patient)' and own.respchartentryoffset <= r.respchartentryoffset
+        ))
         and respchartvaluelabel in (
             'FiO2', 'FIO2 (%)', 'Set Fraction of Inspired Oxygen (FIO2)', 'LPM O2', 'Oxygen Flow Rate', 'PEEP',
-            'PEEP/CPAP', 'Exhaled TV (patient)', 'Tidal Volume Observed (VT)', 'Exhaled Vt', 'Exhaled MV',
+            'PEEP/CPAP', 'Exhaled TV (patient)', 'Exhaled TV (machine)', 'Tidal Volume Observed (VT)', 'Exhaled Vt', 'Exhaled MV',
             'Peak Insp. Pressure', 'Plateau Pressure'
         )
 
@@ -381,8 +387,8 @@ placed as (
             then cast(cast(c.value as numeric) / 100 as text)
             -- Volumes of a breath come in millilitres and in litres.
             when c.variable in (
-                'respiratorycharting.Exhaled TV (patient)', 'respiratorycharting.Tidal Volume Observed (VT)',
-                'respiratorycharting.Exhaled Vt'
+                'respiratorycharting.Exhaled TV (patient)', 'respiratorycharting.Exhaled TV (machine)',
+                'respiratorycharting.Tidal Volume Observed (VT)', 'respiratorycharting.Exhaled Vt'
             ) and c.value ~ '^[0-3]?\.[0-9]+$'
             then cast(cast(c.value as numeric) * 1000 as text)
             else c.value
