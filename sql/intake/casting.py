@@ -144,7 +144,7 @@ with map as materialized (
     select map.*, range.low, range.high from map left join range using (concept)
 )
 select seen.variable, seen.unit, named.variable is not null as known_variable,
-    coalesce(this.concept, any_unit.concept) as concept,
+    case when this.variable is null then any_unit.concept else this.concept end as concept,
     coalesce(this.scale, any_unit.scale, 1) as scale, coalesce(this.shift, any_unit.shift, 0) as shift,
     coalesce(this.low, any_unit.low) as low, coalesce(this.high, any_unit.high) as high,
     coalesce(seen.variable, '') {marked} or coalesce(seen.unit, '') {marked} as unreadable_text
