@@ -35,7 +35,7 @@ select source, 'late_run' as kind, kind as subject,
     format('No %s of %s for %s hours; the last good one is for %s.', kind, source, round(age_hours::numeric, 1),
         coalesce(to_char(last_good_as_of at time zone 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC', 'no hour yet')) as sentence
 from forecast.run_health
-where stale and kind in ('ingest', 'forecast', 'evaluate')
+where stale and kind in ('ingest', 'forecast', 'evaluate', 'refresh')
 """
 # A failed critical check is a kind of its own, so that one fault gives one alert. Both stay open until a good run: that the
 # next one has started mends nothing.

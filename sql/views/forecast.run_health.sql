@@ -2,7 +2,7 @@
 -- Grain: one row per (source, kind) that ever ran; left out are runs of role `shadow`, those of the unit forecaster, and
 --   refused ones, which met another run of their kind.
 -- Purpose: the first place to look if data seem old. stale: no good run within the kind's limit (forecast and
---   ingest 2 h, evaluate 25 h, train 8 days; a back-fill is never stale), by the as_of of the last good run.
+--   ingest 2 h, evaluate 25 h, train and refresh 8 days; a back-fill is never stale), by the as_of of the last good run.
 --   consecutive_failures counts the failed runs since the last published one, last_failed_run_id is the newest of them;
 --   a run that is still running changes neither.
 -- Units: times UTC, age_hours in hours.
@@ -36,7 +36,8 @@ stale_after (kind, age) as (
         ('ingest', interval '2 hours'),
         ('forecast', interval '2 hours'),
         ('evaluate', interval '25 hours'),
-        ('train', interval '8 days')
+        ('train', interval '8 days'),
+        ('refresh', interval '8 days')
 )
 select
     last.source,

@@ -150,6 +150,43 @@ def test_after_a_fault_in_a_forecast_the_next_run_publishes_the_same_numbers_onc
 
 
 @pytest.mark.soak
+def test_a_training_longer_than_the_servers_patience_with_idle_sessions_keeps_its_lock_and_serves(trained):
+    before = {model_id for (model_id,) in tuples(trained, "select model_id from forecast.model")}
+    with trained.begin() as connection:
+        name = connection.execute(text("select current_database()")).scalar_one()
+        connection.exec_driver_sql(f"alter database {name} set idle_session_timeout = '1s'")
+    words = (
+        "-m",
+        "flows.cli",
+        "train",
+        "clif",
+        "--as-of",
+        AT.isoformat(),
+        "--epochs",
+        "1",
+        "--members",
+        "2",
+        "--direct",
+    )
+    first = job(*words)
+    running = "select run_id from forecast.run where kind = 'train' and status = 'running'"
+    until = time.monotonic() + 120
+    while not (found := tuples(trained, running)) and time.monotonic() < until:
+        time.sleep(0.2)
+    time.sleep(2)
+    assert tuples(trained, running) == found, (
+        "it is fitting, and its lock has been idle for longer than the server allows"
+    )
+    second = job(*words)
+    assert (second.wait(240), first.wait(240)) == (1, 0), (first.stderr.read(), second.stderr.read())
+    assert "Another train of clif is running" in second.stderr.read()
+    states = tuples(trained, "select status from forecast.run where kind = 'train' order by run_id")[-2:]
+    assert states == [("published",), ("refused",)]
+    ((registered,),) = tuples(trained, "select model_id from forecast.model where model_id <> all(:b)", b=list(before))
+    assert registered.endswith(f"-{found[0][0]}")
+
+
+@pytest.mark.soak
 def test_a_disk_that_is_full_leaves_no_artifact_and_what_serves_goes_on(trained):
     before = tuples(trained, "select model_id, stage from forecast.model order by 1")
     artifacts = sorted(path.name for path in load_settings().artifact_folder.iterdir() if path.name != ".checkpoints")

@@ -1107,7 +1107,8 @@ def test_run_health_shows_the_last_good_run_and_what_failed_since(engine):
 
 
 @pytest.mark.parametrize(
-    ("kind", "limit"), [("ingest", 2), ("forecast", 2), ("evaluate", 25), ("train", 8 * 24), ("backfill", None)]
+    ("kind", "limit"),
+    [("ingest", 2), ("forecast", 2), ("evaluate", 25), ("train", 8 * 24), ("refresh", 8 * 24), ("backfill", None)],
 )
 def test_each_kind_goes_stale_after_its_own_time(engine, kind, limit):
     ran(engine, kind, hours_ago=(limit or 1e4) + 0.1)
