@@ -18,6 +18,7 @@ from rnn_core.contracts.errors import ForecastError
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import DeploymentSchedule
+    from prefect.client.schemas.responses import DeploymentResponse
 
 PLAN = Path(__file__).resolve().parents[2] / "prefect.yaml"
 # Marks what we put on a server, so that everything else there is left alone.
@@ -243,23 +244,20 @@ async def _apply_pool(client: "PrefectClient", pool: dict[str, Any]) -> dict[str
 async def _apply_deployment(client: "PrefectClient", wanted: Deployment) -> dict[str, str]:
     from prefect.client.schemas.objects import ConcurrencyLimitConfig
     from prefect.deployments.runner import RunnerDeployment
-    from prefect.exceptions import ObjectNotFound
     from prefect.schedules import Cron
     from prefect.types.entrypoint import EntrypointType
     from prefect.utilities.importtools import import_object
 
-    try:
-        there = await client.read_deployment_by_name(wanted.full_name)
-    except ObjectNotFound:
-        there = None
-    is_active = there is None or _is_active(there.schedules, wanted)
+    there = await _read_deployment(client, wanted.full_name)
+    before = there or await _renamed(client, wanted)
+    is_active = before is None or _is_active(before.schedules, wanted)
     schedules = [Cron(wanted.schedule, timezone=wanted.timezone, active=is_active)] if wanted.schedule else []
     deployment = RunnerDeployment.from_flow(
         import_object(wanted.entrypoint),
         name=wanted.name,
         schedules=schedules,
         # Both would be reset otherwise: whoever paused them had a reason.
-        paused=there is not None and there.paused,
+        paused=before is not None and before.paused,
         parameters=wanted.parameters,
         tags=wanted.tags,
         work_pool_name=wanted.pool,
@@ -273,11 +271,30 @@ async def _apply_deployment(client: "PrefectClient", wanted: Deployment) -> dict
     await deployment.aapply()
     when = f"{wanted.schedule} {wanted.timezone}" if wanted.schedule else "by hand"
     done = "updated" if there else "created"
-    if there and there.paused:
+    if before and before.paused:
         done += ", still paused"
     elif schedules and not is_active:
         done += ", its schedule still paused"
     return _row("deployment", wanted.full_name, done, pool=wanted.pool, runs=when)
+
+
+async def _read_deployment(client: "PrefectClient", name: str) -> "DeploymentResponse | None":
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        return await client.read_deployment_by_name(name)
+    except ObjectNotFound:
+        return None
+
+
+async def _renamed(client: "PrefectClient", wanted: Deployment) -> "DeploymentResponse | None":
+    """The deployment under the name that it had while the number of sources was another; `_remove_stale` removes it."""
+    if wanted.source is None:
+        return None
+    suffix = f"-{wanted.source}"
+    name = wanted.full_name.removesuffix(suffix) if wanted.name.endswith(suffix) else wanted.full_name + suffix
+    found = await _read_deployment(client, name)
+    return found if found and set(wanted.tags) <= set(found.tags) else None
 
 
 def _is_active(schedules: "list[DeploymentSchedule]", wanted: Deployment) -> bool:

@@ -412,6 +412,11 @@ def test_deploying_again_leaves_paused_what_somebody_paused(prefect, environment
         assert not kept["active"] and kept["schedule"]["cron"] == "30 6 1 1 *"
         assert not prefect.get(f"/automations/{automation['id']}")["enabled"]
         assert prefect.get("/work_pools/gpu")["is_paused"]
+        for settings, names in ((environment | {"ICU_SOURCES__WARD__ADAPTER": "clif"}, "-clif"), (environment, "")):
+            renamed = {row["name"]: row["done"] for row in deploy(settings)}
+            assert renamed[f"ingest/nightly{names}"] == "created, still paused"
+            assert renamed[f"evaluate/daily{names}"] == "created, its schedule still paused"
+            assert renamed[f"ingest/hourly{names}"] == "created"
     finally:
         prefect.client.patch("/work_pools/gpu", json={"is_paused": False}).raise_for_status()
         prefect.client.patch(f"/automations/{automation['id']}", json={"enabled": True}).raise_for_status()
