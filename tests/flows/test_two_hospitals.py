@@ -123,20 +123,25 @@ def wait_until(condition, what: str) -> None:
 
 def test_first_loads_that_meet_at_the_empty_table_take_turns(hospitals):
     """Both come to the empty table of observations in the same instant: a lock holds them back until both are there."""
+
+    def load(*prepared):
+        with hospitals.begin() as connection:
+            return landing.take_over(connection, *prepared)
+
     ready = []
     for name in HOSPITALS:
         adapter, database = open_source(name)
         batch = landing.begin_batch(hospitals, name, EARLY)
         landing.land(hospitals, batch, adapter, database, lambda _: None)
         landing.cast_and_map(hospitals, batch, adapter)
-        ready.append((hospitals, batch, landing.check(hospitals, batch), adapter.units))
+        ready.append((batch, landing.check(hospitals, batch), adapter.units))
     with ThreadPoolExecutor(2) as pool:
         with hospitals.begin() as gate:
             gate.exec_driver_sql("lock table icu.observation in access exclusive mode")
-            loads = [pool.submit(landing.take_over, *load) for load in ready]
+            loads = [pool.submit(load, *prepared) for prepared in ready]
             waiting = "select count(*) from pg_locks where relation = 'icu.observation'::regclass and not granted"
             wait_until(lambda: tuples(hospitals, waiting) == [(2,)], "both loads to stand at the gate")
-        added = {load.result(timeout=60).observations_added for load in loads}
+        added = {one.result(timeout=60).observations_added for one in loads}
     found = {name: content(hospitals, name) for name in HOSPITALS}
     assert found["north"] == found["south"]
     assert added == {len(found["north"]["observations"])} and added != {0}
