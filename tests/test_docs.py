@@ -282,7 +282,7 @@ def owner_of_the_ward():
     from sql.store.engine import open_engine
 
     url = make_url(load_settings().source("ward").url.get_secret_value())
-    return open_engine(url.set(username="postgres", password=None))
+    return open_engine(url.set(username="postgres"))
 
 
 AS_OF = datetime(2026, 1, 12, 6, tzinfo=UTC)

@@ -67,5 +67,7 @@ def psql() -> None:
     """
     from flows.runtime.databases import open_store
     from sql.store import embedded
+    from sql.store.engine import libpq_uri
 
-    raise typer.Exit(embedded.psql(open_store().url))
+    store = open_store()
+    raise typer.Exit(embedded.psql(libpq_uri(store, password=False), store.url.password))

@@ -219,7 +219,10 @@ def _why_it_broke(error: Exception, engine: Engine, sql: str, bound: dict[str, A
         except DBAPIError as again:
             if found := refusal(again, engine):
                 return found
-    return f"its database broke the connection ({type(error).__name__})"
+    said = getattr(error, "orig", error)
+    is_broken = isinstance(said, OSError) or type(said).__name__ in ("OperationalError", "InterfaceError")
+    what = "its database broke the connection" if is_broken else "its driver raised an error"
+    return f"{what} ({type(said).__name__})"
 
 
 def _too_slow(adapter: Adapter) -> str:

