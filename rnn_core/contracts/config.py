@@ -79,6 +79,7 @@ class TrainConfig(Saved):
 
     folds: members of the ensemble; each is stopped early, and the ensemble calibrated, on the fold it did not learn from.
     batch_size: windows in a step, fewer where an epoch would have less than 50 steps, but at least 16.
+    loss_every: the loss of a step is taken at one in so many hours of each window, drawn anew in every epoch.
     alert_budget: shares of the forecasts that may be in the band medium or above, high or above, very high.
     """
 
@@ -92,6 +93,7 @@ class TrainConfig(Saved):
     clip_norm: float = 1.0
     warmup_share: float = 0.1
     death_weight: float = 2.0
+    loss_every: int = 6
     alert_budget: tuple[float, float, float] = (0.40, 0.15, 0.05)
     mixed_precision: bool = False
 

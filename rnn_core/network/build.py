@@ -23,7 +23,7 @@ class SplitNetwork:
 
     learned, fixed: models of the network's inputs, with one or several outputs [batch, hours, features]; `fixed` has no
     weights, so it is the same for all members of an ensemble (None where the head reads nothing of this kind), and its
-    layers can be read at one hour alone (`fixed_at`).
+    layers can be read at some hours alone (`fixed_at`).
     head: reads the outputs of `learned`, then those of `fixed`, joined along the last axis.
     """
 
@@ -31,8 +31,8 @@ class SplitNetwork:
     fixed: keras.Model | None
     head: keras.layers.Layer
 
-    def fixed_at(self, inputs: Sequence[Any], row: Any) -> list[Any]:
-        """The outputs of `fixed` at the hour `row` (int [batch]) of each window, [batch, features] each."""
+    def fixed_at(self, inputs: Sequence[Any], rows: Any) -> list[Any]:
+        """The outputs of `fixed` at the hours `rows` (int [batch, rows], rising) of each window, [batch, rows, features]."""
         if self.fixed is None:
             return []
         known = {id(tensor): value for tensor, value in zip(self.fixed.inputs, inputs, strict=True)}
@@ -40,7 +40,7 @@ class SplitNetwork:
         for output in self.fixed.outputs:
             layer = output._keras_history.operation
             read = keras.tree.map_structure(lambda tensor: known[id(tensor)], layer.input)
-            found.append(layer.at(read, row))
+            found.append(layer.at(read, rows))
         return found
 
 

@@ -40,15 +40,16 @@ class RunningSummaries(keras.layers.Layer):
         greatest = partial(_running_maximum, longest=self.longest_hours)
         return self._summarise(inputs, lambda hours: hours, total, greatest)
 
-    def at(self, inputs: Any, row: Any) -> Any:
-        """The same at the hour `row` (int [batch]) of each window alone, [batch, features], for a fraction of the work."""
-        so_far = ops.arange(ops.shape(inputs)[1]) <= row[:, None]
-        weight = ops.cast(so_far, inputs.dtype)
+    def at(self, inputs: Any, rows: Any) -> Any:
+        """The same at the hours `rows` (int [batch, rows], rising) of each window alone, [batch, rows, features], for a
+        fraction of the work."""
+        hour = ops.arange(ops.shape(inputs)[1], dtype=rows.dtype)
+        so_far = ops.cast(hour <= rows[..., None], inputs.dtype)
         return self._summarise(
             inputs,
-            now=lambda hours: at_row(hours, row),
-            total=lambda hours: ops.einsum("bhf,bh->bf", hours, weight),
-            greatest=lambda hours: ops.max(ops.where(so_far[..., None], hours, _NOTHING), axis=1),
+            now=lambda hours: at_rows(hours, rows),
+            total=lambda hours: ops.einsum("bhf,brh->brf", hours, so_far),
+            greatest=lambda hours: _maximum_up_to(hours, rows, self.longest_hours),
         )
 
     def _summarise(self, inputs: Any, now: _OverHours, total: _OverHours, greatest: _OverHours) -> Any:
@@ -85,18 +86,20 @@ class EveryHour(keras.layers.Layer):
         static, x = inputs
         return ops.repeat(static[:, None], ops.shape(x)[1], axis=1)
 
-    def at(self, inputs: Any, row: Any) -> Any:
-        """The same at one hour, [batch, features]."""
-        return inputs[0]
+    def at(self, inputs: Any, rows: Any) -> Any:
+        """The same at the hours `rows` (int [batch, rows]) alone, [batch, rows, features]."""
+        return self.call([inputs[0], rows])
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         static, x = input_shape
         return (static[0], x[1], static[1])
 
 
-def at_row(hours: Any, row: Any) -> Any:
-    """[batch, hours, features] -> [batch, features] of the hour `row` (int [batch]) of each."""
-    return ops.take_along_axis(hours, row[:, None, None], axis=1)[:, 0]
+def at_rows(hours: Any, rows: Any) -> Any:
+    """[batch, hours, ...] -> [batch, rows, ...] of the hours `rows` (int [batch, rows]) of each."""
+    batch, length = ops.shape(hours)[0], ops.shape(hours)[1]
+    flat = ops.reshape(hours, (-1, *hours.shape[2:]))
+    return ops.take(flat, rows + length * ops.arange(batch, dtype=rows.dtype)[:, None], axis=0)
 
 
 def hinges(values: Any, knots: Sequence[float]) -> Any:
@@ -111,6 +114,21 @@ def hinges(values: Any, knots: Sequence[float]) -> Any:
     """
     pieces = [piece for knot in knots for piece in (ops.relu(values - knot), ops.relu(-values - knot))]
     return ops.concatenate(pieces, axis=-1)
+
+
+def _maximum_up_to(values: Any, rows: Any, longest: int) -> Any:
+    """Maximum over hours 0 to each of `rows` (int [batch, rows], rising), [batch, rows, features].
+
+    First over the hours between one row and the next, which takes one pass, then over those maxima.
+    """
+    batch, length, n_rows = ops.shape(values)[0], ops.shape(values)[1], ops.shape(rows)[1]
+    hour = ops.arange(length, dtype=rows.dtype)
+    # Hours after the last row belong to a part of their own, which is left out.
+    part = ops.sum(ops.cast(rows[..., None] < hour, rows.dtype), axis=1)
+    part = part + (n_rows + 1) * ops.arange(batch, dtype=rows.dtype)[:, None]
+    flat = ops.reshape(values, (-1, values.shape[-1]))
+    greatest = ops.segment_max(flat, ops.reshape(part, (-1,)), batch * (n_rows + 1))
+    return _running_maximum(ops.reshape(greatest, (batch, n_rows + 1, values.shape[-1]))[:, :n_rows], longest)
 
 
 def _running_maximum(values: Any, longest: int) -> Any:

@@ -17,7 +17,7 @@ import tensorflow as tf
 from rnn_core.contracts.errors import ContractError
 from rnn_core.contracts.frames import Windows
 from rnn_core.network.build import members_of, split_at_head
-from rnn_core.network.encoding import at_row
+from rnn_core.network.encoding import at_rows
 from rnn_core.network.heads import masses
 from rnn_core.series.windows import batch_rows, bucket_lengths, gather_batch
 
@@ -138,7 +138,7 @@ def _compile(members: tuple[_Architecture, ...], last: bool) -> Callable[..., An
     @tf.function(input_signature=signature, autograph=False)
     def mean(weights: Any, x: Any, static: Any, row: Any) -> Any:
         read = [x, static][: len(inputs)]
-        shared = parts.fixed_at(read, row) if last else _outputs(parts.fixed, read)
+        shared = parts.fixed_at(read, row[:, None]) if last else _outputs(parts.fixed, read)
         each = [forecasts[m](w, read, row, shared) for m, w in zip(members, weights, strict=True)]
         return tf.add_n(each) / len(each)
 
@@ -155,8 +155,9 @@ def _compile_member(member: _Architecture, last: bool) -> Callable[..., Any]:
         with keras.StatelessScope(list(zip(member.network.weights, weights, strict=True))):
             learned = _outputs(parts.learned, read)
             if last:
-                learned = [at_row(hours, row) for hours in learned]
-            return masses(parts.head(tf.concat([*learned, *shared], axis=-1)))
+                learned = [at_rows(hours, row[:, None]) for hours in learned]
+            found = masses(parts.head(tf.concat([*learned, *shared], axis=-1)))
+            return found[:, 0] if last else found
 
     return forecast
 

@@ -17,8 +17,9 @@ import tensorflow as tf
 from rnn_core.contracts.config import ModelConfig, NetworkConfig, TrainConfig
 from rnn_core.contracts.errors import ContractError, DataTooSmallError
 from rnn_core.contracts.frames import EpochRecord, Labels, Windows
-from rnn_core.network.build import build_network
+from rnn_core.network.build import build_network, split_at_head
 from rnn_core.network.devices import Devices, choose_devices, share_of_replica
+from rnn_core.network.encoding import at_rows
 from rnn_core.network.heads import logits_of
 from rnn_core.network.losses import stay_loss
 from rnn_core.series.windows import batch_rows, bucket_lengths, gather_batch
@@ -28,7 +29,7 @@ MIN_WINDOWS = 10
 _STEPS_OF_EPOCH, _SMALLEST_BATCH = 50, 16
 
 # What a checkpoint holds; one of another version is not resumed from.
-_STATE = 2
+_STATE = 3
 # Trainers of this many architectures are kept between fits.
 _TRAINERS_KEPT = 4
 
@@ -68,7 +69,8 @@ def fit_stay_model(
 ) -> FittedModel:
     """Fits a competing-risk network on `train_stays`, bool [stays]; `valid_stays` choose its best epoch.
 
-    The loss is the mean of `losses.stay_loss` over usable scored rows, one per patient-hour. A weight may use nothing
+    The loss is the mean of `losses.stay_loss` over usable scored rows, one per patient-hour, estimated in every step from
+    a sample of the hours of each window (`sample_hours`). A weight may use nothing
     that comes after the row: the number of rows of a stay is its length, and dividing by it would hush the long stays,
     so that every forecast comes out too short. AdamW with warm-up and cosine decay (Loshchilov & Hutter, ICLR 2017 and
     2019), gradients clipped by their global norm. Training stops after `patience` epochs without a better validation
@@ -193,14 +195,31 @@ def _make_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator
     return batches
 
 
-def _gather(windows: Windows, labels: Labels, examples: _Examples, batch: np.ndarray) -> tuple[np.ndarray, ...]:
-    """x, static, weights, entry, death, row_weight of a batch, padded to its longest window."""
-    window = examples.window[batch]
+def _gather(
+    windows: Windows, labels: Labels, window: np.ndarray, every: int, rng: np.random.Generator
+) -> tuple[np.ndarray, ...]:
+    """x and static of a batch, padded to its longest window; and of one in `every` of its hours (int32 [batch, hours])
+    weights, entry, death, row_weight."""
     length = int((windows.stop[window] - windows.start[window]).max())
     x, static, _ = gather_batch(windows, window, length)
     rows, _, scored = batch_rows(windows, window, length)
-    row_weight = (scored & labels.usable[rows]).astype(np.float32)
-    return x, static, labels.weights[rows], labels.entry[rows], labels.death[rows], row_weight
+    hours, row_weight = sample_hours(scored & labels.usable[rows], -(-length // every), rng)
+    rows = np.take_along_axis(rows, hours, axis=1)
+    return x, static, hours, labels.weights[rows], labels.entry[rows], labels.death[rows], row_weight
+
+
+def sample_hours(counted: np.ndarray, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Hours at which a loss is computed, int32 [windows, n], rising, drawn from those of each window that are `counted`,
+    bool [windows, hours]; and the weight of each, float32 [windows, n].
+
+    The drawn ones stand for all counted ones of their window, so every patient-hour counts the same on average, whatever
+    comes after it. Consecutive hours are near-copies of each other, and the head is most of the work of a step.
+    """
+    order = rng.random(counted.shape, dtype=np.float32) + ~counted
+    hours = np.sort(np.argpartition(order, n - 1, axis=1)[:, :n], axis=1).astype(np.int32)
+    n_counted = counted.sum(axis=1, keepdims=True)
+    stands_for = n_counted / np.clip(n_counted, 1, n)
+    return hours, (np.take_along_axis(counted, hours, axis=1) * stands_for).astype(np.float32)
 
 
 def _batch_size(config: TrainConfig, n_windows: int) -> int:
@@ -300,9 +319,10 @@ class _Run:
         rng = np.random.default_rng((self.config.train.seed, epoch))
         batches = _make_batches(self._lengths(self.train), self.batch_size, rng)
         rates = self.learning_rates[epoch * len(batches) : (epoch + 1) * len(batches)]
-        train_loss = self._total(self._learn(rates), self.train, batches)
+        train_loss = self._total(self._learn(rates), self.train, batches, rng)
         batches = _make_batches(self._lengths(self.valid), self.config.train.batch_size, None)
-        valid_loss = self._total(self.trainer.look, self.valid, batches)
+        # The same hours in every epoch, so that epochs are compared on the same.
+        valid_loss = self._total(self.trainer.look, self.valid, batches, np.random.default_rng(0))
         record = {
             "epoch": epoch + 1,
             "epochs": self.config.train.epochs,
@@ -357,9 +377,12 @@ class _Run:
     def _lengths(self, examples: _Examples) -> np.ndarray:
         return self.windows.stop[examples.window] - self.windows.start[examples.window]
 
-    def _total(self, step: Callable[..., Any], examples: _Examples, batches: list[np.ndarray]) -> float:
+    def _total(
+        self, step: Callable[..., Any], examples: _Examples, batches: list[np.ndarray], rng: np.random.Generator
+    ) -> float:
+        every = self.config.train.loss_every
         # Read only at the end, so that an accelerator need not wait for the next batch to be gathered.
-        losses = [step(*_gather(self.windows, self.labels, examples, batch)) for batch in batches]
+        losses = [step(*_gather(self.windows, self.labels, examples.window[batch], every, rng)) for batch in batches]
         return sum(float(loss) for loss in losses)
 
 
@@ -378,12 +401,16 @@ def _compile_steps(
     replicas = strategy.num_replicas_in_sync
     network: NetworkConfig = config.network
     cells = (None, None, len(network.horizon_edges), 2)
-    shapes = [(None, None, network.n_channels), (None, network.n_static), cells, cells, (None, None), (None, None)]
-    signature = [tf.TensorSpec(shape, tf.float32) for shape in shapes]
+    inputs, labels = [(None, None, network.n_channels), (None, network.n_static)], [cells, cells, *[(None, None)] * 2]
+    signature = [tf.TensorSpec(shape, tf.float32) for shape in inputs]
+    signature += [tf.TensorSpec((None, None), tf.int32), *(tf.TensorSpec(shape, tf.float32) for shape in labels)]
+    parts = split_at_head(model)
 
-    def row_losses(x: Any, static: Any, *labels: Any, training: bool) -> Any:
-        logits = model([x, static][: len(model.inputs)], training=training)
-        return stay_loss(logits, *labels, config.train.death_weight)
+    def row_losses(x: Any, static: Any, hours: Any, *labels: Any, training: bool) -> Any:
+        read = [x, static][: len(model.inputs)]
+        learned = [at_rows(part, hours) for part in tf.nest.flatten(parts.learned(read, training=training))]
+        seen = [tf.cast(part, tf.float32) for part in [*learned, *parts.fixed_at(read, hours)]]
+        return stay_loss(parts.head(tf.concat(seen, axis=-1)), *labels, config.train.death_weight)
 
     def learn(*share: Any) -> Any:
         with tf.GradientTape() as tape:

@@ -99,11 +99,14 @@ def test_the_reported_validation_loss_is_that_of_the_model_given_back():
     windows, labels = make_data()
     unknown = np.random.default_rng(1).random(len(labels.death)) < 0.2
     labels = replace(labels, usable=~unknown, death=np.where(np.arange(len(unknown)) % 5 == 0, np.nan, labels.death))
-    fitted = fit(windows, labels)
+    fitted = fit(windows, labels, with_train(loss_every=1))
     best = min(record["valid_loss"] for record in fitted.history)
     assert fitted.history[fitted.best_epoch - 1]["valid_loss"] == best
     by_hand = loss_by_hand(fitted, windows, labels, split(windows)[1], TINY.train.death_weight)
     assert by_hand == pytest.approx(best, rel=1e-4)
+    sampled = fit(windows, labels, with_train(loss_every=3))
+    by_hand = loss_by_hand(sampled, windows, labels, split(windows)[1], TINY.train.death_weight)
+    assert by_hand == pytest.approx(min(record["valid_loss"] for record in sampled.history), rel=0.05)
 
 
 def test_the_config_given_back_holds_the_sizes_of_the_data(base):
@@ -191,10 +194,26 @@ def test_an_hour_counts_the_same_however_long_its_stay_goes_on():
     every = np.ones(len(longer.static), bool)
     for world in (longer, shorter):
         examples = training._make_examples(world, labels, every)
-        *_, row_weight = training._gather(world, labels, examples, np.arange(len(examples.window)))
+        *_, row_weight = training._gather(world, labels, examples.window, 1, np.random.default_rng(0))
         assert (row_weight[:, 4:6] == 1).all() and (row_weight[:, :4] == 0).all()
         assert set(np.unique(row_weight)) == {0, 1}
         assert examples.n_rows == row_weight.sum()
+
+
+@pytest.mark.parametrize("length", [3, 7, 30])
+def test_an_hour_of_a_sampled_loss_counts_as_one_on_average_however_long_its_stay_goes_on(length):
+    """Of 40 hours the first `length` are counted; every one is drawn as often as it then weighs less."""
+    counted = np.tile(np.arange(40) < length, (6000, 1))
+    hours, weight = training.sample_hours(counted, 5, np.random.default_rng(0))
+    assert hours.shape == weight.shape == (6000, 5) and (np.diff(hours, axis=1) > 0).all()
+    mean = np.bincount(hours.ravel(), weight.ravel(), 40) / 6000
+    assert mean[:length] == pytest.approx(1, abs=0.15) and (mean[length:] == 0).all()
+    assert weight.sum(axis=1) == pytest.approx(length)
+
+
+def test_a_window_without_a_counted_hour_adds_nothing_to_a_sampled_loss():
+    _, weight = training.sample_hours(np.zeros((3, 12), bool), 2, np.random.default_rng(0))
+    assert (weight == 0).all()
 
 
 def test_an_untrained_network_starts_from_the_shares_of_all_ends():
