@@ -25,7 +25,7 @@ def refresh(source: str, as_of: datetime | None = None, min_new_stays: int = MIN
     """Start the training of `source` in its own pool, without waiting for it; returns counts.
 
     min_new_stays: with fewer stays ended since the last training, none is started unless an evaluation since then found
-    drift, or the serving model cannot be loaded. A source without any training always starts one.
+    drift, or a serving model cannot be loaded. A source without any training always starts one.
     """
     store = open_store()
     with recorded_alone(store, source, "refresh", as_of) as run:
@@ -35,7 +35,7 @@ def refresh(source: str, as_of: datetime | None = None, min_new_stays: int = MIN
         run.counts |= {
             "finished stays since the last training": new,
             "drifted concepts since": "not evaluated" if drifted is None else drifted,
-            "serving model": fault or "loads",
+            "serving models": fault or "intact",
             "training run": None,
         }
         if new is None or new >= min_new_stays or drifted or fault:
@@ -72,17 +72,17 @@ def count_drifted(store: Engine, source: str) -> int | None:
     return results.count_drifted(store, source)
 
 
-@step("check the serving model")
+@step("check the serving models")
 def find_fault(store: Engine, source: str) -> str | None:
-    """Why the artifact of the serving stay model cannot be loaded, None if it can or if no model serves."""
+    """Why an artifact that serves, of the stay or the unit forecaster, cannot be loaded; None if each can."""
     from rnn_core.forecasters.artifact import check_artifact
 
-    serving = registry.serving_model(store, source, "stay")
+    serving = [found for name in ("stay", "unit") if (found := registry.serving_model(store, source, name))]
     try:
-        if serving is not None:
-            check_artifact(load_settings().artifact_folder / serving["artifact"])
+        for model in serving:
+            check_artifact(load_settings().artifact_folder / model["artifact"])
     except ArtifactError as error:
-        log.warning("the serving model cannot be loaded: %s", error)
+        log.warning("a serving model cannot be loaded: %s", error)
         return str(error)
     return None
 

@@ -278,7 +278,7 @@ def test_an_artifact_that_is_not_there_fails_runs_that_everybody_can_see_and_is_
     assert failed.sentence.startswith(f"The last forecast of clif failed (3 in a row): The artifact {serving} lacks")
     monkeypatch.setattr(refresh_module, "start_training", lambda *_: "a run")
     counts = refresh_module.refresh.fn("clif", AT + timedelta(hours=1))
-    assert counts["training run"] == "a run" and "lacks" in counts["serving model"]
+    assert counts["training run"] == "a run" and "lacks" in counts["serving models"]
     assert counts["drifted concepts since"] == "not evaluated"
 
 
@@ -348,7 +348,8 @@ def test_the_report_of_a_trial_says_too_early_where_few_died_and_names_no_patien
 def test_drift_found_since_the_last_training_starts_another_before_there_are_stays_enough(trained, monkeypatch):
     monkeypatch.setattr(refresh_module, "start_training", lambda *_: "a run")
     later = AT + timedelta(hours=1)
-    assert refresh_module.refresh.fn("clif", later)["training run"] is None
+    calm = refresh_module.refresh.fn("clif", later)
+    assert (calm["training run"], calm["serving models"]) == (None, "intact")
     with monkeypatch.context() as patch:
         measure = evaluate_module.measure_drift
         patch.setattr(

@@ -88,6 +88,7 @@ def test_the_reader_of_a_source_selects_what_the_adapter_reads_and_nothing_else(
         (mssql, None, "grant select on [ward].[t] ([a], [b]) to [reader];"),
         (oracle, None, "grant select on ward.t to reader;"),
     ],
+    ids=["postgresql", "mysql", "mssql", "oracle"],
 )
 def test_grants_are_spelt_as_the_engine_of_the_source_takes_them(dialect, first, last):
     adapter = replace(load_adapter("clif"), tables={"t": ["a", "b"]}, schemas={"schema": "ward"})
