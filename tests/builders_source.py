@@ -15,8 +15,9 @@ from sqlalchemy import Engine
 import sql.sources
 from rnn_core.contracts.concepts import BY_NAME
 from sql.intake.adapter import Adapter, load_adapter
+from sql.intake.catalogue import check_source
 from sql.intake.not_taken import read_not_taken
-from sql.intake.reading import check_source, read_observations, read_stays
+from sql.intake.reading import read_observations, read_stays
 from sql.store.engine import open_engine
 
 FOLDER = Path(sql.sources.__file__).parent

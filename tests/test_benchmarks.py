@@ -8,7 +8,8 @@ from sqlalchemy import text
 
 from benchmarks import large_source, reading
 from sql.intake.adapter import load_adapter
-from sql.intake.reading import BEGINNING, check_source, read_observations, read_stays
+from sql.intake.catalogue import check_source
+from sql.intake.reading import BEGINNING, read_observations, read_stays
 from sql.store.engine import open_engine, read_only
 
 ROWS = 20_000
@@ -53,7 +54,7 @@ def test_the_adapter_reads_every_mapped_value_once_and_places_it_in_its_stay(sou
     drawn = [str(i.itemid) for i in large_source.DRAWN if i.itemid in items]
     expected = {variable: n * rounds for variable, n in charted.items()} | dict.fromkeys(drawn, draws)
     expected |= {f"{i.itemid} arterial": draws for i in large_source.GASES}
-    expected |= {"gcs total of parts": rounds, "ventilation": rounds, "226559": 25 * STAYS}
+    expected |= {"gcs total of parts": rounds, "ventilation": rounds, "urine of all ways out": 25 * STAYS}
     # The rates of the bags, and one stop for the last of each drug.
     expected |= {"221906": 11 * STAYS, "222315": 6 * STAYS}
     assert found == expected

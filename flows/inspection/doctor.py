@@ -17,8 +17,8 @@ from flows.runtime.quiet_tensorflow import import_tensorflow
 from flows.runtime.settings import Settings
 from rnn_core.contracts.errors import ForecastError
 from rnn_core.series.finished_stays import FinishedStays
+from sql.intake.catalogue import check_source
 from sql.intake.landing import read_watermark
-from sql.intake.reading import check_source
 from sql.published import registry, runs
 from sql.published.canonical import count_finished
 from sql.store import health, rebuild_views

@@ -19,9 +19,9 @@ from flows.runtime.settings import load_settings
 from flows.runtime.terminal import print_json, print_rows
 from rnn_core.series.finished_stays import FinishedStays
 from sql.intake.adapter import Adapter
+from sql.intake.catalogue import check_source, sequential_scans
 from sql.intake.label_audit import audit_stays, newest_stays
 from sql.intake.not_taken import read_not_taken
-from sql.intake.reading import check_source, sequential_scans
 from sql.store.engine import open_engine
 
 # Less than this share of readable values inside the plausible range suggests another unit.

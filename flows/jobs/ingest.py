@@ -17,8 +17,8 @@ from flows.runtime.settings import load_settings
 from flows.runtime.steps import Recorded, alone, recorded_alone, safe_sentence, step, write_down
 from sql.intake import landing
 from sql.intake.adapter import Adapter
+from sql.intake.catalogue import check_source
 from sql.intake.landing import Batch, BatchCounts
-from sql.intake.reading import check_source
 from sql.published import runs
 
 

@@ -3,178 +3,34 @@
 import codecs
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from zoneinfo import ZoneInfo
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from psycopg.sql import Identifier, Literal
-from sqlalchemy import Column, Connection, CursorResult, Engine, MetaData, Table, false, inspect, select, text
-from sqlalchemy.exc import DBAPIError, NoSuchTableError
+from psycopg.sql import Literal
+from sqlalchemy import Connection, CursorResult, Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from rnn_core.contracts.errors import SourceError
 from sql.intake.adapter import Adapter
 from sql.intake.cells import FIRST_TIME, NO_TIME, readable_text, readable_texts, readable_times
-from sql.store.deadline import fetch_ahead, within
-from sql.store.engine import address, connect_arrow
-from sql.store.refusals import Refusal, is_refused_connection, refusal, unreachable
+from sql.store.deadline import fetch_ahead
+from sql.store.engine import connect_arrow
+from sql.store.refusals import Refusal, refusal
 
-T = TypeVar("T")
-_NOT_AFFECTED = "Published forecasts are not affected."
+NOT_AFFECTED = "Published forecasts are not affected."
 # Earlier than any record, later than PostgreSQL's, Python's and MySQL's own limits.
 BEGINNING = FIRST_TIME
 _ROWS_AT_ONCE = 100_000
-# A look at the catalogue takes milliseconds: it waits as long as a read may take, within these limits.
-_LOOK_SECONDS = (5.0, 120.0)
 _TIMES = frozenset(
     ("available_at", "observed_at", "intime", "outtime", "hospital_intime", "hospital_outtime", "died_at")
 )
 # More than any clock is ever set back, so that bounds on a local clock lose nothing; the excess is cut off.
 _CLOCK_CHANGE = timedelta(hours=3)
-
-
-def check_source(adapter: Adapter, engine: Engine) -> None:
-    """Raises SourceError with one sentence if the database is down, lacks a selected table or column, or refuses a SELECT."""
-    if engine.dialect.name not in adapter.dialects:
-        raise SourceError(
-            f"The source {adapter.name} is written for {', '.join(adapter.dialects)}, not for {engine.dialect.name}; "
-            "copy its folder and translate its two SELECTs."
-        )
-    if engine.dialect.name in ("duckdb", "sqlite") and not Path(engine.url.database or "").is_file():
-        raise SourceError(f"The source {adapter.name} has no file at {engine.url.database}; check the path in its URL.")
-    _look(adapter, engine, lambda: _check_tables(adapter, engine))
-    _look(adapter, engine, lambda: _check_selects(adapter, engine))
-
-
-def _check_tables(adapter: Adapter, engine: Engine) -> None:
-    try:
-        with engine.connect():
-            pass  # What fails here is the connection; what fails below is a table.
-    except TypeError:
-        raise SourceError(
-            f"The URL of the source {adapter.name} has an option that the driver for {engine.dialect.name} does not know."
-        ) from None
-    for schema, table, columns in adapter.relations():
-        found = _columns(engine, schema, table)
-        if not found:
-            raise SourceError(
-                f"The source {adapter.name} needs the table {schema}.{table}, which does not exist or cannot be read; "
-                "check the schema setting and the grants."
-            )
-        if missing := [column for column in columns if column not in found]:
-            raise SourceError(
-                f"The source {adapter.name} needs the column {', '.join(missing)} in {schema}.{table}, which does not "
-                "exist; was the table renamed or upgraded? Fix the adapter's SELECT."
-            )
-
-
-def _check_selects(adapter: Adapter, engine: Engine) -> None:
-    """Have both SELECTs planned. The database's own message is shown: no row was read yet, so it quotes none."""
-    if engine.dialect.name not in _EXPLAINS:
-        return _check_grants(adapter, engine)
-    for file, sql in (("stays.sql", adapter.stays_sql), ("observations.sql", adapter.observations_sql)):
-        sql, bound = statement(adapter, sql, engine), bounds(adapter, BEGINNING, BEGINNING)
-        try:
-            with engine.connect() as connection:
-                if engine.dialect.name == "postgresql":
-                    _explain(connection, "explain", _with_literals(sql, bound))
-                else:
-                    connection.execute(text(f"explain {sql}"), bound)
-        except DBAPIError as error:
-            if is_refused_connection(error):
-                raise
-            _check_grants(adapter, engine)
-            place, message = _place_and_message(error)
-            raise SourceError(
-                f"The database of the source {adapter.name} refuses {file}{place}: {message} Correct the SELECT, and "
-                "`tables` in source.yaml."
-            ) from None
-
-
-_EXPLAINS = frozenset(("postgresql", "duckdb", "sqlite", "mysql", "mariadb"))
-
-
-def _explain(connection: Connection, how: str, sql: str) -> CursorResult:
-    """The plan of a SELECT with its bounds written in (PostgreSQL)."""
-    return connection.exec_driver_sql(f"{how} {sql}".replace("%", "%%"))
-
-
-def _place_and_message(error: DBAPIError) -> tuple[str, str]:
-    """The line of the SELECT that the database names, and its message."""
-    diagnosis = getattr(error.orig, "diag", None)
-    said = getattr(diagnosis, "message_primary", None) or str(error.orig.args[-1]).strip()
-    message = " ".join(said.split())[:300].rstrip(".") + "."
-    if position := getattr(diagnosis, "statement_position", None):
-        sent = str(error.statement).replace("%%", "%")
-        return f", line {sent.count(chr(10), 0, int(position) - 1) + 1}", message
-    return "", message
-
-
-def _check_grants(adapter: Adapter, engine: Engine) -> None:
-    """Raises SourceError with the tables that this user can see but not read: a catalogue shows columns to everyone."""
-    refused = []
-    for schema, name, columns in adapter.relations():
-        query = select(Table(name, MetaData(), *map(Column, columns), schema=schema)).where(false())
-        try:
-            with engine.connect() as connection:
-                connection.execute(query)
-        except DBAPIError:
-            refused.append(f"{schema}.{name}")
-    if refused:
-        raise SourceError(
-            f"The source {adapter.name} may not select what its adapter reads of {', '.join(refused)}; grant select on them, "
-            f"as `icu-forecast source grants {adapter.name}` prints."
-        )
-
-
-def _look(adapter: Adapter, engine: Engine, call: Callable[[], T]) -> T:
-    """What `call` finds in the catalogue. Raises SourceError if the database refuses it or does not answer in time."""
-    seconds = float(np.clip(adapter.read_timeout_minutes * 60, *_LOOK_SECONDS))
-    try:
-        return within(seconds, call)
-    except TimeoutError:
-        raise SourceError(
-            f"The source {adapter.name} does not answer at {address(engine)} within {seconds:g} seconds; does its server "
-            f"hang? {_NOT_AFFECTED}"
-        ) from None
-    except DBAPIError as error:
-        raise _refused(adapter, engine, error) from None
-
-
-def _columns(engine: Engine, schema: str, table: str) -> set[str]:
-    """Names of a table's columns in lower case, none where there is no such table."""
-    if engine.dialect.name == "duckdb":
-        query = text(
-            "select lower(column_name) from information_schema.columns"
-            " where lower(table_schema) = lower(:schema) and lower(table_name) = lower(:table)"
-        )
-        with engine.connect() as connection:
-            return set(connection.execute(query, {"schema": schema, "table": table}).scalars())
-    try:
-        found = {column["name"] for column in inspect(engine).get_columns(table, schema=schema)}
-    except NoSuchTableError:
-        return set()
-    except DBAPIError as error:
-        # MySQL refuses to show a schema that does not exist, or that this user may not use.
-        if is_refused_connection(error) or error.connection_invalidated:
-            raise
-        return set()
-    # SQLite keeps the case of the imported file and ignores it.
-    return {name.lower() for name in found} if engine.dialect.name == "sqlite" else found
-
-
-def _refused(adapter: Adapter, engine: Engine, error: DBAPIError) -> SourceError:
-    if is_refused_connection(error):
-        return SourceError(f"The source {adapter.name} {unreachable(error, engine)}. {_NOT_AFFECTED}")
-    return SourceError(
-        f"The database of the source {adapter.name} refused a query: {refusal(error, engine) or 'it broke the connection'}. "
-        f"{_NOT_AFFECTED}"
-    )
 
 
 def read_stays(adapter: Adapter, engine: Engine, since: datetime, until: datetime) -> Iterator[pa.RecordBatch]:
@@ -206,7 +62,7 @@ def _read(adapter: Adapter, select: str, engine: Engine, since: datetime, until:
         if time.monotonic() - began >= limit:
             raise SourceError(_too_slow(adapter)) from None
         why = refusal(error, engine) or _why_it_broke(error, engine, sql, bound)
-        raise SourceError(f"Reading the source {adapter.name} failed: {why}. {_NOT_AFFECTED}") from None
+        raise SourceError(f"Reading the source {adapter.name} failed: {why}. {NOT_AFFECTED}") from None
 
 
 def _why_it_broke(error: Exception, engine: Engine, sql: str, bound: dict[str, Any]) -> Refusal | str:
@@ -215,7 +71,7 @@ def _why_it_broke(error: Exception, engine: Engine, sql: str, bound: dict[str, A
         try:
             with engine.connect() as connection:
                 connection.exec_driver_sql("set local statement_timeout = '1min'")
-                _explain(connection, "explain (analyze, timing off)", _with_literals(sql, bound))
+                explain(connection, "explain (analyze, timing off)", with_literals(sql, bound))
         except DBAPIError as again:
             if found := refusal(again, engine):
                 return found
@@ -228,7 +84,7 @@ def _why_it_broke(error: Exception, engine: Engine, sql: str, bound: dict[str, A
 def _too_slow(adapter: Adapter) -> str:
     return (
         f"Reading the source {adapter.name} took longer than {adapter.read_timeout_minutes:g} minutes: its server hangs, an "
-        f"index is missing (`icu-forecast source check {adapter.name}`), or READ_TIMEOUT_MINUTES is too short. {_NOT_AFFECTED}"
+        f"index is missing (`icu-forecast source check {adapter.name}`), or READ_TIMEOUT_MINUTES is too short. {NOT_AFFECTED}"
     )
 
 
@@ -311,7 +167,7 @@ def _read_adbc(engine: Engine, sql: str, bound: dict[str, Any], adapter: Adapter
             cursor.execute(f"set local client_encoding = '{encoding}'")
         else:
             codec = "utf-8"
-        cursor.execute(_with_literals(sql, bound))
+        cursor.execute(with_literals(sql, bound))
         for rows in cursor.fetch_record_batch():
             yield _with_text(rows, codec)
 
@@ -330,7 +186,7 @@ def _with_text(rows: pa.RecordBatch, codec: str = "utf-8") -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([readable_texts(column, codec) for column in rows.columns], rows.schema.names)
 
 
-def _with_literals(sql: str, bound: dict[str, Any]) -> str:
+def with_literals(sql: str, bound: dict[str, Any]) -> str:
     """The SELECT with its two bounds written in.
 
     COPY takes no parameters, and without COPY the driver collects the whole result before its first batch. The bounds are
@@ -338,6 +194,11 @@ def _with_literals(sql: str, bound: dict[str, Any]) -> str:
     """
     literals = {name: Literal(value).as_string() for name, value in bound.items()}
     return re.sub(r"(?<!:):(since|until)\b", lambda m: literals[m[1]], sql)
+
+
+def explain(connection: Connection, how: str, sql: str) -> CursorResult:
+    """The plan of a SELECT `with_literals`; how: the words before it (PostgreSQL)."""
+    return connection.exec_driver_sql(f"{how} {sql}".replace("%", "%%"))
 
 
 def _read_duckdb(engine: Engine, sql: str, bound: dict[str, Any], _: Adapter) -> Iterator[pa.RecordBatch]:
@@ -382,44 +243,3 @@ def _column(name: str, values: tuple[Any, ...]) -> pa.Array:
     # What is there and no time must not count as missing: a stay without an end is open.
     is_none = pa.array(times.isna().to_numpy() & texts.notna().to_numpy())
     return pc.if_else(is_none, pa.scalar(NO_TIME.replace(tzinfo=column.type.tz and UTC), column.type), column)
-
-
-def sequential_scans(adapter: Adapter, engine: Engine, since: datetime, until: datetime) -> dict[str, int]:
-    """Tables of which no index serves a read of this slice, with the database's estimate of their rows.
-
-    A table that the planner scans although it has such an index, since it is small or its statistics are old, is not among
-    them. PostgreSQL only; none for other engines. Raises SourceError if the database refuses to plan the SELECT.
-    """
-    if engine.dialect.name != "postgresql":
-        return {}
-    return _look(adapter, engine, lambda: _scans(adapter, engine, since, until))
-
-
-def _scans(adapter: Adapter, engine: Engine, since: datetime, until: datetime) -> dict[str, int]:
-    whole: set[tuple[str, str]] = set()
-    with engine.connect() as connection:
-        connection.exec_driver_sql("set local enable_seqscan = off")
-        for select in (adapter.stays_sql, adapter.observations_sql):
-            planned = _with_literals(statement(adapter, select, engine), bounds(adapter, since, until))
-            (plan,) = _explain(connection, "explain (verbose, format json)", planned).scalar_one()
-            scanned = [node for node in _nodes(plan["Plan"]) if _reads_all(node)]
-            whole |= {(node["Schema"], node["Relation Name"]) for node in scanned}
-        rows = text("select greatest(reltuples, 0)::bigint from pg_class where oid = to_regclass(:name)")
-        return {
-            table: connection.execute(
-                rows, {"name": Identifier(schema, table).as_string(connection.connection.driver_connection)}
-            ).scalar_one()
-            for schema, table in sorted(whole)
-        }
-
-
-def _reads_all(node: dict) -> bool:
-    """Whether a node of a plan reads a whole table: row by row, or by an index without a condition on it."""
-    kind = node["Node Type"]
-    return kind == "Seq Scan" or (kind in ("Index Scan", "Index Only Scan") and "Index Cond" not in node)
-
-
-def _nodes(plan: dict) -> Iterator[dict]:
-    yield plan
-    for below in plan.get("Plans", ()):
-        yield from _nodes(below)

@@ -18,8 +18,9 @@ from sqlalchemy.exc import OperationalError
 
 from rnn_core.contracts.errors import ForecastError, SourceError
 from sql.intake.adapter import load_adapter
+from sql.intake.catalogue import check_source, sequential_scans
 from sql.intake.cells import MARK, NO_TIME
-from sql.intake.reading import bounds, check_source, sequential_scans
+from sql.intake.reading import bounds
 from sql.loaders import replace_table
 from sql.store.engine import address, connect_arrow, libpq_parameters, libpq_uri, open_engine, read_only
 

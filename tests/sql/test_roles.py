@@ -17,7 +17,8 @@ from flows.jobs.train import train
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.errors import ForecastError
 from sql.intake.adapter import load_adapter
-from sql.intake.reading import check_source, read_observations, read_stays
+from sql.intake.catalogue import check_source
+from sql.intake.reading import read_observations, read_stays
 from sql.store import migrate, rebuild_views
 from sql.store.engine import open_engine
 

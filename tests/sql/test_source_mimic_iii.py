@@ -21,7 +21,7 @@ from builders_source import (
 from sqlalchemy import text
 
 from rnn_core.contracts.frames import ADMISSION_TYPES, OUTCOMES, SEXES, STAY_COLUMNS, UNIT_TYPES
-from sql.intake.reading import sequential_scans
+from sql.intake.catalogue import sequential_scans
 from sql.loaders import mimic_iii as loader
 from sql.store.engine import open_engine
 

@@ -20,8 +20,8 @@ from hospital.mimic_iv import TABLES
 from sqlalchemy import text
 
 from rnn_core.contracts.frames import STAY_COLUMNS
+from sql.intake.catalogue import sequential_scans
 from sql.intake.not_taken import read_not_taken
-from sql.intake.reading import sequential_scans
 from sql.store.engine import open_engine
 
 BEGIN = datetime(2150, 3, 1)
