@@ -110,7 +110,7 @@ def train(
 def _kept_back(candidate: C) -> C:
     """The same with its verdict in words, as a candidate: not even in the shadow, from where it could be promoted."""
     verdict = candidate.verdict
-    reason = f"Trained not to serve; the verdict was {verdict.stage}: {verdict.reason}"
+    reason = f"{registry.KEPT_BACK}; the verdict was {verdict.stage}: {verdict.reason}"
     return replace(candidate, verdict=replace(verdict, stage="candidate", reason=reason))
 
 

@@ -102,7 +102,7 @@ class TrainConfig(Saved):
         if self.folds < 2:
             raise ContractError(
                 f"An ensemble has at least 2 members, not {self.folds}: each is stopped early and calibrated on patients "
-                "that it did not learn from, and they learned in the others."
+                "that only the others learned from."
             )
 
 

@@ -12,6 +12,9 @@ from sql.store.schema import model
 SERVING: tuple[str, ...] = ("champion", "provisional")
 STAGES: tuple[str, ...] = ("candidate", "provisional", "challenger", "champion", "retired")
 
+# Begins the reason of a model that was trained to be looked at (`train --no-serve`), until somebody promotes it.
+KEPT_BACK = "Trained not to serve"
+
 # Written by the registry alone.
 _OWN = ("version", "stage", "stage_reason", "staged_at", "staged_by", "trained_by", "served_as", "served_at")
 _REQUIRED = ("model_id", "name", "source", "data_cutoff", "artifact", "config", "metrics")

@@ -18,6 +18,7 @@ from sqlalchemy import (
 )
 
 from rnn_core.contracts.errors import ContractError, ForecastError
+from sql.published.registry import KEPT_BACK
 from sql.store.schema import model, run
 
 _FINISHED_WITH = ("stays_scored", "stays_abstained", "watermark", "newest_observation_at", "model_id")
@@ -109,8 +110,13 @@ def finish_run(engine: Engine, run_id: int, **counts: Any) -> None:
 
 
 def last_slot(engine: Engine, source: str, kind: str, *, finished: bool = True) -> datetime | None:
-    """The latest slot (UTC) of a finished run of this kind; None if there is none. finished=False: of any run."""
-    query = select(func.max(run.c.as_of)).where(run.c.source == source, run.c.kind == kind)
+    """The latest slot (UTC) of a finished run of this kind; None if there is none. finished=False: of any run.
+
+    Trainings of models that are not to serve do not count: the next one that may serve is as due as before.
+    """
+    query = select(func.max(run.c.as_of)).select_from(run).outerjoin(model)
+    query = query.where(run.c.source == source, run.c.kind == kind)
+    query = query.where(~func.coalesce(model.c.stage_reason, "").startswith(KEPT_BACK))
     if finished:
         query = query.where(run.c.status == "published")
     with engine.connect() as connection:

@@ -91,6 +91,10 @@ def test_a_training_that_is_not_to_serve_is_judged_and_registered_and_leaves_wha
     assert kept_back["stage_reason"] == "Trained not to serve; the verdict was champion: It is the best."
     assert [model for model in models(trained) if model != kept_back] == serving
     assert registry.challenger(trained, "clif") is None, "an evaluation does not promote it either"
+    with trained.begin() as connection:
+        later = "update forecast.run set as_of = as_of + interval '1 hour' where model_id = :model"
+        connection.execute(text(later), {"model": counts["model"]})
+    assert runs.last_slot(trained, "clif", "train") == AT, "the next training is as due as before"
 
 
 @pytest.mark.soak
