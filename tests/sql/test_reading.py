@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 import threading
 import time
 from dataclasses import replace
@@ -237,6 +238,26 @@ def test_a_server_that_refuses_a_connection_is_quoted_by_its_code_alone(said, se
     with pytest.raises(SourceError, match=sentence) as refused:
         check_source(replace(adapter_at("clif"), name="ward", dialects=("mysql",)), refusing("mysql", None, *said))
     assert "secret" not in str(refused.value) and "affected" in str(refused.value)
+
+
+def test_an_option_of_the_url_that_another_driver_does_not_know_is_said_so():
+    engine = refusing("mysql", None)
+    engine.connect = lambda: int(misspelt=1)
+    with pytest.raises(SourceError, match="has an option that the driver for mysql does not know"):
+        check_source(replace(adapter_at("clif"), dialects=("mysql",)), engine)
+
+
+def test_a_catalogue_that_refuses_a_schema_is_a_missing_table_and_not_a_server_that_is_down(make_engine):
+    """As MySQL does for a database that does not exist."""
+    engine = make_engine("sqlite")
+    adapter = charted(engine, "sqlite", ["2026-03-01 10:00"])
+
+    def refuse(*_):
+        raise sqlite3.OperationalError(1049, "Unknown database 'ward'")
+
+    event.listen(engine, "do_execute", refuse)
+    with pytest.raises(SourceError, match=r"needs the table main\.chart, which does not exist or cannot be read"):
+        check_source(adapter, engine)
 
 
 def test_a_database_that_an_adapter_is_not_written_for_is_refused(tmp_path):
