@@ -216,6 +216,7 @@ def test_every_triggered_run_ends_well_and_its_predictions_are_there_in_sql(trig
     published = tuples(store, "select kind, as_of, status, flow_run_id from forecast.run order by run_id")
     assert [(kind, as_of, status) for kind, as_of, status, _ in published] == [
         ("ingest", AT, "published"),
+        ("refresh", AT, "published"),
         ("train", AT, "published"),
         ("forecast", AT, "published"),
     ]
