@@ -195,6 +195,23 @@ def test_boosted_trees_train_beside_a_recurrent_model_and_serve_and_describe_the
     caplog.clear()
     again = train.fn("clif", AT, epochs=4, members=2, forecaster="trees")
     assert "from scratch" in caplog.text and again["stage"] in ("provisional", "challenger")
-    back = train.fn("clif", AT, epochs=1, members=2)
-    newest = registry.read_model(trained, back["model"])
-    assert newest["config"]["forecaster"] == "recurrent" and newest["warm_from"] is None
+
+
+def test_a_blend_trains_and_serves_and_describes_its_parts_and_the_next_one_starts_from_it(trained):
+    counts = train.fn("clif", AT, epochs=2, members=2, forecaster="blend")
+    blend = registry.read_model(trained, counts["model"])
+    assert counts["stage"] in ("provisional", "challenger") and blend["warm_from"] is None
+    files = {file.name for file in (load_settings().artifact_folder / blend["artifact"]).iterdir()}
+    assert {"model.keras", "trees.npz", "pool.json"} <= files
+    (row,) = [row for row in list_models("clif") if row["model_id"] == blend["model_id"]]
+    assert (row["forecaster"], row["members"]) == ("blend of recurrent and trees", 2)
+    card = model_card(blend["model_id"])
+    assert "2 pairs of gradient-boosted trees" in card and "2 recurrent networks" in card
+
+    registry.set_stage(trained, blend["model_id"], "champion", "test")
+    assert forecast.fn("clif", AT)["stays_scored"] > 10
+    with trained.connect() as connection:
+        drivers = "select count(*) from forecast.current_driver where model_id = :model"
+        assert connection.execute(text(drivers), {"model": blend["model_id"]}).scalar_one() > 0
+    again = train.fn("clif", AT, epochs=2, members=2, forecaster="blend")
+    assert registry.read_model(trained, again["model"])["warm_from"] == blend["model_id"]
