@@ -74,15 +74,15 @@ def train(
     members: int | None = None,
     cell: str = "lstm",
     mixed_precision: bool = False,
-    forecaster: Kind = "recurrent",
+    forecaster: Kind = "blend",
     serve: bool = True,
 ) -> dict:
     """Train the stay forecaster and the unit forecaster of `source` on what was known at `as_of`; returns counts.
 
     forecaster: the kind of stay forecaster, see `forecasters.forecaster.KINDS`.
     epochs: at most so many; for trees, at most so many trees per outcome.
-    warm: start from the serving model if it has the same shape. Trees always start from scratch. An interrupted training
-        of networks resumes.
+    warm: start the networks from those of the serving model if it has the same shape. Trees always start from scratch. An
+        interrupted training of networks resumes.
     mixed_precision: compute in bfloat16 if all GPUs are fast in it; else in float32.
     serve: let the models serve, or score in the shadow, if their verdict says so; else they stay candidates.
     """

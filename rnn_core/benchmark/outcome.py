@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rnn_core.benchmark.contest import Contest, Truth
 
 # What the forecast flow would use.
-SHIPPED = "forecaster"
+SHIPPED = "blend"
 BASELINES = ("prevalence", "saps", "linear", "logistic", "trees", "classic")
 MODELS = (*BASELINES, "elman", "jordan", "lstm", "gru", "hazard_trees", "forecaster", "forecaster_single", "blend")
 

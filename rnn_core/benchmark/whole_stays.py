@@ -29,7 +29,7 @@ from rnn_core.series.windows import make_windows
 from rnn_core.statistics.distribution import Distribution
 
 # What the forecast flow serves by default.
-SHIPPED = "forecaster"
+SHIPPED = "blend"
 # Inverse strengths of the ridge penalty among which the logistic regressions choose.
 _PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2)
 

@@ -199,7 +199,7 @@ def test_a_disk_that_is_full_leaves_no_artifact_and_what_serves_goes_on(trained)
         path.name for path in load_settings().artifact_folder.iterdir() if path.name != ".checkpoints"
     )
     assert forecast.fn("clif", AT)["stays_scored"] > 10
-    assert train.fn("clif", AT, epochs=1, members=2)["model"] not in artifacts
+    assert train.fn("clif", AT, epochs=1, members=2, forecaster="recurrent")["model"] not in artifacts
 
 
 # ------------------------------------------------------------------------------------------------ the source

@@ -197,7 +197,7 @@ def test_where_everybody_died_networks_too_publish_the_length_of_stay_alone(inst
         # A stay that another one of the same hospitalization followed ended alive.
         connection.execute(text("update icu.stay_version set outcome = 'died' where outcome is not null"))
     assert died > 20
-    train.fn("clif", AT, epochs=1, members=2)
+    train.fn("clif", AT, epochs=1, members=2, forecaster="recurrent")
     forecast.fn("clif", AT)
     check_that_only_the_length_of_stay_is_published(installation)
     found = {finding.what: finding.found for finding in examine(load_settings())}
@@ -217,7 +217,7 @@ def test_one_patient_or_one_begin_for_all_is_named_as_the_cause(
     read_from(make_source(change), monkeypatch)
     ingest.fn("clif", AT)
     with pytest.raises(DataTooSmallError, match=f"{cause}.*stays.sql") as refused:
-        train.fn("clif", AT, epochs=1, members=2)
+        train.fn("clif", AT, epochs=1, members=2, forecaster="recurrent")
     assert "Load more" not in str(refused.value)
     found = {finding.what: finding for finding in examine(load_settings())}
     assert found[f"{column} clif"].state == "fault" and str(refused.value) == found[f"{column} clif"].found

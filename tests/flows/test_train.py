@@ -74,8 +74,8 @@ def test_the_cut_off_lies_before_the_stays_that_judge(trained):
 @pytest.mark.usefixtures("each_fit_once")
 def test_a_second_training_starts_from_the_serving_model_and_a_cold_one_says_it_did_not(trained):
     first = models(trained)[0]["model_id"]
-    train.fn("clif", AT, epochs=1, members=2)
-    train.fn("clif", AT, epochs=1, members=2, warm=False)
+    train.fn("clif", AT, epochs=1, members=2, forecaster="recurrent")
+    train.fn("clif", AT, epochs=1, members=2, forecaster="recurrent", warm=False)
     by_version = sorted(models(trained), key=lambda model: model["version"])
     assert [model["warm_from"] for model in by_version] == [None, first, None]
     assert sum(model["stage"] in ("champion", "provisional") for model in by_version) == 1
@@ -85,7 +85,7 @@ def test_a_second_training_starts_from_the_serving_model_and_a_cold_one_says_it_
 def test_a_training_that_is_not_to_serve_is_judged_and_registered_and_leaves_what_serves(trained, monkeypatch):
     serving = models(trained)
     monkeypatch.setattr(train_module, "give_verdict", lambda *_: Verdict("champion", "It is the best."))
-    counts = train.fn("clif", AT, epochs=1, members=2, serve=False)
+    counts = train.fn("clif", AT, epochs=1, members=2, forecaster="recurrent", serve=False)
     kept_back = max(models(trained), key=lambda model: model["version"])
     assert (counts["stage"], kept_back["stage"]) == ("candidate", "candidate")
     assert kept_back["stage_reason"] == "Trained not to serve; the verdict was champion: It is the best."
@@ -99,7 +99,7 @@ def test_a_training_that_is_not_to_serve_is_judged_and_registered_and_leaves_wha
 
 @pytest.mark.soak
 def test_another_cell_trains_and_serves(trained):
-    counts = train.fn("clif", AT, epochs=1, members=2, cell="gru")
+    counts = train.fn("clif", AT, epochs=1, members=2, forecaster="recurrent", cell="gru")
     assert counts["stage"] in ("provisional", "challenger")
     newest = max(models(trained), key=lambda model: model["version"])
     assert newest["config"]["network"]["cell"] == "gru" and newest["warm_from"] is None
@@ -111,7 +111,7 @@ def test_another_cell_trains_and_serves(trained):
 def test_a_damaged_serving_artifact_does_not_block_the_next_training(trained):
     (model,) = models(trained)
     (load_settings().artifact_folder / model["artifact"] / "scaler.json").write_text("{}")
-    train.fn("clif", AT, epochs=1, members=2)
+    train.fn("clif", AT, epochs=1, members=2, forecaster="recurrent")
     assert len(models(trained)) == 2
 
 
@@ -120,7 +120,7 @@ def test_a_training_that_breaks_leaves_the_serving_model_and_says_so(trained, mo
     before = registry.serving_model(trained, "clif", "stay")
     monkeypatch.setattr(train_module, "fit_units", lambda *_: 1 / 0)
     with pytest.raises(Exception, match="ZeroDivisionError"):
-        train.fn("clif", AT, epochs=1, members=2)
+        train.fn("clif", AT, epochs=1, members=2, forecaster="recurrent")
     assert registry.serving_model(trained, "clif", "stay") == before
     with trained.connect() as connection:
         run = connection.execute(text("select status, error from forecast.run order by run_id desc limit 1")).one()
@@ -138,13 +138,13 @@ def test_a_training_that_was_taken_for_dead_registers_nothing(trained, monkeypat
 
     monkeypatch.setattr(train_module, "save", save_after_another_began)
     with pytest.raises(ForecastError, match="is marked failed and cannot publish"):
-        train.fn("clif", AT, epochs=1, members=2)
+        train.fn("clif", AT, epochs=1, members=2, forecaster="recurrent")
     assert models(trained) == before
 
 
 @pytest.mark.soak
 def test_a_training_cut_off_after_an_epoch_goes_on_to_the_same_weights(trained, monkeypatch):
-    train.fn("clif", AT, epochs=2, members=2, warm=False)
+    train.fn("clif", AT, epochs=2, members=2, forecaster="recurrent", warm=False)
     told = train_module._tell_epoch
 
     def cut_off(record):
@@ -153,10 +153,10 @@ def test_a_training_cut_off_after_an_epoch_goes_on_to_the_same_weights(trained, 
 
     monkeypatch.setattr(train_module, "_tell_epoch", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        train.fn("clif", AT, epochs=2, members=2, warm=False)
+        train.fn("clif", AT, epochs=2, members=2, forecaster="recurrent", warm=False)
     epochs = []
     monkeypatch.setattr(train_module, "_tell_epoch", lambda r: epochs.append((r["member"], r["epoch"])))
-    train.fn("clif", AT, epochs=2, members=2, warm=False)
+    train.fn("clif", AT, epochs=2, members=2, forecaster="recurrent", warm=False)
     assert epochs == [(1, 2), (2, 1), (2, 2)], "the first epoch was not trained again"
     undisturbed, resumed = sorted(models(trained), key=lambda model: model["version"])[-2:]
     assert json.dumps(resumed["metrics"]["metrics"]) == json.dumps(undisturbed["metrics"]["metrics"])
