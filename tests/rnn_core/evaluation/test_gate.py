@@ -87,6 +87,12 @@ def test_with_few_deaths_a_risk_worse_than_the_curve_is_left_to_later():
     assert first(mortality_brier=(0.05, -0.01, 0.11)).stage == "candidate"
 
 
+def test_of_survivors_alone_no_risk_is_called_worse_than_the_curve():
+    """All resamples of stays without a death prefer the lower risk."""
+    worse = {"mortality_brier": (0.02, 0.01, 0.03)}
+    assert [first(n_deaths=n, **worse).stage for n in (0, 4, 5)] == ["provisional", "provisional", "candidate"]
+
+
 def test_quantile_shares_a_little_farther_from_nominal_than_those_of_the_curve_are_accepted():
     assert first(los_beyond_p50=(0.03, 0.01, 0.05)).stage == "champion"
 
