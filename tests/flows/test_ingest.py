@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import killed
 import pytest
 from builders_sql import tuples
+from hospital import site
 from sqlalchemy import text
 
 from flows.jobs.ingest import ingest
@@ -166,6 +167,28 @@ def test_a_changed_unit_stops_the_run_and_names_the_check(installation, make_dat
     with pytest.raises(QualityError, match="units_fit_the_concepts"):
         ingest.fn("clif", AS_OF)
     assert contents(installation)["observations"] == []
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_source_in_another_encoding_is_ingested_and_a_byte_that_is_no_text_costs_its_row(
+    installation, make_database, monkeypatch, encoding
+):
+    source = open_engine(make_database("encoded", encoding=encoding))
+    names = site.build(source)
+    monkeypatch.setenv("ICU_SOURCES__SITE__URL", source.url.render_as_string(hide_password=False))
+    monkeypatch.setenv("ICU_SOURCES__SITE__DATA_TIMEZONE", "UTC")
+    load_settings.cache_clear()
+    umlaut = {"LATIN1": r"\xfc", "SQL_ASCII": r"\xc3\xbc"}[encoding]
+    with source.begin() as connection:
+        connection.exec_driver_sql(f"update ward_stay set ward = E'Innere S{umlaut}d'")
+        if encoding == "SQL_ASCII":
+            connection.exec_driver_sql(r"update ward_stay set ward = E'S\xfcd' where stay_no = '" + names["2"] + "'")
+    ingest.fn("site", AS_OF + timedelta(days=100))
+    units = dict(tuples(installation, "select stay_id, unit from icu.stay_version group by 1, 2"))
+    rejected = tuples(installation, "select distinct check_name from quality.quarantine where relation = 'stay'")
+    odd = {names["2"]} if encoding == "SQL_ASCII" else set()
+    assert set(units) == set(names.values()) - odd and set(units.values()) == {"Innere Süd"}
+    assert rejected == ([("unreadable_text",)] if odd else [])
 
 
 def test_a_source_is_opened_read_only_and_moved_by_as_many_days_as_are_set(installation, monkeypatch):
