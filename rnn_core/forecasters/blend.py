@@ -67,26 +67,29 @@ class Blend:
     ) -> OutOfFold:
         """See `Forecaster`. The network of a blend, or a network alone, gives the network a warm start; trees always
         start from scratch."""
-        warm = warm_from.parts if isinstance(warm_from, Blend) else (warm_from,)
-        fitted = []
-        for part in part_configs(config):
-            start = next(
-                (one for one in warm if part.forecaster == "recurrent" and isinstance(one, kind_of(part))), None
+        fitted = [
+            kind_of(part).fit(
+                material,
+                learned,
+                part,
+                checkpoint_dir=checkpoint_dir,
+                warm_from=_start_of(part, warm_from),
+                progress=progress,
+                folds=folds,
             )
-            if warm_from is not None and part.forecaster == "recurrent" and start is None:
-                raise ContractError("A blend starts from a blend or from a recurrent forecaster. Train from scratch.")
-            fitted.append(
-                kind_of(part).fit(
-                    material,
-                    learned,
-                    part,
-                    checkpoint_dir=checkpoint_dir,
-                    warm_from=start,
-                    progress=progress,
-                    folds=folds,
-                )
-            )
+            for part in part_configs(config)
+        ]
         return join(material, fitted, config)
+
+
+def _start_of(part: ModelConfig, warm_from: Forecaster | None) -> Forecaster | None:
+    """What a part starts from: networks from those of `warm_from`, all others from nothing."""
+    if warm_from is None or part.forecaster != "recurrent":
+        return None
+    for one in warm_from.parts if isinstance(warm_from, Blend) else (warm_from,):
+        if isinstance(one, kind_of(part)):
+            return one
+    raise ContractError("A blend starts from a blend or from a recurrent forecaster. Train from scratch.")
 
 
 def part_configs(config: ModelConfig) -> list[ModelConfig]:
@@ -102,12 +105,13 @@ def join(material: Material, fitted: Sequence[OutOfFold], config: ModelConfig) -
     forecasts, elapsed = [one.forecast for one in fitted], material.windows.prediction_hour[row]
     labels = material.labels.take(row)
     pool = fit_pool(forecasts, labels.death, labels.weights, labels.entry, elapsed, row_weight=JUDGE_EVERY_HOURS / 24)
-    sized = next((one.config for one in fitted if one.config.forecaster == "recurrent"), config)
+    # Networks know the sizes of the data, and how their training went.
+    leading = next((one for one in fitted if one.histories), fitted[0])
     return OutOfFold(
         forecaster=Blend(tuple(one.forecaster for one in fitted), pool),
-        config=replace(sized, forecaster="blend"),
+        config=replace(leading.config, forecaster="blend"),
         row=row,
         forecast=pool.pool(forecasts, elapsed),
-        histories=next((one.histories for one in fitted if one.histories), ()),
-        best_epochs=next((one.best_epochs for one in fitted if one.histories), ()),
+        histories=leading.histories,
+        best_epochs=leading.best_epochs,
     )

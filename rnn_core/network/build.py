@@ -9,7 +9,7 @@ import keras
 from rnn_core.contracts.config import NetworkConfig
 from rnn_core.contracts.errors import ContractError
 from rnn_core.network.cells import build_recurrent
-from rnn_core.network.encoding import EveryHour, RunningSummaries
+from rnn_core.network.encoding import EveryHour, RunningSummaries, at_rows
 from rnn_core.network.heads import CompetingRiskHead, build_regression_head
 
 # Layers of a stay network that `split_at_head` finds by name.
@@ -31,14 +31,17 @@ class SplitNetwork:
     fixed: keras.Model | None
     head: keras.layers.Layer
 
+    def learned_at(self, inputs: Sequence[Any], rows: Any, *, training: bool = False) -> list[Any]:
+        """The outputs of `learned` at the hours `rows` (int [batch, rows]) of each window, [batch, rows, features]."""
+        return [at_rows(hours, rows) for hours in keras.tree.flatten(self.learned(inputs, training=training))]
+
     def fixed_at(self, inputs: Sequence[Any], rows: Any) -> list[Any]:
         """The outputs of `fixed` at the hours `rows` (int [batch, rows], rising) of each window, [batch, rows, features]."""
         if self.fixed is None:
             return []
         known = {id(tensor): value for tensor, value in zip(self.fixed.inputs, inputs, strict=True)}
         found = []
-        for output in self.fixed.outputs:
-            layer = output._keras_history.operation
+        for layer in _fixed_layers(self.fixed):
             read = keras.tree.map_structure(lambda tensor: known[id(tensor)], layer.input)
             found.append(layer.at(read, rows))
         return found
@@ -86,7 +89,7 @@ def split_at_head(network: keras.Model) -> SplitNetwork:
     head = network.get_layer(_HEAD)
     # Networks of version 0.1.0 have no layer that joins what the head reads.
     read = network.get_layer(_READ).input if _READ in names else [head.input]
-    fixed = [network.get_layer(name).output for name in (_STATIC_HOURS, _SUMMARIES) if name in names]
+    fixed = [layer.output for layer in _fixed_layers(network)]
     learned = [part for part in read if not any(part is other for other in fixed)]
     in_order = len(read) == len(learned) + len(fixed) and all(
         a is b for a, b in zip(read, learned + fixed, strict=True)
@@ -100,6 +103,11 @@ def split_at_head(network: keras.Model) -> SplitNetwork:
             "`split_at_head` together."
         )
     return SplitNetwork(keras.Model(network.inputs, learned), fixed_model, head)
+
+
+def _fixed_layers(network: keras.Model) -> list[keras.layers.Layer]:
+    names = {layer.name for layer in network.layers}
+    return [network.get_layer(name) for name in (_STATIC_HOURS, _SUMMARIES) if name in names]
 
 
 def _check_network_config(config: NetworkConfig) -> None:

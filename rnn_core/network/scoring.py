@@ -17,7 +17,6 @@ import tensorflow as tf
 from rnn_core.contracts.errors import ContractError
 from rnn_core.contracts.frames import Windows
 from rnn_core.network.build import members_of, split_at_head
-from rnn_core.network.encoding import at_rows
 from rnn_core.network.heads import masses
 from rnn_core.series.windows import batch_rows, bucket_lengths, gather_batch
 
@@ -153,9 +152,7 @@ def _compile_member(member: _Architecture, last: bool) -> Callable[..., Any]:
     @tf.function(autograph=False)
     def forecast(weights: Any, read: Any, row: Any, shared: Any) -> Any:
         with keras.StatelessScope(list(zip(member.network.weights, weights, strict=True))):
-            learned = _outputs(parts.learned, read)
-            if last:
-                learned = [at_rows(hours, row[:, None]) for hours in learned]
+            learned = parts.learned_at(read, row[:, None]) if last else _outputs(parts.learned, read)
             found = masses(parts.head(tf.concat([*learned, *shared], axis=-1)))
             return found[:, 0] if last else found
 

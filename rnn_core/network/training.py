@@ -19,7 +19,6 @@ from rnn_core.contracts.errors import ContractError, DataTooSmallError
 from rnn_core.contracts.frames import EpochRecord, Labels, Windows
 from rnn_core.network.build import build_network, split_at_head
 from rnn_core.network.devices import Devices, choose_devices, share_of_replica
-from rnn_core.network.encoding import at_rows
 from rnn_core.network.heads import logits_of
 from rnn_core.network.losses import stay_loss
 from rnn_core.series.windows import batch_rows, bucket_lengths, gather_batch
@@ -408,7 +407,7 @@ def _compile_steps(
 
     def row_losses(x: Any, static: Any, hours: Any, *labels: Any, training: bool) -> Any:
         read = [x, static][: len(model.inputs)]
-        learned = [at_rows(part, hours) for part in tf.nest.flatten(parts.learned(read, training=training))]
+        learned = parts.learned_at(read, hours, training=training)
         seen = [tf.cast(part, tf.float32) for part in [*learned, *parts.fixed_at(read, hours)]]
         return stay_loss(parts.head(tf.concat(seen, axis=-1)), *labels, config.train.death_weight)
 

@@ -118,6 +118,14 @@ class Calibration(Saved):
         return self.time.apply(self.mortality.apply(forecast, elapsed_hours), elapsed_hours)
 
 
+def thinned(rows: np.ndarray, most: int, row_weight: float) -> tuple[np.ndarray, float]:
+    """At most so many of `rows`, drawn at random and rising, and the weight with which each stands for all."""
+    if len(rows) <= most:
+        return rows, row_weight
+    kept = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
+    return kept, row_weight * (len(rows) / most)
+
+
 def fit_calibration(
     forecast: Distribution,
     death: ArrayLike,
@@ -194,9 +202,7 @@ def fit_time_calibration(
         raise ContractError(f"Masses, weights and entry have one shape; found {shape}, {weights.shape}, {entry.shape}.")
     informative = (weights.max(axis=(1, 2), initial=0.0) > 0) & (entry.max(axis=(1, 2), initial=0.0) > 0)
     rows = np.flatnonzero(informative)
-    if len(rows) > MAX_TIME_ROWS:
-        row_weight *= len(rows) / MAX_TIME_ROWS
-        rows = np.sort(np.random.default_rng(0).choice(rows, MAX_TIME_ROWS, replace=False))
+    rows, row_weight = thinned(rows, MAX_TIME_ROWS, row_weight)
     forecast, weights, entry = forecast.take(rows), weights[rows], entry[rows]
     elapsed = np.broadcast_to(np.asarray(elapsed_hours, dtype=np.float64), shape[0])[rows]
     times = forecast.times_by_cause()

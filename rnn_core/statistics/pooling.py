@@ -10,7 +10,7 @@ from scipy.special import expit, log_softmax, logit, softmax
 
 from rnn_core.contracts.frames import ALIVE, DIED
 from rnn_core.contracts.saved import Saved
-from rnn_core.statistics.calibration import REFERENCE_HOURS, hour_doublings
+from rnn_core.statistics.calibration import REFERENCE_HOURS, hour_doublings, thinned
 from rnn_core.statistics.distribution import Distribution
 
 # Standard deviation of the normal priors around equal weights, on the scale of their logarithms, and that of their change
@@ -87,10 +87,8 @@ def fit_pool(
     of the same rows, float [rows, bins, 2]. elapsed_hours: [rows] or one number. row_weight: how much evidence a row is;
     consecutive hours of a stay are near-copies.
     """
-    n, rows = len(parts), np.arange(len(parts[0]))
-    if len(rows) > MAX_ROWS:
-        row_weight *= len(rows) / MAX_ROWS
-        rows = np.sort(np.random.default_rng(0).choice(rows, MAX_ROWS, replace=False))
+    n = len(parts)
+    rows, row_weight = thinned(np.arange(len(parts[0])), MAX_ROWS, row_weight)
     elapsed = np.broadcast_to(np.asarray(elapsed_hours, dtype=np.float64), len(parts[0]))[rows]
     terms = _Terms.of([part.take(rows) for part in parts], elapsed)
     death, weights, entry = (np.asarray(of)[rows] for of in (death, weights, entry))
