@@ -62,6 +62,12 @@ def check_slices_are_one_pass(engine: Engine, adapter: Adapter, which: str, edge
     pd.testing.assert_frame_equal(sorted_rows(together), sorted_rows(read(engine, adapter, which)))
 
 
+def untimed(engine: Engine, adapter: Adapter) -> dict[str, tuple[int, int]]:
+    """By table, the rows without a usable time that `source check` counts, and their stays or patients."""
+    held = read_not_taken(adapter, engine)
+    return {row["name"]: (row["rows"], row["stays"]) for row in held if row["kind"] == "untimed"}
+
+
 def concept_map(source: str) -> list[dict[str, str]]:
     with (FOLDER / source / "concept_map.csv").open(newline="") as file:
         return list(csv.DictReader(file))

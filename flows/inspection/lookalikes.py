@@ -121,7 +121,7 @@ def missed(found: Profile, not_taken: list[dict[str, Any]]) -> Iterator[str]:
             if _INTENSIVE.search(row["name"].lower()):
                 yield f"{row['rows']:,} rows of stays named {row['name']!r} look like intensive care and are not read"
             continue
-        for concept in looks_like(row["name"]) if row["rows"] >= FEW_ROWS else ():
+        for concept in looks_like(row["name"]) if row["kind"] == "row" and row["rows"] >= FEW_ROWS else ():
             candidates.setdefault(concept, []).append((row["stays"], row["rows"], row["name"]))
     for variable, (concept, seen) in found.unused_units.items():
         if seen.rows >= FEW_ROWS:

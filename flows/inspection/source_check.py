@@ -67,9 +67,9 @@ class SourceReport:
         if whole:
             print_rows(self.by_unit, title="\nVariables by unit, values after mapping")
         print_rows(self.unmapped, title="\nVariables that no concept takes (counted, not copied)")
-        stays = [row for row in self.not_read if row["kind"] == "stay"]
-        others = [row for row in self.not_read if row["kind"] != "stay"]
-        print_rows([*stays, *(others if whole else others[:NAMES_SHOWN])], title="\nNot read, the most frequent names")
+        named = [row for row in self.not_read if row["kind"] == "row"]
+        others = [row for row in self.not_read if row["kind"] != "row"]
+        print_rows([*others, *(named if whole else named[:NAMES_SHOWN])], title="\nNot read, the most frequent names")
         print_rows(self.audit, title="\nLabel audit")
         print("\n" + ("\n".join(f"LOOK: {fault}" for fault in self.faults) or "Nothing looks wrong."))
 
@@ -144,7 +144,7 @@ def check(source: str, as_of: datetime) -> SourceReport:
     concepts, units, audit = coverage(found), by_unit(found), _audit(adapter, found.stays)
     not_read = read_not_taken(adapter, engine)
     faults = [
-        *_untimed(found),
+        *_untimed(found, not_read or []),
         *_unit_faults(units),
         *_midnight_faults(found),
         *_unknown(found),
@@ -165,10 +165,13 @@ def check(source: str, as_of: datetime) -> SourceReport:
     return SourceReport(adapter, concepts, units, unmapped, not_read, audit, faults)
 
 
-def _untimed(found: Profile) -> Iterator[str]:
+def _untimed(found: Profile, not_read: list[dict[str, Any]]) -> Iterator[str]:
     for relation, n in found.untimed.items():
         if n:
             yield f"{n:,} rows of {relation} have no usable time; an ingest quarantines them as unreadable_time"
+    for row in not_read:
+        if row["kind"] == "untimed":
+            yield f"{row['rows']:,} rows of {row['name']} have no usable time: they belong to no stay and are not read"
 
 
 def _unit_faults(units: list[dict[str, Any]]) -> Iterator[str]:

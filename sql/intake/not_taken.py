@@ -9,7 +9,9 @@ from sql.store.deadline import within
 
 
 def read_not_taken(adapter: Adapter, engine: Engine) -> list[dict] | None:
-    """A row per name: kind ("row", or "stay" for rows of stays), name, rows, stays (patients where a row names no stay).
+    """A row per name: kind, name, rows, stays (patients where a row names no stay).
+
+    kind: "row", "stay" for rows of stays, or "untimed" for rows without a usable time, by the name of their table.
 
     None if the adapter has no such SELECT, the database refuses it (the user may lack rights on its tables), or it takes
     longer than a read may.

@@ -229,7 +229,8 @@ def _read_rows(engine: Engine, sql: str, bound: dict[str, Any], _: Adapter) -> I
 
 
 def _iso(time: datetime) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S")
+    """With four digits of the year, which strftime leaves out before 1000: texts compare."""
+    return time.replace(tzinfo=None).isoformat(" ", "seconds")
 
 
 def _column(name: str, values: tuple[Any, ...]) -> pa.Array:

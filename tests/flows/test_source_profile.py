@@ -72,9 +72,11 @@ def test_coverage_counts_rows_stays_numbers_and_delays_and_says_what_is_lacking(
 
 
 def test_rows_without_a_usable_time_are_something_to_look_at(made):
-    assert [fault.split(";")[0] for fault in _untimed(made)] == [
+    not_read = [{"kind": kind, "name": "vitals", "rows": 1_200, "stays": 1} for kind in ("row", "stay", "untimed")]
+    assert [fault.split(";")[0] for fault in _untimed(made, not_read)] == [
         "1 rows of stays have no usable time",
         "2 rows of observations have no usable time",
+        "1,200 rows of vitals have no usable time: they belong to no stay and are not read",
     ]
 
 

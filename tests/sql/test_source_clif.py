@@ -12,6 +12,7 @@ from builders_source import (
     newest,
     read,
     sorted_rows,
+    untimed,
 )
 from sqlalchemy import text
 
@@ -399,6 +400,32 @@ def test_a_row_without_a_begin_is_in_no_stay_and_a_read_from_the_beginning_retur
     found = read(clif, "clif", "stays", "made", since=FROM_THE_BEGINNING)
     (lost,) = found[found["available_at"].isna()].to_dict("records")
     assert (lost["stay_id"], lost["patient_id"]) == ("h-without-begin", "p") and pd.isna(lost["intime"])
+
+
+def test_values_without_a_time_are_counted(clif):
+    hand_made_clif(clif, [("A", 1, 5)], "Home", None)
+    with clif.begin() as connection:
+        connection.exec_driver_sql(
+            "insert into made.vitals (hospitalization_id, vital_category, recorded_dttm, vital_value) values"
+            " ('h', 'heart_rate', null, 80), ('h', 'heart_rate', 'infinity', 80), ('h', 'map', '2031-01-01 02:00+00', 80)"
+        )
+        connection.exec_driver_sql(
+            "insert into made.labs (hospitalization_id, lab_category, lab_collect_dttm, lab_result_dttm) values"
+            " ('h', 'sodium', null, null), ('h', 'sodium', null, '2031-01-01 02:00+00')"
+        )
+        connection.exec_driver_sql(
+            "insert into made.medication_admin_continuous (hospitalization_id, med_group) values ('i', 'vasoactives')"
+        )
+    found = read(clif, "clif", "observations", "made")
+    assert sorted(found["variable"]) == ["map", "sodium"], (
+        "a result without the time of its draw is read, and quarantined"
+    )
+    assert untimed(clif, adapter_at("clif", "made")) == {
+        "vitals": (2, 1),
+        "labs": (1, 1),
+        "medication_admin_continuous": (1, 1),
+    }
+    assert untimed(clif, adapter_at("clif", "published")) == {}
 
 
 def test_the_selects_need_only_what_the_card_names(clif):

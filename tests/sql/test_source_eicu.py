@@ -14,12 +14,14 @@ from builders_source import (
     newest,
     read,
     sorted_rows,
+    untimed,
 )
 from hospital import create
 from hospital.eicu import WEIGHT
 
 from rnn_core.contracts.frames import OUTCOMES, STAY_COLUMNS, UNIT_TYPES
 from sql.intake.adapter import load_adapter
+from sql.intake.reading import BEGINNING as FROM_THE_BEGINNING
 from sql.loaders.eicu import TABLES
 from sql.store.engine import open_engine
 
@@ -193,6 +195,20 @@ def test_a_stay_begins_in_its_year_on_the_day_of_its_id_at_its_time_of_day(eicu)
     assert begins["242040"] == pd.Timestamp("2015-01-01 08:00", tz="UTC") + timedelta(days=242_040 % 365)
     assert begins["2919"] == pd.Timestamp("2014-12-31 23:59:30", tz="UTC")
     assert begins["2921"] == pd.Timestamp("2015-01-02 03:45", tz="UTC")
+
+
+def test_a_stay_whose_begin_cannot_be_computed_costs_no_other_and_is_returned_to_be_quarantined(eicu):
+    lost = [
+        patient(1, hospitaldischargeyear=None),
+        patient(2, hospitaldischargeyear=0),
+        patient(3, unitadmittime24="24:61"),
+        patient(4, 365, hospitaladmitoffset=None, unitdischargeoffset=5),
+    ]
+    assert set(versions_of(eicu, patient(), *lost)["stay_id"]) == {"365"}
+    found = read(eicu, "eicu", "stays", since=FROM_THE_BEGINNING)
+    assert found.loc[found["intime"].isna(), "stay_id"].tolist() == ["1", "2", "3", "4"]
+    assert found["stay_id"].value_counts()["365"] == 1
+    assert read(eicu, "eicu", "observations").empty
 
 
 def test_the_stays_of_one_hospital_stay_follow_each_other_as_the_documentation_tells(eicu):
@@ -732,9 +748,10 @@ def test_every_variable_of_the_map_is_read_and_no_other(eicu):
         else:
             rows[table].append({"observationoffset": number, name: 1})
     rows["lab"].append(lab("urinary sodium", 5, 1.0))
-    rows["nursecharting"].append(nurse("Pain Score", 5, "1"))
+    rows["nursecharting"] += [nurse("Pain Score", 5, "1"), nurse("Heart Rate", None, "1")]
     rows["respiratorycharting"].append(respiratory("TV/kg IBW", 5, "1"))
     found = {row[0] for row in observed(eicu, **rows)}
+    assert untimed(eicu, adapter_at("eicu")) == {"nursecharting": (1, 1)}
     # Nurses' coma scales leave none of APACHE's.
     rows["nursecharting"] = []
     found |= {row[0] for row in observed(eicu, **rows)}

@@ -17,11 +17,13 @@ from builders_source import (
     newest,
     read,
     sorted_rows,
+    untimed,
 )
 from sqlalchemy import text
 
 from rnn_core.contracts.frames import ADMISSION_TYPES, OUTCOMES, SEXES, STAY_COLUMNS, UNIT_TYPES
 from sql.intake.catalogue import sequential_scans
+from sql.intake.reading import BEGINNING as FROM_THE_BEGINNING
 from sql.loaders import mimic_iii as loader
 from sql.store.engine import open_engine
 
@@ -295,14 +297,14 @@ def test_slices_together_are_one_pass(demo, stays, which):
 
 @pytest.fixture(scope="module")
 def few_patients(mimic_iii_folder):
-    """Every seventh patient's rows of each table."""
+    """Every seventh patient's rows of each table, and all items."""
     tables = {}
     for name in loader.TABLES:
         table = loader.read_table(loader.find(mimic_iii_folder, name))
-        if "subject_id" not in table.column_names:
-            continue
-        wanted = pc.equal(pc.subtract(table["subject_id"], pc.multiply(pc.divide(table["subject_id"], 7), 7)), 0)
-        tables[name] = table.filter(wanted)
+        if "subject_id" in table.column_names:
+            sevens = pc.multiply(pc.divide(table["subject_id"], 7), 7)
+            table = table.filter(pc.equal(table["subject_id"], sevens))
+        tables[name] = table
     return tables
 
 
@@ -316,6 +318,22 @@ def test_other_engines_give_the_rows_that_postgresql_gives(few_patients, version
         wanted = comparable(whole[whole["stay_id"].astype(int).isin(subjects)])
         pd.testing.assert_frame_equal(found, wanted[found.columns])
         assert len(found) > 40
+    check_what_has_no_time(engine)
+
+
+def check_what_has_no_time(engine):
+    """A stay without a begin is returned to be quarantined, whether it has an end or not; a value without a time is counted."""
+    assert untimed(engine, adapter_at("mimic_iii", "main")) == {}
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "insert into icustays (icustay_id, subject_id, hadm_id, first_careunit, outtime) values"
+            " (1, 2, 3, 'MICU', null), (2, 2, 3, 'MICU', '2130-01-01 00:00:00')"
+        )
+        connection.exec_driver_sql("insert into chartevents (subject_id, itemid, valuenum) values (2, 211, 80)")
+    assert not set("12") & set(read(engine, "mimic_iii", "stays", "main")["stay_id"])
+    found = read(engine, "mimic_iii", "stays", "main", since=FROM_THE_BEGINNING).set_index("stay_id")
+    assert found.loc[["1", "2"], ["intime", "outtime"]].notna().to_numpy().tolist() == [[False, False], [False, True]]
+    assert untimed(engine, adapter_at("mimic_iii", "main")) == {"chartevents": (1, 1)}
 
 
 def comparable(frame):
@@ -331,6 +349,12 @@ def comparable(frame):
 
 
 # ------------------------------------------------------------------------------------------------- what the card says
+
+
+def test_the_demo_has_nothing_without_a_time(demo):
+    assert untimed(demo, adapter_at("mimic_iii")) == {}
+    from_the_beginning = read(demo, "mimic_iii", "stays", since=FROM_THE_BEGINNING, until=BEGINNING)
+    assert from_the_beginning.empty
 
 
 def test_the_selects_need_only_what_the_card_names(demo):

@@ -14,6 +14,7 @@ from builders_source import (
     newest,
     read,
     sorted_rows,
+    untimed,
 )
 from hospital import create
 from hospital.omop import EHR, ICU, INPATIENT, LAB, TABLES
@@ -659,8 +660,12 @@ def test_a_row_without_a_begin_is_in_no_stay_and_a_read_from_the_beginning_retur
         engine,
         visit_detail=[detail(1, 1, A, 1, 5), detail(2, 1, A, 5, 9) | {"visit_detail_start_datetime": None}],
         person=[person(1)],
-        measurement=[measured(1, HEART_RATE, hour, 80) for hour in (2, 7)],
+        measurement=[
+            *(measured(1, HEART_RATE, hour, 80) for hour in (2, 7)),
+            measured(1, HEART_RATE, 2, 80, measurement_datetime=None, measurement_date=None),
+        ],
     )
+    assert untimed(engine, adapter_at("omop")) == {"measurement": (1, 1)}
     schema = load_adapter("omop").schemas["schema"]
     with engine.begin() as connection:
         connection.exec_driver_sql(

@@ -1,4 +1,5 @@
--- Labels and names that observations.sql does not read, with their rows and unit stays; for `source check`.
+-- Labels and names that observations.sql does not read, and rows without an offset, with their rows and unit stays; for
+-- `source check`.
 select 'stay' as kind, coalesce(unitstaytype, '(none)') as name, count(*) as n_rows, count(*) as n_stays
 from {schema}.patient
 where not (unitstaytype is distinct from 'stepdown/other' and unittype is distinct from 'SDU/Step down')
@@ -35,4 +36,23 @@ from (
         and drugname !~* '^(epineph|epi \(|vasopressin|dopamine|milrinone)'
 ) as held
 where name not in ({variables})
+group by name
+
+union all
+select 'untimed', name, count(*), count(distinct patientunitstayid)
+from (
+    select 'nursecharting' as name, patientunitstayid from {schema}.nursecharting where nursingchartoffset is null
+    union all
+    select 'respiratorycharting', patientunitstayid from {schema}.respiratorycharting where respchartoffset is null
+    union all
+    select 'lab', patientunitstayid from {schema}.lab where labresultoffset is null
+    union all
+    select 'infusiondrug', patientunitstayid from {schema}.infusiondrug where infusionoffset is null
+    union all
+    select 'intakeoutput', patientunitstayid from {schema}.intakeoutput where intakeoutputoffset is null
+    union all
+    select 'vitalperiodic', patientunitstayid from {schema}.vitalperiodic where observationoffset is null
+    union all
+    select 'vitalaperiodic', patientunitstayid from {schema}.vitalaperiodic where observationoffset is null
+) as undated
 group by name

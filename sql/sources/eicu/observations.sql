@@ -3,19 +3,30 @@
 -- eICU keeps minutes from the unit admission and no dates; README.md explains how stays are placed on a calendar.
 -- Below, `observed` and `known` are such minutes. Tables are entered through the stays that lie around the slice.
 -- The calendar is that of stays.sql.
-with hospital_stay as (
+with timed as (
+    select
+        patientunitstayid, patienthealthsystemstayid, uniquepid, hospitaladmitoffset,
+        hospitaldischargeoffset, hospitaldischargestatus, unitdischargeoffset, unitdischargestatus,
+        -- A year or a time of day that is none would stop the whole read.
+        case when cast(unitadmittime24 as text) ~ '^([01]?\d|2[0-3])(:[0-5]\d){1,2}(\.\d+)?$' then cast(unitadmittime24 as time) end
+            as begins,
+        case when cast(hospitaldischargeyear as integer) between 1000 and 2900 then
+            make_date(cast(hospitaldischargeyear as integer), 1, 1) + cast(patientunitstayid % 365 as integer)
+        end as day
+    from {schema}.patient
+),
+hospital_stay as (
     select distinct on (patienthealthsystemstayid)
-        patienthealthsystemstayid, hospitaladmitoffset, cast(unitadmittime24 as time) as begins,
-        coalesce(uniquepid, cast(patienthealthsystemstayid as text)) as patient,
-        make_date(cast(hospitaldischargeyear as integer), 1, 1) + cast(patientunitstayid % 365 as integer) as day,
-        extract(epoch from cast(unitadmittime24 as time)) / 60 + hospitaladmitoffset as admitted,
+        patienthealthsystemstayid, hospitaladmitoffset, begins,
+        coalesce(uniquepid, cast(patienthealthsystemstayid as text)) as patient, day,
+        extract(epoch from begins) / 60 + hospitaladmitoffset as admitted,
         greatest(max(greatest(hospitaldischargeoffset, unitdischargeoffset) - hospitaladmitoffset) over own, 0) as lasts,
         coalesce(bool_or(
             hospitaldischargeoffset is null or 'Expired' in (hospitaldischargestatus, unitdischargestatus)
         ) over own, false) as is_last
-    from {schema}.patient
+    from timed
     window own as (partition by patienthealthsystemstayid)
-    order by patienthealthsystemstayid, hospitaladmitoffset desc, patientunitstayid
+    order by patienthealthsystemstayid, hospitaladmitoffset desc nulls last, patientunitstayid
 ),
 numbered as (
     select

@@ -2,22 +2,33 @@
 -- a version holds what was known by its available_at: the admission, a death in the unit, the end, and the end of the
 -- hospital stay.
 -- eICU keeps minutes from the unit admission and no dates; README.md explains how stays are placed on a calendar.
-with hospital_stay as (
+with timed as (
+    select
+        patientunitstayid, patienthealthsystemstayid, uniquepid, hospitaladmitoffset,
+        hospitaldischargeoffset, hospitaldischargestatus, unitdischargeoffset, unitdischargestatus,
+        -- A year or a time of day that is none would stop the whole read.
+        case when cast(unitadmittime24 as text) ~ '^([01]?\d|2[0-3])(:[0-5]\d){1,2}(\.\d+)?$' then cast(unitadmittime24 as time) end
+            as begins,
+        case when cast(hospitaldischargeyear as integer) between 1000 and 2900 then
+            make_date(cast(hospitaldischargeyear as integer), 1, 1) + cast(patientunitstayid % 365 as integer)
+        end as day
+    from {schema}.patient
+),
+hospital_stay as (
     -- The first unit stay is the one closest to the hospital's admission.
     select distinct on (patienthealthsystemstayid)
-        patienthealthsystemstayid, hospitaladmitoffset, cast(unitadmittime24 as time) as begins,
-        coalesce(uniquepid, cast(patienthealthsystemstayid as text)) as patient,
-        make_date(cast(hospitaldischargeyear as integer), 1, 1) + cast(patientunitstayid % 365 as integer) as day,
+        patienthealthsystemstayid, hospitaladmitoffset, begins,
+        coalesce(uniquepid, cast(patienthealthsystemstayid as text)) as patient, day,
         -- Minutes of that day at which the patient comes to the hospital, and those until everything known has ended.
-        extract(epoch from cast(unitadmittime24 as time)) / 60 + hospitaladmitoffset as admitted,
+        extract(epoch from begins) / 60 + hospitaladmitoffset as admitted,
         greatest(max(greatest(hospitaldischargeoffset, unitdischargeoffset) - hospitaladmitoffset) over own, 0) as lasts,
         -- After a death there is no other hospital stay, and after one that still runs there is none yet.
         coalesce(bool_or(
             hospitaldischargeoffset is null or 'Expired' in (hospitaldischargestatus, unitdischargestatus)
         ) over own, false) as is_last
-    from {schema}.patient
+    from timed
     window own as (partition by patienthealthsystemstayid)
-    order by patienthealthsystemstayid, hospitaladmitoffset desc, patientunitstayid
+    order by patienthealthsystemstayid, hospitaladmitoffset desc nulls last, patientunitstayid
 ),
 -- The hospital stays of a patient follow each other: one that would begin before the one before has ended is moved on by
 -- whole days.
@@ -100,7 +111,10 @@ event as (
     select patientunitstayid, hospital_end_known_at from stay where hospital_outtime is not null
 ),
 version as (
-    select patientunitstayid, available_at from event where available_at > :since and available_at <= :until
+    select patientunitstayid, available_at from event
+    where available_at > :since and available_at <= :until
+        -- A stay without a begin is in no slice: a read from the beginning returns it to be quarantined, and counted.
+        or :since < '1800-01-01' and available_at is null
 )
 select
     cast(s.patientunitstayid as text) as stay_id,

@@ -20,7 +20,7 @@ with stay as (
     ) as i
     join {schema}.admissions a on a.hadm_id = i.hadm_id
     join {schema}.patients p on p.subject_id = i.subject_id
-    where i.first_careunit <> 'NICU'
+    where i.first_careunit <> 'NICU' and i.intime between '1000-01-01' and '2900-01-01'
 ),
 event as (
     select icustay_id, intime as available_at from stay
@@ -91,3 +91,11 @@ join (
     left join {schema}.transfers t
         on t.icustay_id = v.icustay_id and t.intime <= v.available_at and t.curr_careunit <> ''
 ) as u on u.icustay_id = v.icustay_id and u.available_at = v.available_at and u.place = 1
+
+union all
+-- A row without a usable begin has no version: a read from the beginning returns it to be quarantined, and counted.
+select
+    cast(icustay_id as text), intime, cast(subject_id as text), first_careunit, null, intime, outtime, null, 'unit', 0, null, null,
+    null, null, null, null, null, null
+from {schema}.icustays
+where :since < '1800-01-01' and first_careunit <> 'NICU' and (intime between '1000-01-01' and '2900-01-01') is not true

@@ -1,4 +1,5 @@
--- Concepts of visit_detail and measurement that the SELECTs do not read, with their rows and persons; for `source check`.
+-- Concepts of visit_detail and measurement that the SELECTs do not read, and measurements without a usable time, with
+-- their rows and persons; for `source check`.
 select
     'stay' as kind, v.visit_detail_concept_id || coalesce(' ' || c.care_site_name, '') as name,
     count(*) as n_rows, count(distinct v.person_id) as n_stays
@@ -15,3 +16,10 @@ select
 from {schema}.measurement
 where measurement_concept_id not in ({items})
 group by measurement_concept_id
+
+union all
+select 'untimed', 'measurement', count(*), count(distinct person_id)
+from {schema}.measurement
+where measurement_concept_id in ({items})
+    and (coalesce(measurement_datetime, measurement_date) between '1000-01-01' and '2900-01-01') is not true
+having count(*) > 0
