@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pandas as pd
 from sqlalchemy import Engine, insert, text
 
+from sql.intake.reading import BEGINNING
 from sql.published import registry, results, runs
 from sql.store import migrate, schema
 from sql.store.engine import open_engine
@@ -132,11 +133,35 @@ def forecasts(risks: dict[str, float | None]) -> pd.DataFrame:
     )
 
 
+def add_unit(engine: Engine, unit: str, beds=None, staffed=None, *, available_at=BEGINNING, source=SOURCE) -> None:
+    """A version of the beds of a unit; without a time they hold since ever."""
+    row = {"source": source, "unit": unit, "beds": beds, "staffed_beds": staffed, "available_at": available_at}
+    with engine.begin() as connection:
+        connection.execute(insert(schema.unit).values(row))
+
+
+def census(counts: dict[str, int | None], horizons=(24, 48), **values) -> pd.DataFrame:
+    """A frame to publish: a certain number of patients per unit at each horizon, None where the forecast abstains."""
+    rows = []
+    for unit, count in counts.items():
+        for horizon in horizons:
+            numbers = dict.fromkeys(set(results.UNIT_FORECAST_COLUMNS) - {"status_reason"})
+            if count is not None:
+                numbers |= {name: count for name in numbers if name.startswith(("census_p", "expected_c"))}
+                numbers |= {"expected_arrivals": 1.5, "expected_discharges": 1.0, "expected_deaths": 0.5}
+                numbers["census_probabilities"] = [0.0] * count + [1.0]
+            named = {"unit": unit, "horizon_hours": horizon, "n_present": 1}
+            said = {"status": "abstained", "status_reason": "stale"} if count is None else {"status": "scored"}
+            rows.append({"status_reason": None} | numbers | named | said | values)
+    return pd.DataFrame(rows, columns=list(results.UNIT_FORECAST_COLUMNS))
+
+
 def add_forecasts(
     engine: Engine,
     risks: dict[str, float | None],
     *,
     model_id: str,
+    census: pd.DataFrame | None = None,
     as_of=NOW,
     kind="forecast",
     role="champion",
@@ -151,6 +176,7 @@ def add_forecasts(
         source=source,
         prediction_time=as_of,
         stays=forecasts(risks),
+        census=census,
         watermark=as_of,
         newest_observation_at=as_of - hours(2),
     )

@@ -202,7 +202,7 @@ def _full_units(adapter: Adapter, stays: pd.DataFrame, as_of: datetime) -> Itera
     """Units with more patients at `as_of` than `source.yaml` gives them beds; stays as `newest_stays`, with their unit."""
     is_open = (stays["intime"] <= as_of) & ~(stays["outtime"] <= as_of) & stays["outcome"].isna()
     for unit, n in stays[is_open].groupby("unit").size().items():
-        if (beds := adapter.units.get(unit)) is not None and n > beds:
+        if unit in adapter.units and (beds := adapter.units[unit].beds) is not None and n > beds:
             yield (
                 f"{n} patients are in {unit}, which has {beds} beds: does stays.sql return the ends, and is the number in "
                 "source.yaml right?"

@@ -49,7 +49,7 @@ def _landed(store: Engine, source: str, as_of: datetime, reconcile: bool) -> Ite
     adapter, database = open_source(source)
     check_source(adapter, database)
     overlap = timedelta(hours=load_settings().overlap_hours)
-    batch = landing.begin_batch(store, source, as_of, reconcile=reconcile, overlap=overlap)
+    batch = landing.begin_batch(store, source, as_of, reconcile=reconcile, overlap=overlap, timezone=adapter.timezone)
     try:
         read_rows(store, batch, adapter, database)
         cast_rows(store, batch, adapter)

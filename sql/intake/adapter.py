@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import yaml
 from sqlalchemy.engine.interfaces import Dialect
@@ -29,6 +30,13 @@ _GRANTS = {
     "oracle": ("", "grant select on {table} to {role};"),
 }
 _FILES = ("duckdb", "sqlite")
+
+
+class Beds(NamedTuple):
+    """Beds of a unit, and those with staff; None where it is not known."""
+
+    beds: int | None
+    staffed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,7 @@ class Adapter:
     availability: str
     dialects: tuple[str, ...]
     tables: dict[str, list[str]]
-    units: dict[str, int | None]
+    units: dict[str, Beds]
     stays_sql: str
     observations_sql: str
     concept_map: tuple[MappedVariable, ...]
@@ -180,7 +188,7 @@ def _read_folder(folder: Path) -> Adapter:
         availability=promises["availability"],
         dialects=tuple(promises.get("dialects", ["postgresql"])),
         tables=promises["tables"],
-        units=promises.get("units") or {},
+        units=_read_beds(folder.name, promises.get("units") or {}),
         stays_sql=_read_select(folder / "stays.sql", schemas),
         observations_sql=_read_select(folder / "observations.sql", schemas),
         concept_map=_read_concept_map(folder / "concept_map.csv"),
@@ -192,6 +200,23 @@ def _read_folder(folder: Path) -> Adapter:
         not_taken_sql=looks.read_text() if (looks := folder / "not_taken.sql").is_file() else None,
         look_tables=promises.get("look_tables") or {},
     )
+
+
+def _read_beds(source: str, units: Mapping[str, Any]) -> dict[str, Beds]:
+    """Of each unit in source.yaml: a number of beds, null, or `{beds, staffed}`."""
+    read = {}
+    for unit, given in units.items():
+        try:
+            found = read[str(unit)] = Beds(**given) if isinstance(given, dict) else Beds(given)
+        except TypeError:
+            found = Beds(-1)
+        numbers = [n for n in found if n is not None]
+        if not all(type(n) is int and n >= 0 for n in numbers) or numbers != sorted(numbers, reverse=True):
+            raise ContractError(
+                f"{source}/source.yaml: the beds of {unit} must be a whole number, null, or {{beds, staffed}} with no more "
+                "staffed than beds, and none below 0."
+            )
+    return read
 
 
 def _read_select(path: Path, schemas: Mapping[str, str]) -> str:

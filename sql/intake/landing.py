@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -14,7 +14,7 @@ from sqlalchemy.schema import AddConstraint, DropConstraint
 
 from rnn_core.contracts.errors import SourceError
 from sql.intake import casting, quality
-from sql.intake.adapter import Adapter
+from sql.intake.adapter import Adapter, Beds
 from sql.intake.reading import BEGINNING, read_observations, read_stays
 from sql.intake.retention import purged_until
 from sql.store.copy import copy_arrow
@@ -64,12 +64,19 @@ class BatchCounts:
 
 
 def begin_batch(
-    engine: Engine, source: str, as_of: datetime, *, reconcile: bool = False, overlap: timedelta = OVERLAP
+    engine: Engine,
+    source: str,
+    as_of: datetime,
+    *,
+    reconcile: bool = False,
+    overlap: timedelta = OVERLAP,
+    timezone: str = "UTC",
 ) -> Batch:
     """Open a batch; one that died before is marked abandoned and its tables are dropped.
 
     Each relation is read from its own watermark less `overlap`, so one that pauses while the other continues is read from
     where it stopped. To reconcile, and until something was accepted from it, from the beginning or from the last purge.
+    timezone: the clock of the hospital, by which views know its day.
     """
     with engine.begin() as connection:
         dead = connection.execute(
@@ -88,9 +95,10 @@ def begin_batch(
         }
         batch_id = connection.execute(
             text(
-                "insert into icu.batch (source, as_of, read_since) values (:source, :as_of, :since) returning batch_id"
+                "insert into icu.batch (source, as_of, read_since, timezone)"
+                " values (:source, :as_of, :since, :timezone) returning batch_id"
             ),
-            {"source": source, "as_of": as_of, "since": min(since.values())},
+            {"source": source, "as_of": as_of, "since": min(since.values()), "timezone": timezone},
         ).scalar_one()
     return Batch(batch_id, source, as_of, since)
 
@@ -253,7 +261,7 @@ def check(engine: Engine, batch: Batch) -> dict[str, list[quality.CheckOutcome]]
 
 
 def take_over(
-    connection: Connection, batch: Batch, outcomes: dict[str, list[quality.CheckOutcome]], beds: dict[str, int | None]
+    connection: Connection, batch: Batch, outcomes: dict[str, list[quality.CheckOutcome]], beds: Mapping[str, Beds]
 ) -> BatchCounts:
     """Quarantine, append, move the watermark and drop the landing tables, within the connection's transaction."""
     connection.exec_driver_sql(_ROOM_TO_SORT)
@@ -265,8 +273,15 @@ def take_over(
     _quarantine(connection, batch, "observation", outcomes["observation"])
     with _key_built_at_once(connection):
         observations = _append(connection, batch, "observation")
-    connection.execute(text(_NAME_UNITS), {"source": batch.source, "beds": json.dumps(beds)})
+    _add_beds(connection, batch, beds)
     return _finish(connection, batch, stays, observations)
+
+
+def _add_beds(connection: Connection, batch: Batch, beds: Mapping[str, Beds]) -> None:
+    """What source.yaml says now is known since the batch's slot, where it says something else than before."""
+    bound = {"source": batch.source, "as_of": batch.as_of, "batch_id": batch.batch_id, "since_ever": BEGINNING}
+    given = [{"unit": unit, **found._asdict()} for unit, found in beds.items()]
+    connection.execute(text(_ADD_BEDS), bound | {"beds": json.dumps(given)})
 
 
 @contextmanager
@@ -424,12 +439,20 @@ _APPEND = {
     " select :source, stay_id, concept, observed_at, available_at, number, :batch_id from {checked} where taken_value is null",
 }
 
-_NAME_UNITS = """
-insert into icu.unit (source, unit, beds)
-select distinct source, unit, (cast(:beds as jsonb) ->> unit)::int from icu.stay_version
-where source = :source and unit is not null
-union select :source, name, beds::int from jsonb_each_text(cast(:beds as jsonb)) b (name, beds)
-on conflict (source, unit) do update set beds = coalesce(excluded.beds, icu.unit.beds)
+# A version more where the newest one differs; what was never given before holds since ever.
+_ADD_BEDS = """
+insert into icu.unit (source, unit, beds, staffed_beds, available_at, batch_id)
+select :source, given.unit, given.beds, given.staffed,
+    case when newest.known_at is null then :since_ever else greatest(:as_of, newest.known_at) end, :batch_id
+from jsonb_to_recordset(cast(:beds as jsonb)) as given (unit text, beds int, staffed int)
+left join lateral (
+    select u.available_at as known_at, u.beds, u.staffed_beds
+    from icu.unit u where u.source = :source and u.unit = given.unit
+    order by u.available_at desc limit 1
+) newest on true
+where newest.known_at is null or (newest.beds, newest.staffed_beds) is distinct from (given.beds, given.staffed)
+on conflict (source, unit, available_at) do update
+set beds = excluded.beds, staffed_beds = excluded.staffed_beds, batch_id = excluded.batch_id
 """
 
 # greatest() and least() ignore nulls: a relation without rows keeps the watermark it has.

@@ -28,6 +28,12 @@ from quality.quarantine q where q.source = :source and q.quarantined_at < :cutof
     )
 )
 """
+# Plans whose time and last word are past; those of a stay that goes are among them, or go with it.
+_OF_PLANS = """
+from icu.planned t where t.source = :source and (
+    t.stay_id in (select stay_id from purged) or greatest(t.expected_at, t.available_at) < :cutoff
+)
+"""
 _REMEMBER = """
 insert into icu.retention (source, purged_until) values (:source, :cutoff)
 on conflict (source) do update set purged_until = greatest(icu.retention.purged_until, excluded.purged_until)
@@ -35,8 +41,8 @@ on conflict (source) do update set purged_until = greatest(icu.retention.purged_
 
 
 def purge(engine: Engine, source: str, cutoff: datetime, *, dry_run: bool) -> dict[str, int]:
-    """Delete all rows of the stays of `source` that ended before `cutoff` and have no later version, and its quarantined
-    rows from before; returns the rows per table.
+    """Delete all rows of the stays of `source` that ended before `cutoff` and have no later version, and its plans and
+    quarantined rows from before; returns the rows per table.
 
     A later reconcile does not bring them back. Open stays are kept, however old. dry_run: count, delete nothing.
     """
@@ -49,7 +55,11 @@ def purge(engine: Engine, source: str, cutoff: datetime, *, dry_run: bool) -> di
         }
         counts = {
             table: _delete(connection, statement, bound)
-            for table, statement in (*of_stays.items(), ("quality.quarantine", _OF_QUARANTINE))
+            for table, statement in (
+                *of_stays.items(),
+                ("icu.planned", _OF_PLANS),
+                ("quality.quarantine", _OF_QUARANTINE),
+            )
         }
         connection.execute(text(_REMEMBER), bound)
         if dry_run:

@@ -10,6 +10,7 @@ import pandas as pd
 import psycopg
 import pyarrow as pa
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Connection,
     DateTime,
@@ -30,11 +31,12 @@ from sqlalchemy.exc import DBAPIError
 from rnn_core.contracts.errors import ContractError, ForecastError
 from sql.published.runs import lock_open_run, mark_published, utc
 from sql.store.copy import copy_arrow
-from sql.store.schema import concept_drift, score, stay_forecast, stay_forecast_driver, unit_los_forecast
+from sql.store.schema import concept_drift, score, stay_forecast, stay_forecast_driver, unit_forecast, unit_los_forecast
 
 _PINNED = ("model_id", "source", "prediction_time", "run_id")
 STAY_FORECAST_COLUMNS: tuple[str, ...] = tuple(c.name for c in stay_forecast.c if c.name not in _PINNED)
 DRIVER_COLUMNS: tuple[str, ...] = tuple(c.name for c in stay_forecast_driver.c if c.name not in _PINNED)
+UNIT_FORECAST_COLUMNS: tuple[str, ...] = tuple(c.name for c in unit_forecast.c if c.name not in _PINNED)
 UNIT_LOS_COLUMNS: tuple[str, ...] = tuple(c.name for c in unit_los_forecast.c if c.name not in _PINNED)
 
 _ARROW = {
@@ -43,6 +45,7 @@ _ARROW = {
     BigInteger: pa.int64(),
     Integer: pa.int32(),
     DateTime: pa.timestamp("us", "UTC"),
+    ARRAY: pa.list_(pa.float64()),
 }
 
 
@@ -76,6 +79,7 @@ class Publication:
     """What a run of forecasts publishes: the rows of one slot (model, source, prediction time) and their drivers.
 
     stays: STAY_FORECAST_COLUMNS, a row per stay. drivers: DRIVER_COLUMNS, a row per stay and rank; none by default.
+    census: UNIT_FORECAST_COLUMNS, a row per unit and horizon; none by default.
     units: UNIT_LOS_COLUMNS, a row per unit and step, forecast by `unit_model_id`; without it the units' slot is left alone.
     watermark, newest_observation_at: how far the source and the observations reach; UTC.
     """
@@ -87,6 +91,7 @@ class Publication:
     prediction_time: datetime
     stays: pd.DataFrame
     drivers: pd.DataFrame | None = None
+    census: pd.DataFrame | None = None
     units: pd.DataFrame | None = None
     unit_model_id: str | None = None
     watermark: datetime | None = None
@@ -96,8 +101,8 @@ class Publication:
         time = utc(self.prediction_time)
         slot = _Slot(self.model_id, self.source, time)
         yield _part(stay_forecast, STAY_FORECAST_COLUMNS, self.stays, slot, self.run_id)
-        drivers = pd.DataFrame(columns=list(DRIVER_COLUMNS)) if self.drivers is None else self.drivers
-        yield _part(stay_forecast_driver, DRIVER_COLUMNS, drivers, slot, self.run_id)
+        yield _part(stay_forecast_driver, DRIVER_COLUMNS, self.drivers, slot, self.run_id)
+        yield _part(unit_forecast, UNIT_FORECAST_COLUMNS, self.census, slot, self.run_id)
         if self.unit_model_id is not None:
             slot = _Slot(self.unit_model_id, self.source, time)
             yield _part(unit_los_forecast, UNIT_LOS_COLUMNS, self.units, slot, self.run_id)
@@ -173,7 +178,9 @@ def _replace_slot(connection: Connection, part: _Part, run_id: int, kind: str) -
         )
 
 
-def _part(table: Table, columns: tuple[str, ...], frame: pd.DataFrame, slot: _Slot, run_id: int) -> _Part:
+def _part(table: Table, columns: tuple[str, ...], frame: pd.DataFrame | None, slot: _Slot, run_id: int) -> _Part:
+    """The slot with the rows of the frame; without one it is emptied."""
+    frame = pd.DataFrame(columns=list(columns)) if frame is None else frame
     if set(frame.columns) != set(columns):
         missing, unknown = sorted(set(columns) - set(frame.columns)), sorted(set(frame.columns) - set(columns))
         raise ContractError(

@@ -51,9 +51,12 @@ def _csv_column(column: pa.Array) -> pa.Array:
     """The column as the CSV writer takes it.
 
     Times become text ending in Z: the writer takes ten times as long for a zoned time, and PostgreSQL would read one
-    without a zone in the zone of the session.
+    without a zone in the zone of the session. Lists of numbers become PostgreSQL's arrays, which the writer has not.
     """
     if pa.types.is_timestamp(column.type):
         text = column.cast(pa.timestamp(column.type.unit)).cast(pa.string())
         return pc.binary_join_element_wise(text, "Z", "")
+    if pa.types.is_list(column.type):
+        values = pc.binary_join(column.cast(pa.list_(pa.string())), ",")
+        return pc.binary_join_element_wise("{", values, "}", "")
     return column.cast(pa.string()) if column.type == pa.string_view() else column

@@ -15,6 +15,8 @@ RELATIONS: tuple[str, ...] = (
     "quality.rejected_version",
     "icu.stay_at",
     "icu.stay",
+    "icu.unit_at",
+    "icu.planned_at",
     "quality.stay_audit_at",
     "quality.stay_audit",
     "forecast.current_risk",

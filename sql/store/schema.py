@@ -1,6 +1,9 @@
 """The tables, declared once: canonical data, data quality, landing and forecasts. Migrations are tested to equal this."""
 
+from itertools import pairwise
+
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -20,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 SCHEMAS: tuple[str, ...] = ("icu", "landing", "quality", "forecast")
+_CENSUS_QUANTILES = ("05", "10", "25", "50", "75", "90", "95")
 
 metadata = MetaData(
     naming_convention={
@@ -66,6 +70,9 @@ batch = Table(
     Column("error", Text),
     *(_count(c) for c in ("stays_read", "stays_added", "observations_read", "observations_added", "quarantined")),
     Column("unmapped", JSONB, nullable=False, server_default=text("'{}'")),
+    Column(
+        "timezone", Text, nullable=False, server_default=text("'UTC'"), comment="the clock of the source's hospital"
+    ),
     CheckConstraint("status in ('running', 'done', 'failed', 'abandoned')", name="status"),
     Index(None, "source", "batch_id"),
     schema="icu",
@@ -116,13 +123,39 @@ observation = Table(
     schema="icu",
 )
 
+# Versions of the beds of a unit; the first one of source.yaml holds since ever, which is the year 1000 here.
 unit = Table(
     "unit",
     metadata,
     Column("source", Text, primary_key=True),
     Column("unit", Text, primary_key=True),
     Column("beds", Integer),
-    CheckConstraint("beds > 0", name="beds"),
+    _time("available_at", primary_key=True),
+    Column("staffed_beds", Integer),
+    Column("batch_id", BigInteger, ForeignKey(batch.c.batch_id), comment="null for a version older than this column"),
+    CheckConstraint("beds >= 0", name="beds"),
+    CheckConstraint("staffed_beds >= 0 and (beds is null or staffed_beds <= beds)", name="staffed_beds"),
+    schema="icu",
+)
+
+# Versions of what a source plans; only a plan in status `planned` may still happen.
+planned = Table(
+    "planned",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("planned_id", Text, primary_key=True),
+    _time("available_at", primary_key=True),
+    Column("unit", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    _time("expected_at", nullable=False),
+    Column("probability", Double, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("stay_id", Text, comment="of the patient who moves or leaves; null where it is not known"),
+    Column("batch_id", BigInteger, ForeignKey(batch.c.batch_id), nullable=False),
+    CheckConstraint("kind in ('admission', 'transfer', 'discharge')", name="kind"),
+    CheckConstraint("status in ('planned', 'cancelled', 'done')", name="status"),
+    CheckConstraint("probability between 0 and 1", name="probability"),
+    Index(None, "source", "expected_at"),
     schema="icu",
 )
 
@@ -352,6 +385,44 @@ unit_los_forecast = Table(
     Column("n_stays", Integer, nullable=False),
     CheckConstraint("los_days >= 0", name="los_days"),
     Index(None, "run_id"),
+    schema="forecast",
+)
+
+# How many patients a unit will have, by the stay model of the slot and the arrivals of the unit.
+unit_forecast = Table(
+    "unit_forecast",
+    metadata,
+    Column("model_id", Text, ForeignKey(model.c.model_id), primary_key=True),
+    Column("source", Text, primary_key=True),
+    _time("prediction_time", primary_key=True),
+    Column("unit", Text, primary_key=True, comment="'*' is the hospital: all units of the source together"),
+    Column("horizon_hours", Integer, primary_key=True),
+    Column("run_id", BigInteger, ForeignKey(run.c.run_id), nullable=False),
+    Column("status", Text, nullable=False),
+    Column("status_reason", Text),
+    Column("n_present", Integer, nullable=False, comment="patients at the prediction time"),
+    Column("expected_census", Double),
+    *(Column(f"census_p{percent}", Integer) for percent in _CENSUS_QUANTILES),
+    Column("expected_arrivals", Double, comment="patients who come until then, whether they are still there or not"),
+    Column("expected_discharges", Double, comment="of those at the prediction time, until then; alive"),
+    Column("expected_deaths", Double, comment="the same; null where the model forecasts no risk of death"),
+    Column("beds", Integer),
+    Column("staffed_beds", Integer),
+    *_probability("prob_full"),
+    *(part for n in (1, 2, 3) for part in _probability(f"prob_free_{n}")),
+    Column("census_probabilities", ARRAY(Double), comment="of 0, 1, 2 and more patients"),
+    CheckConstraint("horizon_hours > 0", name="horizon_hours"),
+    CheckConstraint("status in ('scored', 'abstained')", name="status"),
+    CheckConstraint("(status_reason is null) = (status = 'scored')", name="abstains_with_a_reason"),
+    CheckConstraint(
+        "num_nulls(expected_census, census_p50, census_probabilities) = case status when 'scored' then 0 else 3 end",
+        name="abstains_without_numbers",
+    ),
+    CheckConstraint(
+        " and ".join(f"census_p{a} <= census_p{b}" for a, b in pairwise(_CENSUS_QUANTILES)), name="quantiles_rise"
+    ),
+    Index(None, "run_id"),
+    Index(None, "source", "unit", "prediction_time"),
     schema="forecast",
 )
 

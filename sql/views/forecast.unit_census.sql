@@ -8,6 +8,13 @@
 --   if the number of beds is not known; expected numbers are sums of probabilities, in patients.
 with
 -- include parts/current_run.sql
+known_unit as (
+    select distinct on (v.source, v.unit) v.source, v.unit, v.beds
+    from icu.unit v
+    join current_run c on c.source = v.source
+    where v.available_at <= c.known_until
+    order by v.source, v.unit, v.available_at desc
+),
 -- Summed separately, not joined stay by stay: every row of current_risk is one of the patients.
 member as (
     select
@@ -22,7 +29,7 @@ member as (
         discharge_24h_prob, discharge_48h_prob, discharge_72h_prob
     from forecast.current_risk
     union all
-    select source, unit, 0, 0, null, null, null, false, null, null, null from icu.unit
+    select source, unit, 0, 0, null, null, null, false, null, null, null from known_unit
     union all
     select distinct source, unit, 0, 0, null, null, null::float8, false, null::float8, null::float8, null::float8
     from icu.stay
@@ -46,5 +53,5 @@ select
     c.run_id
 from member m
 join current_run c on c.source = m.source
-left join icu.unit u on u.source = m.source and u.unit = m.unit
+left join known_unit u on u.source = m.source and u.unit = m.unit
 group by m.source, m.unit, c.as_of, c.provisional, c.run_id

@@ -14,7 +14,7 @@ from flows.inspection.lookalikes import looks_like, missed
 from flows.inspection.source_check import _full_units, _midnight_faults, _unit_faults, _untimed, _whole_reads
 from flows.inspection.source_profile import SAMPLE, Sample, by_unit, coverage, profile
 from rnn_core.contracts.concepts import NAMES
-from sql.intake.adapter import MappedVariable
+from sql.intake.adapter import Beds, MappedVariable
 from sql.intake.cells import NO_TIME
 from sql.loaders import replace_table
 from sql.store.engine import open_engine
@@ -107,12 +107,12 @@ def test_more_patients_than_beds_is_something_to_look_at():
     stays = pd.DataFrame({"unit": ["ICU1", "ICU1", "ICU1", "ICU1", "ICU1", "ICU2"], "intime": NOW + hours})
     stays["outtime"] = pd.to_datetime([None, NOW, NOW + pd.Timedelta(hours=1), None, None, None], utc=True)
     stays["outcome"] = [None, None, None, "died", None, None]
-    adapter = replace(adapter_at("clif"), units={"ICU1": 1, "ICU2": None})
+    adapter = replace(adapter_at("clif"), units={"ICU1": Beds(1), "ICU2": Beds(None)})
     (fault,) = _full_units(adapter, stays, NOW)
     assert fault.startswith("2 patients are in ICU1, which has 1 beds"), (
         "the ended, the dead and the planned are not in it"
     )
-    assert list(_full_units(replace(adapter, units={"ICU1": 2}), stays, NOW)) == []
+    assert list(_full_units(replace(adapter, units={"ICU1": Beds(2)}), stays, NOW)) == []
 
 
 def test_a_variable_in_a_unit_without_a_line_is_not_left_out_with_the_others():

@@ -12,7 +12,8 @@ from sqlalchemy import Engine, text
 
 from rnn_core.contracts.config import Sampling
 from sql.intake import landing
-from sql.intake.adapter import Adapter, MappedVariable
+from sql.intake.adapter import Adapter, Beds, MappedVariable
+from sql.intake.reading import BEGINNING
 from sql.store.engine import open_engine
 
 ADAPTER = Adapter(
@@ -68,6 +69,11 @@ class Hospital:
         with self.store.begin() as connection:
             return landing.take_over(connection, batch, outcomes, {})
 
+    def reads_beds(self, hours: float, **beds: Beds) -> None:
+        batch = landing.begin_batch(self.store, b.SOURCE, at(hours), timezone="Europe/Berlin")
+        with self.store.begin() as connection:
+            landing._add_beds(connection, batch, beds)
+
     def tables(self) -> dict[str, list[dict]]:
         return {
             "stays": b.rows(self.store, "select stay_id, available_at from icu.stay_version order by 1, 2"),
@@ -113,6 +119,22 @@ def test_a_feed_that_never_gave_a_row_is_read_from_the_beginning(hospital):
     hospital.ingest(100)
     hospital.add_values("a", 1)
     assert hospital.ingest(101).observations_added == 1
+
+
+def test_beds_hold_since_ever_and_changed_ones_since_the_slot_that_found_them_changed(hospital):
+    hospital.reads_beds(2, ICU1=Beds(12), ICU2=Beds(None))
+    hospital.reads_beds(3, ICU1=Beds(12), ICU2=Beds(8, 6))
+    hospital.reads_beds(4, ICU1=Beds(None), ICU2=Beds(8, 6))
+    # An old slot again: what it finds is no news, or holds since what is known already.
+    hospital.reads_beds(1, ICU1=Beds(None), ICU2=Beds(8, 5))
+    query = "select unit, available_at, beds, staffed_beds from icu.unit order by 1, 2"
+    assert b.tuples(hospital.store, query) == [
+        ("ICU1", BEGINNING, 12, None),
+        ("ICU1", at(4), None, None),
+        ("ICU2", BEGINNING, None, None),
+        ("ICU2", at(3), 8, 5),
+    ]
+    assert b.tuples(hospital.store, "select distinct timezone from icu.batch") == [("Europe/Berlin",)]
 
 
 def test_a_quiet_feed_reads_its_last_rows_again_and_no_more(hospital):

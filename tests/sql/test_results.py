@@ -319,6 +319,40 @@ def unit_frame(days):
     )
 
 
+def test_a_census_arrives_as_it_was_and_a_run_again_replaces_it(engine):
+    first = b.census({"MICU": 2, "*": 3}, prob_full=0.25)
+    publish(engine, start(engine), b.forecasts({"s1": 0.3}), census=first)
+    query = "select * from forecast.unit_forecast where prediction_time = :t order by unit desc, horizon_hours"
+    stored = pd.DataFrame(b.rows(engine, query, t=b.NOW))
+    pd.testing.assert_frame_equal(stored[list(first.columns)], first, check_dtype=False)
+    again = start(engine)
+    publish(engine, again, b.forecasts({"s1": 0.3}), census=b.census({"MICU": None}, horizons=(4,)))
+    (row,) = b.rows(engine, query, t=b.NOW)
+    assert (row["status_reason"], row["n_present"], row["census_probabilities"], row["run_id"]) == (
+        "stale",
+        1,
+        None,
+        again,
+    )
+    publish(engine, start(engine), b.forecasts({"s1": 0.3}))
+    assert b.rows(engine, query, t=b.NOW) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "broken"),
+    [
+        ({"census_p90": 1}, "quantiles_rise"),
+        ({"prob_full": 1.5}, "prob_full_is_a_probability"),
+        ({"status_reason": "stale"}, "abstains_with_a_reason"),
+        ({"census_probabilities": None}, "abstains_without_numbers"),
+    ],
+)
+def test_a_census_that_contradicts_itself_leaves_readers_on_the_previous_run_with_its_stays(engine, values, broken):
+    with pytest.raises(ForecastError, match=f"ck_unit_forecast_{broken}"):
+        publish(engine, start(engine), b.forecasts({"s1": 0.9}), census=b.census({"MICU": 2}, **values))
+    assert risks(engine) == {"s1": 0.1, "s2": 0.2}
+
+
 @pytest.fixture
 def unit_model(engine):
     return b.add_model(engine, "u1", name="unit")

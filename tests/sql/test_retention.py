@@ -5,12 +5,12 @@ from datetime import UTC, datetime, timedelta
 import builders_sql as b
 import pytest
 from builders_sql import tuples
-from sqlalchemy import text
+from sqlalchemy import insert, text
 
 from flows.jobs.forecast import forecast
 from flows.jobs.ingest import ingest
 from sql.intake import retention
-from sql.store.schema import quarantine
+from sql.store.schema import planned, quarantine
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
 CUTOFF = AT - timedelta(days=7)
@@ -22,6 +22,11 @@ LEFT = (
 )
 
 
+def stay_that_goes(engine):
+    query = "select min(stay_id) from icu.stay where outtime < :cutoff and available_at < :cutoff"
+    return tuples(engine, query, cutoff=CUTOFF)[0][0]
+
+
 def test_ended_stays_go_with_all_their_rows_and_a_reconcile_does_not_bring_them_back(trained):
     forecast.fn("clif", CUTOFF - timedelta(days=1))
     forecast.fn("clif", AT)
@@ -29,12 +34,33 @@ def test_ended_stays_go_with_all_their_rows_and_a_reconcile_does_not_bring_them_
         connection.execute(
             text("update quality.quarantine set quarantined_at = :old"), {"old": CUTOFF - timedelta(days=1)}
         )
+        plans = [
+            ("old", CUTOFF - timedelta(days=1), None),
+            ("moved", CUTOFF, None),
+            ("his", AT, stay_that_goes(trained)),
+        ]
+        connection.execute(
+            insert(planned),
+            [
+                {"planned_id": name, "expected_at": time, "available_at": CUTOFF - timedelta(days=2), "stay_id": stay}
+                | {
+                    "source": "clif",
+                    "unit": "U",
+                    "kind": "discharge",
+                    "probability": 1,
+                    "status": "planned",
+                    "batch_id": 1,
+                }
+                for name, time, stay in plans
+            ],
+        )
     ((old, young, _, n_observations),) = tuples(trained, LEFT, cutoff=CUTOFF)
     assert old > 10 and young > 10
     counted = retention.purge(trained, "clif", CUTOFF, dry_run=True)
     assert tuples(trained, LEFT, cutoff=CUTOFF) == [(old, young, 0, n_observations)], "a dry run deletes nothing"
     assert retention.purge(trained, "clif", CUTOFF, dry_run=False) == counted
-    assert min(counted.values()) > 0, counted
+    assert min(counted.values()) > 0 and counted["icu.planned"] == 2, counted
+    assert tuples(trained, "select planned_id from icu.planned") == [("moved",)]
     assert tuples(trained, LEFT, cutoff=CUTOFF) == [(0, young, 0, n_observations - counted["icu.observation"])]
     assert retention.purge(trained, "clif", CUTOFF, dry_run=False) == dict.fromkeys(counted, 0)
     ingest.fn("clif", AT, reconcile=True)

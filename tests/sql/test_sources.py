@@ -4,7 +4,8 @@ import pytest
 from builders_source import FOLDER, concept_map
 
 from rnn_core.contracts.concepts import BY_NAME
-from sql.intake.adapter import adapter_names, load_adapter
+from rnn_core.contracts.errors import ContractError
+from sql.intake.adapter import Beds, _read_beds, adapter_names, load_adapter
 
 COLUMNS = ["variable", "unit", "concept", "scale", "offset"]
 
@@ -46,3 +47,20 @@ def test_every_line_of_a_concept_map_names_a_concept_and_finite_numbers_or_nothi
 def test_no_variable_and_unit_is_mapped_twice(source):
     keys = [(line["variable"], line["unit"]) for line in concept_map(source)]
     assert len(keys) == len(set(keys))
+
+
+def test_beds_are_a_number_null_or_a_number_with_the_staffed_ones():
+    given = {"ICU1": 12, "ICU2": None, "ICU3": {"beds": 8, "staffed": 6}, "ICU4": {"beds": None, "staffed": 2}, 5: 0}
+    assert _read_beds("ward", given) == {
+        "ICU1": Beds(12),
+        "ICU2": Beds(None),
+        "ICU3": Beds(8, 6),
+        "ICU4": Beds(None, 2),
+        "5": Beds(0),
+    }
+
+
+@pytest.mark.parametrize("wrong", [-1, 1.5, True, "12", [12], {"beds": 8, "staffed": 9}, {"staff": 3, "beds": 8}])
+def test_beds_that_cannot_be_name_their_unit(wrong):
+    with pytest.raises(ContractError, match=r"ward/source.yaml: the beds of ICU2 must be a whole number, null, or"):
+        _read_beds("ward", {"ICU1": 1, "ICU2": wrong})

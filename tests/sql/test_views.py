@@ -9,7 +9,8 @@ from sqlalchemy import insert, text
 
 from sql.intake.quality import load_suite
 from sql.published import canonical, results, runs
-from sql.store.schema import observation, quarantine, stay_version
+from sql.store.schema import observation, planned, quarantine, stay_version
+from sql.store.schema import unit as unit_table
 
 
 @pytest.fixture
@@ -649,16 +650,8 @@ def test_risk_history_follows_a_stay_through_runs_and_back_fills(engine, champio
 # -------------------------------------------------------------------------------- forecast.unit_census
 
 
-def add_unit(engine, unit, beds=None, source=b.SOURCE):
-    with engine.begin() as connection:
-        connection.execute(
-            text("insert into icu.unit (source, unit, beds) values (:source, :unit, :beds)"),
-            {"source": source, "unit": unit, "beds": beds},
-        )
-
-
 def test_unit_census_sums_the_current_forecasts(engine, champion):
-    add_unit(engine, "MICU", beds=4)
+    b.add_unit(engine, "MICU", beds=4)
     for stay_id in ("s1", "s2", "s3"):
         b.add_stay(engine, stay_id)
     b.add_stay(engine, "s4", unit="SICU")
@@ -702,7 +695,7 @@ def test_unit_census_sums_the_current_forecasts(engine, champion):
 
 
 def test_an_empty_unit_shows_zero(engine, champion):
-    add_unit(engine, "CVICU", beds=8)
+    b.add_unit(engine, "CVICU", beds=8)
     b.add_stay(engine, "s1", unit="NICU", outtime=NOW - hours(1), outcome="alive")
     b.add_forecasts(engine, {}, model_id=champion)
     zero = {
@@ -721,8 +714,37 @@ def test_an_empty_unit_shows_zero(engine, champion):
     assert found["CVICU"]["prediction_time"] == NOW
 
 
+def test_beds_are_those_known_then_and_a_later_version_is_not_used(engine, champion):
+    b.add_unit(engine, "MICU", 12)
+    b.add_unit(engine, "MICU", 10, 8, available_at=NOW - hours(3))
+    b.add_unit(engine, "MICU", 6, available_at=NOW + hours(1))
+    b.add_unit(engine, "NEW", 5, available_at=NOW + hours(1))
+    query = "select unit, beds, staffed_beds from icu.unit_at(:as_of)"
+    at = {h: b.tuples(engine, query, as_of=NOW + hours(h)) for h in (-4, 0, 1)}
+    assert at == {-4: [("MICU", 12, None)], 0: [("MICU", 10, 8)], 1: [("MICU", 6, None), ("NEW", 5, None)]}
+    b.add_forecasts(engine, {}, model_id=champion)
+    assert {u: r["beds"] for u, r in census(engine).items()} == {"MICU": 10}
+
+
+def test_plans_and_beds_are_known_when_their_batch_was_ingested(engine):
+    batch = b.add_batch(engine, ingested_at=NOW - hours(1))
+    version = {"planned_id": "p1", "unit": "MICU", "kind": "admission", "probability": 0.8, "batch_id": batch}
+    version |= {"source": b.SOURCE, "expected_at": NOW + hours(5)}
+    with engine.begin() as connection:
+        for time, status in ((NOW - hours(9), "planned"), (NOW - hours(2), "cancelled")):
+            connection.execute(insert(planned).values(version | {"available_at": time, "status": status}))
+        connection.execute(
+            insert(unit_table).values(source=b.SOURCE, unit="U", beds=3, available_at=NOW - hours(9), batch_id=batch)
+        )
+    query = "select status from icu.planned_at(:as_of, cast(:by as timestamptz))"
+    at = {(h, by): b.tuples(engine, query, as_of=NOW - hours(h), by=NOW - hours(by)) for h in (3, 2) for by in (2, 1)}
+    assert at == {(3, 2): [], (3, 1): [("planned",)], (2, 2): [], (2, 1): [("cancelled",)]}
+    query = "select beds from icu.unit_at(:as_of, cast(:by as timestamptz))"
+    assert [b.tuples(engine, query, as_of=NOW, by=NOW - hours(by)) for by in (2, 1)] == [[], [(3,)]]
+
+
 def test_the_census_follows_admissions_and_discharges_since_the_run(engine, champion):
-    add_unit(engine, "MICU", beds=1)
+    b.add_unit(engine, "MICU", beds=1)
     for stay_id in ("s1", "s2"):
         b.add_stay(engine, stay_id)
     b.add_forecasts(engine, {"s1": 0.75, "s2": 0.25}, model_id=champion)
@@ -761,7 +783,7 @@ def test_bands_above_high_count_as_high(engine, champion):
 
 
 def test_a_census_by_a_model_without_a_risk_of_death_expects_discharges_and_no_number_of_deaths(engine, champion):
-    add_unit(engine, "CVICU", beds=1)
+    b.add_unit(engine, "CVICU", beds=1)
     b.add_stay(engine, "s1")
     run_id = runs.start_run(engine, b.SOURCE, "forecast", NOW)
     nothing = {"mortality_risk": None, "risk_band": None, "status_reason": "outcome_not_learned"}
