@@ -29,6 +29,9 @@ EARLY_ADMISSION_HOURS = 24
 # A value from longer before the stay is another stay's, or its clock was reset: sources read at most a day back.
 EARLY_VALUE_DAYS = 30
 
+# A risk that moved by more than this within a day is shown as a change.
+RISK_CHANGE = 0.10
+
 # ---- how good a model has to be
 
 # With fewer deaths among the evaluated stays, the interval of an AUROC is wider than any difference worth acting on.

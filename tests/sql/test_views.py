@@ -1,15 +1,17 @@
 """Every view on hand-made examples: given these rows, a reader sees those."""
 
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import builders_sql as b
+import pandas as pd
 import pytest
 from builders_sql import NOW, hours
-from sqlalchemy import insert, text
+from sqlalchemy import insert, text, update
 
 from sql.intake.quality import load_suite
 from sql.published import canonical, results, runs
-from sql.store.schema import observation, planned, quarantine, stay_version
+from sql.store.schema import batch, observation, planned, quarantine, stay_version, trial
 from sql.store.schema import unit as unit_table
 
 
@@ -795,6 +797,176 @@ def test_a_census_by_a_model_without_a_risk_of_death_expects_discharges_and_no_n
     assert (row["expected_deaths"], row["n_high_risk"], row["n_abstained"]) == (None, None, 0)
     assert row["expected_discharges_24h"] == 0.25
     assert census(engine)["CVICU"]["expected_deaths"] == 0
+
+
+# -------------------------------------------------------------------------------- forecast.unit_outlook and tomorrow
+
+
+def in_zone(engine, zone):
+    with engine.begin() as connection:
+        connection.execute(update(batch).values(timezone=zone))
+
+
+def test_the_outlook_is_the_census_of_the_newest_published_run_with_the_time_each_row_stands_for(engine, champion):
+    b.add_batch(engine)
+    old = b.census({"MICU": 4, "GONE": 1}, horizons=(24, 48))
+    b.add_forecasts(engine, {"s1": 0.5}, model_id=champion, as_of=NOW - hours(1), census=old)
+    beds = {"beds": 4, "staffed_beds": 3, "prob_full": 0.75, "prob_free_1": 0.25, "prob_free_2": 0.0}
+    for count in (2, 3):
+        new = b.census({"MICU": count, "*": count}, horizons=(4, 24), **beds)
+        run_id = b.add_forecasts(engine, {"s1": 0.5}, model_id=champion, census=new)
+    runs.start_run(engine, b.SOURCE, "forecast", NOW + hours(1), model_id=champion)
+    found = b.rows(engine, "select * from forecast.unit_outlook")
+    assert [(r["unit"], r["horizon_hours"], r["at"]) for r in found] == [
+        (unit, h, NOW + hours(h)) for unit in ("*", "MICU") for h in (4, 24)
+    ]
+    expected = {"prediction_time": NOW, "timezone": "UTC", "run_id": run_id, "provisional": False, "model_id": "m1"}
+    expected |= {"status": "scored", "n_present": 1, "expected_census": 3.0, "census_p05": 3, "census_p95": 3, **beds}
+    expected |= {"data_age_hours": 2.0, "census_probabilities": [0.0, 0.0, 0.0, 1.0]}
+    assert all({name: row[name] for name in expected} == expected for row in found)
+
+
+def test_nothing_of_units_is_shown_during_a_trial_or_by_a_run_without_a_census(engine, champion):
+    b.add_forecasts(engine, {"s1": 0.5}, model_id=champion, census=b.census({"MICU": 4}))
+    with engine.begin() as connection:
+        connection.execute(insert(trial).values(source=b.SOURCE, started_at=NOW - hours(1), ends_at=NOW + hours(99)))
+    for view in ("unit_outlook", "tomorrow", "changes"):
+        assert b.rows(engine, f"select * from forecast.{view}") == []
+    with engine.begin() as connection:
+        connection.execute(update(trial).values(ended_at=NOW))
+    assert len(b.rows(engine, "select * from forecast.tomorrow")) == 1
+    b.add_forecasts(engine, {"s1": 0.5}, model_id=champion)
+    assert b.rows(engine, "select * from forecast.tomorrow") == []
+
+
+@pytest.mark.parametrize(
+    ("zone", "at", "wanted", "horizon"),
+    [
+        ("UTC", 12, 32, 24),
+        ("UTC", 20, 32, 12),
+        ("Europe/Berlin", 21, 30, 8),
+        ("Europe/Berlin", 22, 54, 36),
+        ("America/New_York", 3, 12, 8),
+        ("America/New_York", 4, 36, 36),
+    ],
+)
+def test_tomorrow_is_the_next_day_of_the_hospital_at_the_horizon_nearest_to_8(
+    engine, champion, zone, at, wanted, horizon
+):
+    """Hours since midnight UTC of 10 May; Berlin is two hours ahead then, New York four behind."""
+    b.add_batch(engine)
+    in_zone(engine, zone)
+    day = NOW.replace(hour=0)
+    frame = b.census({"MICU": 4}, horizons=(4, 8, 12, 24, 36, 48))
+    b.add_forecasts(engine, {}, model_id=champion, as_of=day + hours(at), census=frame)
+    row = b.one(engine, "select * from forecast.tomorrow")
+    assert (row["wanted_at"], row["at"]) == (day + hours(wanted), day + hours(at + horizon))
+    assert row["local_time"] == row["at"].astimezone(ZoneInfo(zone)).replace(tzinfo=None)
+
+
+def test_tomorrow_counts_the_beds_that_have_staff_and_is_null_without_beds_and_where_it_abstains(engine, champion):
+    ranges = {"census_p05": 2, "census_p10": 2, "census_p90": 5, "census_p95": 5}
+    frame = pd.concat(
+        [
+            b.census({"A": 3}, **ranges, beds=6, staffed_beds=4, prob_full=0.5),
+            b.census({"B": 3}, beds=6),
+            b.census({"C": 3}),
+            b.census({"D": None}, beds=2),
+        ]
+    )
+    b.add_forecasts(engine, {}, model_id=champion, census=frame)
+    names = "usable_beds, expected_free_beds, free_beds_low, free_beds_high, prob_full, status_reason, patients_now"
+    assert b.tuples(engine, f"select unit, {names} from forecast.tomorrow") == [
+        ("A", 4, 1.0, -1, 2, 0.5, None, 1),
+        ("B", 6, 3.0, 3, 3, None, None, 1),
+        ("C", None, None, None, None, None, None, 1),
+        ("D", 2, None, None, None, None, "stale", 1),
+    ]
+
+
+# -------------------------------------------------------------------------------- forecast.unit_forecast_outcome
+
+
+def known_until(engine, time):
+    b.add_batch(engine, as_of=time + hours(5))
+    with engine.begin() as connection:
+        connection.execute(update(batch).values(watermark=time))
+
+
+def test_a_forecast_of_a_unit_is_paired_with_the_census_that_came_once_the_watermark_has_passed(engine, champion):
+    b.add_stay(engine, "stays", unit="MICU")
+    b.end_stay(engine, "leaves", unit="MICU", intime=NOW - hours(9), outtime=NOW + hours(10))
+    b.end_stay(engine, "passes", unit="MICU", intime=NOW + hours(1), outtime=NOW + hours(2))
+    b.add_stay(engine, "comes", unit="MICU", intime=NOW + hours(12))
+    b.add_stay(engine, "at_once", unit="MICU", intime=NOW)
+    b.add_stay(engine, "elsewhere", unit=None)
+    b.add_stay(engine, "gone", unit="MICU", outcome="alive")
+    b.add_stay(engine, "of another", unit="MICU", source="other")
+    horizons = (4, 12, 24)
+    beds = [b.census({"MICU": 3}, horizons, beds=9, staffed_beds=3), b.census({"EMPTY": 0}, horizons, beds=2)]
+    run_id = b.add_forecasts(engine, {}, model_id=champion, census=pd.concat([*beds, b.census({"*": 4}, horizons)]))
+    query = "select unit, horizon_hours, census, arrivals, was_full from forecast.unit_forecast_outcome order by 1, 2"
+    assert b.tuples(engine, query) == []
+    known_until(engine, NOW + hours(12))
+    assert b.tuples(engine, query) == [
+        ("*", 4, 4, 1, None),
+        ("*", 12, 4, 2, None),
+        ("EMPTY", 4, 0, 0, False),
+        ("EMPTY", 12, 0, 0, False),
+        ("MICU", 4, 3, 1, True),
+        ("MICU", 12, 3, 2, True),
+    ]
+    row = b.rows(engine, "select * from forecast.unit_forecast_outcome where unit = 'MICU' order by horizon_hours")[0]
+    wanted = {"role": "champion", "kind": "forecast", "run_id": run_id, "month": "2031-05", "at": NOW + hours(4)}
+    assert {name: row[name] for name in wanted} == wanted
+    again = b.add_forecasts(engine, {}, model_id=champion, census=b.census({"MICU": None}, (4,)))
+    (row,) = b.rows(engine, "select * from forecast.unit_forecast_outcome")
+    assert (row["run_id"], row["status"], row["census"], row["was_full"]) == (again, "abstained", 3, None)
+
+
+# -------------------------------------------------------------------------------- forecast.changes
+
+
+def test_changes_are_who_came_left_and_died_and_whose_risk_moved_since_yesterday(engine, champion):
+    b.add_stay(engine, "same")
+    b.add_stay(engine, "up", unit=None)
+    b.add_stay(engine, "down")
+    b.add_stay(engine, "not scored then")
+    b.add_stay(engine, "new", intime=NOW - hours(3))
+    b.add_stay(engine, "since the run", intime=NOW + hours(1))
+    b.add_stay(engine, "planned", intime=NOW + hours(9))
+    b.end_stay(engine, "left", outtime=NOW - hours(2))
+    b.end_stay(engine, "dead", outtime=NOW + hours(1), outcome="died")
+    b.end_stay(engine, "old", outtime=NOW - hours(24))
+    b.end_stay(engine, "both", intime=NOW - hours(20), outtime=NOW - hours(2), outcome=None)
+    b.add_batch(engine, as_of=NOW + hours(2))
+    before = {"same": 0.125, "up": 0.25, "down": 0.5, "not scored then": None, "left": 0.5, "dead": 0.75}
+    b.add_forecasts(engine, before | {"up": 0.99}, model_id=champion, as_of=NOW - hours(25))
+    b.add_forecasts(engine, before, model_id=champion, as_of=NOW - hours(23))
+    b.add_forecasts(engine, {"same": 0.99}, model_id=champion, as_of=NOW - hours(22))
+    now = {"same": 0.1875, "up": 0.375, "down": 0.25, "not scored then": 0.9, "new": 0.5, "dead": 0.75}
+    run_id = b.add_forecasts(engine, now, model_id=champion)
+    query = "select stay_id, change, at, risk_before, risk_now from forecast.changes order by 1, 2"
+    assert b.tuples(engine, query) == [
+        ("both", "admitted", NOW - hours(20), None, None),
+        ("both", "left", NOW - hours(2), None, None),
+        ("dead", "died", NOW + hours(1), 0.75, 0.75),
+        ("down", "risk_down", NOW, 0.5, 0.25),
+        ("left", "left", NOW - hours(2), 0.5, None),
+        ("new", "admitted", NOW - hours(3), None, 0.5),
+        ("since the run", "admitted", NOW + hours(1), None, None),
+        ("up", "risk_up", NOW, 0.25, 0.375),
+    ]
+    row = b.one(engine, "select * from forecast.changes where stay_id = 'up'")
+    expected = {"unit": None, "patient_id": "p-up", "risk_before_at": NOW - hours(23), "prediction_time": NOW}
+    assert {name: row[name] for name in expected} == expected and row["run_id"] == run_id
+
+
+def test_the_first_run_has_no_risk_to_compare_with(engine, champion):
+    b.add_stay(engine, "s1")
+    b.add_forecasts(engine, {"s1": 0.1}, model_id=champion, as_of=NOW - hours(25))
+    b.add_forecasts(engine, {"s1": 0.9}, model_id=champion)
+    assert b.rows(engine, "select * from forecast.changes") == []
 
 
 # -------------------------------------------------------------------------------- forecast.forecast_outcome

@@ -1,5 +1,5 @@
 -- published: the runs that readers may see. current_run: the newest of them per source, with the source's watermark
--- `known_until`: anything after it is a plan.
+-- `known_until` (anything after it is a plan) and its hospital's `timezone`.
 published as (
     select r.source, r.run_id, r.as_of, r.model_id, r.model_stage, r.newest_observation_at
     from forecast.run r
@@ -10,10 +10,12 @@ published as (
 ),
 current_run as (
     select distinct on (p.source)
-        p.*, greatest(p.as_of, b.as_of) as known_until, coalesce(p.model_stage = 'provisional', false) as provisional
+        p.*, greatest(p.as_of, b.as_of) as known_until, coalesce(p.model_stage = 'provisional', false) as provisional,
+        coalesce(b.timezone, 'UTC') as timezone
     from published p
     left join (
-        select source, max(as_of) as as_of from icu.batch where ingested_at is not null group by source
+        select source, max(as_of) as as_of, (array_agg(timezone order by batch_id desc))[1] as timezone
+        from icu.batch where ingested_at is not null group by source
     ) b on b.source = p.source
     order by p.source, p.as_of desc, p.run_id desc
 ),
