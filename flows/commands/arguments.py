@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.runtime import clock
+from rnn_core.contracts.errors import ForecastError
 
 
 def known_source(name: str) -> str:
@@ -28,6 +29,18 @@ def split_names(listed: str) -> list[str]:
     ['a', 'b']
     """
     return [name.strip() for name in listed.split(",") if name.strip()]
+
+
+def parse_beds(listed: str) -> list[int]:
+    """Beds of each unit. Raises ForecastError for what is not whole numbers.
+
+    >>> parse_beds("12,8")
+    [12, 8]
+    """
+    names = split_names(listed)
+    if not all(name.isdigit() for name in names):
+        raise ForecastError(f"Beds are whole numbers such as 12,8,20; found {listed!r}.")
+    return [int(name) for name in names]
 
 
 # Of a typer.Option: the hour that a command runs for.

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.commands.arguments import Json, Seed, split_names
+from flows.commands.arguments import Json, Seed, parse_beds, split_names
 from flows.runtime.terminal import print_done
 
 app = typer.Typer()
@@ -17,6 +17,7 @@ class Dataset(StrEnum):
     physionet_2012 = "physionet_2012"
     mimic_iii = "mimic_iii"
     eicu = "eicu"
+    replay = "replay"
 
 
 @app.command()
@@ -37,14 +38,28 @@ def load(
         str,
         typer.Option(help="physionet_2012: sets to load without outcomes, e.g. b,c, or all.", show_default=False),
     ] = "",
+    drawn_from: Annotated[
+        str, typer.Option("--from", help="replay: sources ingested here to draw stays from, e.g. eicu,mimic_iii.")
+    ] = "",
+    beds: Annotated[str, typer.Option(help="replay: beds of each unit of the made-up hospital.")] = "12,8,20",
+    days: Annotated[int, typer.Option(help="replay: days of its calendar.", min=2)] = 400,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Load a public data set, as published, into the database of the source of its name.
 
+    replay draws whole stays of other sources into a made-up hospital; sql/sources/replay/README.md says how.
+
     Example: icu-forecast load clif --reanchor
     """
-    from flows.public_data.datasets import describe, load_clif, load_eicu, load_mimic_iii, load_physionet_2012
+    from flows.public_data.datasets import (
+        describe,
+        load_clif,
+        load_eicu,
+        load_mimic_iii,
+        load_physionet_2012,
+        load_replay,
+    )
 
     if dataset is Dataset.clif:
         report = load_clif(reanchor=reanchor, seed=seed)
@@ -52,6 +67,8 @@ def load(
         report = load_mimic_iii(path or [])
     elif dataset is Dataset.eicu:
         report = load_eicu(path or [])
+    elif dataset is Dataset.replay:
+        report = load_replay(split_names(drawn_from), beds=parse_beds(beds), days=days, seed=seed)
     else:
         withheld = withhold_outcomes.strip() == "all" or split_names(withhold_outcomes)
         report = load_physionet_2012(

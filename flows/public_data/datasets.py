@@ -1,13 +1,20 @@
 """Public data sets as a stand-in for a hospital: each is loaded, as published, into the database of its source."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from flows.runtime.databases import open_source
+import pandas as pd
+
+from flows.runtime import clock
+from flows.runtime.databases import adapter_name, open_source, open_store
 from flows.runtime.log import log
 from rnn_core.contracts.errors import ForecastError
 from sql.loaders import LoadReport
+
+if TYPE_CHECKING:
+    from rnn_core.benchmark.replay import World
 
 
 def load_clif(*, reanchor: bool, seed: int) -> LoadReport:
@@ -75,6 +82,53 @@ def load_eicu(folders: Collection[Path]) -> LoadReport:
         )
     adapter, engine = open_source("eicu", writable=True)
     return eicu.load(engine, folders, adapter.schemas["schema"], progress=log.info)
+
+
+def load_replay(sources: Sequence[str], *, beds: Sequence[int], days: int, seed: int) -> LoadReport:
+    """A made-up hospital in which whole stays of sources that are ingested here arrive by a stated process.
+
+    Raises ForecastError for a source that does not exist or has no whole stays, and for beds or days that make no
+    hospital.
+    """
+    from rnn_core.benchmark.replay import Lengths, first_hour, make_process, make_world
+    from sql.loaders import replay
+
+    for source in sources:
+        adapter_name(source)
+    store = open_store()
+    pool = replay.read_pool(store, sources, clock.slot(None))
+    begin, end = (pool[column].to_numpy("datetime64[us]") for column in ("intime", "outtime"))
+    lengths = Lengths.of(begin, end)
+    process = make_process(beds, days, lengths, seed)
+    log.info("%s whole stays of %s to draw from", f"{len(pool):,}", ", ".join(sources))
+    world = make_world(process, lengths)
+    drawn = pool.iloc[world.arrivals["stay"]].reset_index(drop=True)
+    plan = pd.DataFrame(
+        {
+            "source": drawn["source"],
+            "stay_id": drawn["stay_id"],
+            "unit": pd.Series(process.units).take(world.arrivals["unit"]).to_numpy(),
+            "shift": world.shifts(first_hour(begin)),
+        }
+    )
+    adapter, engine = open_source("replay", writable=True)
+    named = dict(zip(process.units, process.beds, strict=True))
+    report = replay.load(engine, store, plan, named, process.to_json(), adapter.schemas["schema"], progress=log.info)
+    return replace(report, notes=tuple(_what_is_real(world, sources, len(pool))))
+
+
+def _what_is_real(world: "World", sources: Sequence[str], stays: int) -> Iterator[str]:
+    process, first, last = world.process, *world.calendar
+    units = ", ".join(f"{unit} ({n} beds)" for unit, n in zip(process.units, process.beds, strict=True))
+    yield f"A made-up hospital from {first:%Y-%m-%d} to {last:%Y-%m-%d} UTC, seed {process.seed}: {units}."
+    yield (
+        f"Made up: units, beds, ids, and when each of the {len(world.arrivals):,} stays begins, by the process of "
+        f"sql/sources/replay/README.md; {world.turned_away.sum():,} patients found no bed and were turned away."
+    )
+    yield (
+        f"Real: the stays, drawn with replacement from {stays:,} of {', '.join(sources)}, with their values, lengths and "
+        "outcomes, moved by whole hours. A model trained here has seen copies of the stays it is judged on."
+    )
 
 
 def describe(report: LoadReport) -> str:
