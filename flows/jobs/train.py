@@ -19,7 +19,7 @@ from flows.runtime.naming import run_name
 from flows.runtime.quiet_tensorflow import import_tensorflow
 from flows.runtime.run_report import report_run
 from flows.runtime.settings import load_settings
-from flows.runtime.steps import Recorded, recorded_alone, step
+from flows.runtime.steps import Recorded, check_still_open, recorded_alone, step
 from rnn_core.contracts.config import Kind, ModelConfig, Sampling, UnitConfig
 from rnn_core.contracts.errors import ArtifactError, ContractError, DataTooSmallError
 from rnn_core.contracts.known import Known
@@ -197,7 +197,7 @@ def fit(
             sampling=sampling,
             checkpoint_dir=_checkpoints(source),
             warm_from=warm,
-            progress=_tell_epoch,
+            progress=_after_epoch,
         )
 
     if warm is not None:
@@ -210,7 +210,9 @@ def fit(
     return *start(None, config), False
 
 
-def _tell_epoch(record: dict[str, float]) -> None:
+def _after_epoch(record: dict[str, float]) -> None:
+    """An epoch of networks, or a member of trees, has ended."""
+    check_still_open()
     log.info(
         "member %d of %d, epoch %d of %d: loss %.4f, validation %.4f (%.1f s)",
         record["member"],

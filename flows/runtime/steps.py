@@ -2,7 +2,8 @@
 
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial, wraps
@@ -26,6 +27,9 @@ from sql.store.lasting_lock import lasting_lock
 
 _ROOT = Path(__file__).resolve().parents[2]
 
+# The run that is being recorded, for its steps.
+_open_run: ContextVar["Recorded | None"] = ContextVar("open_run", default=None)
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -48,6 +52,8 @@ def step(name: str, retries: int = 0) -> Callable[[Callable[P, R]], Callable[P, 
     name: name of the task; source and slot are appended to the name of its run.
     retries: how often to try again after a broken connection. Only for steps that do nothing but read.
 
+    A step of a run that was closed meanwhile does not begin (`check_still_open`).
+
     Arguments and results stay in memory: Prefect neither stores nor hashes them. Errors of libraries are replaced by
     StepFailed, since Prefect logs errors and a driver's message may quote a row.
 
@@ -62,6 +68,7 @@ def step(name: str, retries: int = 0) -> Callable[[Callable[P, R]], Callable[P, 
         @wraps(function)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
+                check_still_open()
                 return function(*args, **kwargs)
             except ForecastError:
                 raise
@@ -155,10 +162,25 @@ def recorded(
     """
     run_id = runs.start_run(engine, source, kind, as_of, role=role, flow_run_id=_flow_run_id(), model_id=model_id)
     log.info("%s of %s as of %s: run %d", kind, source, f"{as_of:%Y-%m-%dT%H:%MZ}", run_id)
+    run = Recorded(engine, run_id, source, as_of)
+    before = _open_run.set(run)
     try:
-        yield Recorded(engine, run_id, source, as_of)
+        yield run
     except BaseException as error:
         raise _written_down(error, partial(runs.fail_run, engine, run_id)) from None
+    finally:
+        _open_run.reset(before)
+
+
+def check_still_open() -> None:
+    """Raises ForecastError if the run that is recorded here was closed as failed: it lost its lock, and another took over.
+
+    What it computes could not be published. Every step calls it when it begins, a long one also in between. A database
+    that does not answer for a moment is no reason to stop.
+    """
+    if run := _open_run.get():
+        with suppress(DBAPIError):
+            runs.check_open(run.engine, run.run_id)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     Row,
+    Select,
     and_,
     func,
     insert,
@@ -167,7 +168,17 @@ def published_slots(
 
 def lock_open_run(connection: Connection, run_id: int) -> Row:
     """The run's row, locked to the end of the transaction. Raises ForecastError where it cannot be published."""
-    row = connection.execute(select(run).where(run.c.run_id == run_id).with_for_update()).one_or_none()
+    return _open_run(connection, select(run).where(run.c.run_id == run_id).with_for_update(), run_id)
+
+
+def check_open(engine: Engine, run_id: int) -> None:
+    """Raises ForecastError where the run cannot be published any more, as `lock_open_run`, which decides; locks nothing."""
+    with engine.connect() as connection:
+        _open_run(connection, select(run).where(run.c.run_id == run_id), run_id)
+
+
+def _open_run(connection: Connection, query: Select, run_id: int) -> Row:
+    row = connection.execute(query).one_or_none()
     if row is None:
         raise ForecastError(f"There is no run {run_id} in forecast.run; start one before publishing.")
     if row.status == "failed":

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from flows.jobs.ingest import ingest
 from flows.runtime.databases import open_source
 from flows.runtime.settings import load_settings
-from flows.runtime.steps import alone
+from flows.runtime.steps import alone, recorded, step
 from rnn_core.contracts.errors import ForecastError, QualityError, SourceError
 from sql.intake import landing
 from sql.intake.adapter import load_adapter
@@ -224,6 +224,20 @@ def test_an_ingest_that_was_taken_for_dead_accepts_nothing(installation, monkeyp
     found = contents(installation)
     assert (found["stays"], found["observations"], found["quarantine"]) == ([], [], [])
     assert tuples(installation, "select status, watermark from icu.batch") == [("failed", None)]
+
+
+def test_a_step_of_a_run_that_was_taken_for_dead_does_not_begin_and_one_whose_database_is_away_does(installation):
+    begun = []
+    next_step = step("next")(begun.append)
+    with pytest.raises(ForecastError, match="is marked failed"), recorded(installation, "clif", "ingest", AS_OF) as run:
+        next_step(1)
+        runs.close_dead_runs(installation, "clif", "ingest")
+        run.engine = open_engine("postgresql://nobody@127.0.0.1:1/none")
+        next_step(2)
+        run.engine = installation
+        next_step(3)
+    next_step(4)
+    assert begun == [1, 2, 4]
 
 
 def test_an_ingest_that_cannot_open_its_source_is_recorded_with_its_sentence(installation, monkeypatch):
