@@ -1,0 +1,340 @@
+"""The census forecast: the patients of each unit who stay, and those who come, summed exactly."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from rnn_core.census.arrivals import Arrivals, find_gaps, fit_arrivals, make_history
+from rnn_core.census.counts import (
+    CountDistribution,
+    negative_binomial,
+    nobody,
+    poisson_binomial,
+    total_of,
+)
+from rnn_core.census.fresh_stay import NOT_ENDED, NOT_KNOWN, FreshStays, fit_fresh_stays
+from rnn_core.contracts.census import (
+    CENSUS_COLUMNS,
+    CENSUS_HISTORY_DAYS,
+    CENSUS_HORIZONS,
+    CENSUS_QUANTILES,
+    HOSPITAL,
+    KnownUnits,
+)
+from rnn_core.contracts.config import Sampling
+from rnn_core.contracts.frames import ALIVE, DIED, HOUR, OUTCOMES
+from rnn_core.statistics.distribution import Distribution
+
+# Why a unit has no forecast.
+STALE, TOO_LITTLE_HISTORY, ENDS_WITH_HOSPITAL = "stale", "too_little_history", "ends_with_hospital"
+MIN_HISTORY_DAYS, MIN_BEGINS = 28, 10
+# Without a begin for so long, and with nobody in, a unit is closed.
+CLOSED_DAYS = 60
+_STALE_HOURS = 24.0
+# A probability array ends where less than this is left.
+_KEPT_TAIL = 1e-9
+# Stays without a unit are in the hospital, in no unit that is published.
+_NO_UNIT = ""
+
+
+@dataclass(frozen=True)
+class ScoredStays:
+    """The forecasts of stays: `stay_ids` and, in their order, when and how each ends.
+
+    forecasts_death: False if the model does not say how a stay ends.
+    """
+
+    stay_ids: Sequence[str]
+    forecast: Distribution
+    forecasts_death: bool = True
+
+
+def forecast_census(
+    known: KnownUnits, scored: ScoredStays, *, timezone: str = "UTC", sampling: Sampling | None = None
+) -> pd.DataFrame:
+    """How many patients each unit, and the hospital, will hold: a row per unit and horizon with `CENSUS_COLUMNS`.
+
+    Of a unit at horizon h:
+
+        census(h) = those in now who are in still at h + those who begin until h and are in still at h
+
+    The first is Poisson-binomial: each patient stays with the probability of the stay's own forecast, and a stay that
+    abstained with that of a stay of the unit which has lasted as long (`fresh_stay`). The second is negative binomial
+    (`arrivals`), thinned by the stays that begin. Both are independent and convolved exactly, tails below 1e-9 cut. If hardly
+    anyone comes to a unit while it is full, its census is that distribution given that it is at most its usable beds, exact
+    for the Erlang loss system in its steady state; expected_arrivals are those who ask for a bed.
+
+    expected_discharges counts every way to leave, of those in now; expected_deaths those who die among them, null if the
+    model says nothing of deaths. prob_full: P(census >= usable beds), the staffed ones where known, else all.
+
+    A unit abstains, and says why: `stale` (nothing of the source became known for 24 hours), `ends_with_hospital` (stays end
+    with the hospital stay, so nobody knows who lies where), `too_little_history` (less than 28 days since the unit's first
+    begin, or fewer than 10 begins). One without a begin for 60 days and with nobody in is closed: nobody is expected.
+    The hospital (`*`) is the convolution of its units and of stays without a unit. It abstains if a unit does that has anyone
+    in or had a begin within 28 days; its beds are known if those of all units are.
+
+    timezone: of the clock that arrivals follow. sampling: how stays entered the source (delayed entry).
+    """
+    if not len(known.stays) and not len(known.beds):
+        return pd.DataFrame(columns=list(CENSUS_COLUMNS))
+    source = _Source.of(known, sampling or Sampling())
+    fresh = source.fit_fresh()
+    parts = _forecast(source, source.present(scored, fresh), fresh, timezone)
+    units = np.arange(len(source.names) - 1)
+    of_units = _frame(source.names[:-1], parts.of(units), source.held(units), source.reasons[:-1])
+    frame = pd.concat([of_units, _hospital(parts, source)], ignore_index=True)
+    if not scored.forecasts_death:
+        frame["expected_deaths"] = np.nan
+    return frame
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is known, by row number of the unit; the last is that of stays without one.
+
+    unit int64, begins and ends datetime64[us], is_open bool: [stays]. n_present int64, first and last begin datetime64[us] (NaT
+    without any), n_begins int64, closed bool, reasons object (None where there is a forecast): [units].
+    beds: float64 [units, 2], all and those with staff. usable: per unit times and numbers, see `make_history`.
+    """
+
+    known: KnownUnits
+    sampling: Sampling
+    names: list[str]
+    unit: np.ndarray
+    begins: np.ndarray
+    ends: np.ndarray
+    is_open: np.ndarray
+    beds: np.ndarray
+    usable: list[tuple[np.ndarray, np.ndarray]]
+    n_present: np.ndarray
+    recent: np.ndarray
+    closed: np.ndarray
+    reasons: np.ndarray
+
+    @classmethod
+    def of(cls, known: KnownUnits, sampling: Sampling) -> "_Source":
+        stays = known.stays
+        names = [*sorted({*known.beds["unit"].unique(), *stays["unit"].dropna().unique()}), _NO_UNIT]
+        unit = pd.Index(names).get_indexer(stays["unit"].astype("str").fillna(_NO_UNIT))
+        begins, ends = (stays[column].to_numpy("datetime64[us]") for column in ("intime", "outtime"))
+        is_open = np.isnat(ends) & stays["outcome"].isna().to_numpy()
+        versions = _versions(known.beds, pd.Index(names))
+        beds = np.array([numbers[-1] if len(numbers) else (np.nan, np.nan) for _, numbers in versions])
+
+        def days_ago(days: float) -> np.ndarray:
+            return begins > known.as_of - np.timedelta64(round(days * 24), "h")
+
+        def count(which: np.ndarray) -> np.ndarray:
+            return np.bincount(unit[which], minlength=len(names))
+
+        n_begins, n_present = count(np.ones(len(unit), bool)), count(is_open)
+        closed = (count(days_ago(CLOSED_DAYS)) == 0) & (n_present == 0) & (not days_ago(CLOSED_DAYS).all())
+        old = count(~days_ago(MIN_HISTORY_DAYS)) > 0
+        has_history = old & (n_begins >= MIN_BEGINS)
+        # A stay without a unit is a rare fault of the data: it is counted, and until there are many no other is expected.
+        closed[-1] = not has_history[-1]
+        reasons = np.where(closed | has_history, None, TOO_LITTLE_HISTORY)
+        if np.isnat(known.newest) or (known.as_of - known.newest) / HOUR > _STALE_HOURS:
+            reasons[:] = STALE
+        if (stays["ends_at"] == "hospital").any():
+            reasons[:] = ENDS_WITH_HOSPITAL
+        return cls(
+            known,
+            sampling,
+            names,
+            unit,
+            begins,
+            ends,
+            is_open,
+            beds,
+            [(times, _usable(numbers)) for times, numbers in versions],
+            n_present,
+            count(days_ago(MIN_HISTORY_DAYS)),
+            closed,
+            reasons,
+        )
+
+    def fit_fresh(self) -> FreshStays:
+        """From stays that began within the history: those that began before are read only if they lasted until then."""
+        stays = self.known.stays
+        since = self.known.as_of - np.timedelta64(CENSUS_HISTORY_DAYS * 24, "h")
+        until = np.where(self.is_open, self.known.as_of, self.ends)
+        usable = stays["sound"].to_numpy(bool) & (self.begins >= since) & ~np.isnat(until)
+        lasted = ((until - self.begins) / HOUR)[usable]
+        alive, died = (stays["outcome"].eq(outcome).fillna(False).to_numpy(bool) for outcome in OUTCOMES)
+        causes = np.select([self.is_open, alive, died], [NOT_ENDED, ALIVE, DIED], NOT_KNOWN)[usable]
+        entry = np.full(len(lasted), self.sampling.delayed_entry_hours)
+        return fit_fresh_stays(self.unit[usable], lasted, causes, len(self.names), entry)
+
+    def present(self, scored: ScoredStays, fresh: FreshStays) -> "_Present":
+        """Of open stays, their probabilities of staying and dying."""
+        rows = np.nonzero(self.is_open)[0]
+        unit, elapsed = self.unit[rows], (self.known.as_of - self.begins[rows]) / HOUR
+        hours = np.array(CENSUS_HORIZONS, dtype=np.float64)
+        stays = fresh.survival(unit[:, None], hours, elapsed[:, None])
+        dies = fresh.death(unit[:, None], hours, elapsed[:, None])
+        position = {stay_id: row for row, stay_id in enumerate(scored.stay_ids)}
+        own = self.known.stays["stay_id"].iloc[rows].map(position)
+        has_own = own.notna().to_numpy()
+        forecast = scored.forecast.take(own[has_own].to_numpy(np.int64))
+        for column, h in enumerate(hours):
+            stays[has_own, column] = forecast.survival(h)
+            dies[has_own, column] = forecast.cumulative_incidence(h, DIED)
+        return _Present(unit, stays, dies)
+
+    def fit_arrivals(self, timezone: str) -> Arrivals:
+        as_of = self.known.as_of
+        days = int(np.ceil((as_of - self.begins.min()) / (24 * HOUR))) if len(self.begins) else 1
+        # An end without a time frees a bed, nobody knows when.
+        ends = np.where(np.isnat(self.ends) & ~self.is_open, self.begins, self.ends)
+        gaps = find_gaps(self.begins, ends, as_of)
+        days = min(max(days, 1), CENSUS_HISTORY_DAYS)
+        history = make_history(self.unit, self.begins, ends, self.usable, gaps, as_of, days)
+        return fit_arrivals(history, self.usable_now, timezone)
+
+    def held(self, units: np.ndarray) -> "_Held":
+        return _Held(self.n_present[units], self.beds[units])
+
+    @property
+    def usable_now(self) -> np.ndarray:
+        """Beds that can be used, NaN where not known, float64 [units]."""
+        return _usable(self.beds)
+
+
+def _versions(beds: pd.DataFrame, names: pd.Index) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Per unit the times of its versions, and beds and staffed beds of each, float64 [versions, 2]."""
+    unit, times = names.get_indexer(beds["unit"].astype("str")), beds["available_at"].to_numpy("datetime64[us]")
+    numbers = np.stack(
+        [beds[column].to_numpy("float64", na_value=np.nan) for column in ("beds", "staffed_beds")], axis=1
+    )
+    order = np.lexsort((times, unit))
+    bounds = np.searchsorted(unit[order], np.arange(1, len(names)))
+    return list(zip(np.split(times[order], bounds), np.split(numbers[order], bounds), strict=True))
+
+
+def _usable(beds: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(beds[:, 1]), beds[:, 0], beds[:, 1])
+
+
+@dataclass(frozen=True)
+class _Present:
+    """Who is in at the slot: unit (row number) int64 [stays], and at each horizon the probability of being in still, and of
+    having died by then, float64 [stays, horizons]."""
+
+    unit: np.ndarray
+    stays: np.ndarray
+    dies: np.ndarray
+
+    def staying(self, n_units: int) -> CountDistribution:
+        """How many of each unit are in still, a row per unit and horizon."""
+        order = np.argsort(self.unit, kind="stable")
+        unit = self.unit[order]
+        place = np.arange(len(unit)) - np.searchsorted(unit, unit)
+        p = np.zeros((n_units, len(CENSUS_HORIZONS), int(place.max(initial=-1)) + 1))
+        p[unit, :, place] = self.stays[order]
+        return poisson_binomial(p.reshape(n_units * len(CENSUS_HORIZONS), -1))
+
+    def total(self, per_stay: np.ndarray, n_units: int) -> np.ndarray:
+        """Sums over the stays of each unit, [units, horizons]."""
+        sums = np.zeros((n_units, len(CENSUS_HORIZONS)))
+        np.add.at(sums, self.unit, per_stay)
+        return sums
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The forecast of units: census a row per unit and horizon; the others float64 [units, horizons]."""
+
+    census: CountDistribution
+    arrivals: np.ndarray
+    discharges: np.ndarray
+    deaths: np.ndarray
+
+    def of(self, units: np.ndarray) -> "_Parts":
+        """Only these units, by their row numbers."""
+        n = len(CENSUS_HORIZONS)
+        rows = (units[:, None] * n + np.arange(n)).ravel()
+        return _Parts(self.census.take(rows), self.arrivals[units], self.discharges[units], self.deaths[units])
+
+
+def _forecast(source: _Source, present: _Present, fresh: FreshStays, timezone: str) -> _Parts:
+    n_units, last = len(source.names), max(CENSUS_HORIZONS)
+    arrivals = source.fit_arrivals(timezone)
+    rates = arrivals.rates(source.known.as_of, last, timezone) * ~source.closed[:, None]
+    stays_on = fresh.hourly_survival(last)
+    come, still_in = np.zeros((2, n_units, len(CENSUS_HORIZONS)))
+    for column, h in enumerate(CENSUS_HORIZONS):
+        come[:, column] = rates[:, :h].sum(axis=1)
+        still_in[:, column] = (rates[:, :h] * stays_on[:, h - 1 :: -1]).sum(axis=1)
+    size = np.stack([arrivals.size(mean) for mean in come.T], axis=1)
+    census = present.staying(n_units).convolve(negative_binomial(still_in.ravel(), size.ravel()))
+    limit = np.where(arrivals.blocked & ~source.closed, source.usable_now, np.nan)
+    limit = np.where(np.isnan(limit), np.iinfo(np.int32).max, np.fmax(limit, source.n_present))
+    census = census.given_at_most(np.repeat(limit, len(CENSUS_HORIZONS)))
+    return _Parts(census, come, present.total(1 - present.stays, n_units), present.total(present.dies, n_units))
+
+
+def _hospital(parts: _Parts, source: _Source) -> pd.DataFrame:
+    """The rows of `HOSPITAL`: of all units that have a forecast, unless another may hold patients."""
+    has = np.array([reason is None for reason in source.reasons])
+    missing = source.reasons[~has & ((source.n_present > 0) | (source.recent > 0))]
+    if not len(missing) and not has[:-1].any():
+        missing = source.reasons[:-1]
+    chosen = np.nonzero(has)[0]
+    each = [parts.of(row).census for row in chosen[:, None]]
+    sums = (values[chosen].sum(axis=0, keepdims=True) for values in (parts.arrivals, parts.discharges, parts.deaths))
+    whole = _Parts(total_of(each) if each else nobody(len(CENSUS_HORIZONS)), *sums)
+    beds, usable = source.beds[:-1], source.usable_now[:-1]
+    # With staff known of some units, what can be used is what has staff there and all beds elsewhere.
+    staffed = np.nan if np.isnan(beds[:, 1]).all() else usable.sum()
+    held = _Held(source.n_present.sum(keepdims=True), np.array([[beds[:, 0].sum(), staffed]]))
+    return _frame([HOSPITAL], whole, held, np.array([missing[0] if len(missing) else None], dtype=object))
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Patients and beds of units or of the hospital: n_present int64 [units]; beds float64 [units, 2], all and those with
+    staff, NaN where not known."""
+
+    n_present: np.ndarray
+    beds: np.ndarray
+
+
+def _frame(names: Sequence[str], parts: _Parts, held: _Held, reasons: np.ndarray) -> pd.DataFrame:
+    """The rows of units; where one abstains, its patients and beds alone."""
+    n, census = len(CENSUS_HORIZONS), parts.census
+    reasons = np.repeat(reasons, n)
+    has = np.array([reason is None for reason in reasons])
+    beds, staffed = np.repeat(held.beds, n, axis=0).T
+    usable = np.where(np.isnan(staffed), beds, staffed)
+    has_beds = has & ~np.isnan(usable)
+    limit = np.where(has_beds, usable, 0).astype(np.int64)
+    frame = pd.DataFrame(
+        {
+            "unit": np.repeat(np.array(names, dtype=object), n),
+            "horizon_hours": np.tile(CENSUS_HORIZONS, len(names)),
+            "status": np.where(has, "scored", "abstained"),
+            "status_reason": pd.Series(reasons, dtype=object),
+            "n_present": np.repeat(held.n_present, n),
+            "expected_census": np.where(has, census.mean(), np.nan),
+            **{f"census_p{q:02d}": _whole(census.quantile(q / 100), has) for q in CENSUS_QUANTILES},
+            "expected_arrivals": np.where(has, parts.arrivals.ravel(), np.nan),
+            "expected_discharges": np.where(has, parts.discharges.ravel(), np.nan),
+            "expected_deaths": np.where(has, parts.deaths.ravel(), np.nan),
+            "beds": _whole(beds, ~np.isnan(beds)),
+            "staffed_beds": _whole(staffed, ~np.isnan(staffed)),
+            "prob_full": np.where(has_beds, census.at_least(limit), np.nan),
+            **{f"prob_free_{k}": np.where(has_beds, census.cdf(limit - k), np.nan) for k in (1, 2, 3)},
+        }
+    )
+    kept = census.kept_counts(_KEPT_TAIL)
+    arrays = [row[:k] if h else None for row, k, h in zip(census.probabilities, kept, has, strict=True)]
+    frame["census_probabilities"] = pd.Series(arrays, dtype=object)
+    return frame[list(CENSUS_COLUMNS)]
+
+
+def _whole(numbers: np.ndarray, known: np.ndarray) -> pd.arrays.IntegerArray:
+    """Whole numbers, null where not `known`."""
+    return pd.arrays.IntegerArray(np.where(known, numbers, 0).astype(np.int64), ~known)

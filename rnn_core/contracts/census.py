@@ -1,0 +1,53 @@
+"""What a census forecast takes and gives: horizons, columns, and what is known of units at a time."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+# Hours ahead for which the number of patients in a unit is forecast.
+CENSUS_HORIZONS: tuple[int, ...] = (4, 8, 12, 24, 36, 48, 72, 96, 120, 168)
+CENSUS_QUANTILES: tuple[int, ...] = (5, 10, 25, 50, 75, 90, 95)
+# How far back begins and lengths of stay are read.
+CENSUS_HISTORY_DAYS = 400
+# The whole hospital among the units.
+HOSPITAL = "*"
+
+# Columns of a census frame, those of `forecast.unit_forecast` without what a publication adds.
+CENSUS_COLUMNS: tuple[str, ...] = (
+    "unit",
+    "horizon_hours",
+    "status",
+    "status_reason",
+    "n_present",
+    "expected_census",
+    *(f"census_p{q:02d}" for q in CENSUS_QUANTILES),
+    "expected_arrivals",
+    "expected_discharges",
+    "expected_deaths",
+    "beds",
+    "staffed_beds",
+    "prob_full",
+    "prob_free_1",
+    "prob_free_2",
+    "prob_free_3",
+    "census_probabilities",
+)
+
+
+@dataclass(frozen=True)
+class KnownUnits:
+    """Who came to which unit and which beds there were, as known at `as_of`, a whole hour; nothing later is in it.
+
+    stays: a row per stay with stay_id, unit (None where not known), intime, outtime (NaT unless it ended), outcome, ends_at
+        and sound. Open stays, and all that began within the history that is read.
+    beds: a row per version with unit, available_at (ascending within a unit), beds and staffed_beds (NaN where not known).
+    newest: when anything of the source last became available, NaT if nothing did.
+
+    Times are datetime64[us] in UTC.
+    """
+
+    stays: pd.DataFrame
+    beds: pd.DataFrame
+    as_of: np.datetime64
+    newest: np.datetime64

@@ -1,0 +1,81 @@
+"""Made-up hospitals whose truth is known: begins at a stated rate, lengths of a stated distribution, beds or none."""
+
+from heapq import heappop, heappush
+
+import numpy as np
+import pandas as pd
+
+from rnn_core.contracts.census import KnownUnits
+
+START = np.datetime64("2026-01-05T00:00", "us")
+SINCE_EVER = np.datetime64("1000-01-01", "us")
+HOUR_OF_DAY = 1 + 0.6 * np.sin(2 * np.pi * (np.arange(24) - 8) / 24)
+WEEKDAY = np.array([1.12, 1.12, 1.12, 1.12, 1.12, 0.7, 0.7])
+
+
+def at(hours: float) -> np.datetime64:
+    return START + np.timedelta64(round(hours * 3_600_000_000), "us")
+
+
+class World:
+    """Begins and ends in hours after `START`, a Monday, unit by unit."""
+
+    def __init__(self, rng: np.random.Generator, rates, days: int, *, los=80.0, burst=0.0, beds=None) -> None:
+        """rates: begins per hour of each unit, one number or one per hour. burst: companions of each begin, on average.
+        beds: per unit; whoever finds none free goes elsewhere."""
+        hour = np.arange(days * 24)
+        shape = HOUR_OF_DAY[hour % 24] * WEEKDAY[hour // 24 % 7]
+        parts = []
+        for row, rate in enumerate(rates):
+            heads = rng.poisson(np.broadcast_to(rate, len(hour)) * shape / (1 + burst))
+            n = heads + (rng.poisson(burst * heads) if burst else 0)
+            begin = np.sort(np.repeat(hour, n) + rng.random(n.sum()))
+            end = begin + rng.lognormal(np.log(los) - 0.4, 0.9, len(begin))
+            if beds is not None:
+                begin, end = _admitted(begin, end, beds[row])
+            parts.append((np.full(len(begin), row), begin, end))
+        self.unit, self.begin, self.end = map(np.concatenate, zip(*parts, strict=True))
+        self.stay_id = np.array([f"s{i}" for i in range(len(self.unit))])
+        self.n_units, self.beds = len(rates), beds
+
+    def known(self, hours: float, ends_at: str = "unit", keep=None) -> KnownUnits:
+        """What is known after so many hours; keep: bool [stays], only of these."""
+        begun = (self.begin <= hours) & (True if keep is None else keep)
+        begin, end = (START + (x[begun] * 3_600_000_000).astype("timedelta64[us]") for x in (self.begin, self.end))
+        is_open = self.end[begun] > hours
+        end[is_open] = np.datetime64("NaT")
+        stays = pd.DataFrame(
+            {
+                "stay_id": self.stay_id[begun],
+                "unit": [f"U{u}" for u in self.unit[begun]],
+                "intime": begin,
+                "outtime": end,
+                "outcome": np.where(is_open, None, "alive"),
+                "ends_at": ends_at,
+                "sound": True,
+            }
+        )
+        beds = pd.DataFrame(
+            {
+                "unit": [f"U{u}" for u in range(self.n_units)],
+                "available_at": np.full(self.n_units, SINCE_EVER),
+                "beds": np.nan if self.beds is None else np.array(self.beds, float),
+                "staffed_beds": np.nan,
+            }
+        )
+        return KnownUnits(stays, beds, at(hours), at(hours))
+
+    def census(self, hours: float) -> np.ndarray:
+        """How many are in each unit, int64 [units]."""
+        return np.bincount(self.unit[(self.begin <= hours) & (self.end > hours)], minlength=self.n_units)
+
+
+def _admitted(begin: np.ndarray, end: np.ndarray, beds: int) -> tuple[np.ndarray, np.ndarray]:
+    taken, kept = [], []
+    for i, came in enumerate(begin):
+        while taken and taken[0] <= came:
+            heappop(taken)
+        if len(taken) < beds:
+            heappush(taken, end[i])
+            kept.append(i)
+    return begin[kept], end[kept]
