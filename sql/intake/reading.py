@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from rnn_core.contracts.errors import SourceError
 from sql.intake.adapter import Adapter
+from sql.intake.ascii_sql import in_ascii
 from sql.intake.cells import FIRST_TIME, NO_TIME, readable_text, readable_texts, readable_times
 from sql.store.deadline import fetch_ahead
 from sql.store.engine import connect_arrow
@@ -160,14 +161,17 @@ def _read_adbc(engine: Engine, sql: str, bound: dict[str, Any], adapter: Adapter
         cursor.execute("set transaction read only")
         cursor.execute(f"set local statement_timeout = {max(1, int(adapter.read_timeout_minutes * 60_000))}")
         cursor.execute("set local timezone = 'UTC'")
-        cursor.execute("select current_setting('server_encoding')")
-        (encoding,) = cursor.fetchone()
+        cursor.execute("select current_setting('server_encoding'), current_setting('server_version_num')::int")
+        encoding, version = cursor.fetchone()
+        if version >= 130_000 and encoding not in ("UTF8", "SQL_ASCII"):
+            sql = in_ascii(sql)
         if (codec := _codec(encoding)) and (sql.isascii() or encoding == "SQL_ASCII"):
             # As stored: converting to UTF-8, the server would refuse all rows for one byte that is no text.
             cursor.execute(f"set local client_encoding = '{encoding}'")
         else:
             codec = "utf-8"
-        cursor.execute(with_literals(sql, bound))
+        # The driver puts it into parentheses: a comment at its end must not take in the closing one.
+        cursor.execute(with_literals(sql, bound) + "\n")
         for rows in cursor.fetch_record_batch():
             yield _with_text(rows, codec)
 

@@ -49,6 +49,10 @@ _REFUSALS = {
     "42703 1054": ("a column is missing", "check the SELECT against the table"),
     "42601 1064": ("the SELECT is not valid SQL there", "correct it"),
     "42704 22023": ("it does not know a setting or name", "check `options` of the URL, and the SELECT"),
+    "22021 22P05": (
+        "it could not convert a text or a character to the other encoding",
+        "mend that text in its table, and keep the SELECT in plain ASCII",
+    ),
     "22": (
         "it could not convert or compute a value of the SELECT",
         "let the SELECT pass on text that is no number or time",

@@ -19,6 +19,7 @@ from sqlalchemy.exc import OperationalError
 
 from rnn_core.contracts.errors import ForecastError, SourceError
 from sql.intake.adapter import load_adapter
+from sql.intake.ascii_sql import in_ascii
 from sql.intake.catalogue import check_source, sequential_scans
 from sql.intake.cells import MARK, NO_TIME
 from sql.intake.reading import bounds
@@ -154,14 +155,33 @@ def test_text_is_read_whatever_the_encoding_of_the_server_and_a_byte_that_is_non
         for cell, hour in ((stored, 10), (odd, 11)):
             quoted = "null" if cell is None else f"E'{cell.decode()}'"
             connection.exec_driver_sql(f"update chart set ward = {quoted} where stored = '2026-03-01 {hour}:00'")
-    # A SELECT that is not plain ASCII has to be sent in UTF-8; the server then converts what it returns.
-    variables = ["'hf'"] if encoding in ("WIN1252", "EUC_JP") else ["'hf'", "'\u00b5'"]
-    for variable in variables:
-        select = adapter.observations_sql.replace("'hf'", variable).replace("null as unit", "ward as unit")
+    plain = adapter.observations_sql.replace("null as unit", "ward as unit")
+    of_this_alphabet = plain.replace("'hf'", f"'{meant} \\ ' || E'\\\\{meant}' || $${meant}'$$ /* {meant} */")
+    of_this_alphabet += f" and (ward is distinct from '{meant}' or ward = '{meant}') -- {meant}"
+    for select, variable in ((plain, "hf"), (of_this_alphabet, f"{meant} \\ \\{meant}{meant}'")):
         adapter = replace(adapter, observations_sql=select, stays_sql=select, tables={"chart": ["ward"]})
         check_source(adapter, engine)
-        found = read(engine, adapter, "observations").sort_values("available_at")["unit"]
-        assert found.dropna().tolist() == ([meant, odd.decode() + MARK] if odd else [meant])
+        found = read(engine, adapter, "observations").sort_values("available_at")
+        assert found["unit"].dropna().tolist() == ([meant, odd.decode() + MARK] if odd else [meant])
+        assert set(found["variable"]) == {variable}
+    if encoding != "SQL_ASCII":
+        unknown = replace(adapter, stays_sql=plain, observations_sql=plain + " -- \N{BLACK CHESS KNIGHT}")
+        with pytest.raises(
+            SourceError, match=r"refuses observations\.sql: .*no equivalent in encoding.* Correct the SELECT"
+        ):
+            check_source(unknown, engine)
+
+
+def test_a_select_in_ascii_means_the_same(make_engine):
+    written = (
+        r"""select 'µ''\' as a, E'\t\'😀\\' as b, U&'\00e4ä' as c, $a$Ö'\$a$ as größe, /* ü ' */ '😀' as "Ä""é" """
+        "-- 'ß"
+    )
+    assert in_ascii(written).isascii() and in_ascii("select 'a' -- 'b") == "select 'a' -- 'b"
+    with make_engine("postgresql").connect() as connection:
+        meant, found = (connection.exec_driver_sql(select).mappings().one() for select in (written, in_ascii(written)))
+    assert dict(found) == dict(meant)
+    assert meant == {"a": "µ'\\", "b": "\t'😀\\", "c": "ää", "größe": "Ö'\\", 'Ä"é': "😀"}
 
 
 def test_a_time_that_is_none_is_kept_apart_from_one_that_is_missing(make_engine):
@@ -427,6 +447,11 @@ def test_a_row_on_which_the_select_fails_is_not_quoted_and_its_sqlstate_is(make_
     ) as refused:
         read(engine, replace(adapter, observations_sql=select), "observations")
     assert "secret_77" not in str(refused.value)
+    select = adapter.observations_sql.replace(" value from", r" convert_from('\xff', 'UTF8') as value from")
+    with pytest.raises(
+        SourceError, match=r"not convert a text .* \(SQLSTATE 22021\); mend that text in its table, and keep"
+    ):
+        read(engine, replace(adapter, observations_sql=select), "observations")
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
