@@ -12,7 +12,7 @@ import pyarrow as pa
 from sqlalchemy import Engine
 
 from flows.inspection.lookalikes import LOOKS_LIKE, missed
-from flows.inspection.source_profile import Profile, by_unit, coverage, profile, read_all_stays
+from flows.inspection.source_profile import Profile, by_unit, coverage, profile, read_all_stays, timed
 from flows.pages.page import Plot, Section, Table, render_page, write_text
 from flows.runtime.databases import open_source, store_url
 from flows.runtime.settings import load_settings
@@ -22,6 +22,8 @@ from sql.intake.adapter import Adapter
 from sql.intake.catalogue import check_source, sequential_scans
 from sql.intake.label_audit import audit_stays, newest_stays
 from sql.intake.not_taken import read_not_taken
+from sql.intake.reading import BEGINNING, read
+from sql.intake.relations import BEDS, relations_of
 from sql.store.engine import open_engine
 
 # Less than this share of readable values inside the plausible range suggests another unit.
@@ -158,6 +160,7 @@ def check(source: str, as_of: datetime) -> SourceReport:
     newest = newest_stays(found.stays)
     faults += FinishedStays.of(newest).doubts().values()
     faults += _full_units(adapter, newest.assign(unit=found.stays["unit"].to_pandas()), as_of)
+    faults += _of_optional_selects(adapter, engine, set(found.stays["unit"].to_pylist()), as_of)
     faults += [f"{row['stays']} stays: {row['fault']}" for row in audit if row["stays"]]
     faults += _whole_reads(adapter, engine, as_of)
     unmapped = [{"variable": name, "rows": n} for name, n in sorted(found.unused.items(), key=lambda item: -item[1])]
@@ -207,6 +210,31 @@ def _full_units(adapter: Adapter, stays: pd.DataFrame, as_of: datetime) -> Itera
                 f"{n} patients are in {unit}, which has {beds} beds: does stays.sql return the ends, and is the number in "
                 "source.yaml right?"
             )
+
+
+def _of_optional_selects(adapter: Adapter, engine: Engine, units: set[str], as_of: datetime) -> Iterator[str]:
+    """What an ingest would quarantine of beds.sql and arrivals.sql; units: those that stays name."""
+    known = units | set(adapter.units)
+    for relation in relations_of(adapter):
+        if relation.file not in adapter.optional_sql:
+            continue
+        n_rows, untimed, named = 0, 0, Counter()
+        for batch in read(adapter, relation.file, engine, BEGINNING, as_of):
+            if missing := [name for name in relation.columns if name not in batch.schema.names]:
+                yield f"{relation.file} returns no column {', '.join(missing)}"
+                break
+            n_rows += batch.num_rows
+            untimed += int((~timed(batch.select(list(relation.times)).to_pandas())).sum())
+            named.update(batch["unit"].cast(pa.string()).to_pylist())
+        else:
+            if not n_rows:
+                yield f"{relation.file} returns no row"
+            if untimed:
+                yield f"{untimed:,} rows of {relation.file} have no usable time; an ingest quarantines them"
+            if relation is BEDS:
+                known |= named.keys()
+            elif n := sum(rows for unit, rows in named.items() if unit not in known):
+                yield f"{n:,} rows of {relation.file} name a unit that no stay and no number of beds names"
 
 
 def _whole_reads(adapter: Adapter, engine: Engine, as_of: datetime) -> Iterator[str]:

@@ -99,13 +99,13 @@ def profile(adapter: Adapter, engine: Engine, as_of: datetime) -> Profile:
     """
     found = Profile(adapter, read_all_stays(adapter, engine, as_of))
     stays = found.stays
-    found.untimed["stays"] = int((~_timed(stays.select(["intime", "available_at"]).to_pandas())).sum())
+    found.untimed["stays"] = int((~timed(stays.select(["intime", "available_at"]).to_pandas())).sum())
     places = {stay_id: n for n, stay_id in enumerate(stays["stay_id"].unique().to_pylist())}
     rng = np.random.default_rng(_SEED)
     for frame in _frames(read_observations(adapter, engine, BEGINNING, as_of)):
-        timed = _timed(frame[["observed_at", "available_at"]])
-        found.untimed["observations"] += int((~timed).sum())
-        for (variable, unit), rows in frame[timed].groupby(["variable", "unit"], sort=False, dropna=False):
+        is_timed = timed(frame[["observed_at", "available_at"]])
+        found.untimed["observations"] += int((~is_timed).sum())
+        for (variable, unit), rows in frame[is_timed].groupby(["variable", "unit"], sort=False, dropna=False):
             _take(found, variable, unit, rows, places, rng)
     return found
 
@@ -118,7 +118,7 @@ def _frames(batches: Iterable[pa.RecordBatch]) -> Iterable[pd.DataFrame]:
         yield frame
 
 
-def _timed(times: pd.DataFrame) -> pd.Series:
+def timed(times: pd.DataFrame) -> pd.Series:
     """Which rows have a usable time in every column."""
     return times.apply(lambda column: utc(column) >= FIRST_TIME).all(axis=1)
 

@@ -94,6 +94,7 @@ def _summary(counts: BatchCounts) -> dict:
         "stay versions added": counts.stays_added,
         "observations read": counts.observations_read,
         "observations added": counts.observations_added,
+        **{name: n for name, n in (("beds added", counts.beds_added), ("plans added", counts.plans_added)) if n},
         "rows quarantined": counts.quarantined,
         "rows not mapped": sum(counts.unmapped.values()),
         "watermark": counts.watermark.isoformat() if counts.watermark else None,

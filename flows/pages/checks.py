@@ -11,7 +11,13 @@ from rnn_core.contracts.errors import DataTooSmallError
 from sql.intake.quality import Check, read_results
 
 DAYS = 30
-_TITLES = {"stay": "Stays", "observation": "Observations", "forecast": "Forecasts before publication"}
+_TITLES = {
+    "stay": "Stays",
+    "observation": "Observations",
+    "beds": "Beds",
+    "planned": "Plans",
+    "forecast": "Forecasts before publication",
+}
 _COLUMNS = ["check", "found last time", f"failed in {DAYS} days", "severity", "looks for"]
 
 

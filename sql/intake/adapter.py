@@ -1,4 +1,4 @@
-"""A source's adapter: a folder with two SELECTs in that database's dialect, a concept map and a card."""
+"""A source's adapter: a folder with SELECTs in that database's dialect, a concept map and a card."""
 
 import csv
 import re
@@ -30,6 +30,7 @@ _GRANTS = {
     "oracle": ("", "grant select on {table} to {role};"),
 }
 _FILES = ("duckdb", "sqlite")
+OPTIONAL_SELECTS = ("beds.sql", "arrivals.sql")
 
 
 class Beds(NamedTuple):
@@ -63,6 +64,7 @@ class Adapter:
     shift_days: added to every time that is read, for dates that de-identification moved into the future.
     first_day: the first day, in the source's own dates, on which a stay can have begun.
     icu_concepts: the numbers that mark intensive care in a source that has such.
+    optional_sql: those of OPTIONAL_SELECTS that the folder has, by file.
     not_taken_sql: names and counts of what the other SELECTs do not return; it may read `look_tables` too.
     """
 
@@ -84,9 +86,14 @@ class Adapter:
     shift_days: int = 0
     first_day: date = FIRST_DAY
     icu_concepts: tuple[int, ...] = ()
+    optional_sql: Mapping[str, str] = field(default_factory=dict)
     not_taken_sql: str | None = None
     look_tables: dict[str, list[str]] = field(default_factory=dict)
     read_timeout_minutes: float = 60.0
+
+    def selects(self) -> dict[str, str]:
+        """The SELECTs that an ingest reads, by file."""
+        return {"stays.sql": self.stays_sql, "observations.sql": self.observations_sql, **self.optional_sql}
 
     def relations(self) -> Iterator[tuple[str, str, list[str]]]:
         """Schema, table and columns of everything the SELECTs read; source.yaml may qualify a table with its schema."""
@@ -177,6 +184,9 @@ def load_adapter(name: str) -> Adapter:
 def _read_folder(folder: Path) -> Adapter:
     promises = yaml.safe_load((folder / "source.yaml").read_text())
     schemas = promises.get("schemas") or dict(_ONE_SCHEMA)
+    optional = {file: _read_select(folder / file, schemas) for file in OPTIONAL_SELECTS if (folder / file).is_file()}
+    if promises.get("units") and "beds.sql" in optional:
+        raise ContractError(f"{folder.name} gives beds twice: in source.yaml under `units`, and in beds.sql. Keep one.")
     return Adapter(
         name=folder.name,
         title=promises["title"],
@@ -197,6 +207,7 @@ def _read_folder(folder: Path) -> Adapter:
         shift_days=int(promises.get("shift_days", 0)),
         first_day=promises.get("first_day", FIRST_DAY),
         icu_concepts=tuple(map(int, promises.get("icu_concepts", ()))),
+        optional_sql=optional,
         not_taken_sql=looks.read_text() if (looks := folder / "not_taken.sql").is_file() else None,
         look_tables=promises.get("look_tables") or {},
     )

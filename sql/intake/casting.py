@@ -9,39 +9,42 @@ from rnn_core.contracts.concepts import CONCEPTS
 from rnn_core.contracts.thresholds import EARLY_VALUE_DAYS
 from sql.intake.adapter import MappedVariable
 from sql.intake.cells import FIRST_TIME, LAST_TIME, MARK
+from sql.intake.relations import OBSERVATION, Relation
 
-_STAY_TIMES = ("available_at", "intime", "outtime", "hospital_intime", "hospital_outtime", "died_at")
-_STAY_NUMBERS = ("end_precision_hours", "age_years", "height_cm", "weight_kg")
-_STAY_TEXTS = ("stay_id", "patient_id", "unit", "unit_type", "outcome", "ends_at", "sex", "admission_type")
 # A batch's table lives for seconds and is analysed when written; autovacuum would only delay dropping it.
 OWN_CARE = "with (autovacuum_enabled = off)"
-STAY_COLUMNS = _STAY_TEXTS + _STAY_TIMES + _STAY_NUMBERS
 
 
-def cast_stays(
-    connection: Connection, *, source: str, as_of: datetime, earliest_begin: datetime, landed: str, checked: str
+def cast_rows(
+    connection: Connection,
+    relation: Relation,
+    *,
+    landed: str,
+    checked: str,
+    more: tuple[str, ...] = (),
+    **constants: str | datetime,
 ) -> None:
     """Create `checked` with a row per row of `landed`; what cannot be read is null and counted in the row.
 
     `row_id` is the place of the landed row (its ctid): a batch's landing tables are written once and never changed.
+    more: expressions of further columns. constants: columns with one value, which those may name.
     """
     typed = _typed_columns(connection, landed)
+    kinds = {name: "text" if isinstance(value, str) else "timestamptz" for name, value in constants.items()}
     columns = [
-        *_STAY_TEXTS,
-        *_casts(typed, _STAY_TIMES, "timestamptz"),
-        *_casts(typed, _STAY_NUMBERS, "float8"),
-        _unreadable(typed, _STAY_TIMES, "timestamptz") + " as unreadable_times",
-        _unreadable(typed, _STAY_NUMBERS, "float8") + " as unreadable_numbers",
-        _marked(_STAY_TEXTS) + " as unreadable_text",
+        "l.ctid as row_id",
+        *(f"cast(:{name} as {kind}) as {name}" for name, kind in kinds.items()),
+        *relation.texts,
+        *_casts(typed, relation.times, "timestamptz"),
+        *_casts(typed, relation.numbers, "float8"),
+        _unreadable(typed, relation.times, "timestamptz") + " as unreadable_times",
+        _unreadable(typed, relation.numbers, "float8") + " as unreadable_numbers",
+        _marked(relation.texts) + " as unreadable_text",
         "md5(to_jsonb(l)::text) as content_hash",
+        *more,
     ]
-    statement = (
-        f"create unlogged table {checked} {OWN_CARE} as select l.ctid as row_id, cast(:source as text) as source,"
-        f" cast(:as_of as timestamptz) as as_of, cast(:earliest_begin as timestamptz) as earliest_begin,"
-        f" {', '.join(columns)} from {landed} l"
-    )
-    bound = {"source": source, "as_of": as_of, "earliest_begin": earliest_begin}
-    connection.execute(text(statement), bound)
+    statement = f"create unlogged table {checked} {OWN_CARE} as select {', '.join(columns)} from {landed} l"
+    connection.execute(text(statement), constants)
     connection.exec_driver_sql(f"analyze {checked}")
 
 
@@ -71,7 +74,7 @@ def cast_observations(
         ),
         "concepts": json.dumps([{"concept": c.name, "low": c.low, "high": c.high} for c in CONCEPTS]),
     }
-    times = ", ".join(_casts(_typed_columns(connection, landed), ("observed_at", "available_at"), "timestamptz"))
+    times = ", ".join(_casts(_typed_columns(connection, landed), OBSERVATION.times, "timestamptz"))
     names = {"landed": landed, "checked": checked, "stays": stays, "times": times, "suspect": suspect, "care": OWN_CARE}
     names |= {"marked": _MARKED, "early_value_days": EARLY_VALUE_DAYS}
     connection.execute(text(_MEANINGS.format(**names)), meanings)

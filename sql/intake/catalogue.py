@@ -28,7 +28,7 @@ def check_source(adapter: Adapter, engine: Engine) -> None:
     if engine.dialect.name not in adapter.dialects:
         raise SourceError(
             f"The source {adapter.name} is written for {', '.join(adapter.dialects)}, not for {engine.dialect.name}; "
-            "copy its folder and translate its two SELECTs."
+            "copy its folder and translate its SELECTs."
         )
     if engine.dialect.name in ("duckdb", "sqlite") and not Path(engine.url.database or "").is_file():
         raise SourceError(f"The source {adapter.name} has no file at {engine.url.database}; check the path in its URL.")
@@ -59,10 +59,10 @@ def _check_tables(adapter: Adapter, engine: Engine) -> None:
 
 
 def _check_selects(adapter: Adapter, engine: Engine) -> None:
-    """Have both SELECTs planned. The database's own message is shown: no row was read yet, so it quotes none."""
+    """Have the SELECTs planned. The database's own message is shown: no row was read yet, so it quotes none."""
     if engine.dialect.name not in _EXPLAINS:
         return _check_grants(adapter, engine)
-    for file, sql in (("stays.sql", adapter.stays_sql), ("observations.sql", adapter.observations_sql)):
+    for file, sql in adapter.selects().items():
         sql, bound = statement(adapter, sql, engine), bounds(adapter, BEGINNING, BEGINNING)
         try:
             with engine.connect() as connection:
@@ -169,7 +169,7 @@ def _scans(adapter: Adapter, engine: Engine, since: datetime, until: datetime) -
     whole: set[tuple[str, str]] = set()
     with engine.connect() as connection:
         connection.exec_driver_sql("set local enable_seqscan = off")
-        for select in (adapter.stays_sql, adapter.observations_sql):
+        for select in adapter.selects().values():
             planned = with_literals(statement(adapter, select, engine), bounds(adapter, since, until))
             (plan,) = explain(connection, "explain (verbose, format json)", planned).scalar_one()
             scanned = [node for node in _nodes(plan["Plan"]) if _reads_all(node)]

@@ -15,13 +15,13 @@ from sqlalchemy.schema import AddConstraint, DropConstraint
 from rnn_core.contracts.errors import SourceError
 from sql.intake import casting, quality
 from sql.intake.adapter import Adapter, Beds
-from sql.intake.reading import BEGINNING, read_observations, read_stays
+from sql.intake.reading import BEGINNING, read
+from sql.intake.relations import BEDS, OBSERVATION, PLANNED, RELATIONS, STAY, Relation, relations_of
 from sql.intake.retention import purged_until
 from sql.store.copy import copy_arrow
-from sql.store.schema import landing_observation, landing_stay, observation
+from sql.store.schema import observation
 
 OVERLAP = timedelta(hours=48)
-RELATIONS = ("stay", "observation")
 _BETWEEN = "\x1f"
 
 # A first load hashes millions of rows; with the default of 4 MB it would spill to disk.
@@ -44,6 +44,11 @@ class Batch:
     rows_landed: dict[str, int] = field(default_factory=dict)
     unmapped: Counter = field(default_factory=Counter)
 
+    @property
+    def relations(self) -> tuple[Relation, ...]:
+        """Those that have landed."""
+        return tuple(relation for relation in RELATIONS if relation.name in self.rows_landed)
+
     def landed(self, relation: str) -> str:
         return f"landing.{relation}_{self.batch_id}"
 
@@ -61,6 +66,8 @@ class BatchCounts:
     quarantined: int
     unmapped: dict[str, int]
     watermark: datetime | None
+    beds_added: int = 0
+    plans_added: int = 0
 
 
 def begin_batch(
@@ -91,14 +98,19 @@ def begin_batch(
         beginning = purged_until(connection, source) or BEGINNING
         since = {
             relation: beginning if reconcile or watermark is None else watermark - overlap
-            for relation, watermark in zip(RELATIONS, watermarks, strict=True)
+            for relation, watermark in watermarks._mapping.items()
         }
         batch_id = connection.execute(
             text(
                 "insert into icu.batch (source, as_of, read_since, timezone)"
                 " values (:source, :as_of, :since, :timezone) returning batch_id"
             ),
-            {"source": source, "as_of": as_of, "since": min(since.values()), "timezone": timezone},
+            {
+                "source": source,
+                "as_of": as_of,
+                "since": min(since[STAY.name], since[OBSERVATION.name]),
+                "timezone": timezone,
+            },
         ).scalar_one()
     return Batch(batch_id, source, as_of, since)
 
@@ -106,7 +118,7 @@ def begin_batch(
 def read_watermark(connection: Connection, source: str) -> datetime | None:
     """Greatest available_at ever accepted from `source`: the data are known up to then."""
     return connection.execute(
-        text(f"select greatest(stays, observations) from ({_WATERMARKS}) w"), {"source": source}
+        text(f"select greatest(stay, observation) from ({_WATERMARKS}) w"), {"source": source}
     ).scalar()
 
 
@@ -122,45 +134,45 @@ def fail_batch(engine: Engine, batch: Batch, error: str) -> None:
 
 def land(engine: Engine, batch: Batch, adapter: Adapter, source_engine: Engine, progress: Progress) -> None:
     """Copy what became available into this batch's landing tables and commit: Great Expectations reads committed rows."""
-    for relation, read, template in (
-        ("stay", read_stays, landing_stay),
-        ("observation", read_observations, landing_observation),
-    ):
-        columns = [c.name for c in template.columns]
-        batches = read(adapter, source_engine, batch.since[relation], batch.as_of)
-        if relation == "observation":
-            batches = _without_unmapped(batches, adapter, batch.unmapped)
+    for relation in relations_of(adapter):
+        rows = read(adapter, relation.file, source_engine, batch.since[relation.name], batch.as_of)
+        if relation is OBSERVATION:
+            rows = _without_unmapped(rows, adapter, batch.unmapped)
         with engine.begin() as connection:
-            target = batch.landed(relation)
-            connection.exec_driver_sql(f"create unlogged table {target} (like {template.fullname}) {casting.OWN_CARE}")
-            rows = _with_typed_times(connection, target, _as_text(batches, columns))
-            batch.rows_landed[relation] = copy_arrow(connection, target, _reporting(rows, relation, progress))
-            if relation == "observation":
-                batch.rows_landed[relation] += _land_again(connection, batch, columns)
+            target = batch.landed(relation.name)
+            connection.exec_driver_sql(
+                f"create unlogged table {target} (like {relation.landing.fullname}) {casting.OWN_CARE}"
+            )
+            rows = _with_typed_times(connection, target, _as_text(rows, relation))
+            n = copy_arrow(connection, target, _reporting(rows, relation.name, progress))
+            if relation is OBSERVATION:
+                n += _land_again(connection, batch)
+        batch.rows_landed[relation.name] = n
 
 
-def _land_again(connection: Connection, batch: Batch, columns: list[str]) -> int:
+def _land_again(connection: Connection, batch: Batch) -> int:
     """Land quarantined rows that wait for a stay of this batch; the source has just returned later ones again."""
-    target, names = batch.landed("observation"), ", ".join(columns)
+    target, columns = batch.landed("observation"), OBSERVATION.columns
     waiting = _WAITING.format(stays=batch.landed("stay"))
     statement = text(
-        f"insert into {target} ({names}) select {', '.join(f'r.{c}' for c in columns)}"
+        f"insert into {target} ({', '.join(columns)}) select {', '.join(f'r.{c}' for c in columns)}"
         f" from quality.quarantine q, jsonb_populate_record(null::{target}, q.row) r where {waiting}"
     )
     until = min(batch.since["observation"], batch.as_of)
     return connection.execute(statement, {"source": batch.source, "until": until}).rowcount
 
 
-def _as_text(batches: Iterator[pa.RecordBatch], columns: list[str]) -> Iterator[pa.RecordBatch]:
+def _as_text(batches: Iterator[pa.RecordBatch], relation: Relation) -> Iterator[pa.RecordBatch]:
     """Every column except times as text, so that a bad value lands instead of breaking the COPY."""
+    columns = relation.columns
     for rows in batches:
         if missing := [name for name in columns if name not in rows.schema.names]:
             raise SourceError(
-                f"The adapter's SELECT returns no column {', '.join(missing)}; see docs/your-own-database.md."
+                f"{relation.file} of the adapter returns no column {', '.join(missing)}; see docs/your-own-database.md."
             )
         arrays = [rows.column(name) for name in columns]
         texts = [a if pa.types.is_timestamp(a.type) else a.cast(pa.string()) for a in arrays]
-        yield pa.RecordBatch.from_arrays(texts, columns)
+        yield pa.RecordBatch.from_arrays(texts, list(columns))
 
 
 def _with_typed_times(
@@ -224,27 +236,44 @@ def _reporting(batches: Iterator[pa.RecordBatch], relation: str, progress: Progr
 
 def cast_and_map(engine: Engine, batch: Batch, adapter: Adapter) -> None:
     """Build the typed tables that the checks read, one row per landed row, and commit."""
-    names = {"source": batch.source, "as_of": batch.as_of}
-    stays, observations = batch.checked("stay"), batch.checked("observation")
     with engine.begin() as connection:
         connection.exec_driver_sql(_ROOM_TO_SORT)
-        casting.cast_stays(
-            connection, landed=batch.landed("stay"), checked=stays, earliest_begin=adapter.earliest_begin, **names
-        )
+        _cast(connection, batch, STAY, earliest_begin=adapter.earliest_begin)
         casting.cast_observations(
             connection,
             landed=batch.landed("observation"),
-            checked=observations,
-            stays=stays,
+            checked=batch.checked("observation"),
+            stays=batch.checked("stay"),
             concept_map=adapter.concept_map,
             suspect=quality.any_fault("observation"),
-            **names,
+            source=batch.source,
+            as_of=batch.as_of,
         )
+        if BEDS in batch.relations:
+            _cast(connection, batch, BEDS)
+        if PLANNED in batch.relations:
+            _name_units(connection, batch, adapter)
+            _cast(connection, batch, PLANNED, more=(_KNOWN_UNIT,))
+
+
+def _cast(
+    connection: Connection, batch: Batch, relation: Relation, more: tuple[str, ...] = (), **constants: datetime
+) -> None:
+    tables = {"landed": batch.landed(relation.name), "checked": batch.checked(relation.name)}
+    constants |= {"source": batch.source, "as_of": batch.as_of}
+    casting.cast_rows(connection, relation, **tables, more=more, **constants)
+
+
+def _name_units(connection: Connection, batch: Batch, adapter: Adapter) -> None:
+    """Make the temporary table of the units that a plan may name: those of the source so far, and of this batch."""
+    connection.execute(text(_KNOWN_UNITS), {"source": batch.source, "units": list(adapter.units)})
+    for relation in {STAY, BEDS} & set(batch.relations):
+        connection.exec_driver_sql(f"insert into known_unit select unit from {batch.checked(relation.name)}")
 
 
 def check(engine: Engine, batch: Batch) -> dict[str, list[quality.CheckOutcome]]:
-    """Validate both relations; the counts are kept even if a critical check then stops the batch (QualityError)."""
-    outcomes = {r: quality.validate(engine, r, batch.checked(r)) for r in RELATIONS}
+    """Validate each relation; the counts are kept even if a critical check then stops the batch (QualityError)."""
+    outcomes = {r.name: quality.validate(engine, r.name, batch.checked(r.name)) for r in batch.relations}
     with engine.begin() as connection:
         for relation, found in outcomes.items():
             quality.record(
@@ -266,15 +295,18 @@ def take_over(
     """Quarantine, append, move the watermark and drop the landing tables, within the connection's transaction."""
     connection.exec_driver_sql(_ROOM_TO_SORT)
     rejected_stays = _quarantine(connection, batch, "stay", outcomes["stay"])
-    stays = _append(connection, batch, "stay")
+    added = {"stay": _append(connection, batch, STAY)}
     if rejected_stays:
         outcomes["observation"] = _without_rejected_stays(connection, batch, outcomes["observation"])
     _release(connection, batch)
     _quarantine(connection, batch, "observation", outcomes["observation"])
     with _key_built_at_once(connection):
-        observations = _append(connection, batch, "observation")
+        added["observation"] = _append(connection, batch, OBSERVATION)
+    for relation in (r for r in batch.relations if r not in (STAY, OBSERVATION)):
+        _quarantine(connection, batch, relation.name, outcomes[relation.name])
+        added[relation.name] = _append(connection, batch, relation)
     _add_beds(connection, batch, beds)
-    return _finish(connection, batch, stays, observations)
+    return _finish(connection, batch, added)
 
 
 def _add_beds(connection: Connection, batch: Batch, beds: Mapping[str, Beds]) -> None:
@@ -328,9 +360,15 @@ def _looks_empty(connection: Connection, lock: str, *, keep: bool) -> bool:
     return empty
 
 
-def _append(connection: Connection, batch: Batch, relation: str) -> int:
-    statement = text(_APPEND[relation].format(checked=batch.checked(relation)))
-    return connection.execute(statement, {"batch_id": batch.batch_id, "source": batch.source}).rowcount
+def _append(connection: Connection, batch: Batch, relation: Relation) -> int:
+    checked, columns = batch.checked(relation.name), ", ".join(relation.columns)
+    statement = (
+        _APPEND_OBSERVATIONS.format(checked=checked)
+        if relation is OBSERVATION
+        else f"insert into {relation.target.fullname} (source, batch_id, {columns})"
+        f" select :source, :batch_id, {columns} from {checked} on conflict do nothing"
+    )
+    return connection.execute(text(statement), {"batch_id": batch.batch_id, "source": batch.source}).rowcount
 
 
 def _release(connection: Connection, batch: Batch) -> None:
@@ -341,17 +379,17 @@ def _release(connection: Connection, batch: Batch) -> None:
     )
 
 
-def _finish(connection: Connection, batch: Batch, stays: int, observations: int) -> BatchCounts:
+def _finish(connection: Connection, batch: Batch, added: dict[str, int]) -> BatchCounts:
     """Move the watermarks, write the counts and drop the landing tables."""
     quarantined = connection.execute(
         text("select count(*) from quality.quarantine where batch_id = :batch_id and disposition = 'rejected'"),
         {"batch_id": batch.batch_id},
     ).scalar_one()
-    newest = {
-        f"newest_{relation}": connection.execute(
-            text(f"select max(available_at) from {batch.checked(relation)}")
+    newest = dict.fromkeys(f"newest_{relation.name}" for relation in RELATIONS) | {
+        f"newest_{relation.name}": connection.execute(
+            text(f"select max(available_at) from {batch.checked(relation.name)}")
         ).scalar()
-        for relation in RELATIONS
+        for relation in batch.relations
     }
     watermark = connection.execute(
         text(_MOVE_WATERMARKS),
@@ -361,9 +399,9 @@ def _finish(connection: Connection, batch: Batch, stays: int, observations: int)
             "batch_id": batch.batch_id,
             "as_of": batch.as_of,
             "stays_read": batch.rows_landed["stay"],
-            "stays_added": stays,
+            "stays_added": added["stay"],
             "observations_read": batch.rows_landed["observation"],
-            "observations_added": observations,
+            "observations_added": added["observation"],
             "quarantined": quarantined,
             "unmapped": json.dumps(dict(batch.unmapped)),
         },
@@ -372,12 +410,14 @@ def _finish(connection: Connection, batch: Batch, stays: int, observations: int)
     return BatchCounts(
         batch.batch_id,
         batch.rows_landed["stay"],
-        stays,
+        added["stay"],
         batch.rows_landed["observation"],
-        observations,
+        added["observation"],
         quarantined,
         dict(batch.unmapped),
         watermark,
+        added.get("beds", 0),
+        added.get("planned", 0),
     )
 
 
@@ -408,16 +448,22 @@ def _without_rejected_stays(
 
 
 def _drop_tables(connection: Connection, batch_id: int) -> None:
-    for relation in RELATIONS:
-        connection.exec_driver_sql(
-            f"drop table if exists landing.{relation}_{batch_id}_checked, landing.{relation}_{batch_id}"
-        )
+    names = [f"landing.{relation.name}_{batch_id}" for relation in RELATIONS]
+    connection.exec_driver_sql(f"drop table if exists {', '.join(f'{name}_checked, {name}' for name in names)}")
 
 
-_WATERMARKS = """
-select max(stays_watermark) as stays, max(observations_watermark) as observations
+_WATERMARKS = f"""
+select {", ".join(f"max({r.watermark}) as {r.name}" for r in RELATIONS)}
 from icu.batch where source = :source and status = 'done'
 """
+
+_KNOWN_UNITS = """
+create temporary table known_unit on commit drop as
+select unit from icu.stay_version where source = :source
+union select unit from icu.unit where source = :source
+union select unnest(cast(:units as text[]))
+"""
+_KNOWN_UNIT = "coalesce(l.unit in (select unit from known_unit), false) as known_unit"
 
 # Observations quarantined because there was no stay, which {stays} now holds. The condition on the time is in a case,
 # since rows quarantined for other reasons may have no time.
@@ -428,16 +474,13 @@ and case when pg_input_is_valid(q.row ->> 'available_at', 'timestamptz')
     then (q.row ->> 'available_at')::timestamptz <= :until end
 """
 
-_COLUMNS = ", ".join(casting.STAY_COLUMNS)
-
 # The rest of the batch has distinct keys, and no other ingest of the source is running, so observations cannot conflict;
 # "on conflict" would take twice as long, since it writes each row in two steps.
-_APPEND = {
-    "stay": f"insert into icu.stay_version (source, batch_id, {_COLUMNS})"
-    f" select :source, :batch_id, {_COLUMNS} from {{checked}} on conflict do nothing",
-    "observation": "insert into icu.observation (source, stay_id, concept, observed_at, available_at, value, batch_id)"
-    " select :source, stay_id, concept, observed_at, available_at, number, :batch_id from {checked} where taken_value is null",
-}
+_APPEND_OBSERVATIONS = (
+    "insert into icu.observation (source, stay_id, concept, observed_at, available_at, value, batch_id)"
+    " select :source, stay_id, concept, observed_at, available_at, number, :batch_id from {checked}"
+    " where taken_value is null"
+)
 
 # A version more where the newest one differs; what was never given before holds since ever.
 _ADD_BEDS = """
@@ -457,19 +500,20 @@ set beds = excluded.beds, staffed_beds = excluded.staffed_beds, batch_id = exclu
 
 # greatest() and least() ignore nulls: a relation without rows keeps the watermark it has.
 _MOVE_WATERMARKS = f"""
-with before as ({_WATERMARKS}), batch as (
-    select cast(:newest_stay as timestamptz) as stays, cast(:newest_observation as timestamptz) as observations
-), moved as (
-    select greatest(before.stays, case when batch.stays is not null then least(batch.stays, :as_of) end) as stays,
-        greatest(
-            before.observations, case when batch.observations is not null then least(batch.observations, :as_of) end
-        ) as observations
-    from before, batch
+with before as ({_WATERMARKS}), moved as (
+    select {
+    ", ".join(
+        f"greatest(before.{r.name}, case when cast(:newest_{r.name} as timestamptz) is not null"
+        f" then least(cast(:newest_{r.name} as timestamptz), :as_of) end) as {r.name}"
+        for r in RELATIONS
+    )
+}
+    from before
 )
 update icu.batch set
     status = 'done', ingested_at = clock_timestamp(), stays_read = :stays_read, stays_added = :stays_added,
     observations_read = :observations_read, observations_added = :observations_added, quarantined = :quarantined,
-    unmapped = cast(:unmapped as jsonb), stays_watermark = moved.stays, observations_watermark = moved.observations,
-    watermark = greatest(moved.stays, moved.observations)
+    unmapped = cast(:unmapped as jsonb), {", ".join(f"{r.watermark} = moved.{r.name}" for r in RELATIONS)},
+    watermark = greatest(moved.stay, moved.observation)
 from moved where batch_id = :batch_id returning watermark
 """

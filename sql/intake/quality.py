@@ -162,7 +162,7 @@ def read_results(engine: Engine, source: str, days: int) -> dict[str, list[tuple
     with engine.connect() as connection:
         rows = connection.execute(text(_NEWEST_RESULTS), {"source": source, "days": days}).mappings().all()
     found = {(row["suite"], row["check_name"]): dict(row) for row in rows}
-    suites = ("stay", "observation", "forecast")
+    suites = ("stay", "observation", "beds", "planned", "forecast")
     results = {
         suite: [(c, found[suite, c.name]) for c in load_suite(suite) if (suite, c.name) in found] for suite in suites
     }

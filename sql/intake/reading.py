@@ -28,31 +28,40 @@ NOT_AFFECTED = "Published forecasts are not affected."
 BEGINNING = FIRST_TIME
 _ROWS_AT_ONCE = 100_000
 _TIMES = frozenset(
-    ("available_at", "observed_at", "intime", "outtime", "hospital_intime", "hospital_outtime", "died_at")
+    (
+        "available_at",
+        "observed_at",
+        "intime",
+        "outtime",
+        "hospital_intime",
+        "hospital_outtime",
+        "died_at",
+        "expected_at",
+    )
 )
 # More than any clock is ever set back, so that bounds on a local clock lose nothing; the excess is cut off.
 _CLOCK_CHANGE = timedelta(hours=3)
 
 
 def read_stays(adapter: Adapter, engine: Engine, since: datetime, until: datetime) -> Iterator[pa.RecordBatch]:
-    """Stream the stay versions with since < available_at <= until; see `_read` for what it raises."""
-    return _read(adapter, adapter.stays_sql, engine, since, until)
+    """Stream the stay versions with since < available_at <= until; see `read` for what it raises."""
+    return read(adapter, "stays.sql", engine, since, until)
 
 
 def read_observations(adapter: Adapter, engine: Engine, since: datetime, until: datetime) -> Iterator[pa.RecordBatch]:
-    """Stream the observations with since < available_at <= until; see `_read` for what it raises."""
-    return _read(adapter, adapter.observations_sql, engine, since, until)
+    """Stream the observations with since < available_at <= until; see `read` for what it raises."""
+    return read(adapter, "observations.sql", engine, since, until)
 
 
-def _read(adapter: Adapter, select: str, engine: Engine, since: datetime, until: datetime) -> Iterator[pa.RecordBatch]:
-    """Stream one of the adapter's SELECTs as record batches, rows with since < available_at <= until, times with a zone.
+def read(adapter: Adapter, file: str, engine: Engine, since: datetime, until: datetime) -> Iterator[pa.RecordBatch]:
+    """Stream the SELECT in a file of the adapter as record batches, rows with since < available_at <= until, times with a zone.
 
     Each batch is fetched while the one before is used. Memory holds a few batches, however many rows there are. Raises
     SourceError, also where the whole takes longer than the read timeout; its text never quotes a row.
     """
-    sql, bound = statement(adapter, select, engine), bounds(adapter, since, until)
-    read = {"postgresql": _read_adbc, "duckdb": _read_duckdb}.get(engine.dialect.name, _read_rows)
-    rows = (_within(_with_real_times(adapter, rows), since, until) for rows in read(engine, sql, bound, adapter))
+    sql, bound = statement(adapter, adapter.selects()[file], engine), bounds(adapter, since, until)
+    of_engine = {"postgresql": _read_adbc, "duckdb": _read_duckdb}.get(engine.dialect.name, _read_rows)
+    rows = (_within(_with_real_times(adapter, rows), since, until) for rows in of_engine(engine, sql, bound, adapter))
     began, limit = time.monotonic(), adapter.read_timeout_minutes * 60
     try:
         yield from fetch_ahead(rows, limit)

@@ -1,1 +1,1 @@
-"""One folder per source: two SELECTs in its database's own dialect, a concept map, and a card (source.yaml)."""
+"""One folder per source: SELECTs in its database's own dialect, a concept map, and a card (source.yaml)."""

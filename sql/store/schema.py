@@ -73,6 +73,8 @@ batch = Table(
     Column(
         "timezone", Text, nullable=False, server_default=text("'UTC'"), comment="the clock of the source's hospital"
     ),
+    _time("beds_watermark", comment="the same of versions of beds, for a source that has beds.sql"),
+    _time("plans_watermark", comment="the same of plans, for a source that has arrivals.sql"),
     CheckConstraint("status in ('running', 'done', 'failed', 'abandoned')", name="status"),
     Index(None, "source", "batch_id"),
     schema="icu",
@@ -167,42 +169,39 @@ retention = Table(
 # ------------------------------------------------------------------------------------------------ landing
 # Templates for each batch's own tables: unlogged raw text. After a crash the next batch reads it again.
 
-landing_stay = Table(
+
+def _landing(name: str, *columns: str) -> Table:
+    return Table(name, metadata, *(Column(c, Text) for c in columns), schema="landing", prefixes=["UNLOGGED"])
+
+
+landing_stay = _landing(
     "stay",
-    metadata,
-    *(
-        Column(name, Text)
-        for name in (
-            "stay_id",
-            "available_at",
-            "patient_id",
-            "unit",
-            "unit_type",
-            "intime",
-            "outtime",
-            "outcome",
-            "ends_at",
-            "end_precision_hours",
-            "hospital_intime",
-            "hospital_outtime",
-            "died_at",
-            "age_years",
-            "sex",
-            "height_cm",
-            "weight_kg",
-            "admission_type",
-        )
-    ),
-    schema="landing",
-    prefixes=["UNLOGGED"],
+    "stay_id",
+    "available_at",
+    "patient_id",
+    "unit",
+    "unit_type",
+    "intime",
+    "outtime",
+    "outcome",
+    "ends_at",
+    "end_precision_hours",
+    "hospital_intime",
+    "hospital_outtime",
+    "died_at",
+    "age_years",
+    "sex",
+    "height_cm",
+    "weight_kg",
+    "admission_type",
 )
 
-landing_observation = Table(
-    "observation",
-    metadata,
-    *(Column(name, Text) for name in ("stay_id", "variable", "unit", "observed_at", "available_at", "value")),
-    schema="landing",
-    prefixes=["UNLOGGED"],
+landing_observation = _landing("observation", "stay_id", "variable", "unit", "observed_at", "available_at", "value")
+
+landing_beds = _landing("beds", "unit", "beds", "staffed_beds", "available_at")
+
+landing_planned = _landing(
+    "planned", "planned_id", "unit", "kind", "expected_at", "available_at", "probability", "status", "stay_id"
 )
 
 # ------------------------------------------------------------------------------------------------ quality

@@ -1,9 +1,11 @@
 """The hospital in the tables of the template: two of its own, local times, a comma for a decimal point."""
 
+from datetime import timedelta
+
 import pyarrow as pa
 from sqlalchemy import Engine
 
-from hospital import CHARTED, IMPLAUSIBLE, NOT_A_NUMBER, SAID, STAYS, Charted, create
+from hospital import BEGIN, CHARTED, IMPLAUSIBLE, NOT_A_NUMBER, SAID, STAYS, Charted, create
 
 TEXT, NUMBER, TIME, FLAG = pa.string(), pa.float64(), pa.timestamp("s"), pa.bool_()
 TABLES = {
@@ -21,6 +23,17 @@ TABLES = {
         "height_cm": NUMBER,
         "weight_kg": NUMBER,
         "admission_code": TEXT,
+    },
+    "ward_plan": {
+        "plan_no": TEXT,
+        "ward": TEXT,
+        "is_icu": FLAG,
+        "kind_code": TEXT,
+        "planned_ts": TIME,
+        "entered_ts": TIME,
+        "likelihood_percent": NUMBER,
+        "state_code": TEXT,
+        "stay_no": TEXT,
     },
     "ward_value": {"stay_no": TEXT, "code": TEXT, "unit": TEXT, "observed_ts": TIME, "stored_ts": TIME, "value": TEXT},
 }
@@ -41,6 +54,25 @@ CODES = {
 }
 
 
+def plan(number: str, hour: float, state: str = "O", **values) -> dict:
+    """A version of a plan, entered that many hours after the begin."""
+    row = {"plan_no": number, "ward": "ICU1", "is_icu": True, "kind_code": "A", "likelihood_percent": 80.0}
+    times = {"planned_ts": _local(BEGIN + timedelta(hours=48)), "entered_ts": _local(BEGIN + timedelta(hours=hour))}
+    return row | times | {"state_code": state} | values
+
+
+def _local(time):
+    return time.replace(tzinfo=None)
+
+
+PLANS = [
+    plan("1", 2),
+    plan("1", 40, "X"),
+    plan("2", 5, kind_code="D", stay_no="1", likelihood_percent=100.0),
+    plan("3", 6, ward="GEN4", is_icu=False),
+]
+
+
 def build(engine: Engine) -> dict[str, str]:
     stays = [
         {
@@ -58,12 +90,8 @@ def build(engine: Engine) -> dict[str, str]:
         for s in STAYS
     ]
     values = [*(_value(c) for c in (*CHARTED, IMPLAUSIBLE)), _value(NOT_A_NUMBER) | {"value": SAID}]
-    create(engine, "site", TABLES, {"ward_stay": stays, "ward_value": values})
+    create(engine, "site", TABLES, {"ward_stay": stays, "ward_value": values, "ward_plan": PLANS})
     return {s.name: s.name for s in STAYS}
-
-
-def _local(time):
-    return time.replace(tzinfo=None)
 
 
 def _value(c: Charted) -> dict:

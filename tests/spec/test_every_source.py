@@ -183,6 +183,23 @@ def test_the_bad_rows_are_quarantined_with_the_right_reason(store, take_over, so
     assert found == ["implausible_value", "text_in_a_number"]
 
 
+def test_a_plan_of_the_template_is_known_as_it_was_entered(store, take_over):
+    name, ids = take_over("site", "postgresql")
+    query = (
+        "select planned_id, unit, kind, expected_at, probability, status, stay_id from icu.planned_at(:as_of)"
+        " where source = :source order by 1"
+    )
+    at = hospital.BEGIN + timedelta(hours=48)
+    discharge = ("2", "ICU1", "discharge", at, 1.0, "planned", ids["1"])
+    with store.connect() as connection:
+        for as_of, status in ((DURING, "planned"), (AFTER, "cancelled")):
+            found = connection.execute(text(query), {"source": name, "as_of": as_of}).all()
+            assert found == [("1", "ICU1", "admission", at, 0.8, status, None), discharge]
+        beds = "select unit, beds from icu.unit_at(:as_of) where source = :source order by 1"
+        found = connection.execute(text(beds), {"source": name, "as_of": DURING}).all()
+    assert found == [("ICU1", 12), ("ICU2", 8), ("ICU3", None)]
+
+
 def windows_of(stays, observations):
     during = np.datetime64(DURING.replace(tzinfo=None), "us")
     grid = make_grid(stays, observations, during)

@@ -18,7 +18,8 @@ from sql.intake.adapter import Adapter, MappedVariable
 from sql.intake.cells import MARK
 from sql.store import schema
 
-SUITES = ("stay", "observation", "forecast")
+SUITES = ("stay", "observation", "beds", "planned", "forecast")
+READ = SUITES[:-1]
 EVERY_CHECK = [
     pytest.param(suite, check, id=f"{suite}-{check.name}") for suite in SUITES for check in quality.load_suite(suite)
 ]
@@ -38,6 +39,10 @@ ADAPTER = Adapter(
     units={},
     stays_sql="select * from {schema}.stay where :since < :until",
     observations_sql="select * from {schema}.observation where :since < :until",
+    optional_sql={
+        "beds.sql": "select * from {schema}.beds where :since < :until",
+        "arrivals.sql": "select * from {schema}.planned where :since < :until",
+    },
     concept_map=(MappedVariable("HR", "bpm", "heart_rate", 1.0, 0.0), MappedVariable("K", "*", "potassium", 1.0, 0.0)),
 )
 
@@ -88,7 +93,34 @@ def observation(**values: str | None) -> dict:
     return row | values
 
 
+def beds(unit: str | None, **values: str | None) -> dict:
+    """A clean version of the beds of a unit as text, but for `values`."""
+    return {"unit": unit, "beds": "12", "staffed_beds": "10", "available_at": at(0)} | values
+
+
+def plan(planned_id: str | None, **values: str | None) -> dict:
+    """A clean plan as text, but for `values`."""
+    row = {
+        "planned_id": planned_id,
+        "unit": "MICU",
+        "kind": "admission",
+        "expected_at": at(300),
+        "available_at": at(100),
+        "probability": "0.8",
+        "status": "planned",
+        "stay_id": None,
+    }
+    return row | values
+
+
 CLEAN = {
+    "beds": [beds("MICU"), beds("MICU", beds="0", staffed_beds=None, available_at=at(5)), beds("NEW", beds=None)],
+    "planned": [
+        plan("p1"),
+        plan("p1", available_at=at(101), status="cancelled", probability="0"),
+        plan("p2", unit="NEW", kind="transfer", probability="1", stay_id="clean-0", expected_at=at(-5)),
+        plan("p3", kind="discharge", status="done", available_at=at(0)),
+    ],
     "stay": [stay(f"clean-{n}") for n in range(150)],
     "observation": [observation(stay_id=f"clean-{n % 150}") for n in range(1500)]
     + [
@@ -116,8 +148,23 @@ CHANGED = {
     "weight_kg": "81",
     "admission_type": "elective",
 }
-BEFORE_A_CHANGE = {"stay": [stay(f"changed-{column}") for column in CHANGED], "observation": [observation()]}
+CHANGED_PLAN = {
+    "unit": "NEW",
+    "kind": "discharge",
+    "expected_at": at(301),
+    "probability": "0.9",
+    "status": "done",
+    "stay_id": "clean-0",
+}
+BEFORE_A_CHANGE = {
+    "beds": [beds("changed beds"), beds("changed staff")],
+    "planned": [plan(f"changed-{column}") for column in CHANGED_PLAN],
+    "stay": [stay(f"changed-{column}") for column in CHANGED],
+    "observation": [observation()],
+}
 AFTER_A_CHANGE = {
+    "beds": [beds("changed beds", beds="13"), beds("changed staff", staffed_beds=None)],
+    "planned": [plan(f"changed-{column}", **{column: value}) for column, value in CHANGED_PLAN.items()],
     "stay": [row | {column: CHANGED[column]} for row, column in zip(BEFORE_A_CHANGE["stay"], CHANGED, strict=True)],
     "observation": [BEFORE_A_CHANGE["observation"][0] | {"value": "81"}],
 }
@@ -222,6 +269,34 @@ DIRTY: dict[str, dict[str, list[dict]]] = {
         "duplicate_key": [CLEAN["observation"][0] | {"value": "99"}],
         "changed_without_new_available_at": AFTER_A_CHANGE["observation"],
     },
+    "beds": {
+        "unreadable_text": [beds(rf"S\xfcd{MARK}")],
+        "missing_unit": [beds(None), beds("")],
+        "unreadable_time": [beds("no time", available_at=None), beds("some time", available_at="soon")],
+        "known_after_the_slot": [beds("from the future", available_at=KNOWN_LATER)],
+        "impossible_number": [
+            *(beds(f"of {n}", beds=n, staffed_beds=None) for n in ("-1", "many", "1.5", "NaN", "1e300", "10001")),
+            *(beds(f"staffed by {n}", beds=None, staffed_beds=n) for n in ("-1", "some", "0.5", "Infinity")),
+        ],
+        "more_staffed_than_beds": [beds("overstaffed", staffed_beds="13")],
+        "duplicate_key": [CLEAN["beds"][0]],
+        "changed_without_new_available_at": AFTER_A_CHANGE["beds"],
+    },
+    "planned": {
+        "unreadable_text": [plan(rf"S\xfcd{MARK}"), plan("text", status=rf"\xfc{MARK}")],
+        "missing_plan_id": [plan(None), plan("")],
+        "unreadable_time": [plan("no time", available_at=None), plan("some time", available_at="soon")],
+        "known_after_the_slot": [plan("from the future", available_at=KNOWN_LATER)],
+        "no_expected_time": [plan("never", expected_at=None), plan("tomorrow", expected_at="tomorrow")],
+        "unknown_kind": [plan("no kind", kind=None), plan("visit", kind="visit")],
+        "unknown_status": [plan("no status", status=None), plan("sure", status="sure")],
+        "impossible_probability": [
+            plan(f"with {p}", probability=p) for p in (None, "-0.1", "1.01", "80", "NaN", "likely")
+        ],
+        "unknown_unit": [plan("nowhere", unit="GEN4"), plan("no unit", unit=None)],
+        "duplicate_key": [CLEAN["planned"][0]],
+        "changed_without_new_available_at": AFTER_A_CHANGE["planned"],
+    },
     # Each of these breaks its own check and no other, so the counts of a run are known exactly.
     "forecast": {
         "probabilities_lie_between_0_and_1": [
@@ -287,6 +362,8 @@ class Found:
     outcomes: dict[str, dict[str, quality.CheckOutcome]]
     quarantine: list[dict]
     versions: list[dict]
+    beds: list[dict]
+    plans: list[dict]
     observations: list[dict]
 
 
@@ -299,19 +376,19 @@ def engine(make_database, migrated_template):
 @pytest.fixture(scope="module")
 def first(engine) -> Found:
     """All that is clean among all that is dirty in a row."""
-    return read(engine, {r: CLEAN[r] + BEFORE_A_CHANGE[r] + dirty_rows(r, "warning") for r in ("stay", "observation")})
+    return read(engine, {r: CLEAN[r] + BEFORE_A_CHANGE[r] + dirty_rows(r, "warning") for r in READ})
 
 
 @pytest.fixture(scope="module")
 def again(engine, first) -> Found:
     """The same rows once more, but for the clean ones that changed."""
-    return read(engine, {r: CLEAN[r] + AFTER_A_CHANGE[r] + dirty_rows(r, "warning") for r in ("stay", "observation")})
+    return read(engine, {r: CLEAN[r] + AFTER_A_CHANGE[r] + dirty_rows(r, "warning") for r in READ})
 
 
 @pytest.fixture(scope="module")
 def stopped(engine, again) -> Found:
     """What is dirty in the batch as a whole."""
-    return read(engine, {r: CLEAN[r][:10] + dirty_rows(r, "critical") for r in ("stay", "observation")}, stops=True)
+    return read(engine, {r: CLEAN[r][:10] + dirty_rows(r, "critical") for r in READ}, stops=True)
 
 
 @pytest.fixture(scope="module")
@@ -343,6 +420,8 @@ def read(engine, tables: dict[str, list[dict]], *, stops: bool = False) -> Found
         {r: outcomes(engine, r, batch_id=batch.batch_id) for r in tables},
         found,
         b.rows(engine, "select * from icu.stay_version order by stay_id, available_at"),
+        b.rows(engine, "select unit, beds, staffed_beds, available_at from icu.unit"),
+        b.rows(engine, f"select {', '.join(CLEAN['planned'][0])} from icu.planned"),
         b.rows(engine, "select * from icu.observation order by stay_id, concept, observed_at, available_at"),
     )
 
@@ -415,6 +494,8 @@ def test_what_is_clean_and_what_was_corrected_is_taken_over_and_nothing_else(fir
     corrected = [row | change(row) for name, change in CORRECTED.items() for row in DIRTY["stay"][name]]
     wanted = {row["stay_id"]: row for row in (*CLEAN["stay"], *BEFORE_A_CHANGE["stay"], *corrected)}
     assert {row["stay_id"]: as_text(row) for row in first.versions} == wanted
+    for taken, relation in ((first.beds, "beds"), (first.plans, "planned")):
+        assert in_order(map(as_text, taken)) == in_order([*CLEAN[relation], *BEFORE_A_CHANGE[relation]])
     concepts = {"HR": "heart_rate", "K": "potassium"}
     assert {(o["stay_id"], o["concept"], o["observed_at"].isoformat()): o["value"] for o in first.observations} == {
         (o["stay_id"], concepts[o["variable"]], o["observed_at"]): float(o["value"])
@@ -424,7 +505,7 @@ def test_what_is_clean_and_what_was_corrected_is_taken_over_and_nothing_else(fir
 
 def as_text(version: dict) -> dict:
     """A version of a stay as the source gave it."""
-    shown = {datetime: datetime.isoformat, float: "{:g}".format}
+    shown = {datetime: datetime.isoformat, float: "{:g}".format, int: str}
     return {
         name: shown.get(type(value), lambda v: v)(value)
         for name, value in version.items()
@@ -451,16 +532,18 @@ def test_the_rows_of_a_stay_that_was_rejected_are_of_an_unknown_stay(first):
 
 def test_rows_read_again_are_reported_as_changed_only_where_the_source_changed_them(first, again):
     """A version that was corrected, or a row that lost to another of its key, differs from what is stored all the same."""
-    for relation in ("stay", "observation"):
+    for relation in READ:
         outcome = again.outcomes[relation]["changed_without_new_available_at"]
         assert outcome.rows_failed == len(AFTER_A_CHANGE[relation])
     assert {row["check_name"] for row in again.quarantine} == {"changed_without_new_available_at"}
     assert (again.versions, again.observations) == (first.versions, first.observations)
+    assert (again.beds, again.plans) == (first.beds, first.plans)
 
 
 def test_a_change_of_any_column_of_a_version_is_noticed():
     key = {"source", "stay_id", "available_at", "batch_id"}
     assert set(CHANGED) == {column.name for column in schema.stay_version.c} - key
+    assert set(CHANGED_PLAN) == {column.name for column in schema.planned.c} - key - {"planned_id"} | {"stay_id"}
 
 
 def test_a_check_that_passed_is_run_again_once_a_correction_changed_rows(engine):

@@ -1,13 +1,16 @@
 """The template that hospitals copy: what is known when, and slices, on rows that were stored late, early and corrected."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 import pyarrow as pa
 import pytest
-from builders_source import adapter_at, check_named_columns, check_slices_are_one_pass, newest, read
-from hospital.site import TABLES
+from builders_source import END, adapter_at, check_named_columns, check_slices_are_one_pass, newest, read
+from hospital import BEGIN
+from hospital.site import TABLES, plan
 
+from flows.inspection.source_check import _of_optional_selects
 from sql.intake.reading import BEGINNING as FROM_THE_BEGINNING
 from sql.loaders import replace_table
 from sql.store.engine import open_engine
@@ -42,6 +45,12 @@ def ward(make_database):
     ]
     rows = {
         "ward_stay": stays,
+        "ward_plan": [
+            *(plan("1", hour - 10, state) for hour, state in ((1, "O"), (20, "X"))),
+            plan("2", 3, "E", kind_code="T", stay_no="1"),
+            plan("3", 4, is_icu=False),
+            plan("4", 4, entered_ts=None),
+        ],
         "ward_value": [
             {"stay_no": s, "code": c, "observed_ts": at(o), "stored_ts": at(k), "value": v} for s, c, o, k, v in values
         ],
@@ -90,10 +99,37 @@ def test_a_read_from_the_beginning_returns_the_rows_without_a_time_too(ward):
     assert len(versions) == 5 + 2 and len(values) == 6 + 1
 
 
-@pytest.mark.parametrize("which", ["stays", "observations"])
+def test_each_version_of_a_plan_is_known_when_it_was_entered(ward):
+    plans = read(ward, "site", "arrivals").sort_values(["planned_id", "available_at"])
+    columns = ["planned_id", "kind", "probability", "status", "stay_id"]
+    assert plans[columns].astype(object).where(plans[columns].notna(), None).to_numpy().tolist() == [
+        ["1", "admission", 0.8, "planned", None],
+        ["1", "admission", 0.8, "cancelled", None],
+        ["2", "transfer", 0.8, "done", "1"],
+    ]
+    assert (plans["expected_at"] == pd.Timestamp(BEGIN + timedelta(hours=48))).all()
+    without_time = read(ward, "site", "arrivals", since=FROM_THE_BEGINNING)
+    assert without_time[without_time["available_at"].isna()]["planned_id"].tolist() == ["4"]
+
+
+@pytest.mark.parametrize("which", ["stays", "observations", "arrivals"])
 def test_slices_together_are_one_pass(ward, which):
     edges = [(T0 + timedelta(hours=hour)).replace(tzinfo=UTC) for hour in range(-1, 54)]
     check_slices_are_one_pass(ward, adapter_at("site"), which, edges)
+
+
+def test_a_check_of_the_source_counts_what_an_ingest_would_quarantine_of_its_plans(ward):
+    def faults(**changes) -> list[str]:
+        adapter = replace(adapter_at("site"), **changes)
+        return list(_of_optional_selects(adapter, ward, {"ICU2"}, END))
+
+    untimed = "1 rows of arrivals.sql have no usable time; an ingest quarantines them"
+    assert faults() == [untimed]
+    assert faults(units={}) == [untimed, "4 rows of arrivals.sql name a unit that no stay and no number of beds names"]
+    narrow = {"beds.sql": "select ward as unit, entered_ts as available_at from {schema}.ward_plan"}
+    assert faults(optional_sql=narrow) == ["beds.sql returns no column beds, staffed_beds"]
+    none = {name: f"{sql} and false" for name, sql in adapter_at("site").optional_sql.items()}
+    assert faults(optional_sql=none) == ["arrivals.sql returns no row"]
 
 
 def test_the_selects_need_only_what_the_card_names(ward):

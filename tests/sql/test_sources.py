@@ -26,7 +26,7 @@ def test_a_folder_holds_all_that_a_source_is(source):
     readme = (FOLDER / source / "README.md").read_text()
     for heading in ("What is a stay", "What is known when", "Indices"):
         assert f"\n## {heading}\n" in readme
-    for select in (adapter.stays_sql, adapter.observations_sql):
+    for select in adapter.selects().values():
         assert select.startswith("-- ") and "Grain: " in select.split("with ")[0].split("select")[0]
         words = select.lower().split()
         assert not {"insert", "update", "delete", "create", "drop", "alter"} & set(words)
