@@ -334,9 +334,8 @@ def contradictory_forecasts(monkeypatch):
     score = forecast.score
 
     def broken(*given):
-        forecasts = score(*given)
-        frame = forecasts.numbers
+        frame = score(*given)
         frame.loc[frame["status"] == "scored", "remaining_los_p90_hours"] = 0.0
-        return forecasts
+        return frame
 
     monkeypatch.setattr(forecast, "score", broken)

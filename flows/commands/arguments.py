@@ -56,6 +56,10 @@ AsOf = Annotated[
 ModelId = Annotated[str, typer.Argument(help="Id of the model.", show_default=False)]
 StayId = Annotated[str, typer.Argument(help="Id of the stay.", show_default=False)]
 StaySource = Annotated[str | None, typer.Option("--source", help="Source of the stay, if several have its id.")]
+DrawnFrom = Annotated[
+    str, typer.Option("--from", help="Sources ingested here to draw whole stays from, e.g. eicu,clif.")
+]
+Beds = Annotated[str, typer.Option(help="Beds of each unit of the made-up hospital.")]
 Seed = Annotated[int, typer.Option(help="Random seed; the same data and seed give the same result.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Direct = Annotated[

@@ -1,11 +1,11 @@
 """Commands that compare the forecaster with alternatives on published data."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from flows.commands.arguments import AsOf, Json, Seed, Source, split_names
+from flows.commands.arguments import AsOf, Beds, DrawnFrom, Json, Seed, Source, parse_beds, split_names
 from flows.runtime import clock
 from flows.runtime.terminal import print_rows
 from rnn_core.contracts.errors import ForecastError
@@ -110,6 +110,49 @@ def eicu(
         return
     judgement = whole_stays.run_benchmark(
         train_places, test_places, models=chosen, folds=folds, seed=seed, epochs=epochs, members=members
+    )
+    write_files(judgement, json_file, report, build_page)
+    typer.echo(summary_table(judgement), nl=False)
+
+
+@app.command()
+def census(
+    drawn_from: DrawnFrom = "eicu",
+    beds: Beds = "12,8,20",
+    days: Annotated[int, typer.Option(help="Days of the hospital's calendar.", min=2)] = 400,
+    judged_days: Annotated[int, typer.Option(help="Last days, on which forecasts are judged.", min=10)] = 200,
+    stay_model: Annotated[
+        Literal["none", "trees", "recurrent", "blend"],
+        typer.Option(help="Kind of model that forecasts the patients; none: unit-wide curves only."),
+    ] = "trees",
+    folds: Folds = 5,
+    draws: Annotated[int, typer.Option(help="Courses drawn per time for the floor.", min=20)] = 400,
+    json_file: JsonFile = None,
+    report: Report = None,
+    seed: Seed = 0,
+    dry_run: Annotated[bool, typer.Option(help="Check the plan, but run nothing.")] = False,
+) -> None:
+    """Judge the census forecast in a made-up hospital of real stays, beside simple answers and the least possible error.
+
+    Whole stays of sources that are loaded and ingested arrive as sql/sources/replay/README.md says; each is forecast by a
+    model of other patients. Nothing is written to a database.
+
+    Example: icu-forecast benchmark census --from eicu --json out.json --report out.html
+    """
+    from flows.pages.census_benchmark import build_page, summary_table
+    from flows.public_data.benchmark_run import write_files
+    from flows.public_data.census import run_benchmark
+    from rnn_core.benchmark.census_answers import judged_slots
+
+    sources, of_units = split_names(drawn_from), parse_beds(beds)
+    times = len(judged_slots(days, judged_days))
+    if dry_run:
+        typer.echo(
+            f"Units of {beds} beds, {days} days of stays of {drawn_from}; {times} times of forecast; {stay_model}."
+        )
+        return
+    judgement = run_benchmark(
+        sources, beds=of_units, days=days, judged_days=judged_days, kind=stay_model, folds=folds, draws=draws, seed=seed
     )
     write_files(judgement, json_file, report, build_page)
     typer.echo(summary_table(judgement), nl=False)

@@ -114,8 +114,13 @@ def _level_plot(levels: np.ndarray, observed: Mapping[str, np.ndarray], x: str, 
     return _figure(draw, empty=not observed)
 
 
-def pit_plot(shares: Mapping[str, np.ndarray]) -> str:
-    """Histogram in tenths of where actual ends lie in their forecast distributions, in percent; flat where calibrated."""
+def pit_plot(
+    shares: Mapping[str, np.ndarray], x: str = "share of the forecast before the end", y: str = "% of ends"
+) -> str:
+    """Histogram in tenths of where actual ends lie in their forecast distributions, in percent; flat where calibrated.
+
+    x, y: labels of the axes, where something else than the end of a stay is forecast.
+    """
 
     def draw(axes: Axes) -> None:
         axes.axhline(10, color=_GREY, linewidth=0.8, linestyle=":")
@@ -124,7 +129,7 @@ def pit_plot(shares: Mapping[str, np.ndarray]) -> str:
             counts = np.histogram(values, edges)[0] / max(len(values), 1)
             axes.stairs(100 * counts, edges, color=colour, label=name, linewidth=1.2)
         axes.set_ylim(bottom=0)
-        _label(axes, "share of the forecast before the end", "% of ends")
+        _label(axes, x, y)
 
     return _figure(draw, empty=not shares)
 

@@ -40,11 +40,9 @@ def _check_tables(adapter: Adapter, engine: Engine) -> None:
     try:
         with engine.connect():
             pass  # What fails here is the connection; what fails below is a table.
-    except (TypeError, ValueError, AttributeError, OSError) as error:
-        # A driver's own, before it calls the server: an option that it does not know, no such character set, no such file.
+    except TypeError:
         raise SourceError(
-            f"The URL of the source {adapter.name} has an option that the driver for {engine.dialect.name} cannot use "
-            f"({type(error).__name__}); check their names and values, and the files that they name."
+            f"The URL of the source {adapter.name} has an option that the driver for {engine.dialect.name} does not know."
         ) from None
     for schema, table, columns in adapter.relations():
         found = _columns(engine, schema, table)
@@ -56,7 +54,7 @@ def _check_tables(adapter: Adapter, engine: Engine) -> None:
         if missing := [column for column in columns if column not in found]:
             raise SourceError(
                 f"The source {adapter.name} needs the column {', '.join(missing)} in {schema}.{table}, which does not "
-                "exist or is not granted; was the table renamed or upgraded? Fix the adapter's SELECT, or the grants."
+                "exist; was the table renamed or upgraded? Fix the adapter's SELECT."
             )
 
 
@@ -127,8 +125,7 @@ def _look(adapter: Adapter, engine: Engine, call: Callable[[], T]) -> T:
 
 def _columns(engine: Engine, schema: str, table: str) -> set[str]:
     """Names of a table's columns in lower case, none where there is no such table."""
-    if engine.dialect.name in ("duckdb", "mysql", "mariadb"):
-        # To reflect a table, SQLAlchemy needs more on MySQL than the grants of columns that `source grants` prints.
+    if engine.dialect.name == "duckdb":
         query = text(
             "select lower(column_name) from information_schema.columns"
             " where lower(table_schema) = lower(:schema) and lower(table_name) = lower(:table)"
@@ -140,7 +137,7 @@ def _columns(engine: Engine, schema: str, table: str) -> set[str]:
     except NoSuchTableError:
         return set()
     except DBAPIError as error:
-        # Some databases refuse to show a schema that does not exist, or that this user may not use.
+        # MySQL refuses to show a schema that does not exist, or that this user may not use.
         if is_refused_connection(error) or error.connection_invalidated:
             raise
         return set()

@@ -35,13 +35,14 @@ VALUE = pa.schema(
         ("value", pa.float64()),
     ]
 )
-_UNIT = pa.schema([("unit", pa.string()), ("beds", pa.int64()), ("staffed", pa.int64()), ("available_at", _TIME)])
+UNIT = pa.schema([("unit", pa.string()), ("beds", pa.int64()), ("staffed_beds", pa.int64()), ("available_at", _TIME)])
 _PROCESS = pa.schema([("parameters", pa.string())])
 _VERSIONS = f"""
 select source, {", ".join(_COLUMNS)} from icu.stay_version
 where source = :source and stay_id = any(:stay_ids) order by stay_id, available_at
 """
-_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+# Before any calendar: a number of beds holds since ever.
+_BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def read_pool(store: Engine, sources: Sequence[str], as_of: datetime) -> pd.DataFrame:
@@ -100,8 +101,10 @@ def load(
         make_schema(connection, schema)
         for table, columns in (("replay_stay", STAY), ("replay_value", VALUE)):
             replace_table(connection, schema, table, columns.empty_table(), ["(available_at)"])
-        units = [{"unit": unit, "beds": n, "staffed": None, "available_at": _BEGINNING} for unit, n in beds.items()]
-        rows["replay_unit"] = replace_table(connection, schema, "replay_unit", pa.Table.from_pylist(units, _UNIT))
+        units = [
+            {"unit": unit, "beds": n, "staffed_beds": None, "available_at": _BEGINNING} for unit, n in beds.items()
+        ]
+        rows["replay_unit"] = replace_table(connection, schema, "replay_unit", pa.Table.from_pylist(units, UNIT))
         parameters = pa.Table.from_pylist([{"parameters": process}], _PROCESS)
         rows["replay_process"] = replace_table(connection, schema, "replay_process", parameters)
         for first in range(0, len(plan), _STAYS_AT_ONCE):

@@ -3,15 +3,15 @@
 import pyarrow as pa
 from sqlalchemy import Engine
 
-from hospital import CHARTED, IMPLAUSIBLE, NOT_A_NUMBER, SAID, STAYS, Charted, create
+from hospital import BEGIN, CHARTED, IMPLAUSIBLE, NOT_A_NUMBER, SAID, STAYS, Charted, create
 from rnn_core.contracts.concepts import BY_NAME as CONCEPTS
-from sql.loaders.replay import STAY, VALUE
+from sql.loaders.replay import STAY, UNIT, VALUE
 
-# Text, as a value that is none needs.
 TABLES = {
-    "replay_stay": dict(zip(STAY.names, STAY.types, strict=True)),
-    "replay_value": dict(zip(VALUE.names, VALUE.types, strict=True)),
+    name: dict(zip(columns.names, columns.types, strict=True))
+    for name, columns in (("replay_stay", STAY), ("replay_value", VALUE), ("replay_unit", UNIT))
 }
+# Text, as a value that is none needs.
 TABLES["replay_value"]["value"] = pa.string()
 
 
@@ -36,7 +36,8 @@ def build(engine: Engine) -> dict[str, str]:
         }
         versions += [begun, begun | ended | {"available_at": max(s.intime, s.outtime)}]
     values = [*(_value(c) for c in (*CHARTED, IMPLAUSIBLE)), _value(NOT_A_NUMBER) | {"value": SAID}]
-    create(engine, "replay", TABLES, {"replay_stay": versions, "replay_value": values})
+    beds = [{"unit": "Unit 1", "beds": 3, "available_at": BEGIN}]
+    create(engine, "replay", TABLES, {"replay_stay": versions, "replay_value": values, "replay_unit": beds})
     return {s.name: s.name for s in STAYS}
 
 

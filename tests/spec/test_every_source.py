@@ -200,6 +200,14 @@ def test_a_plan_of_the_template_is_known_as_it_was_entered(store, take_over):
     assert found == [("ICU1", 12), ("ICU2", 8), ("ICU3", None)]
 
 
+def test_the_beds_of_a_replay_are_those_of_its_table(store, take_over):
+    name, _ = take_over("replay", "postgresql")
+    beds = "select unit, beds, staffed_beds from icu.unit_at(:as_of) where source = :source"
+    with store.connect() as connection:
+        found = connection.execute(text(beds), {"source": name, "as_of": DURING}).all()
+    assert found == [("Unit 1", 3, None)]
+
+
 def windows_of(stays, observations):
     during = np.datetime64(DURING.replace(tzinfo=None), "us")
     grid = make_grid(stays, observations, during)
@@ -225,7 +233,7 @@ def test_forecasts_are_those_of_the_hospital(store, take_over, trained_forecaste
     stays, observations = hospital.expected(DURING, source not in WITHOUT_DELAYS)
     # A model is refused where stays end at something else; what is compared here is the reading alone.
     made, wanted = (
-        forecast_stays(trained_forecaster, replace(k, stays=k.stays.assign(ends_at=trained_forecaster.ends_at))).numbers
+        forecast_stays(trained_forecaster, replace(k, stays=k.stays.assign(ends_at=trained_forecaster.ends_at)))
         for k in (found, Known(stays, observations, found.as_of))
     )
     assert made["status"].tolist() == wanted["status"].tolist() and "scored" in set(made["status"])

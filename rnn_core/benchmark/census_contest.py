@@ -1,0 +1,197 @@
+"""Census forecasts judged beside each other: CRPS, errors, coverage and the probability of a full unit, by horizon."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rnn_core.benchmark.census_answers import Answer
+from rnn_core.census.counts import CountDistribution
+from rnn_core.statistics.bootstrap import LEVEL, MIN_GROUPS, Estimate
+
+LEVELS = (50, 80, 90, 95)
+# Patients of neighbouring days are the same ones: resamples are drawn by whole weeks.
+BLOCK_DAYS = 7
+FIGURES = (
+    "crps",
+    "mae",
+    "bias",
+    *(f"coverage_{x}" for x in LEVELS),
+    *(f"pit_coverage_{x}" for x in LEVELS),
+    "brier_full",
+)
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Sums of columns within whole weeks, resampled all at once."""
+
+    sums: dict[str, np.ndarray]
+    rows: np.ndarray
+    times: np.ndarray
+
+    @classmethod
+    def of(cls, columns: Mapping[str, np.ndarray], weeks: np.ndarray, n: int) -> "_Blocks":
+        """weeks: int64 [rows]; n: resamples of as many weeks."""
+        _, code = np.unique(weeks, return_inverse=True)
+        sums = {name: np.bincount(code, weights=values) for name, values in columns.items()}
+        rows = np.bincount(code).astype(np.float64)
+        times = np.random.default_rng(0).multinomial(len(rows), np.full(len(rows), 1 / len(rows)), n)
+        return cls(sums, rows, times)
+
+    def mean(self, name: str) -> Estimate:
+        return self._estimate(self.sums[name], self.rows)
+
+    def ratio(self, above: str, below: str) -> Estimate:
+        """Of the means of two columns."""
+        return self._estimate(self.sums[above], self.sums[below])
+
+    def _estimate(self, above: np.ndarray, below: np.ndarray) -> Estimate:
+        n = int(self.rows.sum())
+        if below.sum() <= 0:
+            return Estimate(np.nan, np.nan, np.nan, n)
+        value = float(above.sum() / below.sum())
+        if len(self.rows) < MIN_GROUPS:
+            return Estimate(value, np.nan, np.nan, n)
+        bottom = self.times @ below
+        drawn = (self.times @ above)[bottom > 0] / bottom[bottom > 0]
+        low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return Estimate(value, float(low), float(high), n)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is judged: units (the last one the hospital) at slots and horizons.
+
+    observed: int64 [units, slots, horizons]. beds: int64 [units]. full_before: float64 [units], share of the hours before
+    the first slot in which the unit was full: the probability that one would say without a forecast.
+    slots: int64 [slots], hours since the beginning. periods: name → bool [slots].
+    """
+
+    units: tuple[str, ...]
+    observed: np.ndarray
+    beds: np.ndarray
+    full_before: np.ndarray
+    slots: np.ndarray
+    horizons: tuple[int, ...]
+    periods: dict[str, np.ndarray]
+
+    @property
+    def groups(self) -> dict[str, np.ndarray]:
+        """Each unit, the units together, and the hospital: rows of the units."""
+        alone = {name: np.array([row]) for row, name in enumerate(self.units)}
+        return {"units": np.arange(len(self.units) - 1)} | alone
+
+    @property
+    def is_full(self) -> np.ndarray:
+        return self.observed >= self.beds[:, None, None]
+
+
+@dataclass(frozen=True)
+class CensusJudgement:
+    """scores: one row per contender, group, period and horizon, with an `Estimate` for each of `FIGURES`, and
+    `skill_full`. ratios: CRPS of a contender over that of another, on the same resamples, likewise. pits, full: contender →
+    float64 [units, slots, horizons], randomised PIT and probability of a full unit. protocol: how it was judged."""
+
+    setting: Setting
+    scores: pd.DataFrame
+    ratios: pd.DataFrame
+    pits: dict[str, np.ndarray]
+    full: dict[str, np.ndarray]
+    protocol: dict[str, Any]
+
+    @property
+    def contenders(self) -> list[str]:
+        return list(self.pits)
+
+    def figure(self, contender: str, figure: str, horizon: int, group: str = "units", period: str = "all") -> Estimate:
+        return self._scores.at[(contender, group, period, horizon), figure]
+
+    def ratio(self, contender: str, other: str, horizon: int, group: str = "units", period: str = "all") -> Estimate:
+        return self._ratios.at[(contender, other, group, period, horizon), "ratio"]
+
+    @cached_property
+    def _scores(self) -> pd.DataFrame:
+        return self.scores.set_index(["contender", "group", "period", "horizon"])
+
+    @cached_property
+    def _ratios(self) -> pd.DataFrame:
+        return self.ratios.set_index(["contender", "other", "group", "period", "horizon"])
+
+    def to_json(self) -> dict[str, Any]:
+        def plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
+            rows = frame.to_dict("records")
+            return [{k: v.to_json() if isinstance(v, Estimate) else v for k, v in row.items()} for row in rows]
+
+        return {"protocol": self.protocol, "scores": plain(self.scores), "crps_ratios": plain(self.ratios)}
+
+
+def judge(
+    answers: Mapping[str, Answer],
+    setting: Setting,
+    protocol: dict[str, Any],
+    pairs: Sequence[tuple[str, str]],
+    draws: Mapping[str, int],
+    n: int = 500,
+) -> CensusJudgement:
+    """Judge the answers on the same rows.
+
+    pairs: contenders whose CRPS is set in relation. draws: of contenders whose distribution is a sample, its size; their CRPS
+    is corrected to that of the distribution they were drawn from (Ferro, Q. J. R. Meteorol. Soc. 140, 2014).
+    """
+    figures = {name: _figures(answer, setting, draws.get(name)) for name, answer in answers.items()}
+    week = setting.slots // (24 * BLOCK_DAYS)
+    scores, ratios = [], []
+    for group, units in setting.groups.items():
+        for period, chosen in setting.periods.items():
+            for column, horizon in enumerate(setting.horizons):
+                where = np.ix_(units, np.flatnonzero(chosen), [column])
+                blocks = np.broadcast_to(week[None, :, None], setting.observed.shape)[where].ravel()
+                columns = {f"{k} of {name}": v[where].ravel() for name, of in figures.items() for k, v in of.items()}
+                found = _Blocks.of(columns, blocks, n)
+                place = {"group": group, "period": period, "horizon": horizon}
+                for name in answers:
+                    row = {k: found.mean(f"{k} of {name}") for k in FIGURES}
+                    loss = found.ratio(f"brier_full of {name}", f"brier_before of {name}")
+                    row["skill_full"] = Estimate(1 - loss.value, 1 - loss.high, 1 - loss.low, loss.n)
+                    scores.append({"contender": name} | place | row)
+                for one, other in pairs:
+                    ratio = found.ratio(f"crps of {one}", f"crps of {other}")
+                    ratios.append({"contender": one, "other": other} | place | {"ratio": ratio})
+    pits, full = ({name: found[kept] for name, found in figures.items()} for kept in ("pit", "prob_full"))
+    return CensusJudgement(setting, pd.DataFrame(scores), pd.DataFrame(ratios), pits, full, protocol)
+
+
+def _figures(answer: Answer, setting: Setting, draws: int | None) -> dict[str, np.ndarray]:
+    """Each figure of each forecast, float64 [units, slots, horizons]."""
+    said, shape = answer.census, setting.observed.shape
+    observed = setting.observed.ravel()
+    beds = np.repeat(setting.beds, shape[1] * shape[2])
+    before = np.repeat(setting.full_before, shape[1] * shape[2])
+    is_full = setting.is_full.ravel()
+    prob_full = said.at_least(beds)
+    pit = said.pit(observed, np.random.default_rng(0).random(len(observed)))
+    found = {
+        "crps": crps(said, observed, draws),
+        "mae": np.abs(answer.point.ravel() - observed),
+        "bias": said.mean() - observed,
+        "brier_full": np.square(prob_full - is_full),
+        "prob_full": prob_full,
+        "brier_before": np.square(before - is_full),
+        "pit": pit,
+    }
+    for level in LEVELS:
+        tail = (1 - level / 100) / 2
+        low, high = said.quantile(tail), said.quantile(1 - tail)
+        found[f"coverage_{level}"] = ((low <= observed) & (observed <= high)).astype(np.float64)
+        found[f"pit_coverage_{level}"] = ((tail <= pit) & (pit <= 1 - tail)).astype(np.float64)
+    return {name: np.asarray(values, np.float64).reshape(shape) for name, values in found.items()}
+
+
+def crps(said: CountDistribution, observed: np.ndarray, draws: int | None = None) -> np.ndarray:
+    """CRPS of each row; of a sample of so many draws, corrected as `judge` says."""
+    cdf = np.cumsum(said.probabilities, axis=1)
+    return said.crps(observed) - ((cdf * (1 - cdf)).sum(axis=1) / (draws - 1) if draws else 0.0)
