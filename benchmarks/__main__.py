@@ -13,6 +13,7 @@ from flows.runtime.settings import own_home
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "physionet-2012"
 STAGED = ("ingest", "windows", "training", "scoring", "flow", "units")
+NAMES = (*STAGED, "census", "reading")
 ROWS = 30_000_000
 # At a tenth of fewer there is no history before the hour that is read.
 FEWEST_ROWS = 1_000_000
@@ -20,15 +21,17 @@ FEWEST_ROWS = 1_000_000
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(STAGED)}, reading; default: all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; default: all")
     parser.add_argument("--rows", type=int, default=ROWS, help=f"charted values that are read; default: {ROWS:,}")
     given = parser.parse_args()
-    names = given.names or [*STAGED, "reading"]
-    if unknown := sorted(set(names) - {*STAGED, "reading"}):
+    names = given.names or list(NAMES)
+    if unknown := sorted(set(names) - set(NAMES)):
         parser.error(f"there is no benchmark {', '.join(unknown)}")
     if given.rows < FEWEST_ROWS:
         parser.error(f"--rows is at least {FEWEST_ROWS:,}")
     rows = list(_run_staged([name for name in STAGED if name in names]))
+    if "census" in names:
+        rows += _told("census").run()
     if "reading" in names:
         rows += _told("reading").run(given.rows)
     if not rows:

@@ -334,8 +334,9 @@ def contradictory_forecasts(monkeypatch):
     score = forecast.score
 
     def broken(*given):
-        frame = score(*given)
+        forecasts = score(*given)
+        frame = forecasts.numbers
         frame.loc[frame["status"] == "scored", "remaining_los_p90_hours"] = 0.0
-        return frame
+        return forecasts
 
     monkeypatch.setattr(forecast, "score", broken)

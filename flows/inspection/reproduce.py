@@ -32,7 +32,7 @@ def reproduce(run_id: int) -> dict[str, Any]:
         raise ForecastError(f"A later run of the same model has replaced the slot of run {run_id}; see forecast.run.")
     model = registry.read_model(store, run["model_id"])
     known = read_open_stays(store, run["source"], run["as_of"], run["started_at"])
-    again = score(load_model(model["artifact"]), known).set_index("stay_id")
+    again = score(load_model(model["artifact"]), known).numbers.set_index("stay_id")
     return {
         "run": run_id,
         "model": run["model_id"],

@@ -1,5 +1,6 @@
 """The forecast flow: from the canonical tables to published forecasts of every open stay."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from sql.published import canonical, registry, results, runs, trials
 from sql.published.results import Publication
 
 if TYPE_CHECKING:
-    from rnn_core.forecasters.stay import StayForecaster
+    from rnn_core.forecasters.stay import StayForecaster, StayForecasts
 
 # Seconds that one forecast run waits for another: the hourly run for the catch-up, and vice versa.
 PATIENCE = 600.0
@@ -42,7 +43,7 @@ def forecast(source: str, as_of: datetime | None = None, dry_run: bool = False) 
         serving = require_serving(store, source)
         forecaster = load_model(serving["artifact"])
         if dry_run:
-            forecasts = score(forecaster, read_open_stays(store, source, slot))
+            forecasts = score(forecaster, read_open_stays(store, source, slot)).numbers
             return {"open stays": len(forecasts), **forecasts["status"].value_counts().to_dict(), "published": 0}
         with alone(store, source, "forecast", PATIENCE):
             counts = publish_slot(store, source, slot, forecaster, serving, kind="forecast", role=role)
@@ -64,20 +65,24 @@ def publish_slot(
         started_at = runs.read_run(store, run.run_id)["started_at"]
         known = read_open_stays(store, source, as_of, started_at)
         forecasts = score(forecaster, known)
-        check_forecasts(store, run, forecasts)
+        check_forecasts(store, run, forecasts.numbers)
         # A back-fill is read in bulk, not per patient, and a shadow run by nobody.
-        drivers = None
+        drivers, census, units = None, None, (None, None)
         if kind == "forecast" and role != "shadow":
-            drivers = _explained(run, forecaster, known, forecasts)
-        units = (None, None) if role == "shadow" else forecast_units(store, source, as_of)
+            drivers = _unless_refused(run, "drivers", explain, forecaster, known, forecasts.numbers)
+        if role != "shadow":
+            given = store, source, as_of, started_at, forecaster, known, forecasts
+            census = _unless_refused(run, "census", forecast_census, *given)
+            units = forecast_units(store, source, as_of)
         publication = Publication(
             run_id=run.run_id,
             kind=kind,
             model_id=model["model_id"],
             source=source,
             prediction_time=as_of,
-            stays=forecasts,
+            stays=forecasts.numbers,
             drivers=drivers,
+            census=census,
             units=units[0],
             unit_model_id=units[1],
             newest_observation_at=clock.newest(known.observations.available_at),
@@ -87,13 +92,13 @@ def publish_slot(
     return {"run": run.run_id, **run.counts}
 
 
-def _explained(run: Recorded, *given: Any) -> pd.DataFrame | None:
-    """The drivers; a forecast that cannot be explained is published without, and the run reports it."""
+def _unless_refused(run: Recorded, what: str, make: Callable[..., pd.DataFrame], *given: Any) -> pd.DataFrame | None:
+    """What a step makes of forecasts that stand without it; if it cannot, they are published and the run reports it."""
     try:
-        return explain(*given)
+        return make(*given)
     except ForecastError as error:
-        log.error("published without drivers: %s", error)
-        run.counts["drivers"] = f"none: {error}"
+        log.error("published without %s: %s", what, error)
+        run.counts[what] = f"none: {error}"
         return None
 
 
@@ -140,7 +145,7 @@ def read_open_stays(store: Engine, source: str, as_of: datetime, ingested_by: da
 
 
 @step("score")
-def score(forecaster: "StayForecaster", known: Known) -> pd.DataFrame:
+def score(forecaster: "StayForecaster", known: Known) -> "StayForecasts":
     from rnn_core.forecasters.stay import forecast_stays
 
     return forecast_stays(forecaster, known)
@@ -152,6 +157,25 @@ def explain(forecaster: "StayForecaster", known: Known, forecasts: pd.DataFrame)
     from rnn_core.forecasters.drivers import explain_stays
 
     return explain_stays(forecaster, known, forecasts["mortality_risk"].to_numpy())
+
+
+@step("forecast the census")
+def forecast_census(
+    store: Engine,
+    source: str,
+    as_of: datetime,
+    ingested_by: datetime,
+    forecaster: "StayForecaster",
+    known: Known,
+    forecasts: "StayForecasts",
+) -> pd.DataFrame:
+    """How many patients each unit will hold, from the forecasts of those in and from what came before."""
+    from rnn_core.census.census import forecast_census as of_units
+
+    newest = clock.newest(known.observations.available_at)
+    units = canonical.read_units(store, source, as_of, newest=newest, ingested_by=ingested_by)
+    timezone = load_settings().source(source).data_timezone
+    return of_units(units, forecasts.scored, timezone=timezone, sampling=forecaster.sampling)
 
 
 @step("check the forecasts")

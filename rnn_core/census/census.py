@@ -25,7 +25,7 @@ from rnn_core.contracts.census import (
 )
 from rnn_core.contracts.config import Sampling
 from rnn_core.contracts.frames import ALIVE, DIED, HOUR, OUTCOMES
-from rnn_core.statistics.distribution import Distribution
+from rnn_core.statistics.scored_stays import ScoredStays
 
 # Why a unit has no forecast.
 STALE, TOO_LITTLE_HISTORY, ENDS_WITH_HOSPITAL = "stale", "too_little_history", "ends_with_hospital"
@@ -37,18 +37,6 @@ _STALE_HOURS = 24.0
 _KEPT_TAIL = 1e-9
 # Stays without a unit are in the hospital, in no unit that is published.
 _NO_UNIT = ""
-
-
-@dataclass(frozen=True)
-class ScoredStays:
-    """The forecasts of stays: `stay_ids` and, in their order, when and how each ends.
-
-    forecasts_death: False if the model does not say how a stay ends.
-    """
-
-    stay_ids: Sequence[str]
-    forecast: Distribution
-    forecasts_death: bool = True
 
 
 def forecast_census(
@@ -66,8 +54,9 @@ def forecast_census(
     anyone comes to a unit while it is full, its census is that distribution given that it is at most its usable beds, exact
     for the Erlang loss system in its steady state; expected_arrivals are those who ask for a bed.
 
-    expected_discharges counts every way to leave, of those in now; expected_deaths those who die among them, null if the
-    model says nothing of deaths. prob_full: P(census >= usable beds), the staffed ones where known, else all.
+    expected_discharges: of those in now, who leave alive until h; expected_deaths: who die. If the model says nothing of
+    deaths they are null, and discharges count every end. prob_full: P(census >= usable beds), the staffed ones where known,
+    else all.
 
     A unit abstains, and says why: `stale` (nothing of the source became known for 24 hours), `ends_with_hospital` (stays end
     with the hospital stay, so nobody knows who lies where), `too_little_history` (less than 28 days since the unit's first
@@ -182,7 +171,7 @@ class _Source:
         for column, h in enumerate(hours):
             stays[has_own, column] = forecast.survival(h)
             dies[has_own, column] = forecast.cumulative_incidence(h, DIED)
-        return _Present(unit, stays, dies)
+        return _Present(unit, stays, dies if scored.forecasts_death else np.zeros_like(dies))
 
     def fit_arrivals(self, timezone: str) -> Arrivals:
         as_of = self.known.as_of
@@ -273,7 +262,8 @@ def _forecast(source: _Source, present: _Present, fresh: FreshStays, timezone: s
     limit = np.where(arrivals.blocked & ~source.closed, source.usable_now, np.nan)
     limit = np.where(np.isnan(limit), np.iinfo(np.int32).max, np.fmax(limit, source.n_present))
     census = census.given_at_most(np.repeat(limit, len(CENSUS_HORIZONS)))
-    return _Parts(census, come, present.total(1 - present.stays, n_units), present.total(present.dies, n_units))
+    leave_alive = np.maximum(1 - present.stays - present.dies, 0.0)
+    return _Parts(census, come, present.total(leave_alive, n_units), present.total(present.dies, n_units))
 
 
 def _hospital(parts: _Parts, source: _Source) -> pd.DataFrame:

@@ -115,15 +115,17 @@ def fit_fresh_stays(
 def _hours_in(unit: np.ndarray, lasted: np.ndarray, n_units: int) -> np.ndarray:
     """Hours that stays of each unit spent in each hour of a stay, [units, hours]."""
     whole = np.minimum(lasted.astype(np.int64), _HOURS)
-    begun = np.zeros((n_units, _HOURS + 1))
-    np.add.at(begun, (unit, whole), 1.0)
-    hours = begun.sum(axis=1, keepdims=True) - np.cumsum(begun, axis=1)
-    np.add.at(hours, (unit, whole), lasted - whole)
+    left = _sums(unit, whole, np.ones(len(unit)), n_units)
+    hours = left.sum(axis=1, keepdims=True) - np.cumsum(left, axis=1) + _sums(unit, whole, lasted - whole, n_units)
     return hours[:, :_HOURS]
 
 
 def _ends(unit: np.ndarray, lasted: np.ndarray, which: np.ndarray, n_units: int) -> np.ndarray:
-    ends = np.zeros((n_units, _HOURS))
-    inside = which & (lasted < _HOURS)
-    np.add.at(ends, (unit[inside], lasted[inside].astype(np.int64)), 1.0)
-    return ends
+    whole = np.minimum(lasted[which].astype(np.int64), _HOURS)
+    return _sums(unit[which], whole, np.ones(len(whole)), n_units)[:, :_HOURS]
+
+
+def _sums(unit: np.ndarray, hour: np.ndarray, values: np.ndarray, n_units: int) -> np.ndarray:
+    """Of each unit and hour from 0 to `_HOURS`, float64 [units, hours + 1]."""
+    cell = unit * (_HOURS + 1) + hour
+    return np.bincount(cell, values, n_units * (_HOURS + 1)).reshape(n_units, _HOURS + 1)

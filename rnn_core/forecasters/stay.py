@@ -20,6 +20,7 @@ from rnn_core.series.serving_rule import abstention_reasons
 from rnn_core.series.windows import last_predictions, make_windows
 from rnn_core.statistics.calibration import Calibration
 from rnn_core.statistics.distribution import FORECAST_COLUMNS, Distribution, risk_band
+from rnn_core.statistics.scored_stays import ScoredStays
 
 # Why a scored stay has no risk of death: the model never saw one of the two outcomes.
 OUTCOME_NOT_LEARNED = "outcome_not_learned"
@@ -53,8 +54,17 @@ class StayForecaster:
         return forecast if self.forecasts_death else forecast.of_any_end()
 
 
-def forecast_stays(forecaster: StayForecaster, known: Known) -> pd.DataFrame:
-    """One row per open stay with the numbers of `forecast.stay_forecast`, or an abstention with its reason.
+@dataclass(frozen=True)
+class StayForecasts:
+    """numbers: a row per open stay with the numbers of `forecast.stay_forecast`, or an abstention with its reason. scored: the
+    distributions that the numbers of scored stays were read off."""
+
+    numbers: pd.DataFrame
+    scored: ScoredStays
+
+
+def forecast_stays(forecaster: StayForecaster, known: Known) -> StayForecasts:
+    """The forecasts of open stays, or abstentions.
 
     `known.as_of` is a whole hour. Raises ArtifactError if the stays have another `ends_at` than the model's.
     """
@@ -68,7 +78,8 @@ def forecast_stays(forecaster: StayForecaster, known: Known) -> pd.DataFrame:
     stay, forecast = predict(forecaster, known)
     ready = frame["status_reason"].isna().to_numpy()[stay]
     scored = stay[ready]
-    numbers = forecast.take(ready).numbers(known.elapsed_hours[scored])
+    forecast = forecast.take(ready)
+    numbers = forecast.numbers(known.elapsed_hours[scored])
     for column in FORECAST_COLUMNS:
         frame.loc[scored, column] = numbers[column].to_numpy()
     frame["status"] = np.where(frame["status_reason"].isna(), "scored", "abstained")
@@ -77,7 +88,9 @@ def forecast_stays(forecaster: StayForecaster, known: Known) -> pd.DataFrame:
     else:
         frame.loc[scored, "mortality_risk"] = np.nan
         frame.loc[scored, "status_reason"] = OUTCOME_NOT_LEARNED
-    return frame
+    return StayForecasts(
+        frame, ScoredStays(frame["stay_id"].iloc[scored].tolist(), forecast, forecaster.forecasts_death)
+    )
 
 
 def predict(forecaster: StayForecaster, known: Known, grid: Grid | None = None) -> tuple[np.ndarray, Distribution]:

@@ -40,9 +40,11 @@ def _check_tables(adapter: Adapter, engine: Engine) -> None:
     try:
         with engine.connect():
             pass  # What fails here is the connection; what fails below is a table.
-    except TypeError:
+    except (TypeError, ValueError, AttributeError, OSError) as error:
+        # A driver's own, before it calls the server: an option that it does not know, no such character set, no such file.
         raise SourceError(
-            f"The URL of the source {adapter.name} has an option that the driver for {engine.dialect.name} does not know."
+            f"The URL of the source {adapter.name} has an option that the driver for {engine.dialect.name} cannot use "
+            f"({type(error).__name__}); check their names and values, and the files that they name."
         ) from None
     for schema, table, columns in adapter.relations():
         found = _columns(engine, schema, table)
@@ -54,7 +56,7 @@ def _check_tables(adapter: Adapter, engine: Engine) -> None:
         if missing := [column for column in columns if column not in found]:
             raise SourceError(
                 f"The source {adapter.name} needs the column {', '.join(missing)} in {schema}.{table}, which does not "
-                "exist; was the table renamed or upgraded? Fix the adapter's SELECT."
+                "exist or is not granted; was the table renamed or upgraded? Fix the adapter's SELECT, or the grants."
             )
 
 
@@ -125,7 +127,8 @@ def _look(adapter: Adapter, engine: Engine, call: Callable[[], T]) -> T:
 
 def _columns(engine: Engine, schema: str, table: str) -> set[str]:
     """Names of a table's columns in lower case, none where there is no such table."""
-    if engine.dialect.name == "duckdb":
+    if engine.dialect.name in ("duckdb", "mysql", "mariadb"):
+        # To reflect a table, SQLAlchemy needs more on MySQL than the grants of columns that `source grants` prints.
         query = text(
             "select lower(column_name) from information_schema.columns"
             " where lower(table_schema) = lower(:schema) and lower(table_name) = lower(:table)"
@@ -137,7 +140,7 @@ def _columns(engine: Engine, schema: str, table: str) -> set[str]:
     except NoSuchTableError:
         return set()
     except DBAPIError as error:
-        # MySQL refuses to show a schema that does not exist, or that this user may not use.
+        # Some databases refuse to show a schema that does not exist, or that this user may not use.
         if is_refused_connection(error) or error.connection_invalidated:
             raise
         return set()

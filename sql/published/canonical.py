@@ -1,13 +1,14 @@
 """Reads as of a time: stays, observations, the lengths of stay of a unit, and forecasts with outcomes."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
 from psycopg.sql import Literal
 from sqlalchemy import Engine, text
 
+from rnn_core.contracts.census import CENSUS_HISTORY_DAYS, KnownUnits
 from rnn_core.contracts.concepts import NAMES
 from rnn_core.contracts.config import WindowConfig
 from rnn_core.contracts.frames import STAY_COLUMNS, Observations, check_stays
@@ -123,6 +124,50 @@ def read_observations(
         available[order],
         value[order].astype(np.float64),
     )
+
+
+_UNIT_STAYS = """
+select s.stay_id, s.unit, s.intime, s.outtime, s.outcome, s.ends_at, s.available_at, faulty.stay_id is null as sound
+from icu.stay_at(:as_of, :ingested_by) s
+left join (select distinct source, stay_id from quality.stay_audit_at(:as_of, :ingested_by)) faulty
+    on faulty.source = s.source and faulty.stay_id = s.stay_id
+where s.source = :source and (s.intime > :since or s.outtime > :since or s.outtime is null and s.outcome is null)
+order by s.intime, s.stay_id
+"""
+_BEDS = """
+select u.unit, u.available_at, u.beds, u.staffed_beds
+from icu.unit u left join icu.batch b on b.batch_id = u.batch_id
+where u.source = :source and u.available_at <= :as_of and (u.batch_id is null or b.ingested_at <= :ingested_by)
+order by u.unit, u.available_at
+"""
+
+
+def read_units(
+    engine: Engine,
+    source: str,
+    as_of: datetime,
+    *,
+    newest: datetime | None = None,
+    ingested_by: datetime | None = None,
+) -> KnownUnits:
+    """Who came to which unit in the `CENSUS_HISTORY_DAYS` before `as_of`, who is in, and the versions of its beds.
+
+    newest: when the newest observation became available; that of stays is read. ingested_by: as for `read_stays`.
+    """
+    since = as_of - timedelta(days=CENSUS_HISTORY_DAYS)
+    bound = {"source": source, "as_of": as_of, "ingested_by": ingested_by or datetime.max.replace(tzinfo=UTC)}
+    with engine.connect() as connection:
+        stays = pd.read_sql_query(text(_UNIT_STAYS), connection, params=bound | {"since": since})
+        beds = pd.read_sql_query(text(_BEDS), connection, params=bound)
+    for frame, column in ((stays, "intime"), (stays, "outtime"), (stays, "available_at"), (beds, "available_at")):
+        frame[column] = _utc(frame[column])
+    known_at = [time for time in (stays["available_at"].max(), _naive(newest)) if not pd.isna(time)]
+    heard = np.datetime64(max(known_at), "us") if known_at else np.datetime64("NaT", "us")
+    return KnownUnits(stays.drop(columns="available_at"), beds, np.datetime64(_naive(as_of), "us"), heard)
+
+
+def _naive(time: datetime | None) -> pd.Timestamp:
+    return pd.NaT if time is None else pd.Timestamp(time.astimezone(UTC)).tz_localize(None)
 
 
 # Microseconds, so that no length is rounded; gathered here, since a median over 100,000 stays needs no other column.

@@ -37,11 +37,18 @@ _REFUSALS = {
         "it refuses this user or the password",
         "check both, and that the server admits the user from here",
     ),
+    "1044": (
+        "it has no database of that name, or none that this user may use",
+        "check the name at the end of the URL, and the grants",
+    ),
     "3D000 1049": ("it has no database of that name", "check the name at the end of the URL"),
     "53300 1040 1203 1226": ("it has no free connection", "try again later, or ask its administrator for more"),
     "57P 1053": ("it is starting, or was shut down", "try again later"),
-    "57014 1969 3024": ("its own time limit was exceeded", "raise statement_timeout of this user, or add an index"),
-    "42501 1044 1142 1143": (
+    "57014 1969 3024": (
+        "its own time limit was exceeded",
+        "raise it for this user (statement_timeout, max_statement_time), or add an index",
+    ),
+    "42501 1142 1143": (
         "this user may not select what is read",
         "grant it; `source grants` prints what is needed",
     ),
@@ -68,23 +75,29 @@ _NO_ANSWER = frozenset(("2002", "2003", "2005", "2006", "2013"))
 
 def refusal(error: BaseException, engine: Engine) -> Refusal | None:
     """Why the database refused; None if it said nothing: it did not answer, or the connection broke."""
-    code = _code(getattr(error, "orig", error))
-    if code is None and engine.dialect.name == "postgresql":
-        code = _state_of_connecting(engine)
-    if code is None or code in _NO_ANSWER:
+    codes = _codes(getattr(error, "orig", error))
+    if not codes and engine.dialect.name == "postgresql":
+        codes = list(filter(None, [_state_of_connecting(engine)]))
+    if not codes or codes[0] in _NO_ANSWER:
         return None
-    found = {prefix: said for codes, said in _REFUSALS.items() for prefix in codes.split() if code.startswith(prefix)}
-    cause, advice = found[max(found, key=len)] if found else ("it refused", "look the code up in its manual")
+    code, (cause, advice) = next(
+        ((code, said) for code in codes if (said := _said_of(code))),
+        (codes[0], ("it refused", "look the code up in its manual")),
+    )
     return Refusal(f"SQLSTATE {code}" if len(code) == 5 else f"error {code}", cause, advice)
 
 
-def _code(error: Any) -> str | None:
-    """SQLSTATE of a driver's error, else the number or name that it gives."""
-    said = [getattr(error, name, None) for name in ("sqlstate", "errno", "sqlite_errorname")]
-    for code in [*said, *getattr(error, "args", ())[:1]]:
-        if re.fullmatch(r"[0-9A-Z]{5}|\d{3,5}|SQLITE_\w+", str(code)):
-            return str(code)
-    return None
+def _said_of(code: str) -> tuple[str, str] | None:
+    found = {prefix: said for codes, said in _REFUSALS.items() for prefix in codes.split() if code.startswith(prefix)}
+    return found[max(found, key=len)] if found else None
+
+
+def _codes(error: Any) -> list[str]:
+    """Numbers, names and SQLSTATE of a driver's error. The number comes first: to MySQL, a database that does not exist and
+    one that this user may not use have the SQLSTATE of a syntax error."""
+    said = [getattr(error, "errno", None), *getattr(error, "args", ())[:1]]
+    said += [getattr(error, name, None) for name in ("sqlstate", "sqlite_errorname")]
+    return [str(code) for code in said if re.fullmatch(r"[0-9A-Z]{5}|\d{3,5}|SQLITE_\w+", str(code))]
 
 
 def _state_of_connecting(engine: Engine) -> str | None:

@@ -34,7 +34,7 @@ from rnn_core.contracts.errors import ArtifactError, ForecastError, QualityError
 from rnn_core.evaluation.holdout import Comparison
 from rnn_core.statistics.bootstrap import Estimate
 from rnn_core.statistics.metric import curve_metrics, gate_metrics
-from sql.published import registry, runs, trials
+from sql.published import canonical, registry, runs, trials
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
 NUMBERS = (
@@ -46,11 +46,30 @@ UNITS = (
     "select unit, step, los_days, last_los_days, median_los_days, n_stays from forecast.unit_los_forecast"
     " where prediction_time = :at order by unit, step"
 )
+CENSUS = "select * from forecast.unit_forecast where prediction_time = :at order by unit, horizon_hours"
 
 
 def read(engine, query: str, **bound) -> pd.DataFrame:
     with engine.connect() as connection:
         return pd.read_sql_query(text(query), connection, params=bound)
+
+
+def add_an_earlier_month(engine) -> None:
+    """Every stay that ended came three times before, 30 to 32 days earlier: the demo alone is too short for a census."""
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "insert into icu.stay_version (source, stay_id, available_at, patient_id, unit, intime, outtime, outcome,"
+                " ends_at, batch_id) select source, stay_id || '-' || days, available_at - days * interval '1 day',"
+                " patient_id, unit, intime - days * interval '1 day', outtime - days * interval '1 day', outcome, ends_at,"
+                " batch_id from icu.stay_version cross join generate_series(30, 32) as days where outtime is not null"
+            )
+        )
+
+
+def census_of(engine, at: datetime) -> pd.DataFrame:
+    """The published census of a slot, without its run."""
+    return read(engine, CENSUS, at=at).drop(columns="run_id")
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +131,11 @@ def test_publishing_the_same_slot_again_leaves_the_same_rows(published):
 def test_what_became_known_later_changes_no_past_forecast(trained, unit_model):
     """No look-ahead, through the database: rows up to a day later are already there when the past slot is scored."""
     past = AT - timedelta(hours=9)
-    forecast.fn("clif", past)
+    add_an_earlier_month(trained)
+    assert "census" not in forecast.fn("clif", past)
     with_later_rows = read(trained, NUMBERS, at=past)
-    units_with_later_rows = read(trained, UNITS, at=past)
-    assert len(units_with_later_rows) > 0
+    units_with_later_rows, census_with_later_rows = read(trained, UNITS, at=past), census_of(trained, past)
+    assert len(units_with_later_rows) > 0 and (census_with_later_rows["status"] == "scored").any()
     with trained.begin() as connection:
         for table in ("icu.observation", "icu.stay_version"):
             gone = connection.execute(text(f"delete from {table} where available_at > :at"), {"at": past}).rowcount
@@ -123,6 +143,35 @@ def test_what_became_known_later_changes_no_past_forecast(trained, unit_model):
     forecast.fn("clif", past)
     pd.testing.assert_frame_equal(read(trained, NUMBERS, at=past), with_later_rows, check_exact=True)
     pd.testing.assert_frame_equal(read(trained, UNITS, at=past), units_with_later_rows, check_exact=True)
+    pd.testing.assert_frame_equal(census_of(trained, past), census_with_later_rows, check_exact=True)
+    check_that_units_agree_with_their_stays(trained, past)
+
+
+def check_that_units_agree_with_their_stays(engine, at: datetime) -> None:
+    """Who is expected to leave a unit within a day is the sum over its patients: of their own forecasts, and of the unit's
+    curve for those who have none."""
+    from rnn_core.census.census import _Source
+    from rnn_core.contracts.config import Sampling
+
+    census, known = census_of(engine, at), canonical.read_units(engine, "clif", at, newest=at)
+    stays = known.stays.merge(
+        read(engine, "select * from forecast.stay_forecast where prediction_time = :at", at=at), on="stay_id"
+    )
+    source = _Source.of(known, Sampling())
+    fresh = source.fit_fresh()
+    scored = census[(census["horizon_hours"] == 24) & (census["status"] == "scored")].set_index("unit")
+    assert len(scored) > 3 and stays["status"].nunique() == 2
+    for unit, row in scored.drop(index="*", errors="ignore").iterrows():
+        mine = stays[stays["unit"] == unit]
+        assert row["n_present"] == len(mine)
+        number, silent = source.names.index(unit), mine[mine["status"] == "abstained"]
+        elapsed = ((known.as_of - silent["intime"].to_numpy()) / np.timedelta64(1, "h")).astype(float)
+        leave = 1 - fresh.survival(number, 24.0, elapsed) - fresh.death(number, 24.0, elapsed)
+        expected = mine["discharge_24h_prob"].sum() + leave.sum()
+        assert row["expected_discharges"] == pytest.approx(expected, abs=1e-9)
+        assert row["expected_census"] < row["n_present"] - expected + row["expected_arrivals"] + 1e-9
+    whole = census[census["unit"] == "*"]
+    assert (whole["n_present"] == len(stays)).all()
 
 
 def test_scrambled_outcomes_and_faults_of_later_change_no_forecast(trained, unit_model):
@@ -220,11 +269,13 @@ def test_explain_says_why_a_stay_has_no_drivers(published):
 def test_a_backfill_gives_what_each_hour_would_have_given_and_resumes(trained):
     hours = [AT - timedelta(hours=h) for h in (12, 6, 0)]
     forecast.fn("clif", hours[1])
-    single = read(trained, NUMBERS, at=hours[1])
+    single, census = read(trained, NUMBERS, at=hours[1]), census_of(trained, hours[1])
     done = backfill.fn("clif", hours[0], hours[2], every_hours=6)
     assert done == {"slots requested": 3, "published now": 2, "already published": 1}
     again = backfill.fn("clif", hours[0], hours[2], every_hours=6, again=True, jobs=2)
     assert again["published now"] == 3
+    pd.testing.assert_frame_equal(census_of(trained, hours[1]), census, check_exact=True)
+    assert set(census["status_reason"]) == {"too_little_history"} and (census["n_present"] > 0).any()
     pd.testing.assert_frame_equal(read(trained, NUMBERS, at=hours[1]), single, check_exact=True)
 
 
@@ -396,6 +447,7 @@ def test_a_challenger_scores_the_same_slot_in_the_shadow_of_the_serving_model(tr
     assert roles["role"].to_list() == ["champion", "shadow"] and roles["stays_scored"].nunique() == 1
     assert set(read(trained, "select model_id from forecast.current_risk")["model_id"]) == {counts["model"]}
     assert challenger.name not in set(read(trained, "select model_id from forecast.risk_history")["model_id"])
+    assert set(read(trained, "select model_id from forecast.unit_forecast")["model_id"]) == {counts["model"]}
 
 
 def test_a_challenger_that_is_broken_harms_nobody_but_itself(trained, challenger):
@@ -483,12 +535,16 @@ def test_a_past_run_scored_again_gives_the_same_numbers_also_after_rows_of_that_
 
 
 @pytest.mark.all_drivers
-def test_forecasts_that_cannot_be_explained_are_published_without_drivers(trained, monkeypatch):
+def test_forecasts_that_cannot_be_explained_or_counted_are_published_without_drivers_and_census(trained, monkeypatch):
     def broken(*_):
         raise ForecastError("no drivers today")
 
     monkeypatch.setattr(forecast_module, "explain", broken)
-    assert forecast.fn("clif", AT)["drivers"] == "none: no drivers today"
+    monkeypatch.setattr(canonical, "read_units", lambda *_, **__: 1 / 0)
+    counts = forecast.fn("clif", AT)
+    assert counts["drivers"] == "none: no drivers today"
+    assert counts["census"].startswith("none: ") and "ZeroDivisionError" in counts["census"]
+    assert len(census_of(trained, AT)) == 0
     assert len(read(trained, "select * from forecast.current_risk")) > 10
 
 
@@ -564,6 +620,8 @@ def test_a_stale_feed_gives_abstentions_and_no_numbers(trained):
     assert counts["stays_scored"] == 0 and len(published) > 0
     assert set(published["status_reason"]) <= {"stale", "no_observations"}
     assert published["mortality_risk"].isna().all()
+    census = census_of(trained, late)
+    assert set(census["status_reason"]) == {"stale"} and census["expected_census"].isna().all()
 
 
 def test_an_hour_without_open_stays_publishes_an_empty_run(published):

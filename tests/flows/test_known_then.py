@@ -100,7 +100,9 @@ def _scored_without_later_rows(store, as_of, forecaster) -> int:
             assert gone.rowcount > 0
     after = canonical.read_known(store, "mimic_iii", as_of)
     assert_equal(arrays(after), arrays(before))
-    told, again = (forecast_stays(forecaster, of.take(of.stays["outtime"].isna().to_numpy())) for of in (before, after))
+    told, again = (
+        forecast_stays(forecaster, of.take(of.stays["outtime"].isna().to_numpy())).numbers for of in (before, after)
+    )
     pd.testing.assert_frame_equal(again, told, check_exact=True)
     return int((told["status"] == "scored").sum())
 

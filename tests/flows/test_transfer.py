@@ -89,7 +89,7 @@ def test_the_risk_at_an_hour_is_what_a_run_of_that_hour_would_have_forecast(two)
         hour = pd.Timestamp(row["intime"]).floor("h") + pd.Timedelta(hours=24)
         hour += pd.Timedelta(hours=1) if (hour - row["intime"]) < pd.Timedelta(hours=24) else pd.Timedelta(0)
         then = canonical.read_known(two, "mimic_iii", hour.tz_localize("UTC").to_pydatetime())
-        told = forecast_stays(forecaster, then.take((then.stays["stay_id"] == row["stay_id"]).to_numpy()))
+        told = forecast_stays(forecaster, then.take((then.stays["stay_id"] == row["stay_id"]).to_numpy())).numbers
         assert told["mortality_risk"].iloc[0] == pytest.approx(risk[position], rel=1e-4)
 
 

@@ -233,7 +233,7 @@ def test_forecasts_are_those_of_the_hospital(store, take_over, trained_forecaste
     stays, observations = hospital.expected(DURING, source not in WITHOUT_DELAYS)
     # A model is refused where stays end at something else; what is compared here is the reading alone.
     made, wanted = (
-        forecast_stays(trained_forecaster, replace(k, stays=k.stays.assign(ends_at=trained_forecaster.ends_at)))
+        forecast_stays(trained_forecaster, replace(k, stays=k.stays.assign(ends_at=trained_forecaster.ends_at))).numbers
         for k in (found, Known(stays, observations, found.as_of))
     )
     assert made["status"].tolist() == wanted["status"].tolist() and "scored" in set(made["status"])

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pytest
 from builders_source import BEGINNING, END, adapter_at, read
 from sqlalchemy import event, make_url, text
+from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import OperationalError
 
 from rnn_core.contracts.errors import ForecastError, SourceError
@@ -226,49 +228,84 @@ def test_odd_cells_of_a_file_are_marked_too(make_engine, dialect):
 # -------------------------------------------------------------------------------------------- what is said, and refused
 
 
-def refusing(dialect: str, statement: str | None, *said):
+def refusing(dialect: str, statement: str | None, *said, sqlstate: str | None = None):
     """An engine of a database whose driver gives this error, of a statement or of the connection itself."""
+    error = Exception(*said)
+    error.sqlstate = sqlstate
 
     def connect():
-        raise OperationalError(statement, {}, Exception(*said))
+        raise OperationalError(statement, {}, error)
 
     return SimpleNamespace(
         dialect=SimpleNamespace(name=dialect), url=make_url(f"{dialect}://reader:secret@db/ward?x=1"), connect=connect
     )
 
 
+# As PyMySQL 1.2 gives what MariaDB 10.11 says; and as pyodbc does, with an SQLSTATE alone.
 @pytest.mark.parametrize(
-    ("said", "sentence"),
+    ("said", "sqlstate", "sentence"),
     [
         (
             (2003, "Can't connect"),
+            None,
             r"ward does not answer at mysql://reader:\*\*\*@db/ward \(Exception\); check that it runs",
         ),
         (
             (1045, "denied for secret"),
+            "28000",
             r"ward refused the connection at .*: it refuses this user or .* \(error 1045\); check",
         ),
-        ((1049, "Unknown database"), r"it has no database of that name \(error 1049\)"),
-        ((1040, "Too many connections"), r"it has no free connection \(error 1040\); try again later"),
-        (("28000", "[28000] login failed"), r"it refuses this user or the password \(SQLSTATE 28000\)"),
-        ((4711, "secret"), r"it refused \(error 4711\); look the code up"),
+        ((1049, "Unknown database"), "42000", r"it has no database of that name \(error 1049\)"),
+        ((1044, "Access denied"), "42000", r"no database of that name, or none that this user may use \(error 1044\)"),
+        ((1040, "Too many connections"), "08004", r"it has no free connection \(error 1040\); try again later"),
+        ((1226, "max_user_connections"), "42000", r"it has no free connection \(error 1226\); try again later"),
+        (("28000", "[28000] login failed"), None, r"it refuses this user or the password \(SQLSTATE 28000\)"),
+        ((4711, "secret"), "57P03", r"it is starting, or was shut down \(SQLSTATE 57P03\)"),
+        ((4711, "secret"), None, r"it refused \(error 4711\); look the code up"),
     ],
 )
-def test_a_server_that_refuses_a_connection_is_quoted_by_its_code_alone(said, sentence):
+def test_a_server_that_refuses_a_connection_is_quoted_by_its_code_alone(said, sqlstate, sentence):
+    engine = refusing("mysql", None, *said, sqlstate=sqlstate)
     with pytest.raises(SourceError, match=sentence) as refused:
-        check_source(replace(adapter_at("clif"), name="ward", dialects=("mysql",)), refusing("mysql", None, *said))
+        check_source(replace(adapter_at("clif"), name="ward", dialects=("mysql",)), engine)
     assert "secret" not in str(refused.value) and "affected" in str(refused.value)
 
 
-def test_an_option_of_the_url_that_another_driver_does_not_know_is_said_so():
+@pytest.mark.parametrize(
+    "call", [lambda: int(misspelt=1), lambda: None.encoding, lambda: Path("/nowhere").read_bytes()]
+)
+def test_an_option_of_the_url_that_another_driver_cannot_use_is_said_so(call):
     engine = refusing("mysql", None)
-    engine.connect = lambda: int(misspelt=1)
-    with pytest.raises(SourceError, match="has an option that the driver for mysql does not know"):
+    engine.connect = call
+    with pytest.raises(SourceError, match="has an option that the driver for mysql cannot use"):
         check_source(replace(adapter_at("clif"), dialects=("mysql",)), engine)
 
 
+class OfMySql:
+    """A session of MySQL that shows the columns granted to its user, and plans every SELECT."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def execute(self, query, _):
+        assert "information_schema.columns" in str(query) or str(query).startswith("explain ")
+        return SimpleNamespace(scalars=lambda: ["stored", "value"])
+
+
+def test_a_user_of_mysql_needs_no_more_than_the_grants_of_columns():
+    """SQLAlchemy's reflection runs SHOW CREATE TABLE, which MariaDB refuses to whom only columns are granted."""
+    engine = SimpleNamespace(dialect=mysql.dialect(), connect=OfMySql)
+    adapter = replace(adapter_at("clif"), dialects=("mysql",), tables={"chart": ["stored", "value"]})
+    check_source(adapter, engine)
+    with pytest.raises(SourceError, match=r"needs the column ward in .*chart, which does not exist or is not granted"):
+        check_source(replace(adapter, tables={"chart": ["stored", "ward"]}), engine)
+
+
 def test_a_catalogue_that_refuses_a_schema_is_a_missing_table_and_not_a_server_that_is_down(make_engine):
-    """As MySQL does for a database that does not exist."""
+    """As some do for a schema that does not exist."""
     engine = make_engine("sqlite")
     adapter = charted(engine, "sqlite", ["2026-03-01 10:00"])
 

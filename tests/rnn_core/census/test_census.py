@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 from builders_census import World, at
 
-from rnn_core.census.census import ScoredStays, forecast_census
+from rnn_core.census.census import forecast_census
 from rnn_core.contracts.census import CENSUS_COLUMNS, CENSUS_HORIZONS, HOSPITAL, KnownUnits
 from rnn_core.contracts.config import HORIZON_EDGES
 from rnn_core.contracts.frames import DIED
 from rnn_core.statistics.distribution import Distribution
+from rnn_core.statistics.scored_stays import ScoredStays
 
 NOBODY_SCORED = ScoredStays([], Distribution(np.full((1, 2, 2), 0.25), (0, 200)).take(np.zeros(0, int)))
 DAYS = 120
@@ -72,7 +73,7 @@ def test_each_patient_leaves_as_the_stay_forecast_says_and_one_without_as_a_stay
     frame, bare = of(forecast_census(known, given), "U2"), of(forecast_census(known, NOBODY_SCORED), "U2")
     rest = of(forecast_census(without(known, ids[:5]), NOBODY_SCORED), "U2")
     for column, h in enumerate(CENSUS_HORIZONS):
-        leave = (1 - given.forecast.survival(h)).sum()
+        leave = given.forecast.discharge_probability(h).sum()
         # One open stay less or more hardly changes the curve of the unit.
         assert frame["expected_discharges"][column] - rest["expected_discharges"][column] == pytest.approx(
             leave, abs=0.1
@@ -83,6 +84,8 @@ def test_each_patient_leaves_as_the_stay_forecast_says_and_one_without_as_a_stay
     assert bare["expected_deaths"].max() == 0
     silent = forecast_census(known, replace(given, forecasts_death=False))
     assert silent["expected_deaths"].isna().all()
+    every_end = frame["expected_discharges"] + frame["expected_deaths"]
+    np.testing.assert_allclose(of(silent, "U2")["expected_discharges"], every_end)
     np.testing.assert_array_equal(of(silent, "U2")["expected_census"], frame["expected_census"])
 
 

@@ -40,7 +40,7 @@ def forecaster(known) -> StayForecaster:
 
 @pytest.fixture(scope="module")
 def risk(forecaster, known) -> np.ndarray:
-    return forecast_stays(forecaster, known)["mortality_risk"].to_numpy()
+    return forecast_stays(forecaster, known).numbers["mortality_risk"].to_numpy()
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,9 @@ def test_a_contribution_is_what_the_published_risk_loses_without_the_concept(for
     ids = known.stays["stay_id"].to_list()
     of_concepts = drivers[drivers["driver"].isin(NAMES)]
     assert len(of_concepts) > 20
-    again = {name: forecast_stays(forecaster, without(known, name))["mortality_risk"].to_numpy() for name in NAMES}
+    again = {
+        name: forecast_stays(forecaster, without(known, name)).numbers["mortality_risk"].to_numpy() for name in NAMES
+    }
     for row in of_concepts.itertuples():
         stay = ids.index(row.stay_id)
         assert row.contribution == pytest.approx(logit(risk[stay]) - logit(again[row.driver][stay]), abs=1e-4)
@@ -87,7 +89,7 @@ def test_a_concept_that_a_stay_does_not_have_is_no_driver_of_it(forecaster, know
     seen = known.observations
     keep = (seen.stay != 0) | (seen.concept != INDEX["lactate"])
     part = replace(known, observations=seen.take(keep))
-    found = explain_stays(forecaster, part, forecast_stays(forecaster, part)["mortality_risk"].to_numpy())
+    found = explain_stays(forecaster, part, forecast_stays(forecaster, part).numbers["mortality_risk"].to_numpy())
     first = known.stays["stay_id"][0]
     assert "lactate" not in set(found.loc[found["stay_id"] == first, "driver"])
     assert "lactate" in set(found["driver"])
@@ -104,12 +106,12 @@ def test_without_its_newest_data_a_stay_is_forecast_at_the_same_hour(forecaster,
     rows = [(0, "heart_rate", float(hour), float(hour), 80.0) for hour in range(60)]
     rows += [(0, name, float(hour), float(hour), 2.0) for name in ("lactate", "creatinine") for hour in range(8)]
     part = Known(known.stays[:1].reset_index(drop=True), observed(*rows), at(60))
-    risk = forecast_stays(forecaster, part)["mortality_risk"].to_numpy()
+    risk = forecast_stays(forecaster, part).numbers["mortality_risk"].to_numpy()
     found = explain_stays(forecaster, part, risk).set_index("driver")
     patient = replace(forecaster.config.window, stale_hours=100.0)
     again = forecast_stays(
         replace(forecaster, config=replace(forecaster.config, window=patient)), without(part, "heart_rate")
-    )
+    ).numbers
     expected = logit(risk[0]) - logit(again["mortality_risk"][0])
     assert found.loc["heart_rate", "contribution"] == pytest.approx(expected, abs=1e-4)
 

@@ -73,7 +73,9 @@ def test_a_fit_judges_on_stays_that_had_no_part_in_it_beside_a_trivial_baseline(
 def test_the_same_seed_gives_the_same_forecasts_twice(made, fitted):
     forecaster, _ = fit(*made, small_config())
     now = open_at(*made, at(40))
-    pd.testing.assert_frame_equal(forecast_stays(forecaster, now), forecast_stays(fitted[0], now), check_exact=True)
+    pd.testing.assert_frame_equal(
+        forecast_stays(forecaster, now).numbers, forecast_stays(fitted[0], now).numbers, check_exact=True
+    )
 
 
 def test_an_outcome_that_became_known_after_the_cut_off_is_not_learned(made, fitted):
@@ -108,14 +110,18 @@ def test_rows_of_later_change_no_forecast(made, fitted):
     known = open_at(*made, at(40))
     cut = Known(known.stays, known.observations.known_at(at(40)), known.as_of)
     assert len(cut.observations) < len(known.observations)
-    pd.testing.assert_frame_equal(forecast_stays(fitted[0], known), forecast_stays(fitted[0], cut), check_exact=True)
+    pd.testing.assert_frame_equal(
+        forecast_stays(fitted[0], known).numbers, forecast_stays(fitted[0], cut).numbers, check_exact=True
+    )
 
 
 def test_a_forecaster_is_the_same_after_it_was_saved(made, fitted, tmp_path):
     save_stay_forecaster(tmp_path, "m1", fitted[0], {})
     loaded = load_stay_forecaster(tmp_path / "m1")
     now = open_at(*made, at(40))
-    pd.testing.assert_frame_equal(forecast_stays(loaded, now), forecast_stays(fitted[0], now), check_exact=True)
+    pd.testing.assert_frame_equal(
+        forecast_stays(loaded, now).numbers, forecast_stays(fitted[0], now).numbers, check_exact=True
+    )
 
 
 def test_a_stay_with_too_little_data_gets_a_reason_and_no_number(fitted):
@@ -124,7 +130,10 @@ def test_a_stay_with_too_little_data_gets_a_reason_and_no_number(fitted):
     rows += [(2, "heart_rate", 12 + h / 10, 12 + h / 10, 80) for h in range(9)]  # silent for a day and more
     rows += [(3, "heart_rate", 39, 39, 80)]
     rows += [(4, "heart_rate", 30 + h, 30 + h, 80) for h in range(9)]
-    frame = forecast_stays(fitted[0], Known(stays, observed(*rows), at(40)))
+    found = forecast_stays(fitted[0], Known(stays, observed(*rows), at(40)))
+    frame = found.numbers
+    assert found.scored.stay_ids == ["s4"] and found.scored.forecasts_death
+    assert found.scored.forecast.mortality_risk()[0] == frame["mortality_risk"][4], "the very distribution"
     assert frame["status_reason"].to_list()[:4] == ["too_early", "no_observations", "stale", "too_few_observations"]
     assert frame["status"].to_list() == ["abstained"] * 4 + ["scored"]
     assert frame["mortality_risk"].isna().to_list() == [True] * 4 + [False]
@@ -132,7 +141,7 @@ def test_a_stay_with_too_little_data_gets_a_reason_and_no_number(fitted):
 
 
 def test_no_open_stay_gives_no_row(fitted):
-    assert len(forecast_stays(fitted[0], Known(stays_frame(), observed(), at(40)))) == 0
+    assert len(forecast_stays(fitted[0], Known(stays_frame(), observed(), at(40))).numbers) == 0
 
 
 def test_stays_that_end_elsewhere_are_refused(fitted):
@@ -166,7 +175,7 @@ def test_forecasters_with_other_windows_are_compared_on_the_hours_both_forecast(
 
 def test_a_model_says_nothing_beyond_the_hours_it_learned_from(made, fitted):
     short = replace(fitted[0], sampling=Sampling(data_hours=12))
-    frame = forecast_stays(short, open_at(*made, at(40)))
+    frame = forecast_stays(short, open_at(*made, at(40))).numbers
     late = ((at(40) - open_at(*made, at(40)).stays["intime"]) > 12 * HOUR).to_numpy()
     assert late.any() and set(frame["status_reason"][late]) <= {"later_than_learned", "stale", "too_few_observations"}
     assert frame["mortality_risk"][late].isna().all()

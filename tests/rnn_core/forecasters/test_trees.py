@@ -277,7 +277,7 @@ def test_the_drivers_of_trees_are_what_they_learned_from():
     )
     forecaster, _ = fit_forecaster(Known(stays, seen, at(1000)), np.ones(80, bool), SMALL)
     then = Known(stays.assign(outtime=at(np.nan), outcome=None), seen, at(18))
-    risk = forecast_stays(forecaster, then)["mortality_risk"].to_numpy()
+    risk = forecast_stays(forecaster, then).numbers["mortality_risk"].to_numpy()
     assert risk[died].min() > risk[~died].max()
     drivers = explain_stays(forecaster, then, risk, limit=10)
     first = drivers[drivers["rank"] == 1]

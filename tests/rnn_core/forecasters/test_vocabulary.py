@@ -45,7 +45,7 @@ concept = np.array([vocabulary.INDEX[name] for name in names], np.int16)
 known = Known(stays, Observations(concept=concept, **columns), as_of)
 assert "pyruvate" in names
 forecaster = load_stay_forecaster(folder / "m")
-frame = forecast_stays(forecaster, known)
+frame = forecast_stays(forecaster, known).numbers
 drivers = explain_stays(forecaster, known, frame["mortality_risk"].to_numpy(), limit=2)
 (folder / "forecasts.pickle").write_bytes(pickle.dumps((frame, drivers)))
 """
@@ -80,7 +80,7 @@ def with_pyruvate(known: Known) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 def test_a_new_concept_and_its_observations_change_no_forecast_of_an_older_model(saved):
     folder, forecaster, known = saved
-    before = forecast_stays(forecaster, known)
+    before = forecast_stays(forecaster, known).numbers
     assert (before["status"] == "scored").sum() > 10
     names, columns = with_pyruvate(known)
     (folder / "known.pickle").write_bytes(pickle.dumps((known.stays, names, columns, known.as_of)))
