@@ -13,7 +13,7 @@ from rnn_core.benchmark.census_answers import SIMPLE, Answer, answer_simply, fro
 from rnn_core.benchmark.census_contest import CensusJudgement, Setting, crps, judge
 from rnn_core.benchmark.replay_truth import draw_futures
 from rnn_core.benchmark.whole_stays import Fold
-from rnn_core.census.census import ScoredStays, forecast_census
+from rnn_core.census.census import forecast_census
 from rnn_core.census.counts import CountDistribution
 from rnn_core.contracts.census import CENSUS_COLUMNS, CENSUS_HORIZONS, HOSPITAL, KnownUnits
 from rnn_core.contracts.config import ModelConfig, Sampling
@@ -23,6 +23,7 @@ from rnn_core.forecasters.fit_stay import make_forecaster
 from rnn_core.series.serving_rule import is_served
 from rnn_core.series.splits import patient_folds
 from rnn_core.statistics.distribution import Distribution
+from rnn_core.statistics.scored_stays import ScoredStays
 
 Kind = Literal["none", "trees", "recurrent", "blend"]
 PATIENTS, CURVES, FLOOR = "patients", "curves", "floor"
