@@ -402,6 +402,14 @@ def test_a_row_without_a_begin_is_in_no_stay_and_a_read_from_the_beginning_retur
     assert (lost["stay_id"], lost["patient_id"]) == ("h-without-begin", "p") and pd.isna(lost["intime"])
 
 
+def test_a_stay_without_a_row_of_its_hospitalization_is_returned_to_be_quarantined(clif):
+    hand_made_clif(clif, [("A", 1, 5)], "Home", None)
+    with clif.begin() as connection:
+        connection.exec_driver_sql("update made.adt set hospitalization_id = 'x'")
+    found = read(clif, "clif", "stays", "made")
+    assert found["stay_id"].tolist() == ["x-1", "x-1"] and found["patient_id"].isna().all()
+
+
 def test_values_without_a_time_are_counted(clif):
     hand_made_clif(clif, [("A", 1, 5)], "Home", None)
     with clif.begin() as connection:

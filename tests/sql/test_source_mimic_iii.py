@@ -326,11 +326,13 @@ def check_what_has_no_time(engine):
     assert untimed(engine, adapter_at("mimic_iii", "main")) == {}
     with engine.begin() as connection:
         connection.exec_driver_sql(
-            "insert into icustays (icustay_id, subject_id, hadm_id, first_careunit, outtime) values"
-            " (1, 2, 3, 'MICU', null), (2, 2, 3, 'MICU', '2130-01-01 00:00:00')"
+            "insert into icustays (icustay_id, subject_id, hadm_id, first_careunit, intime, outtime) values"
+            " (1, 2, 3, 'MICU', null, null), (2, 2, 3, 'MICU', null, '2130-01-01 00:00:00'),"
+            " (3, 2, 3, 'MICU', '2130-01-01 00:00:00', null)"
         )
         connection.exec_driver_sql("insert into chartevents (subject_id, itemid, valuenum) values (2, 211, 80)")
-    assert not set("12") & set(read(engine, "mimic_iii", "stays", "main")["stay_id"])
+    known = set(read(engine, "mimic_iii", "stays", "main")["stay_id"])
+    assert known & set("123") == {"3"}, "a stay without a row of its admission is one"
     found = read(engine, "mimic_iii", "stays", "main", since=FROM_THE_BEGINNING).set_index("stay_id")
     assert found.loc[["1", "2"], ["intime", "outtime"]].notna().to_numpy().tolist() == [[False, False], [False, True]]
     assert untimed(engine, adapter_at("mimic_iii", "main")) == {"chartevents": (1, 1)}

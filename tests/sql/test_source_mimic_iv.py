@@ -812,25 +812,20 @@ def test_items_that_are_not_read_are_named_with_their_rows_and_patients(engine):
     assert found == [("chartevents 220046 Heart rate Alarm - High", 2, 1), ("labevents 50999 CRP: high, Blood", 1, 1)]
 
 
-def test_what_has_no_time_is_returned_to_be_quarantined_or_counted(engine):
+def test_what_has_no_time_is_returned_to_be_quarantined_or_counted_and_no_admission_costs_no_stay(engine):
     fill(
         engine,
         [stay(), stay(None, 20, 2, 2), stay(None, None, 3, 2)],
+        [admission(2)],
+        [person(2)],
         charts=[chart(220045, None, 80, 3), chart(220045, 2, 80), chart(220046, None, 80, 3)],
         labs=[lab(51006, None, 20, None), lab(51006, 2, 20, None)],
         infusions=[infusion(None, 3, 0.1, 2)],
     )
-    assert {row[0] for row in versions(engine, "stay_id")} == {1}
+    without_admission = (1, "1", None, None)
+    assert set(versions(engine, "stay_id", "patient_id", "age_years", "sex")) == {without_admission}
     lost = versions(engine, "stay_id", "patient_id", "intime", "outtime", since=FROM_THE_BEGINNING)[-2:]
-    assert lost == [
-        (
-            2,
-            "2",
-            None,
-            20,
-        ),
-        (3, "2", None, None),
-    ]
+    assert lost == [(2, "2", None, 20), (3, "2", None, None)]
     assert [row[1] for row in values(engine)] == ["220045", "221906", "51006"]
     found = untimed(engine, adapter_of(engine))
     assert found == {"chartevents": (1, 1), "labevents": (1, 1), "inputevents": (1, 1)}

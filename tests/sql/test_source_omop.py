@@ -659,7 +659,7 @@ def test_a_row_without_a_begin_is_in_no_stay_and_a_read_from_the_beginning_retur
     fill(
         engine,
         visit_detail=[detail(1, 1, A, 1, 5), detail(2, 1, A, 5, 9) | {"visit_detail_start_datetime": None}],
-        person=[person(1)],
+        person=[],
         measurement=[
             *(measured(1, HEART_RATE, hour, 80) for hour in (2, 7)),
             measured(1, HEART_RATE, 2, 80, measurement_datetime=None, measurement_date=None),
@@ -672,7 +672,8 @@ def test_a_row_without_a_begin_is_in_no_stay_and_a_read_from_the_beginning_retur
             f"insert into {schema}.visit_detail (visit_detail_id, person_id, care_site_id, visit_detail_concept_id,"
             f" visit_detail_start_datetime) values (3, 2, {A}, {ICU}, '-infinity')"
         )
-    assert read(engine, "omop", "stays")["stay_id"].tolist() == ["1", "1"]
+    stays = read(engine, "omop", "stays")
+    assert stays["stay_id"].tolist() == ["1", "1"] and stays["age_years"].isna().all(), "also without a row of person"
     assert read(engine, "omop", "observations")["stay_id"].tolist() == ["1"]
     found = read(engine, "omop", "stays", since=FROM_THE_BEGINNING)
     assert sorted(found["stay_id"]) == ["1", "1", "2", "3"]

@@ -110,7 +110,8 @@ select
         when 'elective' then 'elective'
     end as admission_type
 from version v
-join hospital h using (hospitalization_id)
+-- Without a row of hospitalization there is no patient: returned to be quarantined.
+left join hospital h using (hospitalization_id)
 left join death d using (hospitalization_id, stay_number)
 left join {schema}.patient p on p.patient_id = h.patient_id
 

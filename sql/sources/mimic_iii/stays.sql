@@ -18,8 +18,9 @@ with stay as (
             lead(intime) over (partition by hadm_id order by intime, icustay_id) as next_intime
         from {schema}.icustays
     ) as i
-    join {schema}.admissions a on a.hadm_id = i.hadm_id
-    join {schema}.patients p on p.subject_id = i.subject_id
+    -- Without their rows a stay has no age, say, and is one all the same.
+    left join {schema}.admissions a on a.hadm_id = i.hadm_id
+    left join {schema}.patients p on p.subject_id = i.subject_id
     where i.first_careunit <> 'NICU' and i.intime between '1000-01-01' and '2900-01-01'
 ),
 event as (

@@ -12,8 +12,9 @@ with charted as (
         a.dischtime + interval '0 hours' as dischtime,
         a.deathtime + interval '0 hours' as deathtime
     from {icu}.icustays i
-    join {hosp}.admissions a on a.hadm_id = i.hadm_id
-    join {hosp}.patients p on p.subject_id = i.subject_id
+    -- Without their rows a stay has no age, say, and is one all the same.
+    left join {hosp}.admissions a on a.hadm_id = i.hadm_id
+    left join {hosp}.patients p on p.subject_id = i.subject_id
     where i.intime between '1000-01-01' and '2900-01-01'
 ),
 stay as (

@@ -146,7 +146,7 @@ select
     cast(null as double precision) as weight_kg,
     case when h.visit_concept_id in (262, 9203) then 'emergency' end as admission_type
 from version v
-join {schema}.person p on p.person_id = v.person_id
+left join {schema}.person p on p.person_id = v.person_id
 cross join lateral (
     select
         coalesce(extract(year from p.birth_datetime), p.year_of_birth) as year,
