@@ -106,8 +106,8 @@ def add_model(engine: Engine, model_id: str, *, stage: str | None = "champion", 
     return model_id
 
 
-def forecasts(risks: dict[str, float | None]) -> pd.DataFrame:
-    """A frame to publish: a mortality risk per stay, None where the forecaster abstains."""
+def forecasts(risks: dict[str, float | None], **others) -> pd.DataFrame:
+    """A frame to publish: a mortality risk per stay, None where the forecaster abstains; `others`: columns of one's own."""
     scored = [risk is not None for risk in risks.values()]
 
     def only_scored(value: float) -> list[float | None]:
@@ -130,7 +130,7 @@ def forecasts(risks: dict[str, float | None]) -> pd.DataFrame:
             "n_observations": [40 if s else 2 for s in scored],
             "hours_since_last_observation": [1.0] * len(risks),
         }
-    )
+    ).assign(**others)
 
 
 def add_unit(engine: Engine, unit: str, beds=None, staffed=None, *, available_at=BEGINNING, source=SOURCE) -> None:
@@ -166,8 +166,9 @@ def add_forecasts(
     kind="forecast",
     role="champion",
     source=SOURCE,
+    **others,
 ) -> int:
-    """A published run with these risks; its run_id."""
+    """A published run with these risks and `others` (`forecasts`); its run_id."""
     run_id = runs.start_run(engine, source, kind, as_of, role=role, model_id=model_id)
     published = results.Publication(
         run_id=run_id,
@@ -175,7 +176,7 @@ def add_forecasts(
         model_id=model_id,
         source=source,
         prediction_time=as_of,
-        stays=forecasts(risks),
+        stays=forecasts(risks, **others),
         census=census,
         watermark=as_of,
         newest_observation_at=as_of - hours(2),

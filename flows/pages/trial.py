@@ -54,7 +54,7 @@ def report_trial(source: str, out: Path | None) -> tuple["Decision", Path]:
 
     Raises ForecastError if there was no trial, DataTooSmallError if nothing of it can be evaluated yet.
     """
-    from rnn_core.evaluation.trial import decide, judge_risks
+    from rnn_core.evaluation.trial import decide, judge_lengths, judge_risks
 
     store = open_store()
     as_of = clock.slot(None)
@@ -69,7 +69,7 @@ def report_trial(source: str, out: Path | None) -> tuple["Decision", Path]:
             "stay in these has a known end. Wait, then run `icu-forecast ingest` and repeat."
         )
     risks = judge_risks(pairs)
-    decision = decide(risks, trial.published / len(trial.due))
+    decision = decide(risks, judge_lengths(pairs), trial.published / len(trial.due))
     page = render_page(
         f"Silent trial of {source}: {decision.verdict}",
         _lead(trial, pairs, n_open),
@@ -110,7 +110,8 @@ def _read_trial(store: Engine, source: str, as_of: datetime) -> _Trial:
 def _lead(trial: _Trial, pairs: pd.DataFrame, n_open: int) -> str:
     return (
         f"{trial.due[0]:%Y-%m-%d} to {trial.ended:%Y-%m-%d}: {len(pairs):,} forecasts of {pairs['stay_id'].nunique():,} stays of "
-        f"{pairs['patient_id'].nunique():,} patients by {trial.model_id}, not shown; {n_open:,} of stays that are still open. "
+        f"{pairs['patient_id'].nunique():,} patients by {trial.model_id}, not shown; {n_open:,} of stays that are still open, "
+        "which count in the lengths of stay for as long as they were followed. "
         f"{len(trial.due):,} hours due, {len(trial.due) - trial.published:,} missed, {trial.n_failed} runs failed."
     )
 
@@ -126,7 +127,8 @@ def _criteria(decision: "Decision", trial: _Trial) -> Section:
             f"`icu-forecast models recalibrate {trial.model_id} {trial.source}` makes the copy; `models promote` lets it serve, "
             "and from then on the trial judges its forecasts."
         )
-    rows = [[what, found, "met" if met else "not met"] for what, found, met in decision.criteria]
+    said = {True: "met", False: "not met", None: "not yet clear"}
+    rows = [[what, found, said[met]] for what, found, met in decision.criteria]
     return Section("Decision", summary, [Table("Criteria", ["criterion", "found", ""], rows)])
 
 
@@ -141,7 +143,8 @@ def _calibration(risks: "Calibrations") -> Section:
         "Calibration here",
         [
             "The verdict is about the risks as published. Beside them, what `models recalibrate` would give: its fit to the same "
-            "hours of other patients' stays. Each forecast counts the same."
+            "hours of other patients' stays. Each forecast counts the same that was made so long ago that nearly all stays have "
+            f"ended, long or short: {len(risks.died):,}."
         ],
         [Table("As published and recalibrated", ["", "as published", "recalibrated"], calibration_rows(risks))],
         plots if fitted.any() else [],

@@ -106,6 +106,7 @@ def _happened(truth: Truth) -> dict[str, np.ndarray]:
         "remaining_hours": remaining,
         "precision_hours": truth.precision_hours,
         "stayed_hours": remaining,
+        "known_hours": np.full(len(remaining), np.inf),
         "ended": np.where(np.isnan(remaining), np.nan, 1.0),
         "los_days": truth.los_hours / 24,
         "los_bucket": los_bucket(truth.los_hours / 24),

@@ -43,6 +43,8 @@ MIN_AUROC, MIN_AUROC_LOW = 0.7, 0.6
 # Beyond these limits, observed-to-expected deaths or the calibration slope mislead a reader.
 OBSERVED_EXPECTED = Range(0.8, 1.25)
 CALIBRATION_SLOPE = Range(0.75, 1.35)
+# Quantile in percent → how far the share of stays that last longer may be from the right one, half and a tenth.
+SHARE_BEYOND_MARGINS: dict[int, float] = {50: 0.04, 90: 0.03}
 # With fewer hours published in time, readers would see outdated lists.
 MIN_PUBLISHED = 0.95
 

@@ -199,11 +199,13 @@ def _outcomes(material: Material, row: np.ndarray) -> Outcomes:
     elapsed = material.windows.prediction_hour[row].astype(np.float64)
     intime = stays["intime"].to_numpy("datetime64[us]")[stay]
     followed = (material.known_until[stay] - intime) / HOUR - elapsed
+    age = (material.known.as_of - intime) / HOUR - elapsed
     return Outcomes(
         elapsed_hours=elapsed,
         death=material.labels.death[row].astype(np.float64),
         remaining_hours=material.labels.remaining_hours[row].astype(np.float64),
         followed_hours=np.where(stays["outcome"].isna().to_numpy()[stay], np.maximum(followed, 0), np.nan),
+        age_hours=age,
         precision_hours=stays["end_precision_hours"].fillna(0).to_numpy(np.float64)[stay],
         groups=stays["patient_id"].to_numpy()[stay],
     )

@@ -34,13 +34,14 @@ def score_published(pairs: pd.DataFrame) -> list[dict]:
 
     Forecasts of stays that are still open have null in died and remaining_hours, and in the column `followed_hours`
     (optional) the hours after the prediction for which the stay is known to have continued; it is null for ended stays.
-    Open stays are censored there: they count in the concordance, in the risks of a discharge and of a prolonged stay
-    once the limit is passed, and in the baseline's lengths of stay. Errors of the remaining stay and mortality rest on
-    ended stays alone, and finished recent stays are biased short.
+    Open stays are censored there: they count in the concordance, in the quantile score, in whatever has a limit (a discharge,
+    a prolonged stay, the share beyond a quantile) once that has passed, and in the baseline's lengths of stay. Errors of
+    the remaining stay and mortality rest on ended stays, with `age_hours` (optional: from the prediction to the time at
+    which outcomes were read) on settled forecasts only (`settled_age`), since finished recent stays are biased short.
     """
     rows = []
     for group, part in _groups(_with_dimensions(pairs)):
-        outcomes = _outcomes(part)
+        outcomes = published_outcomes(part)
         estimates = score_columns(part, outcomes, n=_RESAMPLES)
         trivial = score_columns(_trivial(outcomes), outcomes, n=0)
         for metric, estimate in estimates.items():
@@ -73,25 +74,31 @@ def _groups(pairs: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]
                 yield {"model_id": model_id, **everything, "stay_hours": name}, part
 
 
-def _outcomes(part: pd.DataFrame) -> Outcomes:
-    followed = part["followed_hours"].to_numpy(np.float64) if "followed_hours" in part else np.full(len(part), np.nan)
+def published_outcomes(pairs: pd.DataFrame) -> Outcomes:
+    """What became of the stays behind rows of `read_outcome_pairs`; `followed_hours` and `age_hours` are optional."""
+
+    def hours(column: str) -> np.ndarray | None:
+        return pairs[column].to_numpy(np.float64) if column in pairs else None
+
     return Outcomes(
-        elapsed_hours=part["hours_in_stay"].to_numpy(np.float64),
-        death=part["died"].to_numpy(np.float64, na_value=np.nan),
-        remaining_hours=part["remaining_hours"].to_numpy(np.float64),
-        followed_hours=followed,
-        precision_hours=part["end_precision_hours"].fillna(0).to_numpy(np.float64),
-        groups=part["patient_id"].to_numpy(),
-        ends_alike=part["mortality_risk"].isna().to_numpy(),
+        elapsed_hours=hours("hours_in_stay"),
+        death=pairs["died"].to_numpy(np.float64, na_value=np.nan),
+        remaining_hours=hours("remaining_hours"),
+        followed_hours=hours("followed_hours"),
+        age_hours=hours("age_hours"),
+        precision_hours=pairs["end_precision_hours"].fillna(0).to_numpy(np.float64),
+        groups=pairs["patient_id"].to_numpy(),
+        ends_alike=pairs["mortality_risk"].isna().to_numpy(),
     )
 
 
 def _trivial(outcomes: Outcomes) -> pd.DataFrame:
     """The trivial forecast, the same for all rows: the prevalence and the quantiles of these very rows."""
+    happened = outcomes.columns()
     constant = {
-        "mortality_risk": _mean(outcomes.death),
-        "prolonged_stay_risk": _mean(outcomes.prolonged()),
-        **{f"discharge_{h}h_prob": _mean(outcomes.discharged_within(h)) for h in DISCHARGE_HOURS},
+        "mortality_risk": _mean(happened["death"]),
+        "prolonged_stay_risk": _mean(happened["prolonged"]),
+        **{f"discharge_{h}h_prob": _mean(happened[f"discharged_{h}h"]) for h in DISCHARGE_HOURS},
     }
     for q, hours in zip(_QUANTILES, _remaining_quantiles(outcomes), strict=True):
         constant[f"remaining_los_p{q}_hours"] = hours

@@ -7,15 +7,17 @@ import numpy as np
 
 from rnn_core.contracts.config import Sampling
 from rnn_core.contracts.errors import ArtifactError, DataTooSmallError
+from rnn_core.contracts.frames import HOUR
 from rnn_core.contracts.known import Known
 from rnn_core.forecasters.stay import StayForecaster, one_end
-from rnn_core.series.material import make_served_grid
+from rnn_core.series.material import known_until, make_served_grid
 from rnn_core.series.serving_rule import is_served
 from rnn_core.series.splits import patient_folds, split_stays
 from rnn_core.series.windows import make_windows
 from rnn_core.statistics.bootstrap import Estimate
 from rnn_core.statistics.calibration import PlattCalibration, fit_mortality_calibration
 from rnn_core.statistics.metric import main_metrics, score
+from rnn_core.statistics.outcomes import settled_age
 
 _FOLDS, _RESAMPLES = 5, 500
 # A death charted this long after the hospital stay still ended it: the two are often charted separately.
@@ -26,7 +28,8 @@ _LATE = np.timedelta64(24, "h")
 class Transferred:
     """Metrics of one model on the stays of one source that were in the unit at `hour`.
 
-    n_open: stays that were forecast but whose outcome is not known; they are left out.
+    n_open: stays that were forecast but whose outcome is not known, or cannot yet be known of a long stay (`settled_age`);
+        they are left out.
     as_trained, recalibrated: metric → estimate; the latter by the fit of `recalibrated`, on folds that never saw the
         patient.
     """
@@ -82,7 +85,7 @@ def risks_at(forecaster: StayForecaster, known: Known, hour: int) -> tuple[np.nd
 
 @dataclass(frozen=True)
 class RiskOutcomes:
-    """Risks at some hours of stays with outcomes, [n] each; died is NaN if not known."""
+    """Risks at some hours of stays with outcomes, [n] each; died is NaN if not known, or not settled (`settled_age`)."""
 
     hour: np.ndarray
     risk: np.ndarray
@@ -103,7 +106,14 @@ def _risks_with_outcomes(forecaster: StayForecaster, known: Known, hours: Sequen
     hour = np.concatenate([np.full(len(stay), hour) for hour, stay, _ in parts])
     stay, risk = (np.concatenate([part[n] for part in parts]) for n in (1, 2))
     patients = known.stays["patient_id"].to_numpy()[stay]
-    return RiskOutcomes(hour, risk, deaths(known, forecaster.ends_at)[stay], patients)
+    died = deaths(known, forecaster.ends_at)
+    ends_later = forecaster.ends_at == "hospital" and one_end(known.stays) == "unit"
+    end = known.stays["hospital_outtime" if ends_later else "outtime"].to_numpy("datetime64[us]")
+    ended = ~np.isnat(end)
+    last = np.where(~ended & np.isnan(died), known_until(known, forecaster.config.window), end)
+    age, stayed = (((until - known.intime) / HOUR)[stay] - hour for until in (known.as_of, last))
+    settled = age >= settled_age(age, stayed, ended[stay])
+    return RiskOutcomes(hour, risk, np.where(settled, died[stay], np.nan), patients)
 
 
 def judge_transfer(forecaster: StayForecaster, known: Known, hours: Sequence[int]) -> list[Transferred]:

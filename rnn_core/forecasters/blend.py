@@ -104,7 +104,8 @@ def join(material: Material, fitted: Sequence[OutOfFold], config: ModelConfig) -
         raise ContractError("Only fits on the same stays and folds can be blended.")
     forecasts, elapsed = [one.forecast for one in fitted], material.windows.prediction_hour[row]
     labels = material.labels.take(row)
-    pool = fit_pool(forecasts, labels.death, labels.weights, labels.entry, elapsed, row_weight=JUDGE_EVERY_HOURS / 24)
+    death, weight = material.settled_death[row], JUDGE_EVERY_HOURS / 24
+    pool = fit_pool(forecasts, death, labels.weights, labels.entry, elapsed, row_weight=weight)
     # Networks know the sizes of the data, and how their training went.
     leading = next((one for one in fitted if one.histories), fitted[0])
     return OutOfFold(

@@ -62,7 +62,7 @@ def make_forecaster(material: Material, fitted: OutOfFold, scaler: Scaler, sampl
     If these are all of stays that ended alike, it serves without a risk of death and without bands.
     """
     row, forecast = fitted.row, fitted.forecast
-    died = material.labels.death[row]
+    died = material.settled_death[row]
     forecasts_death = bool((died == 0).any() and (died == 1).any())
     elapsed = material.windows.prediction_hour[row]
     calibration = _fit_calibration(material, row, forecast, elapsed)
@@ -81,7 +81,7 @@ def _fit_calibration(material: Material, row: np.ndarray, forecast: Distribution
     """A day of a patient counts as one, however long the stay turns out to be."""
     labels = material.labels
     return fit_calibration(
-        forecast, labels.death[row], labels.weights[row], labels.entry[row], elapsed, JUDGE_EVERY_HOURS / 24
+        forecast, material.settled_death[row], labels.weights[row], labels.entry[row], elapsed, JUDGE_EVERY_HOURS / 24
     )
 
 

@@ -74,13 +74,14 @@ class RecurrentEnsemble:
         n_folds, edges, rows = config.train.folds, config.network.horizon_edges, material.judged_rows
         stay, fold = material.stay_of_row[rows], patient_folds(material.known.stays["patient_id"], n_folds)
         left_out = range(n_folds) if folds is None else folds
+        labels = replace(material.labels, death=material.settled_death)
         fitted, held_out_forecasts = [], []
         for k, start in zip(left_out, _starts(warm_from, len(left_out)), strict=True):
             held_out = learned & (fold == k)
             fitted.append(
                 fit_stay_model(
                     material.windows,
-                    material.labels,
+                    labels,
                     learned & (fold != k),
                     held_out,
                     replace(config, train=replace(config.train, seed=config.train.seed * n_folds + k)),

@@ -1,17 +1,19 @@
 """The data of a fit or an evaluation: stays as known at one time, their windows, and labels of the hours that are served."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from rnn_core.contracts.config import ModelConfig, Sampling, WindowConfig
-from rnn_core.contracts.frames import Grid, Labels, Windows
+from rnn_core.contracts.frames import HOUR, Grid, Labels, Windows
 from rnn_core.contracts.known import Known
 from rnn_core.series.grid import make_grid
 from rnn_core.series.labels import make_labels
 from rnn_core.series.scaling import Scaler
 from rnn_core.series.serving_rule import is_fresh, is_served, served_until
 from rnn_core.series.windows import make_windows
+from rnn_core.statistics.outcomes import settled_age
 
 # Metrics are taken every so many hours of a stay: neighbouring hours are nearly the same.
 JUDGE_EVERY_HOURS = 6
@@ -30,6 +32,21 @@ class Material:
     def stay_of_row(self) -> np.ndarray:
         """int64 [hours], the stay that a row belongs to."""
         return np.repeat(np.arange(len(self.known.stays)), np.diff(self.windows.offsets))
+
+    @cached_property
+    def settled_death(self) -> np.ndarray:
+        """`labels.death` where nearly all stays forecast so long ago have ended, else NaN, float32 [hours].
+
+        A risk of death that is learned or calibrated from whatever has ended would, near the cut-off, be that of short
+        stays. The likelihood of `labels` has no such bias: it counts an open stay as open. An outcome without a time is kept.
+        """
+        rows, stay, labels = self.judged_rows, self.stay_of_row, self.labels
+        hour = self.windows.prediction_hour.astype(np.float64)
+        age, followed = (((at - self.known.intime) / HOUR)[stay] - hour for at in (self.known.as_of, self.known_until))
+        ended = ~np.isnan(labels.remaining_hours)
+        stayed = np.where(ended, labels.remaining_hours, np.where(np.isnan(labels.death), followed, np.nan))
+        kept = age >= settled_age(age[rows], stayed[rows], ended[rows])
+        return np.where(kept | np.isnan(stayed), labels.death, np.nan).astype(np.float32)
 
     def hour_of_row(self, row: np.ndarray) -> np.ndarray:
         """Prediction hours since the stay's first, from 1, of absolute rows."""

@@ -6,7 +6,7 @@ A statistic that is not defined on the data is NaN, never an error.
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rnn_core.statistics.bootstrap import Statistic, Weighted, mean_of
+from rnn_core.statistics.bootstrap import RatioOfSums, Statistic, Weighted, mean_of
 from rnn_core.statistics.distribution import Distribution
 
 # Upper ends of all buckets but the last, in days: under 1 day, a bucket for each of days 1 to 7, 8 to under 14, longer
@@ -62,16 +62,47 @@ def interval_coverage(
     return mean_of(np.divide(overlap, stop - start, out=inside, where=stop > start))
 
 
-@Statistic
-def share_beyond(remaining_hours: np.ndarray, precision_hours: np.ndarray, quantile_hours: np.ndarray) -> Weighted:
-    """Share of stays that last longer than the forecast quantile: 1 - q where the q-quantile is right.
+def _known_to(stayed: np.ndarray, precision: np.ndarray, known: np.ndarray, quantile: np.ndarray) -> tuple[np.ndarray]:
+    return (known >= quantile,)
 
-    A coarse end counts by the share of its interval that lies beyond, as in `interval_coverage`.
+
+def _share_beyond(
+    stayed_hours: np.ndarray, precision_hours: np.ndarray, known_hours: np.ndarray, quantile_hours: np.ndarray
+) -> Weighted:
+    """Share of stays that last longer than their forecast quantile of the remaining stay; 1 - q where the q-quantile is
+    right.
+
+    A forecast counts once its quantile has passed (`known_hours`), whether the stay has ended or not: by the time of the
+    prediction and the forecast alone. A coarse end counts by the share of its interval that lies beyond, as in
+    `interval_coverage`.
     """
-    start, stop = np.maximum(remaining_hours - precision_hours / 2, 0), remaining_hours + precision_hours / 2
-    beyond = (remaining_hours > quantile_hours).astype(np.float64)
+    start, stop = np.maximum(stayed_hours - precision_hours / 2, 0), stayed_hours + precision_hours / 2
+    beyond = (stayed_hours > quantile_hours).astype(np.float64)
     overlap = np.clip(stop - np.maximum(start, quantile_hours), 0, None)
-    return mean_of(np.divide(overlap, stop - start, out=beyond, where=stop > start))
+    (counted,) = _known_to(stayed_hours, precision_hours, known_hours, quantile_hours)
+    return RatioOfSums(
+        np.divide(overlap, stop - start, out=beyond, where=stop > start) * counted, counted.astype(np.float64)
+    )
+
+
+share_beyond = Statistic(_share_beyond, sides=_known_to)
+
+
+@Statistic
+def quantile_score_days(
+    stayed_hours: np.ndarray, known_hours: np.ndarray, p10: np.ndarray, p50: np.ndarray, p90: np.ndarray
+) -> Weighted:
+    """What three quantiles of the remaining stay tell of its CRPS, in days: twice the mean of their quantile losses (the
+    weighted interval score: Bracher et al., PLoS Comput Biol 17, 2021, e1008618).
+
+    Judged is the stay up to `known_hours`, of which the quantiles are those of the whole stay, cut there: so open stays
+    count for as long as they were followed, and the best forecast is still the true one.
+    """
+    loss = np.zeros(len(stayed_hours))
+    for share, hours in ((0.1, p10), (0.5, p50), (0.9, p90)):
+        beyond = np.minimum(stayed_hours, known_hours) - np.minimum(hours, known_hours)
+        loss += np.maximum(share * beyond, (share - 1) * beyond)
+    return mean_of(loss * 2 / 3 / 24)
 
 
 @Statistic
@@ -130,18 +161,29 @@ def bucket_kappa(actual: np.ndarray, predicted: np.ndarray) -> Weighted:
     return at
 
 
-def crps_hours(forecast: Distribution, remaining_hours: ArrayLike) -> np.ndarray:
-    """Continuous ranked probability score of the remaining stay, in hours, [rows]; NaN where the end is not known.
+def crps_hours(forecast: Distribution, stayed_hours: ArrayLike, known_hours: ArrayLike = np.inf) -> np.ndarray:
+    """Continuous ranked probability score of the remaining stay, in hours, [rows]; NaN where nothing is known of the end.
 
     The integral from 0 to the last edge of (F(t) - 1[end <= t])² (Matheson & Winkler 1976), exact for a distribution
     function F of leaving that is linear between edges. For a forecast without spread it is the absolute error.
+
+    stayed_hours: to the end, of an open stay as far as it was followed. known_hours: until when it is known whether the stay
+    went on, [rows] or one number; the integral ends there. A limit that the end does not choose leaves the score proper
+    (Gneiting & Ranjan, J Bus Econ Stat 29, 2011, 411-422).
     """
     edges, cdf = forecast.edges, np.minimum(forecast.leaving_cdf, 1.0)
-    start, stop = cdf[:, :-1], cdf[:, 1:]
-    end = np.clip(np.asarray(remaining_hours, dtype=np.float64)[:, None], edges[:-1], edges[1:])
-    at_end = start + (stop - start) * (end - edges[:-1]) / np.diff(edges)
-    before = (end - edges[:-1]) * _mean_square(start, at_end)
-    after = (edges[1:] - end) * _mean_square(1 - at_end, 1 - stop)
+    known = np.broadcast_to(np.asarray(known_hours, dtype=np.float64), len(forecast))[:, None]
+    slope = np.diff(cdf, axis=1) / np.diff(edges)
+
+    def at(hours: np.ndarray) -> np.ndarray:
+        return cdf[:, :-1] + slope * (hours - edges[:-1])
+
+    # A bin beyond the limit has no width.
+    left = edges[:-1]
+    right = np.clip(known, left, edges[1:])
+    end = np.clip(np.asarray(stayed_hours, dtype=np.float64)[:, None], left, right)
+    before = (end - left) * _mean_square(at(left), at(end))
+    after = (right - end) * _mean_square(1 - at(end), 1 - at(right))
     return (before + after).sum(axis=1)
 
 

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from numpy.typing import ArrayLike
 
-from rnn_core.contracts.thresholds import DISCHARGE_HOURS
+from rnn_core.contracts.thresholds import DISCHARGE_HOURS, SHARE_BEYOND_MARGINS
 from rnn_core.statistics.bootstrap import Estimate, Statistic, bootstrap_interval, mean, paired_difference
 from rnn_core.statistics.calibration_metrics import brier, calibration_intercept, calibration_slope, observed_expected
 from rnn_core.statistics.decision_metrics import event1, event2
@@ -19,6 +19,7 @@ from rnn_core.statistics.length_of_stay import (
     mean_absolute_error_days,
     mean_squared_log_error,
     median_absolute_error_days,
+    quantile_score_days,
     share_beyond,
 )
 
@@ -216,6 +217,15 @@ _TABLE = (
         main=True,
     ),
     Metric(
+        "los_quantile_score_days",
+        "quantile score of the remaining stay in days",
+        quantile_score_days,
+        ("stayed_hours", "known_hours"),
+        tuple(f"remaining_los_p{q}_hours" for q in (10, 50, 90)),
+        better="lower",
+        digits=2,
+    ),
+    Metric(
         "los_msle",
         "squared log error of the length of stay",
         mean_squared_log_error,
@@ -258,13 +268,13 @@ _TABLE = (
             f"los_beyond_p{q}",
             f"stays beyond the {q}th percentile",
             share_beyond,
-            (*_END, "precision_hours"),
+            ("stayed_hours", "precision_hours", "known_hours"),
             (f"remaining_los_p{q}_hours",),
             better=(100 - q) / 100,
-            curve_margin=margin,
+            curve_margin=SHARE_BEYOND_MARGINS.get(q),
             main=q != 10,
         )
-        for q, margin in ((10, None), (50, 0.04), (90, 0.03))
+        for q in (10, 50, 90)
     ),
     Metric(
         "los_interval_width_days",

@@ -27,8 +27,8 @@ def score_columns(columns: pd.DataFrame, outcomes: Outcomes, n: int = 1000, seed
 
 
 def judged_numbers(forecast: Distribution, outcomes: Outcomes) -> pd.DataFrame:
-    """The published numbers of each forecast, and the CRPS of its remaining stay in days (NaN where the end is not known)."""
-    crps = crps_hours(forecast, outcomes.remaining_hours) / 24
+    """The published numbers of each forecast, and the CRPS of its remaining stay in days, as far as that is known."""
+    crps = crps_hours(forecast, outcomes.stayed_hours, outcomes.known_hours) / 24
     return forecast.numbers(outcomes.elapsed_hours).assign(crps_days=crps)
 
 
@@ -70,6 +70,6 @@ def _constant(forecast: Distribution, outcomes: Outcomes) -> Distribution:
         return forecast
     causes = np.where(outcomes.ended, death, CENSORED)
     population = fit_population_curve(stayed[followed], causes[followed]).forecast_after(np.zeros(1), forecast.edges)
-    if np.isfinite(death).any():
-        population = population.with_mortality_risk(np.nanmean(death))
+    if np.isfinite(judged := outcomes.columns()["death"]).any():
+        population = population.with_mortality_risk(np.nanmean(judged))
     return population.take(np.zeros(len(forecast), dtype=np.int64))

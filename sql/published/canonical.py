@@ -229,11 +229,13 @@ def read_outcome_pairs(engine: Engine, source: str, as_of: datetime) -> pd.DataF
     """Scored forecasts with what was known at `as_of` about the rest of the stay, by model, prediction time and stay.
 
     Columns of forecast.stay_forecast, then patient_id, unit, age_years, sex, month (YYYY-MM of the prediction),
-    hours_in_stay, died, remaining_hours, end_precision_hours and followed_hours. If neither end nor outcome of a stay was
-    known at `as_of`, died and remaining_hours are null, and followed_hours is how long after the prediction the stay is
-    known to have continued: until `as_of` or the last ingest before it; if its last observation became available over 24 h
-    earlier, until then. followed_hours is NaN for the others. Finished stays are biased short, so a score without the open
-    ones flatters forecasts of a short stay.
+    hours_in_stay, died, remaining_hours, end_precision_hours, followed_hours and age_hours.
+
+    If neither end nor outcome of a stay was known at `as_of`, died and remaining_hours are null, and followed_hours is how
+    long after the prediction the stay is known to have continued: until `as_of` or the last ingest before it; if its last
+    observation became available over 24 h earlier, until then. followed_hours is NaN for the others. Finished stays are
+    biased short, so a score without the open ones flatters forecasts of a short stay. age_hours: from the prediction to
+    `as_of` or the last ingest before it.
 
     Left out: stays flagged by the audit by what was known then, predictions not after their model's data cut-off, whose
     outcomes the model may have learned from, and predictions after which an open stay was not followed at all.
@@ -275,6 +277,7 @@ def read_outcome_pairs(engine: Engine, source: str, as_of: datetime) -> pd.DataF
         "hours_in_stay": at - pairs["intime"],
         "remaining_hours": pairs["outtime"] - at,
         "followed_hours": pairs["followed_until"] - at,
+        "age_hours": known_until - at,
     }.items():
         pairs[column] = span / pd.Timedelta(hours=1)
     keep = ~pairs["is_open"] | (pairs["followed_hours"] > 0)

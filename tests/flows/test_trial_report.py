@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from builders_sql import SOURCE, add_batch, add_forecasts, add_model, empty, hours, migrated, rows
 from scipy.special import expit
+from scipy.stats import gamma
 from sklearn.metrics import roc_auc_score
 from sqlalchemy import insert, text
 
@@ -26,13 +27,28 @@ STAYS, DUE = 240, 10
 class World:
     """A hospital whose patients were forecast in every hour of a trial that `published` names, and then left or died.
 
+    One half stays for about a day, the other for about three, and the forecasts know who belongs to which. At its start all
+    have been there for 20 hours.
+
     noise: standard deviation of the published log-odds around the true ones. shift: by how much they are all off.
+    hurried: by what part the forecast stays are shorter than the true ones. known_after: hours from the start of the trial
+    after which no end is known.
     failed: hours in which a run failed; in the other hours that are not published there was none. arrival: hours from the
     start of the trial at which every second patient comes in, long before it by default.
     """
 
     def __init__(
-        self, engine, *, stays=STAYS, noise=0.5, shift=0.0, published=range(DUE), failed=(), arrival=-20, end_known=True
+        self,
+        engine,
+        *,
+        stays=STAYS,
+        noise=0.5,
+        shift=0.0,
+        published=range(DUE),
+        failed=(),
+        arrival=-20,
+        hurried=0.0,
+        known_after=400,
     ) -> None:
         random = np.random.default_rng(0)
         truth = random.normal(-2, 1.5, stays)
@@ -43,8 +59,12 @@ class World:
         self.began = np.where(np.arange(stays) % 2, float(arrival), -20.0)
         trials.start_trial(engine, SOURCE, 7, BEGAN)
         add_model(engine, "m1")
-        self.batch_id = add_batch(engine, as_of=BEGAN + hours(200), ingested_at=BEGAN + hours(200))
-        self._admit(random.gamma(2, 10, stays) + DUE, end_known)
+        self.batch_id = add_batch(engine, as_of=BEGAN + hours(known_after), ingested_at=BEGAN + hours(known_after))
+        # Ends at evenly spaced quantiles, so that the share beyond each is right in every world.
+        self.length, self.hurried = gamma(4, scale=np.where(np.arange(stays) % 4 < 2, 5, 18)), hurried
+        even = np.concatenate([(random.permutation(stays // 4) + 0.5) / (stays // 4) for _ in range(4)])
+        left_after = self.length.ppf(even.reshape(4, -1).T.ravel()) + DUE
+        self._admit(left_after, left_after <= known_after)
         # Every second stay has a heart rate, known half an hour late; nothing else is charted.
         at = {"source": SOURCE, "observed_at": BEGAN, "available_at": BEGAN + hours(0.5), "batch_id": self.batch_id}
         seen = [at | {"stay_id": name, "concept": "heart_rate", "value": 80.0} for name in self.names[::2]]
@@ -58,7 +78,7 @@ class World:
             run_id = runs.start_run(engine, SOURCE, "forecast", BEGAN + hours(hour), role="trial", model_id="m1")
             runs.fail_run(engine, run_id, "The source could not be reached.")
 
-    def _admit(self, left_after: np.ndarray, end_known: bool) -> None:
+    def _admit(self, left_after: np.ndarray, end_known: np.ndarray) -> None:
         same = {
             "source": SOURCE,
             "unit": "MICU",
@@ -75,18 +95,24 @@ class World:
         ended = [
             row
             | {"outtime": BEGAN + hours(h), "available_at": BEGAN + hours(h), "outcome": "died" if died else "alive"}
-            for row, h, died in zip(known, left_after, self.died, strict=True)
+            for row, h, died, is_known in zip(known, left_after, self.died, end_known, strict=True)
+            if is_known
         ]
         with self.engine.begin() as connection:
             connection.execute(insert(schema.stay_version), [row | {"available_at": row["intime"]} for row in known])
-            if end_known:
+            if ended:
                 connection.execute(insert(schema.stay_version), ended)
 
     def forecast(self, hour: int, model_id: str = "m1", risk: float | None = None, role: str = "trial") -> int:
         """Publish the risks of those who are in the unit, or one risk for all."""
-        here = zip(self.names, self.risk.tolist(), self.began, strict=True)
-        risks = {name: own if risk is None else risk for name, own, began in here if began <= hour}
-        return add_forecasts(self.engine, risks, model_id=model_id, as_of=BEGAN + hours(hour), role=role)
+        here = self.began <= hour
+        own = self.risk if risk is None else np.full(len(self.risk), risk)
+        risks = dict(zip(np.array(self.names)[here], own[here].tolist(), strict=True))
+        longer, left = 1 - self.hurried, DUE - hour
+        said = {f"remaining_los_p{q}_hours": longer * (self.length.ppf(q / 100) + left) for q in (10, 50, 90)}
+        said |= {f"discharge_{h}h_prob": (1 - own) * self.length.cdf(h / longer - left) for h in (24, 48, 72)}
+        said = {name: values[here] for name, values in said.items()}
+        return add_forecasts(self.engine, risks, model_id=model_id, as_of=BEGAN + hours(hour), role=role, **said)
 
 
 @pytest.fixture(scope="module")
@@ -135,15 +161,22 @@ def test_good_forecasts_of_every_hour_are_a_go_and_the_page_says_what_it_rests_o
     decision, path = report_trial(SOURCE, tmp_path / "report.html")
     assert decision.verdict == "go" and path == tmp_path / "report.html"
     found = criteria(path)
-    assert [met for _, met in found.values()] == ["met"] * 5
+    assert [met for _, met in found.values()] == ["met"] * 11
     assert list(found) == [
         "at least 30 deaths",
+        "at least 100 stays with a known end",
         "AUROC at least 0.7, its interval above 0.6",
         "observed to expected deaths as published within 0.8 to 1.25",
         "calibration slope as published within 0.75 to 1.35",
+        "quantile score of the remaining stay in days not worse than that of the population's curve",
+        "Brier score of a discharge within 24 h not worse than that of the population's curve",
+        "Brier score of a discharge within 48 h not worse than that of the population's curve",
+        "stays beyond the 50th percentile within 46% to 54%",
+        "stays beyond the 90th percentile within 7% to 13%",
         "at least 95% of the hours published",
     ]
-    deaths, auroc, ratio, slope, published = (number(value) for value, _ in found.values())
+    deaths, ends, auroc, ratio, slope, *lengths, half, tenth, published = (number(value) for value, _ in found.values())
+    assert ends == STAYS and max(lengths) < 0 and (half, tenth) == pytest.approx((0.5, 0.1), abs=0.01)
     assert deaths == world.died.sum() >= 30
     assert auroc == pytest.approx(roc_auc_score(world.died, world.risk), abs=0.01)
     assert ratio == pytest.approx(world.died.sum() / world.risk.sum(), abs=0.01)
@@ -184,6 +217,19 @@ def test_risks_that_are_all_too_high_are_no_go_and_the_page_says_what_recalibrat
     page = path.read_text()
     assert "Only a recalibrated copy would pass: recalibrate, then run the trial again." in page
     assert "icu-forecast models recalibrate m1 hospital" in page
+
+
+def test_hurried_forecasts_are_no_go_though_the_stays_that_have_ended_are_the_short_ones(store):
+    World(store, hurried=0.4, known_after=60)
+    decision, path = report_trial(SOURCE, None)
+    assert (
+        decision.verdict == "no-go"
+        and "count in the lengths of stay for as long as they were followed" in path.read_text()
+    )
+    found = criteria(path)
+    median, met = found["stays beyond the 50th percentile within 46% to 54%"]
+    assert met == "not met" and number(median) > 0.7
+    assert number(found["at least 100 stays with a known end"][0]) < 0.75 * STAYS
 
 
 def test_few_deaths_are_too_early_whatever_else_was_found(store):
@@ -229,8 +275,10 @@ def test_hours_in_which_the_job_was_dead_are_missed_and_raised_no_alert(store):
 
 
 def test_hours_that_were_caught_up_a_day_later_are_missed_but_those_of_a_rehearsal_are_not(store):
-    World(store)
-    assert report_trial(SOURCE, None)[0].verdict == "go", "all hours are before the trial was made: a rehearsal"
+    World(store, known_after=60)
+    assert report_trial(SOURCE, None)[0].verdict == "go", (
+        "every fourth stay is open; all hours are before the trial was made: a rehearsal"
+    )
     with store.begin() as connection:
         connection.execute(text("update forecast.trial set made_at = started_at"))
         connection.execute(
@@ -274,12 +322,13 @@ def test_a_model_that_serves_only_since_the_last_run_has_nothing_to_judge_yet(st
 
 
 def _inside(engine) -> float:
-    """Share of the ends from 5 to 90 hours after their forecast, the interval of `builders_sql.forecasts`."""
-    found = rows(engine, "select remaining_hours between 5 and 90 as inside from forecast.forecast_outcome")
+    """Share of the ends from the 10th to the 90th percentile of their forecast."""
+    within = "remaining_hours between remaining_los_p10_hours and remaining_los_p90_hours"
+    found = rows(engine, f"select {within} as inside from forecast.forecast_outcome")
     return np.mean([row["inside"] for row in found])
 
 
 def test_a_trial_of_which_no_stay_has_ended_cannot_be_judged_yet(store):
-    World(store, end_known=False)
+    World(store, known_after=DUE)
     with pytest.raises(DataTooSmallError, match="10 of 10 hours"):
         report_trial(SOURCE, None)

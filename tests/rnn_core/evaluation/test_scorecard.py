@@ -153,7 +153,8 @@ def test_open_stays_alone_have_neither_errors_nor_a_baseline():
     assert card.loc["los_mae_days", "n"] == 0
     assert card.loc["los_concordance", "n"] == 40
     assert card["baseline"].isna().all()
-    assert card["value"].notna().sum() == 1  # the width of the interval needs no end
+    # The width of an interval needs no end, and of nothing followed the quantile score is 0.
+    assert set(card.index[card["value"].notna()]) == {"los_interval_width_days", "los_quantile_score_days"}
 
 
 def test_an_end_charted_before_the_forecast_counts_as_one_at_once():

@@ -6,41 +6,89 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import expit, logit
+from scipy.stats import gamma
 
-from rnn_core.evaluation.trial import RECALIBRATE, Calibrations, decide, judge_risks, recalibrate
+from rnn_core.evaluation.trial import (
+    RECALIBRATE,
+    Calibrations,
+    Decision,
+    Lengths,
+    decide,
+    judge_lengths,
+    judge_risks,
+    recalibrate,
+)
 from rnn_core.statistics.bootstrap import Estimate
 
 
-def pairs(n: int = 1500, shift: float = 0.0, noise: float = 0.5, seed: int = 0) -> pd.DataFrame:
-    """Forecasts of patients whose risk is known up to `noise`, published with log-odds that are off by `shift`."""
+def pairs(
+    n: int = 1500,
+    shift: float = 0.0,
+    noise: float = 0.5,
+    seed: int = 0,
+    hurried: float = 0.0,
+    known_after: float = np.inf,
+    dying: float = 1.0,
+) -> pd.DataFrame:
+    """Forecasts of patients whose risk is known up to `noise`, published with log-odds that are off by `shift`.
+
+    Half of the patients stay for about half a day more, half for about three; the forecasts know who, and those of the dying
+    take `dying` times as long. hurried: by what part the forecast stays are too short. known_after: hours over which the
+    forecasts were made until outcomes were read; by default all ends are known.
+    """
     random = np.random.default_rng(seed)
     truth = random.normal(-2, 1.5, n)
     risk = expit(truth + random.normal(0, noise, n) + shift)
-    died = (random.random(n) < expit(truth)).astype(object)
+    died = random.random(n) < expit(truth)
     patients = [f"p{i}" for i in range(n)]
-    return pd.DataFrame({"mortality_risk": risk, "died": died, "patient_id": patients, "hours_in_stay": 24.5})
+    length = gamma(4, scale=np.where(np.arange(n) % 2, 3, 18))
+    even = (random.permutation(n) + 0.5) / n
+    remaining = length.ppf(even) * np.where(died, dying, 1)
+    age = random.uniform(0, known_after, n) if np.isfinite(known_after) else np.full(n, 1e6)
+    is_open = remaining > age
+    published = {f"remaining_los_p{q}_hours": (1 - hurried) * length.ppf(q / 100) for q in (10, 50, 90)}
+    published |= {f"discharge_{h}h_prob": (1 - risk) * length.cdf(h / (1 - hurried)) for h in (24, 48, 72)}
+    known = {
+        "died": pd.Series(died.astype(object)).where(~is_open, None),
+        "remaining_hours": np.where(is_open, np.nan, remaining),
+        "followed_hours": np.where(is_open, age, np.nan),
+        "age_hours": age,
+        "end_precision_hours": 0.0,
+    }
+    named = {"mortality_risk": risk, "patient_id": patients, "stay_id": patients, "hours_in_stay": 24.5}
+    return pd.DataFrame(named | published | known)
+
+
+def decided(made: pd.DataFrame, published: float = 0.99) -> Decision:
+    return decide(judge_risks(made), judge_lengths(made), published)
+
+
+def not_met(decision: Decision) -> list[str]:
+    return [what for what, _, met in decision.criteria if not met]
 
 
 def test_good_forecasts_published_every_hour_are_a_go():
-    decision = decide(judge_risks(pairs()), 0.99)
+    decision = decided(pairs())
     assert decision.verdict == "go" and all(met for _, _, met in decision.criteria)
 
 
 def test_risks_that_are_too_high_are_no_go_though_a_recalibrated_copy_would_pass():
-    risks = judge_risks(pairs(shift=1.9))
+    made = pairs(shift=1.9)
+    made["discharge_24h_prob"], made["discharge_48h_prob"] = (
+        pairs()[["discharge_24h_prob", "discharge_48h_prob"]].to_numpy().T
+    )
+    risks = judge_risks(made)
     assert risks.as_published["mortality_observed_expected"].value == pytest.approx(0.39, abs=0.03)
     assert risks.after["mortality_observed_expected"].value == pytest.approx(1, abs=0.1)
     assert risks.after["mortality_brier"].value < risks.as_published["mortality_brier"].value
-    decision = decide(risks, 0.99)
+    decision = decided(made)
     assert (decision.verdict, decision.advice) == ("no-go", RECALIBRATE)
-    assert [what for what, _, met in decision.criteria if not met] == [
-        "observed to expected deaths as published within 0.8 to 1.25"
-    ]
+    assert not_met(decision) == ["observed to expected deaths as published within 0.8 to 1.25"]
 
 
-@pytest.mark.parametrize(("worse", "published"), [({"noise": 6.0}, 0.99), ({}, 0.9)])
+@pytest.mark.parametrize(("worse", "published"), [({"noise": 6.0}, 0.99), ({}, 0.9), ({"hurried": 0.4}, 0.99)])
 def test_what_recalibration_cannot_mend_is_not_said_to_be_mended_by_it(worse, published):
-    decision = decide(judge_risks(pairs(shift=1.9, **worse)), published)
+    decision = decided(pairs(shift=1.9, **worse), published)
     assert decision.verdict == "no-go" and decision.advice != RECALIBRATE
 
 
@@ -53,12 +101,12 @@ def test_each_forecast_counts_the_same_however_long_its_stay_goes_on():
 
 
 def test_forecasts_without_a_risk_of_death_leave_nothing_to_judge_and_it_is_too_early():
-    assert decide(judge_risks(pairs().assign(mortality_risk=np.nan)), 1.0).verdict == "too early"
+    assert decided(pairs().assign(mortality_risk=np.nan), 1.0).verdict == "too early"
 
 
 @pytest.mark.parametrize(("worse", "published"), [({"noise": 6.0}, 0.99), ({}, 0.9)])
 def test_forecasts_that_discriminate_poorly_or_come_too_seldom_are_no_go(worse, published):
-    decision = decide(judge_risks(pairs(**worse)), published)
+    decision = decided(pairs(**worse), published)
     assert decision.verdict == "no-go"
     assert sum(not met for _, _, met in decision.criteria) >= 1
 
@@ -73,27 +121,84 @@ def test_forecasts_that_discriminate_poorly_or_come_too_seldom_are_no_go(worse, 
         ({"mortality_observed_expected": Estimate(np.nan, np.nan, np.nan, 0)}, "observed to expected deaths"),
         ({"mortality_calibration_slope": Estimate(0.74, 0.7, 0.9, 900)}, "calibration slope"),
         ({"mortality_calibration_slope": Estimate(1.36, 1.2, 1.5, 900)}, "calibration slope"),
+        ({"los_quantile_score_days": Estimate(0.05, 0.01, 0.09, 900)}, "quantile score of the remaining stay"),
+        ({"discharge_24h_brier": Estimate(0.01, 0.001, 0.02, 900)}, "Brier score of a discharge within 24 h"),
+        ({"discharge_48h_brier": Estimate(0.01, 0.001, 0.02, 900)}, "Brier score of a discharge within 48 h"),
+        ({"los_beyond_p50": Estimate(0.6, 0.55, 0.65, 900)}, "stays beyond the 50th percentile"),
+        ({"los_beyond_p50": Estimate(0.4, 0.35, 0.45, 900)}, "stays beyond the 50th percentile"),
+        ({"los_beyond_p90": Estimate(0.2, 0.14, 0.26, 900)}, "stays beyond the 90th percentile"),
         ({"published": 0.949}, "at least 95% of the hours published"),
     ],
 )
 def test_each_criterion_alone_makes_a_no_go(broken, not_met):
-    good = {
-        "mortality_observed_expected": Estimate(1, 0.9, 1.1, 900),
-        "mortality_calibration_slope": Estimate(1, 0.9, 1.1, 900),
-    }
-    found = {name: broken.get(name, estimate) for name, estimate in good.items()}
-    none = np.empty(0)
-    auroc = broken.get("auroc", Estimate(0.7, 0.6, 0.8, 900))
-    risks = Calibrations(auroc, found, good, 30, none, none, none)
-    decision = decide(risks, broken.get("published", 0.95))
+    risks, lengths = good(broken)
+    decision = decide(risks, lengths, broken.get("published", 0.95))
     assert decision.verdict == "no-go"
     (failed,) = [what for what, _, met in decision.criteria if not met]
     assert failed.startswith(not_met)
-    assert decide(replace(risks, n_deaths=29), 1.0).verdict == "too early"
+    assert decide(replace(risks, n_deaths=29), lengths, 1.0).verdict == "too early"
+    assert decide(risks, replace(lengths, n_ends=99), 1.0).verdict == "too early"
+
+
+def good(broken: dict[str, Estimate]) -> tuple[Calibrations, Lengths]:
+    """What just meets every criterion, with the estimates of `broken` in place of its own."""
+    fine = {
+        "mortality_observed_expected": Estimate(1, 0.9, 1.1, 900),
+        "mortality_calibration_slope": Estimate(1, 0.9, 1.1, 900),
+    }
+    curve = dict.fromkeys(
+        ("los_quantile_score_days", "discharge_24h_brier", "discharge_48h_brier"), Estimate(0, -0.1, 0.1, 900)
+    )
+    shares = {"los_beyond_p50": Estimate(0.54, 0.5, 0.58, 900), "los_beyond_p90": Estimate(0.071, 0.05, 0.1, 900)}
+    found, curve, shares = ({name: broken.get(name, e) for name, e in part.items()} for part in (fine, curve, shares))
+    none = np.empty(0)
+    auroc = broken.get("auroc", Estimate(0.7, 0.6, 0.8, 900))
+    return Calibrations(auroc, found, fine, 30, none, none, none), Lengths(curve, shares, 100)
+
+
+@pytest.mark.parametrize(
+    "unclear",
+    [
+        {"los_quantile_score_days": Estimate(0.05, -0.01, 0.09, 900)},
+        {"discharge_24h_brier": Estimate(0.01, -0.001, 0.02, 900)},
+        {"los_beyond_p50": Estimate(0.6, 0.53, 0.67, 900)},
+        {"los_beyond_p90": Estimate(0.05, 0.02, 0.08, 900)},
+        {"los_beyond_p90": Estimate(np.nan, np.nan, np.nan, 0)},
+    ],
+)
+def test_a_length_of_stay_that_chance_may_still_decide_is_too_early_unless_something_else_is_clear(unclear):
+    decision = decide(*good(unclear), 0.95)
+    assert (decision.verdict, [met for *_, met in decision.criteria if met is not True]) == ("too early", [None])
+    assert decide(*good(unclear), 0.94).verdict == "no-go"
+    assert decide(*good({}), 0.95).verdict == "go"
+
+
+@pytest.mark.parametrize(("hurried", "verdict"), [(0.0, "go"), (0.4, "no-go")])
+def test_the_verdict_is_the_same_while_long_stays_are_open(hurried, verdict):
+    """At the end of six days of forecasts, or long after it: at the end, those that have ended are the short ones."""
+    world = {"hurried": hurried}
+    then, later = pairs(known_after=150, **world), pairs(**world)
+    assert then["died"].isna().mean() > 0.2
+    ended = then[then["died"].notna()]
+    shares = [(part["remaining_hours"] > part["remaining_los_p90_hours"]).mean() for part in (ended, later)]
+    assert shares[0] < 0.8 * shares[1], "without the open ones stays look shorter than they are"
+    assert decided(then).verdict == decided(later).verdict == verdict
+
+
+@pytest.mark.parametrize(("dying", "known_after", "biased"), [(4.0, 1000, 0.93), (0.2, 200, 1.08)])
+def test_the_risk_is_judged_where_deaths_had_as_much_time_as_survivals(dying, known_after, biased):
+    """Deaths that come late, or early: among all that has ended they are too few, or too many."""
+    made = pairs(n=6000, dying=dying, known_after=known_after)
+    truth = pairs(n=6000)["died"].sum() / made["mortality_risk"].sum()
+    ended = made[made["died"].notna()]
+    naive = ended["died"].sum() / ended["mortality_risk"].sum() / truth
+    assert naive < biased if dying > 1 else naive > biased
+    found = judge_risks(made).as_published["mortality_observed_expected"]
+    assert found.value / truth == pytest.approx(1, abs=0.05)
 
 
 def test_with_too_few_deaths_it_is_too_early_whatever_else_was_found():
-    assert decide(judge_risks(pairs(n=60)), 1.0).verdict == "too early"
+    assert decided(pairs(n=60), 1.0).verdict == "too early"
 
 
 def test_a_patients_own_outcome_never_recalibrates_its_risk():

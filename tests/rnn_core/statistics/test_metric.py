@@ -23,6 +23,7 @@ def world(seed: int = 0) -> dict[str, np.ndarray]:
         "remaining_hours": remaining,
         "precision_hours": np.zeros(N),
         "stayed_hours": remaining,
+        "known_hours": np.full(N, np.inf),
         "ended": np.ones(N),
         "los_days": remaining / 24,
         "los_bucket": los_bucket(remaining / 24),

@@ -16,6 +16,8 @@ from rnn_core.statistics.length_of_stay import (
     interval_coverage,
     mean_absolute_error_days,
     median_absolute_error_days,
+    quantile_score_days,
+    share_beyond,
 )
 from rnn_core.statistics.outcomes import Outcomes
 from rnn_core.statistics.population import fit_population_curve
@@ -212,6 +214,49 @@ def test_the_crps_is_lowest_for_the_distribution_that_the_ends_come_from():
     ]
     assert np.argmin(score) == 0
     assert np.isnan(crps_hours(Distribution(np.full((1, len(EDGES), 2), 0.5 / len(EDGES)), EDGES), [np.nan])).all()
+
+
+def test_up_to_where_stays_are_known_one_that_ends_later_scores_like_an_open_one():
+    forecast, outcomes = forecasts(40)
+    remaining, known = outcomes.remaining_hours, np.linspace(1, 200, 40)
+    quantiles = [forecast.quantile(q) for q in (0.1, 0.5, 0.9)]
+    cut = np.minimum(remaining, known)
+    np.testing.assert_allclose(crps_hours(forecast, remaining, known), crps_hours(forecast, cut, known))
+    assert quantile_score_days(remaining, known, *quantiles) == quantile_score_days(cut, known, *quantiles)
+    for i in (3, 17, 39):
+        hours = (np.arange(2000) + 0.5) * known[i] / 2000
+        cdf = 1 - forecast.take(np.full(2000, i)).survival(hours)
+        expected = np.mean((cdf - (hours >= remaining[i])) ** 2) * known[i]
+        assert crps_hours(forecast, cut, known)[i] == pytest.approx(expected, rel=1e-2)
+
+
+def test_the_share_beyond_a_quantile_is_right_while_long_stays_are_open_and_that_of_the_ended_is_not():
+    rng = np.random.default_rng(5)
+    stay, age = rng.exponential(100, 20_000), rng.uniform(0, 300, 20_000)
+    ended = stay <= age
+    exact = np.zeros(20_000)
+    for share in (0.5, 0.1):
+        quantile = np.full(20_000, -100 * np.log(share))
+        assert share_beyond(np.minimum(stay, age), exact, age, quantile) == pytest.approx(share, abs=0.015)
+        assert (stay > quantile)[ended].mean() < 0.75 * share
+
+
+def test_whether_an_outcome_counts_depends_on_when_it_was_forecast_and_not_on_the_end():
+    """Forecasts made 30 and 10 hours ago, of stays that ended within 5 hours and of open ones."""
+    nan = np.nan
+    outcomes = Outcomes(
+        elapsed_hours=np.full(4, 150.0),
+        death=np.array([1, 1, nan, nan]),
+        remaining_hours=np.array([5, 5, nan, nan]),
+        followed_hours=np.array([nan, nan, 30, 10]),
+        age_hours=np.array([30.0, 10, 30, 10]),
+    )
+    columns = outcomes.columns()
+    assert columns["discharged_24h"].tolist() == pytest.approx([0, nan, 0, nan], nan_ok=True)
+    assert columns["prolonged"].tolist() == pytest.approx([0, nan, 1, nan], nan_ok=True)
+    assert columns["death"].tolist() == pytest.approx([1, nan, nan, nan], nan_ok=True)
+    assert columns["remaining_hours"].tolist() == pytest.approx([5, nan, nan, nan], nan_ok=True)
+    assert columns["known_hours"].tolist() == [30, 10, 30, 10]
 
 
 # ---- not defined
