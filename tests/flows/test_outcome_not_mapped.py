@@ -145,7 +145,7 @@ def test_training_doctor_and_source_check_say_that_the_outcome_may_not_be_mapped
 def test_training_reports_that_no_risk_of_death_is_forecast_and_a_worse_length_of_stay_does_not_serve(deathless):
     serving = registry.serving_model(deathless, "clif", "stay")["model_id"]
     counts = train.fn("clif", AT, epochs=1, members=2, forecaster="trees")
-    assert counts["stage"] == "challenger" and "against the serving model on unseen stays" in counts["reason"]
+    assert counts["stage"] == "challenger" and "population given the elapsed hours: CRPS" in counts["reason"]
     assert registry.serving_model(deathless, "clif", "stay")["model_id"] == serving
     assert counts["risk of death"] == NO_RISK and "`outcome` in stays.sql" in NO_RISK
     assert counts["mortality_auroc"] == counts["mortality_brier"] == "not measurable on these stays"
