@@ -32,7 +32,7 @@ CONTENTS = {
     "units": "select source, unit, beds from icu.unit order by 1, 2",
     "watermark": "select max(watermark) from icu.batch where status = 'done'",
     "landing": "select relname from pg_class where relnamespace = 'landing'::regnamespace and relkind = 'r'"
-    " and relname not in ('stay', 'observation')",
+    " and relname not in ('stay', 'observation', 'beds', 'planned')",
 }
 
 
