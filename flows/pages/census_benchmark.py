@@ -18,12 +18,14 @@ _PERIODS = {
 }
 _GROUPS = {"units": "units", "*": "hospital"}
 _CONTENDERS = (
-    "patients: the census forecast with each patient's own forecast. curves: the same with the curve of the unit for all "
-    "patients, given their elapsed hours. persistence: as many as now. moving_average: the mean of the last 7 days. "
-    "last_week: as many as at the same hour a week before. The last three are single numbers; their distribution is made of "
-    "their own errors at the same hours of the last 90 days, and their mean absolute error is that of the number. floor: what "
-    "one would say who knows the process and, of each patient, the law of the lengths given the elapsed hours, but neither "
-    "the future nor the patient's values. A forecast that reads the values may go below it."
+    "patients: the census forecast with each patient's own forecast. curves: the same with the curve of the unit "
+    "for all patients, given their elapsed hours. ends: the same as if every patient's end were known, so that "
+    "only those who come are uncertain: the most that a forecast of the patients can add. persistence: as many as "
+    "now. moving_average: the mean of the last 7 days. last_week: as many as at the same hour a week before. The "
+    "last three are single numbers; their distribution is made of their own errors at the same hours of the last "
+    "90 days, and their mean absolute error is that of the number. floor: what one would say who knows the "
+    "process and, of each patient, the law of the lengths given the elapsed hours, but neither the future nor the "
+    "patient's values. A forecast that reads the values may go below it."
 )
 
 

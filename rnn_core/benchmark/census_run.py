@@ -26,7 +26,7 @@ from rnn_core.statistics.distribution import Distribution
 from rnn_core.statistics.scored_stays import ScoredStays
 
 Kind = Literal["none", "trees", "recurrent", "blend"]
-PATIENTS, CURVES, FLOOR = "patients", "curves", "floor"
+PATIENTS, CURVES, ENDS, FLOOR = "patients", "curves", "ends", "floor"
 _BATCHES = 4
 
 
@@ -43,6 +43,20 @@ class StayForecasts:
     @classmethod
     def none(cls) -> "StayForecasts":
         return cls(np.empty((0, 0), np.int64), Distribution(np.empty((0, 2, 2)), (0.0, float(max(CENSUS_HORIZONS)))))
+
+    @classmethod
+    def of_known_ends(cls, lengths: replay.Lengths) -> "StayForecasts":
+        """As if every end were known: the most that a forecast of the patients can say."""
+        stay = np.repeat(np.arange(len(lengths.hours)), lengths.hours)
+        hour = np.arange(len(stay)) - np.repeat(np.cumsum(lengths.hours) - lengths.hours, lengths.hours) + 1
+        table = np.full((len(lengths.hours), int(lengths.hours.max()) + 1), -1, np.int64)
+        table[stay, hour] = np.arange(len(stay))
+        # Edges hold all horizons: who is in at the last full hour before one is gone at it.
+        edges = np.arange(0.0, max(CENSUS_HORIZONS) + 1, np.gcd.reduce(CENSUS_HORIZONS))
+        masses = np.zeros((len(stay), len(edges), 2))
+        left = lengths.hours[stay] - hour
+        masses[np.arange(len(stay)), np.searchsorted(edges, left, side="right") - 1, 0] = 1.0
+        return cls(table, Distribution(masses, edges))
 
 
 def forecast_stays(
@@ -175,7 +189,7 @@ def run(
     hospital = Hospital.open(known.stays, beds, days, seed)
     slots = judged_slots(days, judged_days)
     progress(f"{len(known.stays):,} stays arrive {len(hospital.stays):,} times, {len(slots)} times of forecast")
-    contenders = {CURVES: StayForecasts.none()}
+    contenders = {CURVES: StayForecasts.none(), ENDS: StayForecasts.of_known_ends(hospital.lengths)}
     if kind != "none":
         contenders = {PATIENTS: forecast_stays(known, sampling, config, kind, folds, progress)} | contenders
     answers = {}

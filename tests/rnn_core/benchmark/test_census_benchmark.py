@@ -25,7 +25,6 @@ from rnn_core.contracts.frames import Observations
 from rnn_core.series.grid import make_grid
 from rnn_core.series.scaling import fit_scaler, static_features
 from rnn_core.series.windows import make_windows
-from rnn_core.statistics.distribution import Distribution
 
 DRAWS = 60
 # The hospital is judged on its last eleven days, four of which have all horizons.
@@ -56,7 +55,7 @@ def slots():
 def judgement(hospital, slots):
     setting = make_setting(hospital, slots)
     answers = {
-        "patients": forecast_all(hospital, slots, oracle(), Sampling()),
+        "patients": forecast_all(hospital, slots, StayForecasts.of_known_ends(hospital.lengths), Sampling()),
         "curves": forecast_all(hospital, slots, StayForecasts.none(), Sampling()),
     }
     for name in SIMPLE:
@@ -73,30 +72,26 @@ def judgement(hospital, slots):
     return judge(answers, setting, protocol, pairs, {"floor": DRAWS}, n=20)
 
 
-def oracle() -> StayForecasts:
-    """Of each stay at each full hour the time of its end."""
-    begin, end = (STAYS[c].to_numpy("datetime64[us]") for c in ("intime", "outtime"))
-    lengths = Hospital.open(STAYS, (7,), 2, seed=4).lengths.hours
-    edges = np.arange(0.0, 172.0, 4.0)
-    table = np.full((len(STAYS), lengths.max() + 1), -1, np.int64)
-    masses = []
-    for stay, hours in enumerate(lengths):
-        for hour in range(1, hours + 1):
-            at = np.datetime64(begin[stay] - np.timedelta64(1, "us"), "h") + np.timedelta64(hour, "h")
-            left = (end[stay] - at) / np.timedelta64(1, "h")
-            mass = np.zeros((len(edges), 2))
-            mass[min(int(left // 4), len(edges) - 1), 0] = 1.0
-            table[stay, hour] = len(masses)
-            masses.append(mass)
-    return StayForecasts(table, Distribution(np.array(masses), edges))
-
-
 def test_what_is_known_at_a_slot_holds_nothing_later(hospital, slots):
     for slot in slots[[0, -1]]:
         known = hospital.known_at(int(slot))
         assert (known.stays["intime"] <= known.as_of).all() and not (known.stays["outtime"] > known.as_of).any()
         is_open = known.stays["outtime"].isna()
         assert is_open.sum() == hospital.census[0, slot] and known.stays["outcome"].notna().equals(~is_open)
+
+
+def test_who_will_be_in_is_known_where_the_ends_are(hospital, slots):
+    """Whoever is in at a slot and later is so by forecast, for all horizons; no one else."""
+    ends = StayForecasts.of_known_ends(hospital.lengths)
+    arrivals = hospital.world.arrivals
+    last = arrivals["hour"] + hospital.lengths.hours[arrivals["stay"]]
+    for slot in slots[::5]:
+        scored = hospital.scored_at(int(slot), ends)
+        assert len(scored.stay_ids) == hospital.census[0, slot]
+        until = dict(zip(hospital.stays["stay_id"], last, strict=True))
+        for horizon in CENSUS_HORIZONS:
+            wanted = [float(until[stay] >= slot + horizon) for stay in scored.stay_ids]
+            assert scored.forecast.survival(horizon).tolist() == wanted
 
 
 @pytest.mark.parametrize("name", SIMPLE)
