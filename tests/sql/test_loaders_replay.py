@@ -120,3 +120,48 @@ def test_sources_without_whole_unit_stays_are_refused_in_one_sentence(store):
         replay.read_pool(store, ["other"], b.NOW)
     with pytest.raises(ForecastError, match="loaded into PostgreSQL; its URL is one of sqlite"):
         replay.load(create_engine("sqlite://"), store, PLAN, {}, "{}")
+
+
+CROWD = """
+insert into icu.stay_version (source, stay_id, available_at, patient_id, unit, intime, outtime, outcome, ends_at, batch_id)
+select 'ward', 'c' || n, begin + n * interval '1 hour', 'c' || n, 'real', begin, begin + n * interval '1 hour', 'alive',
+    'unit', (select max(batch_id) from icu.batch where source = 'ward')
+from generate_series(1, 60) n, lateral (select :now - n * interval '401 minutes' - interval '9 days' as begin)
+"""
+
+
+def test_the_command_fills_the_hospital_and_says_what_is_real_and_what_is_made_up(store, monkeypatch):
+    from flows.public_data.datasets import describe, load_replay
+    from flows.runtime import clock
+    from flows.runtime.settings import load_settings
+
+    url = store.url.render_as_string(hide_password=False)
+    for name in ("ICU_DATABASE_URL", "ICU_SOURCES__REPLAY__URL"):
+        monkeypatch.setenv(name, url)
+    monkeypatch.setenv("ICU_SOURCES__WARD__ADAPTER", "site")
+    monkeypatch.setattr(clock, "slot", lambda _: b.NOW)
+    load_settings.cache_clear()
+    with store.begin() as connection:
+        connection.execute(text(CROWD), {"now": b.NOW})
+    try:
+        reports = [load_replay(["ward"], beds=[2, 3], days=6, seed=0) for _ in range(2)]
+    finally:
+        load_settings.cache_clear()
+    assert reports[0] == reports[1]
+    said = describe(reports[0])
+    for part in (
+        "Unit 1 (2 beds), Unit 2 (3 beds)",
+        "Made up: units, beds, ids",
+        "Real: the stays",
+        "from 62 of ward",
+        "copies",
+    ):
+        assert part in said
+    stays = read(store, read_stays)
+    assert set(stays["unit"]) == {"Unit 1", "Unit 2"} and stays["stay_id"].nunique() > 5
+    ended = stays.dropna(subset="outtime")
+    for hour in pd.date_range("2025-01-06", "2025-01-12", freq="h", tz="UTC"):
+        is_in = ended[(ended["intime"] <= hour) & (ended["outtime"] > hour)]["unit"].value_counts()
+        assert is_in.get("Unit 1", 0) <= 2 and is_in.get("Unit 2", 0) <= 3
+    with store.connect() as connection:
+        assert "burst_shape" in replay.read_process(connection)
