@@ -62,7 +62,7 @@ def make_forecaster(material: Material, fitted: OutOfFold, scaler: Scaler, sampl
     If these are all of stays that ended alike, it serves without a risk of death and without bands.
     """
     row, forecast = fitted.row, fitted.forecast
-    died = material.settled_death[row]
+    died = material.labels.death[row]
     forecasts_death = bool((died == 0).any() and (died == 1).any())
     elapsed = material.windows.prediction_hour[row]
     calibration = _fit_calibration(material, row, forecast, elapsed)
