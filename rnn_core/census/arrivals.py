@@ -65,6 +65,13 @@ def hours_of_week(start: np.datetime64, hours: int, timezone: str) -> np.ndarray
     return (local.dayofweek * 24 + local.hour).to_numpy(np.int64)
 
 
+def hour_of_day(times: np.ndarray, timezone: str) -> np.ndarray:
+    """Hours since the local midnight by the clock, with their fraction, float64 [times]."""
+    local = pd.DatetimeIndex(times.astype("datetime64[us]"), tz="UTC").tz_convert(timezone).tz_localize(None)
+    clock = local.to_numpy("datetime64[us]").view(np.int64) % 86_400_000_000
+    return clock / 3_600_000_000
+
+
 def find_gaps(begins: np.ndarray, ends: np.ndarray, as_of: np.datetime64) -> np.ndarray:
     """Times without a begin or an end in any unit that are too long for chance: datetime64[us] [gaps, 2].
 
@@ -187,10 +194,10 @@ def fit_arrivals(history: History, beds: np.ndarray, timezone: str) -> Arrivals:
     beds: float64 [units], NaN where not known: the greatest census stands for them. A unit of so many beds is expected to
     have so many times the begins per bed of all units, until its own begins say otherwise.
 
-    Rhythm: a factor per clock hour and one per weekday, each shrunk to that of all units, and that to 1 (gamma factors,
-    their spread by moments). Level: a gamma distribution whose past fades (Smith 1979, J. R. Stat. Soc. B 41): its half-life
-    is the one under which the next day's count was most likely, day after day. Scatter: likewise, 0 (Poisson) unless
-    another was clearly more likely.
+    Rhythm: factors per weekday, per clock hour, and per clock hour of working days and of weekends, each shrunk to that of
+    all units, and that to 1 (gamma factors, their spread by moments). Level: a gamma distribution whose past fades (Smith
+    1979, J. R. Stat. Soc. B 41): its half-life is the one under which the next day's count was most likely, day after day.
+    Scatter: likewise, 0 (Poisson) unless another was clearly more likely.
     """
     n_units, hours = history.counts.shape
     week = hours_of_week(history.start, hours, timezone)
@@ -240,15 +247,20 @@ def _by_hour_of_week(values: np.ndarray, week: np.ndarray) -> np.ndarray:
 
 
 def _fit_rhythm(counts: np.ndarray, exposure: np.ndarray) -> np.ndarray:
-    """Relative rate per hour of the week, mean 1, [units, 168]: hour of day times weekday."""
+    """Relative rate per hour of the week, mean 1, [units, 168]: weekday times hour of day, and what working days and weekends
+    differ in by hour, for planned patients come on working mornings."""
     n_units = len(counts)
     level = counts.sum(axis=1) / np.maximum(exposure.sum(axis=1), 1e-9)
     counts, expected = counts.reshape(n_units, 7, 24), (exposure * level[:, None]).reshape(n_units, 7, 24)
-    hour, weekday = np.ones((n_units, 24)), np.ones((n_units, 7))
+    weekday, hour = np.ones((n_units, 7, 1)), np.ones((n_units, 1, 24))
     for _ in range(3):
-        hour = _shrunk(counts.sum(axis=1), (expected * weekday[:, :, None]).sum(axis=1))
-        weekday = _shrunk(counts.sum(axis=2), (expected * hour[:, None, :]).sum(axis=2))
-    rhythm = (weekday[:, :, None] * hour[:, None, :]).reshape(n_units, _WEEK)
+        hour = _shrunk(counts.sum(axis=1), (expected * weekday).sum(axis=1))[:, None, :]
+        weekday = _shrunk(counts.sum(axis=2), (expected * hour).sum(axis=2))[:, :, None]
+    rhythm = weekday * hour
+    for days in (slice(0, 5), slice(5, 7)):
+        given = (expected[:, days] * rhythm[:, days]).sum(axis=1)
+        rhythm[:, days] *= _shrunk(counts[:, days].sum(axis=1), given)[:, None, :]
+    rhythm = rhythm.reshape(n_units, _WEEK)
     return rhythm / rhythm.mean(axis=1, keepdims=True)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from rnn_core.census.arrivals import Arrivals, find_gaps, fit_arrivals, make_history
+from rnn_core.census.arrivals import Arrivals, find_gaps, fit_arrivals, hour_of_day, make_history
 from rnn_core.census.counts import (
     CountDistribution,
     negative_binomial,
@@ -69,8 +69,8 @@ def forecast_census(
     if not len(known.stays) and not len(known.beds):
         return pd.DataFrame(columns=list(CENSUS_COLUMNS))
     source = _Source.of(known, sampling or Sampling())
-    fresh = source.fit_fresh()
-    parts = _forecast(source, source.present(scored, fresh), fresh, timezone)
+    fresh = source.fit_fresh(timezone)
+    parts = _forecast(source, source.present(scored, fresh, timezone), fresh, timezone)
     units = np.arange(len(source.names) - 1)
     of_units = _frame(source.names[:-1], parts.of(units), source.held(units), source.reasons[:-1])
     frame = pd.concat([of_units, _hospital(parts, source)], ignore_index=True)
@@ -145,7 +145,7 @@ class _Source:
             reasons,
         )
 
-    def fit_fresh(self) -> FreshStays:
+    def fit_fresh(self, timezone: str) -> FreshStays:
         """From stays that began within the history: those that began before are read only if they lasted until then."""
         stays = self.known.stays
         since = self.known.as_of - np.timedelta64(CENSUS_HISTORY_DAYS * 24, "h")
@@ -155,22 +155,24 @@ class _Source:
         alive, died = (stays["outcome"].eq(outcome).fillna(False).to_numpy(bool) for outcome in OUTCOMES)
         causes = np.select([self.is_open, alive, died], [NOT_ENDED, ALIVE, DIED], NOT_KNOWN)[usable]
         entry = np.full(len(lasted), self.sampling.delayed_entry_hours)
-        return fit_fresh_stays(self.unit[usable], lasted, causes, len(self.names), entry)
+        clock = hour_of_day(self.begins[usable], timezone)
+        return fit_fresh_stays(self.unit[usable], lasted, causes, len(self.names), entry, clock)
 
-    def present(self, scored: ScoredStays, fresh: FreshStays) -> "_Present":
+    def present(self, scored: ScoredStays, fresh: FreshStays, timezone: str) -> "_Present":
         """Of open stays, their probabilities of staying and dying."""
-        rows = np.nonzero(self.is_open)[0]
-        unit, elapsed = self.unit[rows], (self.known.as_of - self.begins[rows]) / HOUR
-        hours = np.array(CENSUS_HORIZONS, dtype=np.float64)
-        stays = fresh.survival(unit[:, None], hours, elapsed[:, None])
-        dies = fresh.death(unit[:, None], hours, elapsed[:, None])
+        rows = np.flatnonzero(self.is_open)
+        unit, hours = self.unit[rows], np.array(CENSUS_HORIZONS)
         position = {stay_id: row for row, stay_id in enumerate(scored.stay_ids)}
         own = self.known.stays["stay_id"].iloc[rows].map(position)
         has_own = own.notna().to_numpy()
+        stays, dies = np.zeros((2, len(rows), len(hours)))
         forecast = scored.forecast.take(own[has_own].to_numpy(np.int64))
-        for column, h in enumerate(hours):
+        for column, h in enumerate(CENSUS_HORIZONS):
             stays[has_own, column] = forecast.survival(h)
             dies[has_own, column] = forecast.cumulative_incidence(h, DIED)
+        elapsed, clock = (self.known.as_of - self.begins[rows]) / HOUR, _clock(self.known.as_of, timezone)
+        curves = fresh.ahead(unit[~has_own], elapsed[~has_own], clock)
+        stays[~has_own], dies[~has_own] = (curve[:, hours] for curve in curves)
         return _Present(unit, stays, dies if scored.forecasts_death else np.zeros_like(dies))
 
     def fit_arrivals(self, timezone: str) -> Arrivals:
@@ -201,6 +203,11 @@ def _versions(beds: pd.DataFrame, names: pd.Index) -> list[tuple[np.ndarray, np.
     order = np.lexsort((times, unit))
     bounds = np.searchsorted(unit[order], np.arange(1, len(names)))
     return list(zip(np.split(times[order], bounds), np.split(numbers[order], bounds), strict=True))
+
+
+def _clock(as_of: np.datetime64, timezone: str) -> int:
+    """Hour of the local day of a slot; where the zone's clock is off by half an hour, that in which it is."""
+    return int(hour_of_day(np.array([as_of]), timezone)[0])
 
 
 def _usable(beds: np.ndarray) -> np.ndarray:
@@ -252,11 +259,11 @@ def _forecast(source: _Source, present: _Present, fresh: FreshStays, timezone: s
     n_units, last = len(source.names), max(CENSUS_HORIZONS)
     arrivals = source.fit_arrivals(timezone)
     rates = arrivals.rates(source.known.as_of, last, timezone) * ~source.closed[:, None]
-    stays_on = fresh.hourly_survival(last)
+    clock = _clock(source.known.as_of, timezone)
     come, still_in = np.zeros((2, n_units, len(CENSUS_HORIZONS)))
     for column, h in enumerate(CENSUS_HORIZONS):
         come[:, column] = rates[:, :h].sum(axis=1)
-        still_in[:, column] = (rates[:, :h] * stays_on[:, h - 1 :: -1]).sum(axis=1)
+        still_in[:, column] = (rates[:, :h] * fresh.newcomers(clock, h)).sum(axis=1)
     size = np.stack([arrivals.size(mean) for mean in come.T], axis=1)
     census = present.staying(n_units).convolve(negative_binomial(still_in.ravel(), size.ravel()))
     limit = np.where(arrivals.blocked & ~source.closed, source.usable_now, np.nan)
