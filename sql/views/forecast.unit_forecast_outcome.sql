@@ -8,51 +8,55 @@
 with knowledge as (
     select source, max(watermark) as known_until from icu.batch where ingested_at is not null group by source
 ),
-forecast as (
-    select
-        f.*, r.role, r.kind, r.model_stage,
-        f.prediction_time + make_interval(hours => f.horizon_hours) as at
-    from forecast.unit_forecast f
-    join forecast.run r on r.run_id = f.run_id and r.status = 'published'
-),
-paired as (
-    select f.* from forecast f join knowledge k on k.source = f.source where f.at <= k.known_until
-),
 -- One pass in order of time instead of a count per forecast: who is in at a time has begun and not ended.
 event as (
-    select s.source, u.unit, e.at, e.begins, e.ends
+    select
+        s.source, u.unit, e.at, e.begins, e.ends,
+        null as model_id, null::timestamptz as prediction_time, null::integer as horizon_hours
     from icu.stay s
     cross join lateral (values (s.unit), ('*')) u (unit)
     cross join lateral (values (s.intime, 1, 0), (s.outtime, 0, 1)) e (at, begins, ends)
     where u.unit is not null and e.at is not null and (s.outtime is not null or s.outcome is null)
     union all
-    select source, unit, at, 0, 0 from paired
-    union all
-    select source, unit, prediction_time, 0, 0 from paired
+    select f.source, f.unit, t.at, 0, 0, f.model_id, f.prediction_time, f.horizon_hours
+    from forecast.unit_forecast f
+    cross join lateral (
+        values (f.prediction_time), (f.prediction_time + make_interval(hours => f.horizon_hours))
+    ) t (at)
 ),
 counted as (
-    select distinct
-        source, unit, at, sum(begins) over course as begun, sum(begins - ends) over course as census
-    from event
+    select e.*, sum(begins) over course as begun, sum(begins - ends) over course as census
+    from event e
     window course as (partition by source, unit order by at)
+),
+came as (
+    select
+        model_id, source, unit, prediction_time, horizon_hours, max(at) as at,
+        max(begun) - min(begun) as arrivals, max(census) filter (where at > prediction_time) as census
+    from counted
+    where model_id is not null
+    group by model_id, source, unit, prediction_time, horizon_hours
 )
 select
     f.source,
     f.model_id,
-    f.role,
-    f.kind,
-    f.model_stage,
-    coalesce(f.model_stage = 'provisional', false) as provisional,
+    r.role,
+    r.kind,
+    r.model_stage,
+    coalesce(r.model_stage = 'provisional', false) as provisional,
     f.run_id,
     f.unit,
     to_char(f.prediction_time at time zone 'UTC', 'YYYY-MM') as month,
     f.prediction_time,
     f.horizon_hours,
-    f.at,
+    came.at,
     -- include parts/unit_numbers.sql
     came.census::integer as census,
-    (came.begun - before.begun)::integer as arrivals,
+    came.arrivals::integer as arrivals,
     came.census >= coalesce(f.staffed_beds, f.beds) as was_full
-from paired f
-join counted came on came.source = f.source and came.unit = f.unit and came.at = f.at
-join counted before on before.source = f.source and before.unit = f.unit and before.at = f.prediction_time
+from forecast.unit_forecast f
+join forecast.run r on r.run_id = f.run_id and r.status = 'published'
+join came
+    on came.model_id = f.model_id and came.source = f.source and came.prediction_time = f.prediction_time
+    and came.unit = f.unit and came.horizon_hours = f.horizon_hours
+join knowledge k on k.source = f.source and came.at <= k.known_until

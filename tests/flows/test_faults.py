@@ -276,7 +276,7 @@ def test_after_a_fault_of_the_source_the_next_ingest_takes_over_everything_once(
     load_settings.cache_clear()
     ingest.fn("clif", AS_OF)
     assert tuples(installation, TAKEN_OVER) == clean_pass
-    assert [name for (name,) in tuples(installation, LANDING)] == ["observation", "stay"]
+    assert [name for (name,) in tuples(installation, LANDING)] == ["beds", "observation", "planned", "stay"]
 
 
 # ------------------------------------------------------------------------------------------------ our own database
@@ -345,7 +345,7 @@ def test_our_server_killed_in_mid_transaction_loses_nothing_once_it_is_back(
         assert tuples(store, TAKEN_OVER) == clean_pass
         states = tuples(store, "select status, coalesce(error, '') from forecast.run order by run_id")
         assert states == [("failed", "Its process died; the next run closed it."), ("published", "")]
-        assert [name for (name,) in tuples(store, LANDING)] == ["observation", "stay"]
+        assert [name for (name,) in tuples(store, LANDING)] == ["beds", "observation", "planned", "stay"]
     load_settings.cache_clear()
 
 
