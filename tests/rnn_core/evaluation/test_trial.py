@@ -8,6 +8,7 @@ import pytest
 from scipy.special import expit, logit
 from scipy.stats import gamma
 
+from rnn_core.evaluation import trial
 from rnn_core.evaluation.trial import (
     RECALIBRATE,
     Calibrations,
@@ -19,6 +20,12 @@ from rnn_core.evaluation.trial import (
     recalibrate,
 )
 from rnn_core.statistics.bootstrap import Estimate
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    """Intervals are a little rougher with fewer of them."""
+    monkeypatch.setattr(trial, "_RESAMPLES", 100)
 
 
 def pairs(
