@@ -1,8 +1,8 @@
 -- How full each unit will be: the newest published forecast of its patients.
 -- Grain: one row per (source, unit, horizon_hours) of the current run; unit `*` is the hospital.
 -- Purpose: bed planning over the next seven days. `at` is the time a row stands for, local_time the same on the hospital's clock.
---   The census counts patients of now who stay, new patients who come and stay, and plans. beds are those known at the prediction
---   time; the chances of a full unit and of free beds are for the staffed ones where they are known.
+--   The census counts patients of now who stay, and new patients who come and stay. beds are those known at the prediction time;
+--   the chances of a full unit and of free beds are for the staffed ones where they are known.
 -- Units: times UTC, local_time in `timezone`; counts of patients and beds; probabilities 0 to 1; census_probabilities holds those
 --   of 0, 1, 2, ... patients.
 with
