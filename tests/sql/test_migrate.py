@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from rnn_core.contracts.errors import ForecastError
 from rnn_core.statistics.metric import METRICS
+from sql.intake.reading import BEGINNING
 from sql.published import results, runs
 from sql.store import migrate, rebuild_views
 from sql.store.engine import open_engine
@@ -73,15 +74,22 @@ def test_checks_indexes_defaults_and_persistence_equal_the_metadata_too(engine, 
     other.dispose()
 
 
-def test_observations_survive_the_revisions_after_the_first(make_database):
+def test_observations_and_beds_survive_the_revisions_after_the_first(make_database):
     engine = open_engine(make_database())
     with engine.begin() as connection:
         command.upgrade(migrate._config(connection), "0001")
         connection.execute(
             text("insert into icu.observation values ('hospital', 's1', 'heart_rate', now(), now(), 80, 1)")
         )
+        connection.execute(text("insert into icu.unit (source, unit, beds) values ('hospital', 'ICU1', 12)"))
     assert migrate.upgrade(engine) == migrate.newest_revision()
     assert rows(engine, "select stay_id, value from icu.observation") == [{"stay_id": "s1", "value": 80.0}]
+    (beds,) = rows(engine, "select unit, available_at, beds, staffed_beds from icu.unit_at('1990-01-01')")
+    assert beds == {"unit": "ICU1", "available_at": BEGINNING, "beds": 12, "staffed_beds": None}
+    with engine.begin() as connection:
+        rebuild_views.drop(connection)
+        command.downgrade(migrate._config(connection), "0014")
+    assert rows(engine, "select * from icu.unit") == [{"source": "hospital", "unit": "ICU1", "beds": 12}]
     engine.dispose()
 
 
