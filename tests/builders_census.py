@@ -21,17 +21,17 @@ class World:
     """Begins and ends in hours after `START`, a Monday, unit by unit."""
 
     def __init__(self, rng: np.random.Generator, rates, days: int, *, los=80.0, burst=0.0, beds=None) -> None:
-        """rates: begins per hour of each unit, one number or one per hour. burst: companions of each begin, on average.
-        beds: per unit; whoever finds none free goes elsewhere."""
+        """rates: begins per hour of each unit, one number or one per hour. burst: companions of each begin, on average, of
+        all units or of each. beds: per unit, None for no limit; whoever finds none free goes elsewhere."""
         hour = np.arange(days * 24)
         shape = HOUR_OF_DAY[hour % 24] * WEEKDAY[hour // 24 % 7]
         parts = []
-        for row, rate in enumerate(rates):
-            heads = rng.poisson(np.broadcast_to(rate, len(hour)) * shape / (1 + burst))
-            n = heads + (rng.poisson(burst * heads) if burst else 0)
+        for row, (rate, more) in enumerate(zip(rates, np.broadcast_to(burst, len(rates)), strict=True)):
+            heads = rng.poisson(np.broadcast_to(rate, len(hour)) * shape / (1 + more))
+            n = heads + (rng.poisson(more * heads) if more else 0)
             begin = np.sort(np.repeat(hour, n) + rng.random(n.sum()))
             end = begin + rng.lognormal(np.log(los) - 0.4, 0.9, len(begin))
-            if beds is not None:
+            if beds is not None and beds[row] is not None:
                 begin, end = _admitted(begin, end, beds[row])
             parts.append((np.full(len(begin), row), begin, end))
         self.unit, self.begin, self.end = map(np.concatenate, zip(*parts, strict=True))

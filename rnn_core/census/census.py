@@ -24,6 +24,7 @@ from rnn_core.contracts.census import (
     KnownUnits,
 )
 from rnn_core.contracts.config import Sampling
+from rnn_core.contracts.errors import ContractError
 from rnn_core.contracts.frames import ALIVE, DIED, HOUR, OUTCOMES
 from rnn_core.statistics.scored_stays import ScoredStays
 
@@ -64,7 +65,8 @@ def forecast_census(
     The hospital (`*`) is the convolution of its units and of stays without a unit. It abstains if a unit does that has anyone
     in or had a begin within 28 days; its beds are known if those of all units are.
 
-    timezone: of the clock that arrivals follow. sampling: how stays entered the source (delayed entry).
+    timezone: of the clock that arrivals and leaving follow. sampling: how stays entered the source (delayed entry). Raises
+    ContractError for a unit named `*` or the empty text.
     """
     if not len(known.stays) and not len(known.beds):
         return pd.DataFrame(columns=list(CENSUS_COLUMNS))
@@ -105,7 +107,10 @@ class _Source:
     @classmethod
     def of(cls, known: KnownUnits, sampling: Sampling) -> "_Source":
         stays = known.stays
-        names = [*sorted({*known.beds["unit"].unique(), *stays["unit"].dropna().unique()}), _NO_UNIT]
+        names = sorted({*known.beds["unit"].unique(), *stays["unit"].dropna().unique()})
+        if {HOSPITAL, _NO_UNIT} & {*names}:
+            raise ContractError(f"No unit is named '{HOSPITAL}', which is the hospital, or ''; name it in stays.sql.")
+        names.append(_NO_UNIT)
         unit = pd.Index(names).get_indexer(stays["unit"].astype("str").fillna(_NO_UNIT))
         begins, ends = (stays[column].to_numpy("datetime64[us]") for column in ("intime", "outtime"))
         is_open = np.isnat(ends) & stays["outcome"].isna().to_numpy()

@@ -132,12 +132,23 @@ def test_what_became_known_later_changes_no_past_forecast(trained, unit_model):
     """No look-ahead, through the database: rows up to a day later are already there when the past slot is scored."""
     past = AT - timedelta(hours=9)
     add_an_earlier_month(trained)
+    with trained.begin() as connection:
+        connection.execute(
+            text(
+                "insert into icu.unit (source, unit, available_at, beds, staffed_beds) select source, min(unit), at, beds,"
+                " staffed from icu.stay_version cross join (values (cast(:past as timestamptz) - interval '1 year', 30, 25),"
+                " (cast(:past as timestamptz) + interval '1 hour', 3, 2)) version (at, beds, staffed) group by 1, 3, 4, 5"
+            ),
+            {"past": past},
+        )
     assert "census" not in forecast.fn("clif", past)
     with_later_rows = read(trained, NUMBERS, at=past)
     units_with_later_rows, census_with_later_rows = read(trained, UNITS, at=past), census_of(trained, past)
     assert len(units_with_later_rows) > 0 and (census_with_later_rows["status"] == "scored").any()
+    beds = census_with_later_rows[["unit", "beds", "staffed_beds"]].dropna().drop_duplicates()
+    assert beds[["beds", "staffed_beds"]].to_numpy().tolist() == [[30, 25]]
     with trained.begin() as connection:
-        for table in ("icu.observation", "icu.stay_version"):
+        for table in ("icu.observation", "icu.stay_version", "icu.unit"):
             gone = connection.execute(text(f"delete from {table} where available_at > :at"), {"at": past}).rowcount
             assert gone > 0
     forecast.fn("clif", past)
