@@ -1,4 +1,7 @@
-"""The questions of docs/questions.md, asked of two hand-made weeks of an ICU; the page shows what the database answers."""
+"""The questions of docs/questions.md, asked of two hand-made weeks of an ICU; the page shows what the database answers.
+
+So does the board.
+"""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -10,7 +13,10 @@ import pandas as pd
 import pytest
 from sqlalchemy import text, update
 
-from sql.published import results
+from flows.pages.board import REASONS, render_board, write_board
+from rnn_core.census import census as of_units
+from rnn_core.contracts.errors import DataTooSmallError, ForecastError
+from sql.published import results, trials
 from sql.store.schema import batch
 
 PAGE = (Path(__file__).parents[1] / "docs" / "questions.md").read_text(encoding="utf-8")
@@ -135,3 +141,123 @@ def test_every_relation_that_a_question_reads_is_in_the_data_dictionary():
     dictionary = (Path(__file__).parents[1] / "docs" / "data-dictionary.md").read_text(encoding="utf-8")
     named = {relation for sql, _ in QUESTIONS.values() for relation in re.findall(r"forecast\.\w+", sql)}
     assert len(named) >= 7 and [r for r in sorted(named) if f"### `{r}`" not in dictionary] == []
+
+
+# ------------------------------------------------------------------------------------------------ the board
+
+
+def sections(page: str) -> dict[str, str]:
+    return dict(re.findall(r"<section id=\"s\d+\">\s*<h2>(.+?)</h2>(.+?)</section>", page, re.DOTALL))
+
+
+def cells(section: str, caption: str) -> list[list[str]]:
+    """Rows of the table whose caption has these words, with its head."""
+    (found,) = (t for t in re.findall(r"<table>.+?</table>", section, re.DOTALL) if caption in t.split("</caption>")[0])
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>.*?</tr>", found, re.DOTALL)]
+
+
+@pytest.fixture(scope="module")
+def board(icu):
+    return render_board(icu, b.SOURCE)
+
+
+def test_the_board_shows_the_hospital_then_each_unit_with_a_chart_before_its_table(board):
+    found = sections(board)
+    assert list(found) == ["At a glance", "Hospital", *BEDS]
+    for title in ("Hospital", *BEDS):
+        assert 0 < found[title].index("<svg") < found[title].index("<table>")
+    assert "5 usable beds" in found["ICU1"] and "4 usable beds" in found["ICU2"]
+    assert "beds free" not in found["Hospital"] and "number of its beds is not known" in found["Hospital"]
+    assert [row[0] for row in cells(found["At a glance"], "Units now")] == ["unit", "Hospital", *BEDS]
+
+
+@pytest.mark.parametrize("unit", ["*", *BEDS])
+def test_the_numbers_of_each_horizon_are_those_of_the_view(icu, board, unit):
+    query = "select * from forecast.unit_outlook where unit = :unit order by horizon_hours"
+    view, found = b.rows(icu, query, unit=unit), sections(board)["Hospital" if unit == "*" else unit]
+    head, *rows = cells(found, "expected patients")
+    assert [row[1] for row in rows] == [str(h) for h in HORIZONS] == [str(row["horizon_hours"]) for row in view]
+    for row, of_view in zip(rows, view, strict=True):
+        assert row[0] == f"{of_view['local_time']:%a %-d %b %H:%M}" and row[2] == f"{of_view['expected_census']:.1f}"
+        for cell, (low, high) in zip(row[3:5], (("p25", "p75"), ("p05", "p95")), strict=True):
+            ends = [of_view[f"census_{low}"], of_view[f"census_{high}"]]
+            assert [int(n) for n in cell.split(" to ")] in (ends, ends[:1])
+        chances = [of_view[name] for name in ("prob_full", "prob_free_1", "prob_free_2", "prob_free_3")]
+        if unit == "*":
+            assert chances == [None] * 4 and len(row) == len(head) == 5
+        else:
+            assert [float(re.sub("&[lg]t;|%", "", cell)) / 100 for cell in row[5:]] == pytest.approx(
+                chances, abs=0.0101
+            )
+
+
+def test_the_past_of_the_board_ends_with_the_patients_that_the_forecast_begins_with(icu, board):
+    from sql.published.board import read_board
+
+    past = read_board(icu, b.SOURCE).past
+    assert len(past) == 7 * 24 + 1 and past.index[-1] == NOW
+    assert past.iloc[-1].to_dict() == {"*": 7, "ICU1": 4, "ICU2": 3}
+    counted = (
+        "select unit, count(*) as n from icu.stay where intime <= :at and (outtime > :at or outtime is null) group by 1"
+    )
+    at = NOW - hours(50)
+    there = {row["unit"]: row["n"] for row in b.rows(icu, counted, at=at)}
+    assert past.loc[at].to_dict() == {"*": sum(there.values()), **there}
+
+
+def test_the_board_counts_what_changed_and_who_is_at_risk(icu, board):
+    changed = b.rows(icu, "select unit, change, count(*) as n from forecast.changes group by 1, 2")
+    assert {row["change"] for row in changed} >= {"admitted", "left", "died"}
+    for row in changed:
+        assert f"{row['n']} {row['change'].replace('_', ' ')}" in sections(board)[row["unit"]]
+    bands = b.rows(icu, "select unit, risk_band, count(*) as n from forecast.current_risk group by 1, 2")
+    for row in bands:
+        assert f"{row['n']} {row['risk_band']}" in sections(board)[row["unit"]]
+    assert "Likely to leave within 24 hours: 0 of 4." in sections(board)["ICU1"]
+
+
+def test_the_board_names_patients_only_where_they_are_requested(icu, board):
+    named = [row["stay_id"] for row in b.rows(icu, "select stay_id from forecast.current_risk")]
+    named += [row["stay_id"] for row in b.rows(icu, "select stay_id from forecast.changes")]
+    everybody = [*named, *(f"p-{stay}" for stay in named)]
+    text_of = re.sub(r"<svg.+?</svg>", "", board, flags=re.DOTALL)
+    assert len(set(named)) == 9 and not [name for name in everybody if re.search(rf"\b{name}\b", text_of)]
+    with_patients = render_board(icu, b.SOURCE, patients=True)
+    assert all(f">{name}<" in with_patients for name in everybody)
+    assert "This page contains patient data." in with_patients and "patient data" not in board
+
+
+def test_the_board_is_one_file_that_is_read_without_sight_on_paper_and_in_the_dark(board, icu, tmp_path):
+    assert write_board(icu, b.SOURCE, tmp_path / "board.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert not re.findall(r"(?<!xmlns=\")(?<!xlink=\")https?://|src=|@import|<link|<script", board)
+    assert '<html lang="en">' in board and "prefers-color-scheme: dark" in board and "size: A4" in board
+    assert len(re.findall(r"<figure role=\"img\" aria-label=\"[^\"]{20,}\"", board)) == board.count("<svg") == 3
+    assert board.count("<caption>") == board.count("<table>") and "var(--ink" in board
+
+
+def test_the_board_says_that_a_model_is_provisional_that_a_forecast_is_old_and_why_a_unit_has_none(icu):
+    assert set(REASONS) == {of_units.STALE, of_units.TOO_LITTLE_HISTORY, of_units.ENDS_WITH_HOSPITAL}
+    with pytest.raises(DataTooSmallError, match="icu-forecast forecast other"):
+        render_board(icu, "other")
+    b.add_unit(icu, "A", 3, source="other")
+    b.add_model(icu, "other-stay-1", stage="provisional", source="other")
+    census = b.census({"A": None, "B & C": 3, "*": None}, HORIZONS)
+    census.loc[census["unit"] == "B & C", "prob_full"] = 0.999
+    b.add_forecasts(icu, {}, model_id="other-stay-1", census=census, as_of=NOW, source="other")
+    page = render_board(icu, "other")
+    found = sections(page)
+    assert list(found) == ["At a glance", "Hospital", "A", "B &amp; C"]
+    assert REASONS["stale"] in found["A"] and "<svg" not in found["A"] and "of at least one unit" in found["Hospital"]
+    assert "<svg" in found["B &amp; C"] and cells(found["B &amp; C"], "expected patients")[1][2:6] == [
+        "3.0",
+        "3",
+        "3",
+        "&gt; 99 %",
+    ]
+    assert cells(found["At a glance"], "Units now")[2][2:4] == ["", "no forecast"]
+    assert "Provisional:" in page and "Old forecast:" in page
+    b.add_forecasts(icu, {}, model_id="other-stay-1", as_of=NOW + hours(1), source="other")
+    assert "No forecast: the run was published without a census" in render_board(icu, "other")
+    trials.start_trial(icu, "other", 7, NOW)
+    with pytest.raises(ForecastError, match="trial report other"):
+        render_board(icu, "other")

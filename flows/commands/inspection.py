@@ -1,11 +1,12 @@
 """Commands that look at an installation and its forecasts and change nothing."""
 
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.commands.arguments import SLOT, Json, StayId, StaySource
+from flows.commands.arguments import SLOT, Json, Source, StayId, StaySource
 from flows.runtime.settings import load_settings
 from flows.runtime.terminal import print_counts, print_line, print_rows
 
@@ -75,6 +76,27 @@ def reproduce(
     print_counts(found, as_json)
     if not found["rows published"] == found["rows scored again"] == found["rows equal"]:
         raise typer.Exit(1)
+
+
+@app.command()
+def board(
+    source: Source,
+    patients: Annotated[
+        bool, typer.Option("--patients", help="Also show patients: their ids, risks and changes.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the page to this file; default: in reports of ICU_HOME.", show_default=False),
+    ] = None,
+) -> None:
+    """Write a page of the newest forecast: how full the hospital and each unit will be in the next seven days.
+
+    Example: icu-forecast board clif --out board.html
+    """
+    from flows.pages.board import write_board
+    from flows.runtime.databases import open_store
+
+    typer.echo(f"page: {write_board(open_store(), source, out, patients=patients)}")
 
 
 @app.command()

@@ -32,10 +32,13 @@ class Plot:
 
 @dataclass(frozen=True)
 class Section:
+    """plots_first: the plots stand before the tables that give their numbers."""
+
     title: str
     paragraphs: Sequence[str] = ()
     tables: Sequence[Table] = ()
     plots: Sequence[Plot] = field(default_factory=tuple)
+    plots_first: bool = False
 
 
 def render_page(title: str, lead: str, sections: Sequence[Section]) -> str:

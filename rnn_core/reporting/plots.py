@@ -1,6 +1,7 @@
 """Plots of forecasts as SVG text: the same numbers give the same text, and no plot shows a single patient.
 
-Risks and outcomes are arrays [rows]; a plot without data is the words "no data".
+Risks and outcomes are arrays [rows]; a plot without data is the words "no data". Text and axes have the colour of the page's
+CSS variable --ink, so that they can be read on a light and on a dark page.
 """
 
 import io
@@ -16,7 +17,8 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from rnn_core.statistics.bootstrap import Estimate
 
 # Okabe and Ito, "Color universal design", 2008: distinct with any kind of colour vision.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+_INK = "#1b1f24"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", _INK, "#8C6D31")
 _GREY = "#777777"
 _DECILES = 10
 _WIDTH = 4.6
@@ -24,6 +26,11 @@ _STYLE = {
     "svg.hashsalt": "icu-forecast",
     "svg.fonttype": "none",
     "font.size": 9,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
@@ -200,6 +207,40 @@ def day_plot(counts: Mapping[str, np.ndarray], days: np.ndarray, label: str) -> 
     return _figure(draw, empty=len(days) == 0)
 
 
+def fan_plot(
+    past: tuple[np.ndarray, np.ndarray],
+    quantiles: Mapping[int, np.ndarray],
+    hours: np.ndarray,
+    days: tuple[np.ndarray, Sequence[str]],
+    limit: tuple[str, float] | None = None,
+) -> str:
+    """Counts of the past as steps, and their forecast as a fan: the 90 % and the 50 % band, and the median with a dot per time.
+
+    past: hours before now, at most 0 and ascending, and the count since each. hours: of the forecast, ascending, at least 0.
+    quantiles: 5, 25, 50, 75 and 95 percent, [hours]. days: where a day begins in hours from now, and its label, "" for none.
+    limit: a label and a count, drawn as a line over the forecast.
+    """
+
+    def draw(axes: Axes) -> None:
+        axes.axvline(0, color=_GREY, linewidth=0.8, linestyle=":")
+        axes.step(*past, where="post", color=_INK, linewidth=1.2, label="past week")
+        for low, high, opacity in ((5, 95, 0.25), (25, 75, 0.45)):
+            there_and_back = np.r_[hours, hours[::-1]], np.r_[quantiles[low], quantiles[high][::-1]]
+            axes.fill(*there_and_back, color=COLOURS[5], alpha=opacity, linewidth=0, label=f"{high - low} %")
+        median = {"color": _INK, "marker": "o", "markersize": 3, "linewidth": 1.2, "label": "median"}
+        axes.plot(hours, quantiles[50], **median)
+        if limit is not None:
+            axes.hlines(limit[1], 0, hours[-1], COLOURS[1], "--", linewidth=1.4, label=limit[0])
+        axes.set_xticks(*days)
+        axes.set_xlim(past[0][0], hours[-1])
+        top = max(past[1].max(), quantiles[95].max(), 0 if limit is None else limit[1])
+        axes.set_ylim(0, max(1.08 * top, 1))
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        _label(axes, "", "patients")
+
+    return _figure(draw, empty=len(hours) == 0, height=3.0)
+
+
 def bar_plot(values: Mapping[str, float], label: str) -> str:
     """One horizontal bar per name, top to bottom, with its number."""
     known = {name: value for name, value in values.items() if np.isfinite(value)}
@@ -239,6 +280,7 @@ def _figure(draw, *, empty: bool, legend: bool = True, width: float = _WIDTH, he
             if legend:
                 figure.legend(loc="outside lower center", ncols=3)
         out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    text = out.getvalue()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(out, format="svg", metadata=nothing, transparent=True)
+    text = out.getvalue().replace(_INK, f"var(--ink, {_INK})")
     return text[text.index("<svg") :]

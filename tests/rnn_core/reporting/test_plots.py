@@ -20,6 +20,10 @@ LEVELS = np.array([0.2, 0.5, 0.8])
 DAYS = np.arange("2026-01-01", "2026-01-05", dtype="datetime64[D]")
 HISTORY = [{"epoch": e, "train_loss": 3 - e / 5, "valid_loss": 3 + abs(e - 2)} for e in range(1, 5)]
 NAME = "ours & <theirs>"
+PAST = np.arange(-24.0, 1), np.arange(25) % 7
+FAN_HOURS = np.array([0, 4, 12, 24])
+FAN = {q: 3 + np.array([0, 1, 2, 2]) * (q - 40) // 20 for q in (5, 25, 50, 75, 95)}
+FAN_DAYS = [-24, 0, 24], ["-24", "0", "24"]
 DRAWN = {
     "roc": lambda: plots.roc_plot(Y, {NAME: RISK}),
     "precision": lambda: plots.precision_recall_plot(Y, {NAME: RISK}),
@@ -30,6 +34,7 @@ DRAWN = {
     "interval": lambda: plots.interval_plot({NAME: Estimate(0.8, 0.7, 0.9, 10)}, "AUROC", 0.5),
     "heat": lambda: plots.heat_plot(np.eye(2), [NAME, "b"], ["c", "d"], 1.0),
     "day": lambda: plots.day_plot({NAME: np.arange(4)}, DAYS, "count"),
+    "fan": lambda: plots.fan_plot(PAST, FAN, FAN_HOURS, FAN_DAYS, (NAME, 12.0)),
     "bar": lambda: plots.bar_plot({NAME: 2.0}, "count"),
 }
 EMPTY = {
@@ -42,6 +47,7 @@ EMPTY = {
     "not defined": lambda: plots.interval_plot({"a": Estimate(np.nan, np.nan, np.nan, 0)}, "x"),
     "no cells": lambda: plots.heat_plot(np.empty((0, 3)), [], ["a", "b", "c"], 1.0),
     "no days": lambda: plots.day_plot({}, DAYS[:0], "count"),
+    "no forecast": lambda: plots.fan_plot(PAST, {}, FAN_HOURS[:0], FAN_DAYS),
     "no bars": lambda: plots.bar_plot({"a": np.nan}, "count"),
 }
 
@@ -103,6 +109,20 @@ def test_a_plot_is_whole_svg_that_names_its_lines_and_is_the_same_twice(name):
     assert ElementTree.fromstring(svg).tag.endswith("svg")
     assert "ours &amp; &lt;theirs&gt;" in svg and "no data" not in svg
     assert svg == DRAWN[name]()
+
+
+def test_the_fan_shows_the_past_the_median_both_bands_and_the_limit():
+    drawn = Drawing(DRAWN["fan"]())
+    assert_line(drawn.values(drawn.marks()), FAN_HOURS, FAN[50])
+    (limit,) = drawn.lines(plots.COLOURS[1], dashed=True)
+    assert_line(drawn.values(limit), [0, 24], [12, 12])
+    bands = drawn.values(np.concatenate(drawn.bars(plots.COLOURS[5])))
+    for q in (5, 25, 75, 95):
+        assert all(
+            np.isclose(bands, point, atol=2e-3).all(axis=1).any() for point in zip(FAN_HOURS, FAN[q], strict=True)
+        )
+    past = drawn.values(drawn.lines("var(--ink, #1b1f24)")[0])
+    assert all(np.isclose(past, point, atol=2e-3).all(axis=1).any() for point in zip(*PAST, strict=True))
 
 
 @pytest.mark.parametrize("name", EMPTY)
