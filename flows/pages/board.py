@@ -119,8 +119,10 @@ def _section(board: Board, unit: str) -> Section:
     ]
     plots = [_fan(board, unit, scored)] if len(scored) else []
     tables = [_horizons(scored, unit)] if len(scored) else []
-    if board.patients is not None and unit != HOSPITAL:
-        tables.append(_patients(board.patients[board.patients["unit"] == unit], unit))
+    if board.patients is not None:
+        # Who is in no unit that is known stands with the hospital.
+        here = board.patients["unit"].isna() if unit == HOSPITAL else board.patients["unit"] == unit
+        tables += [_patients(board.patients[here], unit)] if here.any() else []
     return Section(_name(unit), [sentence for sentence in words if sentence], tables, plots, plots_first=True)
 
 
