@@ -207,9 +207,24 @@ def migrated_template(make_template):
     return make_template("migrated", lambda url: migrate.upgrade(open_engine(url)))
 
 
+def _resample_less(monkeypatch) -> None:
+    """Intervals a little rougher than in use."""
+    from rnn_core.evaluation import holdout, scorecard, transfer, trial
+
+    for module in (holdout, scorecard, transfer, trial):
+        monkeypatch.setattr(module, "_RESAMPLES", 60)
+
+
+@pytest.fixture
+def few_resamples(monkeypatch):
+    """Intervals of this test rest on few resamples, as those of every installation here do."""
+    _resample_less(monkeypatch)
+
+
 def _enter(monkeypatch, folder: Path, store, clif_source) -> None:
     from flows.runtime.settings import load_settings
 
+    _resample_less(monkeypatch)
     monkeypatch.setenv("ICU_HOME", str(folder))
     monkeypatch.setenv("ICU_DATABASE_URL", store.render_as_string(hide_password=False))
     monkeypatch.setenv("ICU_SOURCES__CLIF__URL", clif_source.render_as_string(hide_password=False))

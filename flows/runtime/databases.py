@@ -1,6 +1,7 @@
 """Opens databases: our own, and sources by name."""
 
 from dataclasses import replace
+from functools import lru_cache
 
 from sqlalchemy import URL, Engine
 
@@ -15,10 +16,16 @@ from sql.store.refusals import check_reachable
 
 def open_store(settings: Settings | None = None) -> Engine:
     """Our database, migrated to this version; the embedded server is started if none is configured."""
-    engine = open_engine(store_url(settings or load_settings()))
+    engine = _engine(store_url(settings or load_settings()))
     check_reachable(engine, "database of icu-forecast (ICU_DATABASE_URL)")
     upgrade(engine)
     return engine
+
+
+@lru_cache(maxsize=4)
+def _engine(url: str | URL) -> Engine:
+    """One per database and process, so that jobs that follow each other share its session."""
+    return open_engine(url, keep=True)
 
 
 def store_url(settings: Settings) -> str | URL:

@@ -84,8 +84,6 @@ def _fit_logistic(
         gradient = design @ (weights * (y - p))
         hessian = (design * (weights * p * (1 - p))) @ design.T
         step = _solve(hessian, gradient)
-        if np.abs(step).max() < 1e-7:
-            break
         for _ in range(30):
             eta = offset + (beta + step) @ design
             reached = _log_likelihood(y, eta, weights)
@@ -93,6 +91,9 @@ def _fit_logistic(
                 break
             step /= 2
         beta, likelihood = beta + step, reached
+        # The error left is of the order of the square of the last step.
+        if np.abs(step).max() < 1e-4:
+            break
     return beta
 
 

@@ -62,6 +62,8 @@ class _Holder:
     def take(self) -> bool:
         if self.session is None:
             self.session = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            # Of no pool: its end is that of the lock.
+            self.session.detach()
             self.session.execute(_NO_LIMITS)
         self.holds = self.session.execute(_TAKE, self.name).scalar_one()
         return self.holds

@@ -37,7 +37,7 @@ create function quote() returns trigger language plpgsql as
 
 def run_each_flow(at: datetime) -> dict:
     """What each flow returned."""
-    counts = {"ingest": ingest("clif", at), "train": train("clif", at, epochs=2, members=2)}
+    counts = {"ingest": ingest("clif", at), "train": train("clif", at, epochs=1, members=2, forecaster="recurrent")}
     counts["forecast"] = forecast("clif", at)
     evaluate("clif", at)
     # As the schedule starts it: the hour it speaks for is when the run was due.

@@ -104,7 +104,7 @@ def test_the_job_does_all_its_work_with_the_jobs_rights_alone(engines, clif_sour
     monkeypatch.setenv("ICU_SOURCES__CLIF__URL", clif_source.render_as_string(hide_password=False))
     load_settings.cache_clear()
     assert ingest.fn("clif", AT)["observations added"] > 20_000
-    train.fn("clif", AT, epochs=1, members=2)
+    train.fn("clif", AT, epochs=1, members=2, forecaster="trees")
     assert forecast.fn("clif", AT)["stays_scored"] > 10
     evaluate.fn("clif", AT)
     assert len(rows(engines["analyst"], "select * from forecast.current_risk")) > 10

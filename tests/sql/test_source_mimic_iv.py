@@ -1,6 +1,7 @@
 """MIMIC-IV on small tables made by hand as its builds make them: the traps of its stays and of its values."""
 
 from datetime import UTC, datetime, timedelta
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -596,6 +597,7 @@ def test_a_rate_per_minute_instead_of_per_kilogram_is_known_and_not_used(engine)
 # ---------------------------------------------------------------------------------- a hospital of many patients, by lot
 
 
+@cache
 def many():
     """Stays that overlap, are merged, end early, or have no end; values stored late, early, twice or without a time."""
     lot = np.random.default_rng(4)
@@ -702,9 +704,9 @@ def test_no_version_tells_a_time_that_had_not_come(engine):
 
 @pytest.mark.parametrize("which", ["stays", "observations"])
 def test_slices_together_are_one_pass(engine, which):
-    """Hours through a day, then odd parts of days, then the rest."""
+    """Hours, then odd parts of days, then the rest."""
     fill(engine, **many())
-    edges = [at(60 + hour) for hour in range(24)] + [at(84 + 7.3 * n) for n in range(1, 12)]
+    edges = [at(60 + hour) for hour in range(8)] + [at(84 + 7.3 * n) for n in range(1, 12, 2)]
     check_slices_are_one_pass(engine, adapter_of(engine), which, [edge.replace(tzinfo=UTC) for edge in edges])
 
 

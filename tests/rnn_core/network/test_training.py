@@ -259,7 +259,7 @@ def test_rows_that_are_not_usable_have_no_influence():
 IN_BFLOAT16 = Devices("cpu", ("CPU:0",), True, "")
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("cell", ["lstm", pytest.param("gru", marks=pytest.mark.soak)])
 def test_mixed_precision_gives_a_network_in_single_precision_that_is_about_as_good(cell):
     windows, labels = make_data()
     config = replace(with_train(mixed_precision=True), network=replace(TINY.network, cell=cell))
