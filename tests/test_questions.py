@@ -3,7 +3,9 @@
 So does the board.
 """
 
+import http.client
 import re
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from sqlalchemy import text, update
+from typer.testing import CliRunner
 
+from flows.cli import app
+from flows.pages import board_server
 from flows.pages.board import REASONS, render_board, write_board
 from rnn_core.census import census as of_units
 from rnn_core.contracts.errors import DataTooSmallError, ForecastError
@@ -225,6 +230,8 @@ def test_the_board_names_patients_only_where_they_are_requested(icu, board):
     with_patients = render_board(icu, b.SOURCE, patients=True)
     assert all(f">{name}<" in with_patients for name in everybody)
     assert "This page contains patient data." in with_patients and "patient data" not in board
+    # Not among the reports, which anybody may get.
+    assert CliRunner().invoke(app, ["board", "clif", "--patients"]).exit_code == 2
 
 
 def test_the_board_is_one_file_that_is_read_without_sight_on_paper_and_in_the_dark(board, icu, tmp_path):
@@ -233,6 +240,27 @@ def test_the_board_is_one_file_that_is_read_without_sight_on_paper_and_in_the_da
     assert '<html lang="en">' in board and "prefers-color-scheme: dark" in board and "size: A4" in board
     assert len(re.findall(r"<figure role=\"img\" aria-label=\"[^\"]{20,}\"", board)) == board.count("<svg") == 3
     assert board.count("<caption>") == board.count("<table>") and "var(--ink" in board
+
+
+def serves_each_run_once(icu) -> None:
+    """On this machine, under its own name, and again when a newer run is published."""
+    with board_server.BoardServer(icu, "other", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        at = f"127.0.0.1:{server.server_port}"
+
+        def get(path: str = "/", host: str = at) -> tuple[int, str]:
+            connection = http.client.HTTPConnection(at, timeout=30)
+            connection.request("GET", path, headers={"Host": host})
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+
+        assert server.server_address[0] == "127.0.0.1"
+        assert get("/other")[0] == 404 and get(host="rebound.example")[0] == 403
+        status, first = get()
+        assert status == 200 and "Beds of other" in first and get()[1] == first
+        run = b.add_forecasts(icu, {}, model_id="other-stay-1", as_of=NOW + hours(2), source="other")
+        assert f"Run {run} of" in get()[1] and f"Run {run} of" not in first
+        server.shutdown()
 
 
 def test_the_board_says_that_a_model_is_provisional_that_a_forecast_is_old_and_why_a_unit_has_none(icu):
@@ -258,6 +286,7 @@ def test_the_board_says_that_a_model_is_provisional_that_a_forecast_is_old_and_w
     assert "Provisional:" in page and "Old forecast:" in page
     b.add_forecasts(icu, {}, model_id="other-stay-1", as_of=NOW + hours(1), source="other")
     assert "No forecast: the run was published without a census" in render_board(icu, "other")
+    serves_each_run_once(icu)
     trials.start_trial(icu, "other", 7, NOW)
     with pytest.raises(ForecastError, match="trial report other"):
         render_board(icu, "other")

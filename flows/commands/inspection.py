@@ -1,5 +1,6 @@
 """Commands that look at an installation and its forecasts and change nothing."""
 
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -88,15 +89,33 @@ def board(
         Path | None,
         typer.Option(help="Write the page to this file; default: in reports of ICU_HOME.", show_default=False),
     ] = None,
+    serve: Annotated[
+        int | None,
+        typer.Option(
+            help="Show the page on this port of 127.0.0.1 until stopped, always of the newest run.", min=1, max=65535
+        ),
+    ] = None,
 ) -> None:
     """Write a page of the newest forecast: how full the hospital and each unit will be in the next seven days.
 
     Example: icu-forecast board clif --out board.html
     """
-    from flows.pages.board import write_board
     from flows.runtime.databases import open_store
 
-    typer.echo(f"page: {write_board(open_store(), source, out, patients=patients)}")
+    if patients and out is None and serve is None:
+        raise typer.BadParameter("--patients shows patient data, so say where: --out FILE or --serve PORT")
+    if serve is None:
+        from flows.pages.board import write_board
+
+        typer.echo(f"page: {write_board(open_store(), source, out, patients=patients)}")
+        return
+    if out is not None:
+        raise typer.BadParameter("the page is either written (--out) or served (--serve)")
+    from flows.pages.board_server import HOST, BoardServer
+
+    with BoardServer(open_store(), source, serve, patients=patients) as server, suppress(KeyboardInterrupt):
+        typer.echo(f"http://{HOST}:{serve}/ until Ctrl-C")
+        server.serve_forever()
 
 
 @app.command()

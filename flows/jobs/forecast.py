@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -48,6 +49,7 @@ def forecast(source: str, as_of: datetime | None = None, dry_run: bool = False) 
         with alone(store, source, "forecast", PATIENCE):
             counts = publish_slot(store, source, slot, forecaster, serving, kind="forecast", role=role)
             counts |= score_in_shadow(store, source, slot)
+            counts |= renew_board(store, source, role)
     report(store, "forecast", source, slot, counts)
     return counts
 
@@ -115,6 +117,17 @@ def score_in_shadow(store: Engine, source: str, as_of: datetime) -> dict:
         log.error("the challenger %s was not scored: %s", challenger["model_id"], error)
         return {"challenger": f"{challenger['model_id']} failed: {error}"}
     return {"challenger": challenger["model_id"]}
+
+
+def renew_board(store: Engine, source: str, role: str) -> dict:
+    """Write the board if ICU_BOARD is set; a failure affects nothing else. A trial hides what it would show."""
+    if load_settings().board is None or role == "trial":
+        return {}
+    try:
+        return {"board": str(write_board(store, source))}
+    except ForecastError as error:
+        log.error("the board was not written: %s", error)
+        return {"board": f"none: {error}"}
 
 
 def require_serving(store: Engine, source: str) -> dict:
@@ -196,6 +209,13 @@ def forecast_units(store: Engine, source: str, as_of: datetime) -> tuple[pd.Data
     lengths = canonical.read_unit_lengths(store, source, as_of)
     fitted = load_unit_forecaster(load_settings().artifact_folder / serving["artifact"])
     return next_lengths(fitted, lengths), serving["model_id"]
+
+
+@step("write the board")
+def write_board(store: Engine, source: str) -> Path:
+    from flows.pages.board import write_board as write
+
+    return write(store, source)
 
 
 @step("publish")

@@ -35,8 +35,7 @@ _CHANGES = {"admitted": "admitted", "left": "left", "died": "died", "risk_up": "
 def write_board(store: Engine, source: str, path: Path | None = None, *, patients: bool = False) -> Path:
     """Write the board of `source` and return its path. Raises as `render_board`, and ForecastError if it cannot be written."""
     page = render_board(store, source, patients=patients)
-    name = f"board-{source}-patients.html" if patients else f"board-{source}.html"
-    path = path or load_settings().home / "reports" / name
+    path = path or load_settings().home / "reports" / f"board-{source}.html"
     write_text(path, page)
     return path
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from zoneinfo import available_timezones
 
 from dotenv import dotenv_values
@@ -65,6 +65,7 @@ class Settings(BaseSettings):
     notify: SecretStr | None = Field(
         None, description="where alerts go: an Apprise URL, or prefect:<kind>/<name> of a block"
     )
+    board: Literal["hourly"] | None = Field(None, description="hourly: each forecast writes the board to HOME/reports")
     overlap_hours: Annotated[float, Field(ge=0)] = 48.0
 
     @property

@@ -122,9 +122,20 @@ def test_current_risk_shows_the_run_with_its_age_and_that_the_model_is_provision
     assert (current["forecast_age_hours"] > 0).all() and (current["data_age_hours"] >= 0).all()
 
 
-def test_publishing_the_same_slot_again_leaves_the_same_rows(published):
+@pytest.fixture
+def hourly_board(monkeypatch):
+    """Where the board is written by each forecast of this test."""
+    monkeypatch.setenv("ICU_BOARD", "hourly")
+    load_settings.cache_clear()
+    return load_settings().home / "reports" / "board-clif.html"
+
+
+def test_publishing_the_same_slot_again_leaves_the_same_rows_even_if_the_board_cannot_be_written(
+    published, hourly_board
+):
     before = read(published, NUMBERS, at=AT)
-    forecast.fn("clif", AT)
+    hourly_board.mkdir(parents=True)
+    assert re.fullmatch("none: .+ cannot be written .+", forecast.fn("clif", AT)["board"])
     pd.testing.assert_frame_equal(read(published, NUMBERS, at=AT), before)
 
 
@@ -546,7 +557,9 @@ def test_a_past_run_scored_again_gives_the_same_numbers_also_after_rows_of_that_
 
 
 @pytest.mark.all_drivers
-def test_forecasts_that_cannot_be_explained_or_counted_are_published_without_drivers_and_census(trained, monkeypatch):
+def test_forecasts_that_cannot_be_explained_or_counted_are_published_without_drivers_and_census(
+    trained, monkeypatch, hourly_board
+):
     def broken(*_):
         raise ForecastError("no drivers today")
 
@@ -556,6 +569,7 @@ def test_forecasts_that_cannot_be_explained_or_counted_are_published_without_dri
     assert counts["drivers"] == "none: no drivers today"
     assert counts["census"].startswith("none: ") and "ZeroDivisionError" in counts["census"]
     assert len(census_of(trained, AT)) == 0
+    assert counts["board"] == str(hourly_board) and "published without a census" in hourly_board.read_text()
     assert len(read(trained, "select * from forecast.current_risk")) > 10
 
 
