@@ -26,6 +26,8 @@ _STYLE = {
     "svg.hashsalt": "icu-forecast",
     "svg.fonttype": "none",
     "font.size": 9,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
     "text.color": _INK,
     "axes.edgecolor": _INK,
     "axes.labelcolor": _INK,
@@ -281,6 +283,6 @@ def _figure(draw, *, empty: bool, legend: bool = True, width: float = _WIDTH, he
                 figure.legend(loc="outside lower center", ncols=3)
         out = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(out, format="svg", metadata=nothing, transparent=True)
+        figure.savefig(out, format="svg", metadata=nothing)
     text = out.getvalue().replace(_INK, f"var(--ink, {_INK})")
     return text[text.index("<svg") :]

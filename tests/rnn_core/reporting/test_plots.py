@@ -232,6 +232,7 @@ def test_the_heat_plot_writes_each_number_in_its_cell_on_a_colour_that_follows_i
     centres = pixels[height // 2 :: height, width // 2 :: width][:2, :3]
     brightness = np.where(centres[..., 3] > 0, centres[..., :3].sum(axis=-1), np.nan)
     assert np.isnan(brightness[0, 1]) and np.isfinite(brightness).sum() == 5
+    assert any("fill: #eeeeee" in path.get("style", "") for path in drawing.root.iter("path")), "grey shows through"
     assert brightness[0, 0] > brightness[0, 2] > brightness[1, 1] > brightness[1, 0] == brightness[1, 2]
 
 
