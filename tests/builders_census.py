@@ -5,7 +5,7 @@ from heapq import heappop, heappush
 import numpy as np
 import pandas as pd
 
-from rnn_core.contracts.census import KnownUnits
+from rnn_core.contracts.census import PLAN_COLUMNS, KnownUnits
 
 START = np.datetime64("2026-01-05T00:00", "us")
 SINCE_EVER = np.datetime64("1000-01-01", "us")
@@ -37,6 +37,23 @@ class World:
         self.unit, self.begin, self.end = map(np.concatenate, zip(*parts, strict=True))
         self.stay_id = np.array([f"s{i}" for i in range(len(self.unit))])
         self.n_units, self.beds = len(rates), beds
+
+    def plan(self, rng: np.random.Generator, share: float, *, lead=60.0, happens=0.8, done=True) -> pd.DataFrame:
+        """Versions of plans: of `share` of the begins of working mornings, known some hours before, and of as many more
+        that come to nothing that `happens` of all do. done: whether the source says when a plan was carried out."""
+        morning = (self.begin // 1 % 24 >= 6) & (self.begin // 1 % 24 < 12) & (self.begin // 24 % 7 < 5)
+        real = np.flatnonzero(morning & (rng.random(len(self.begin)) < share))
+        vain = rng.choice(real, round(len(real) * (1 / happens - 1)))
+        rows = []
+        for number, (stay, comes) in enumerate([(s, True) for s in real] + [(s, False) for s in vain]):
+            expected = self.begin[stay] + rng.normal(0, 0.7) + (0 if comes else rng.normal(0, 24))
+            plan = f"p{number}", f"U{self.unit[stay]}", "admission", at(expected)
+            rows.append((*plan, at(expected - rng.exponential(lead)), happens, "planned", None))
+            if done and comes:
+                rows.append((*plan, at(self.begin[stay] + 0.01), happens, "done", None))
+            elif done and rng.random() < 0.5:
+                rows.append((*plan, at(expected + 1), happens, "cancelled", None))
+        return pd.DataFrame(rows, columns=list(PLAN_COLUMNS))
 
     def known(self, hours: float, ends_at: str = "unit", keep=None) -> KnownUnits:
         """What is known after so many hours; keep: bool [stays], only of these."""

@@ -15,6 +15,7 @@ from rnn_core.census.counts import (
     total_of,
 )
 from rnn_core.census.fresh_stay import NOT_ENDED, NOT_KNOWN, FreshStays, fit_fresh_stays
+from rnn_core.census.plans import Plans
 from rnn_core.contracts.census import (
     CENSUS_COLUMNS,
     CENSUS_HISTORY_DAYS,
@@ -47,11 +48,13 @@ def forecast_census(
 
     Of a unit at horizon h:
 
-        census(h) = those in now who are in still at h + those who begin until h and are in still at h
+        census(h) = those in now who are in still at h + those who come as planned, or unplanned, until h and are in still at h
 
     The first is Poisson-binomial: each patient stays with the probability of the stay's own forecast, and a stay that
     abstained with that of a stay of the unit which has lasted as long (`fresh_stay`). The second is negative binomial
-    (`arrivals`), thinned by the stays that begin. Both are independent and convolved exactly, tails below 1e-9 cut. If hardly
+    (`arrivals`), thinned by the stays that begin, without the part of them that is planned by now (`plans`). Each planned
+    admission or transfer comes at its time with its probability; with that of a planned discharge or transfer a patient
+    who is in leaves at its time, and otherwise as without it. All are independent and convolved exactly, tails below 1e-9 cut. If hardly
     anyone comes to a unit while it is full, its census is that distribution given that it is at most its usable beds, exact
     for the Erlang loss system in its steady state; expected_arrivals are those who ask for a bed.
 
@@ -103,6 +106,7 @@ class _Source:
     recent: np.ndarray
     closed: np.ndarray
     reasons: np.ndarray
+    plans: Plans
 
     @classmethod
     def of(cls, known: KnownUnits, sampling: Sampling) -> "_Source":
@@ -148,6 +152,7 @@ class _Source:
             count(days_ago(MIN_HISTORY_DAYS)),
             closed,
             reasons,
+            Plans.of(known.plans, pd.Index(names), stays, known.as_of),
         )
 
     def fit_fresh(self, timezone: str) -> FreshStays:
@@ -178,6 +183,7 @@ class _Source:
         elapsed, clock = (self.known.as_of - self.begins[rows]) / HOUR, _clock(self.known.as_of, timezone)
         curves = fresh.ahead(unit[~has_own], elapsed[~has_own], clock)
         stays[~has_own], dies[~has_own] = (curve[:, hours] for curve in curves)
+        stays, dies = self.plans.leaving(stays, dies, rows)
         return _Present(unit, stays, dies if scored.forecasts_death else np.zeros_like(dies))
 
     def fit_arrivals(self, timezone: str) -> Arrivals:
@@ -228,6 +234,16 @@ class _Present:
     stays: np.ndarray
     dies: np.ndarray
 
+    def with_planned(self, plans: Plans, fresh: FreshStays, clock: int) -> "_Present":
+        """With those who are planned to come; nothing is said of their deaths."""
+        rows = plans.coming()
+        if not len(rows):
+            return self
+        unit, due, p = plans.unit[rows], plans.due[rows], plans.probability[rows]
+        stays = np.stack([p * fresh.planned(unit, due, clock, h) for h in CENSUS_HORIZONS], axis=1)
+        both = (np.concatenate(pair) for pair in ((self.unit, unit), (self.stays, stays), (self.dies, 0 * stays)))
+        return _Present(*both)
+
     def staying(self, n_units: int) -> CountDistribution:
         """How many of each unit are in still, a row per unit and horizon."""
         order = np.argsort(self.unit, kind="stable")
@@ -263,17 +279,23 @@ class _Parts:
 def _forecast(source: _Source, present: _Present, fresh: FreshStays, timezone: str) -> _Parts:
     n_units, last = len(source.names), max(CENSUS_HORIZONS)
     arrivals = source.fit_arrivals(timezone)
-    rates = arrivals.rates(source.known.as_of, last, timezone) * ~source.closed[:, None]
+    plans = source.plans
+    unplanned = 1 - plans.share(source.unit, source.begins, n_units, timezone)
+    rates = arrivals.rates(source.known.as_of, last, timezone) * ~source.closed[:, None] * unplanned
     clock = _clock(source.known.as_of, timezone)
     come, still_in = np.zeros((2, n_units, len(CENSUS_HORIZONS)))
     for column, h in enumerate(CENSUS_HORIZONS):
         come[:, column] = rates[:, :h].sum(axis=1)
         still_in[:, column] = (rates[:, :h] * fresh.newcomers(clock, h)).sum(axis=1)
     size = np.stack([arrivals.size(mean) for mean in come.T], axis=1)
-    census = present.staying(n_units).convolve(negative_binomial(still_in.ravel(), size.ravel()))
+    there = present.with_planned(plans, fresh, clock).staying(n_units)
+    census = there.convolve(negative_binomial(still_in.ravel(), size.ravel()))
     limit = np.where(arrivals.blocked & ~source.closed, source.usable_now, np.nan)
     limit = np.where(np.isnan(limit), np.iinfo(np.int32).max, np.fmax(limit, source.n_present))
     census = census.given_at_most(np.repeat(limit, len(CENSUS_HORIZONS)))
+    coming = plans.coming()
+    planned = plans.probability[coming, None] * (plans.due[coming, None] <= np.array(CENSUS_HORIZONS))
+    np.add.at(come, plans.unit[coming], planned)
     leave_alive = np.maximum(1 - present.stays - present.dies, 0.0)
     return _Parts(census, come, present.total(leave_alive, n_units), present.total(present.dies, n_units))
 

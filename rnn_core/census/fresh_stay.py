@@ -60,6 +60,15 @@ class FreshStays:
         early, late = (self._from_clock[:, (clock + came + later) % 24, hours - came - later] for later in (0, 1))
         return (early + late) / 2
 
+    def planned(self, unit: np.ndarray, due: np.ndarray, clock: int, hours: int) -> np.ndarray:
+        """Of those who come to `unit` `due` hours [patients] after a full hour of the local day, the probability of having come
+        and being in still after `hours`, float64 [patients]."""
+        came = np.minimum(due.astype(np.int64), hours)
+        early, late = (
+            self._from_clock[unit, (clock + came + later) % 24, np.maximum(hours - came - later, 0)] for later in (0, 1)
+        )
+        return np.where(due <= hours, early + (due - came) * (late - early), 0.0)
+
     @cached_property
     def _from_clock(self) -> np.ndarray:
         """Survival of who comes at each full hour of the day, float64 [units, 24, hours + 1]."""

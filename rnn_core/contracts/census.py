@@ -1,6 +1,6 @@
 """What a census forecast takes and gives: horizons, columns, and what is known of units at a time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -35,14 +35,33 @@ CENSUS_COLUMNS: tuple[str, ...] = (
 )
 
 
+# Columns of plans, versions of `icu.planned`.
+PLAN_COLUMNS: tuple[str, ...] = (
+    "planned_id",
+    "unit",
+    "kind",
+    "expected_at",
+    "available_at",
+    "probability",
+    "status",
+    "stay_id",
+)
+
+
+def no_plans() -> pd.DataFrame:
+    times = dict.fromkeys(("expected_at", "available_at"), "datetime64[us]")
+    return pd.DataFrame(columns=list(PLAN_COLUMNS)).astype({"probability": "float64"} | times)
+
+
 @dataclass(frozen=True)
 class KnownUnits:
-    """Who came to which unit and which beds there were, as known at `as_of`, a whole hour; nothing later is in it.
+    """Who came to which unit, which beds there were and what was planned, as known at `as_of`, a whole hour; nothing later is in it.
 
     stays: a row per stay with stay_id, unit (None where not known), intime, outtime (NaT unless it ended), outcome, ends_at
         and sound. Open stays, and all that began within the history that is read.
     beds: a row per version with unit, available_at (ascending within a unit), beds and staffed_beds (NaN where not known).
     newest: when anything of the source last became available, NaT if nothing did.
+    plans: a row per version of a plan with `PLAN_COLUMNS`; stay_id None where not known.
 
     Times are datetime64[us] in UTC.
     """
@@ -51,3 +70,4 @@ class KnownUnits:
     beds: pd.DataFrame
     as_of: np.datetime64
     newest: np.datetime64
+    plans: pd.DataFrame = field(default_factory=no_plans)

@@ -8,7 +8,7 @@ import pandas as pd
 from psycopg.sql import Literal
 from sqlalchemy import Engine, text
 
-from rnn_core.contracts.census import CENSUS_HISTORY_DAYS, KnownUnits
+from rnn_core.contracts.census import CENSUS_HISTORY_DAYS, PLAN_COLUMNS, KnownUnits
 from rnn_core.contracts.concepts import NAMES
 from rnn_core.contracts.config import WindowConfig
 from rnn_core.contracts.frames import STAY_COLUMNS, Observations, check_stays
@@ -140,6 +140,13 @@ from icu.unit u left join icu.batch b on b.batch_id = u.batch_id
 where u.source = :source and u.available_at <= :as_of and (u.batch_id is null or b.ingested_at <= :ingested_by)
 order by u.unit, u.available_at
 """
+_PLANS = f"""
+select {", ".join(f"p.{column}" for column in PLAN_COLUMNS)}
+from icu.planned p join icu.batch b on b.batch_id = p.batch_id
+where p.source = :source and p.available_at <= :as_of and b.ingested_at <= :ingested_by
+    and p.planned_id in (select planned_id from icu.planned where source = :source and expected_at > :since)
+order by p.planned_id, p.available_at
+"""
 
 
 def read_units(
@@ -150,7 +157,8 @@ def read_units(
     newest: datetime | None = None,
     ingested_by: datetime | None = None,
 ) -> KnownUnits:
-    """Who came to which unit in the `CENSUS_HISTORY_DAYS` before `as_of`, who is in, and the versions of its beds.
+    """Who came to which unit in the `CENSUS_HISTORY_DAYS` before `as_of`, who is in, the versions of its beds, and
+    those of plans for that time and later.
 
     newest: when the newest observation became available; that of stays is read. ingested_by: as for `read_stays`.
     """
@@ -159,11 +167,13 @@ def read_units(
     with engine.connect() as connection:
         stays = pd.read_sql_query(text(_UNIT_STAYS), connection, params=bound | {"since": since})
         beds = pd.read_sql_query(text(_BEDS), connection, params=bound)
-    for frame, column in ((stays, "intime"), (stays, "outtime"), (stays, "available_at"), (beds, "available_at")):
-        frame[column] = _utc(frame[column])
+        plans = pd.read_sql_query(text(_PLANS), connection, params=bound | {"since": since})
+    for frame in (stays, beds, plans):
+        for column in frame.columns.intersection(["intime", "outtime", "expected_at", "available_at"]):
+            frame[column] = _utc(frame[column])
     known_at = [time for time in (stays["available_at"].max(), _naive(newest)) if not pd.isna(time)]
     heard = np.datetime64(max(known_at), "us") if known_at else np.datetime64("NaT", "us")
-    return KnownUnits(stays.drop(columns="available_at"), beds, np.datetime64(_naive(as_of), "us"), heard)
+    return KnownUnits(stays.drop(columns="available_at"), beds, np.datetime64(_naive(as_of), "us"), heard, plans)
 
 
 def _naive(time: datetime | None) -> pd.Timestamp:

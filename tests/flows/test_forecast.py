@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -29,11 +30,15 @@ from flows.jobs.promotion import promote
 from flows.pages.trial import report_trial
 from flows.runtime import clock
 from flows.runtime.settings import load_settings
+from rnn_core.census.census import forecast_census
+from rnn_core.contracts.census import no_plans
 from rnn_core.contracts.config import UnitConfig
 from rnn_core.contracts.errors import ArtifactError, ForecastError, QualityError, SourceError
 from rnn_core.evaluation.holdout import Comparison
 from rnn_core.statistics.bootstrap import Estimate
+from rnn_core.statistics.distribution import Distribution
 from rnn_core.statistics.metric import curve_metrics, gate_metrics
+from rnn_core.statistics.scored_stays import ScoredStays
 from sql.published import canonical, registry, runs, trials
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
@@ -152,6 +157,15 @@ def test_what_became_known_later_changes_no_past_forecast(trained, unit_model):
             ),
             {"past": past},
         )
+        connection.execute(
+            text(
+                "insert into icu.planned select s.source, 'plan', cast(:past as timestamptz) + after * interval '1 hour',"
+                " min(s.unit), 'admission', cast(:past as timestamptz) + interval '10 hours', 0.6, status, null,"
+                " min(s.batch_id) from icu.stay_version s cross join (values (-1000, 'planned'), (1, 'cancelled'))"
+                " version (after, status) group by s.source, after, status"
+            ),
+            {"past": past},
+        )
     assert "census" not in forecast.fn("clif", past)
     with_later_rows = read(trained, NUMBERS, at=past)
     units_with_later_rows, census_with_later_rows = read(trained, UNITS, at=past), census_of(trained, past)
@@ -159,7 +173,7 @@ def test_what_became_known_later_changes_no_past_forecast(trained, unit_model):
     beds = census_with_later_rows[["unit", "beds", "staffed_beds"]].dropna().drop_duplicates()
     assert beds[["beds", "staffed_beds"]].to_numpy().tolist() == [[30, 25]]
     with trained.begin() as connection:
-        for table in ("icu.observation", "icu.stay_version", "icu.unit"):
+        for table in ("icu.observation", "icu.stay_version", "icu.unit", "icu.planned"):
             gone = connection.execute(text(f"delete from {table} where available_at > :at"), {"at": past}).rowcount
             assert gone > 0
     forecast.fn("clif", past)
@@ -167,6 +181,18 @@ def test_what_became_known_later_changes_no_past_forecast(trained, unit_model):
     pd.testing.assert_frame_equal(read(trained, UNITS, at=past), units_with_later_rows, check_exact=True)
     pd.testing.assert_frame_equal(census_of(trained, past), census_with_later_rows, check_exact=True)
     check_that_units_agree_with_their_stays(trained, past)
+    check_that_a_planned_patient_is_expected(trained, past)
+
+
+def check_that_a_planned_patient_is_expected(engine, at: datetime) -> None:
+    known, census = canonical.read_units(engine, "clif", at, newest=at), census_of(engine, at)
+    assert known.plans["status"].tolist() == ["planned"]
+    nobody = ScoredStays([], Distribution(np.full((1, 2, 2), 0.25), (0, 200)).take(np.zeros(0, int)))
+    unplanned = forecast_census(replace(known, plans=no_plans()), nobody)
+    more = census.merge(unplanned, on=["unit", "horizon_hours"])
+    more = more[more["unit"] == known.plans["unit"][0]]
+    gain = more["expected_arrivals_x"] - more["expected_arrivals_y"]
+    np.testing.assert_allclose(gain, np.where(more["horizon_hours"] >= 10, 0.6, 0.0), atol=1e-12)
 
 
 def check_that_units_agree_with_their_stays(engine, at: datetime) -> None:

@@ -195,6 +195,11 @@ def test_a_plan_of_the_template_is_known_as_it_was_entered(store, take_over):
         for as_of, status in ((DURING, "planned"), (AFTER, "cancelled")):
             found = connection.execute(text(query), {"source": name, "as_of": as_of}).all()
             assert found == [("1", "ICU1", "admission", at, 0.8, status, None), discharge]
+        plans = canonical.read_units(store, name, DURING).plans
+        assert plans[["planned_id", "kind", "status"]].to_numpy().tolist() == [
+            ["1", "admission", "planned"],
+            ["2", "discharge", "planned"],
+        ]
         beds = "select unit, beds from icu.unit_at(:as_of) where source = :source order by 1"
         found = connection.execute(text(beds), {"source": name, "as_of": DURING}).all()
     assert found == [("ICU1", 12), ("ICU2", 8), ("ICU3", None)]
