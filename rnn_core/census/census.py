@@ -48,15 +48,15 @@ def forecast_census(
 
     Of a unit at horizon h:
 
-        census(h) = those in now who are in still at h + those who come as planned, or unplanned, until h and are in still at h
+        census(h) = those in now who are in still at h + those who come until h, planned or not, and are in still at h
 
     The first is Poisson-binomial: each patient stays with the probability of the stay's own forecast, and a stay that
-    abstained with that of a stay of the unit which has lasted as long (`fresh_stay`). The second is negative binomial
-    (`arrivals`), thinned by the stays that begin, without the part of them that is planned by now (`plans`). Each planned
-    admission or transfer comes at its time with its probability; with that of a planned discharge or transfer a patient
-    who is in leaves at its time, and otherwise as without it. All are independent and convolved exactly, tails below 1e-9 cut. If hardly
-    anyone comes to a unit while it is full, its census is that distribution given that it is at most its usable beds, exact
-    for the Erlang loss system in its steady state; expected_arrivals are those who ask for a bed.
+    abstained with that of a stay of the unit which has lasted as long (`fresh_stay`). With the probability of a planned
+    discharge or transfer the patient leaves at its time instead. Who is planned to come does so at the time and with the
+    probability of the plan. All others are negative binomial (`arrivals`), without the part of them that is planned by now
+    (`plans`), thinned by the stays that begin. All parts are independent and convolved exactly, tails below 1e-9 cut. If
+    hardly anyone comes to a unit while it is full, its census is that distribution given that it is at most its usable beds,
+    exact for the Erlang loss system in its steady state; expected_arrivals are those who ask for a bed.
 
     expected_discharges: of those in now, who leave alive until h; expected_deaths: who die. If the model says nothing of
     deaths they are null, and discharges count every end. prob_full: P(census >= usable beds), the staffed ones where known,
@@ -280,8 +280,9 @@ def _forecast(source: _Source, present: _Present, fresh: FreshStays, timezone: s
     n_units, last = len(source.names), max(CENSUS_HORIZONS)
     arrivals = source.fit_arrivals(timezone)
     plans = source.plans
-    unplanned = 1 - plans.share(source.unit, source.begins, n_units, timezone)
-    rates = arrivals.rates(source.known.as_of, last, timezone) * ~source.closed[:, None] * unplanned
+    rates = arrivals.rates(source.known.as_of, last, timezone) * ~source.closed[:, None]
+    # In place, so that a share of 0 leaves every bit of the sums as it was.
+    rates *= 1 - plans.share(source.unit, source.begins, n_units, timezone)
     clock = _clock(source.known.as_of, timezone)
     come, still_in = np.zeros((2, n_units, len(CENSUS_HORIZONS)))
     for column, h in enumerate(CENSUS_HORIZONS):

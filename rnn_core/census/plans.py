@@ -1,6 +1,7 @@
 """What is planned: patients who are expected to come, stays that are expected to end, and who of those who come was planned."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -136,7 +137,7 @@ class Plans:
         shortest = np.maximum((expected - np.minimum(self.until[past], self.as_of)) / HOUR, -OVERDUE_HOURS)
         cell = self.unit[past] * _PARTS + _part_of_day(expected, timezone)
         planned = np.zeros((len(_LEADS) - 1, n_units, _PARTS))
-        for lead, (lower, upper) in enumerate(zip(_LEADS[:-1], _LEADS[1:], strict=True)):
+        for lead, (lower, upper) in enumerate(pairwise(_LEADS)):
             # One that is overdue counts among the next few hours.
             held = np.minimum(longest, upper) - np.maximum(shortest, lower if lead else -OVERDUE_HOURS)
             held = np.maximum(held, 0.0) / (upper - lower)
@@ -147,7 +148,7 @@ class Plans:
         of_unit = planned.sum(axis=2) / np.where(expected_planned > 0, expected_planned, np.inf)
         ahead = self.as_of + np.arange(len(_OF_HOUR)) * HOUR
         shares = of_unit.T[:, _OF_HOUR] * by_part[_OF_HOUR, _part_of_day(ahead, timezone)]
-        return np.ascontiguousarray(np.clip(shares, 0.0, 1.0))
+        return np.clip(shares, 0.0, 1.0)
 
     def _weight(self, times: np.ndarray) -> np.ndarray:
         return 0.5 ** ((self.as_of - times) / HOUR / 24 / _MEMORY_DAYS)

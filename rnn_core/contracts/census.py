@@ -55,7 +55,8 @@ def no_plans() -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class KnownUnits:
-    """Who came to which unit, which beds there were and what was planned, as known at `as_of`, a whole hour; nothing later is in it.
+    """Who came to which unit, which beds there were and what was planned, as known at `as_of`, a whole hour; nothing later is
+    in it.
 
     stays: a row per stay with stay_id, unit (None where not known), intime, outtime (NaT unless it ended), outcome, ends_at
         and sound. Open stays, and all that began within the history that is read.
