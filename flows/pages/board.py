@@ -78,13 +78,14 @@ def _ages(board: Board) -> Iterator[str]:
 
 
 def _overview(board: Board) -> Section:
-    columns = ["unit", "patients now", "usable beds", "tomorrow", "expected", "80 % range", "full", "1 bed free"]
+    columns = ["unit", "patients", "usable beds", "tomorrow", "expected", "80 % range", "full", "1 bed free"]
     columns += ["likely to leave", "high risk", "admitted", "left", "died"]
     rows = [_overview_row(board, unit) for unit in [HOSPITAL, *board.units]]
     words = (
-        "Tomorrow is the forecast time nearest to 08:00; full: every usable bed is taken. Likely to leave: alive, within 24 "
-        f"hours, with a probability of {100 * LIKELY:.0f} % or more. High risk: of death, bands {' and '.join(RISK_BANDS[2:])}. "
-        "Admitted, left, died: in the 24 hours before the forecast, and since."
+        "Patients: at the time of the forecast. Tomorrow: the forecast time nearest to 08:00. Full: every usable bed is taken. "
+        f"Likely to leave: alive within 24 hours, with a probability of {100 * LIKELY:.0f} % or more; high risk: of death, bands "
+        f"{' and '.join(RISK_BANDS[2:])}; both of those who are still there. Admitted, left, died: in the 24 hours before the "
+        "forecast, and since."
     )
     return Section("At a glance", [words], [Table("Units now and tomorrow", columns, rows)])
 
@@ -132,7 +133,7 @@ def _status(rows: pd.DataFrame, unit: str) -> Iterator[str]:
     first = rows.iloc[0]
     usable = _usable(first)
     beds = "the number of its beds is not known" if usable is None else f"{usable} usable beds"
-    yield f"{first['n_present']} patients; {beds}."
+    yield f"{first['n_present']} {'patient' if first['n_present'] == 1 else 'patients'}; {beds}."
     if first["status"] == "abstained":
         reason = REASONS.get(first["status_reason"], first["status_reason"])
         yield f"No forecast{' of at least one unit' if unit == HOSPITAL else ''}: {reason}."
@@ -158,7 +159,11 @@ def _patients_now(board: Board, unit: str) -> Iterator[str]:
 
 def _since(board: Board, unit: str) -> str:
     changes = board.changes.loc[unit]
-    return "Since yesterday: " + ", ".join(f"{changes[name]} {words}" for name, words in _CHANGES.items()) + "."
+    return (
+        "In the 24 hours before the forecast, and since: "
+        + ", ".join(f"{changes[name]} {words}" for name, words in _CHANGES.items())
+        + "."
+    )
 
 
 def _fan(board: Board, unit: str, scored: pd.DataFrame) -> Plot:
