@@ -21,8 +21,10 @@ from flows.pages import board_server
 from flows.pages.board import REASONS, render_board, write_board
 from rnn_core.census import census as of_units
 from rnn_core.contracts.errors import DataTooSmallError, ForecastError
-from sql.published import results, trials
-from sql.store.schema import batch
+from rnn_core.evaluation.census_scorecard import judge_published_census, score_census
+from sql.published import results, runs, trials
+from sql.published.census_outcomes import read_published_census
+from sql.store.schema import batch, model
 
 PAGE = (Path(__file__).parents[1] / "docs" / "questions.md").read_text(encoding="utf-8")
 QUESTIONS = dict(
@@ -73,8 +75,13 @@ def numbers(unit: str, horizon: int, n: int, counts: np.ndarray, usable: int | N
 
 
 def stays() -> list[dict]:
-    """Twelve that ended before, and nine that are in or have just left."""
+    """Some of the month before, twelve that ended since, and nine that are in or have just left."""
     rows = []
+    for n in range(16):
+        begin = NOW - hours(24 * 40 - 36 * n)
+        end = begin + hours(20 + 11 * (n % 7))
+        rows.append({"stay_id": f"a{n}", "unit": ("ICU1", "ICU2")[n % 3 == 0], "intime": begin, "outtime": end})
+        rows[-1]["outcome"] = "alive"
     for n in range(12):
         begin = NOW - hours(24 * 14 - 19 * n)
         end = begin + hours(30 + 23 * (n % 5))
@@ -102,6 +109,8 @@ def icu(make_database, migrated_template):
             if "outtime" in row:
                 b.end_stay(engine, **row | {"batch_id": first})
         b.add_model(engine, "icu-stay-1")
+        with engine.begin() as connection:
+            connection.execute(update(model).values(data_cutoff=NOW - hours(24 * 14)))
         for slot in (NOW - hours(h) for h in range(24 * 13, -1, -8)):
             present = [r for r in made if r["intime"] <= slot and not r.get("outtime", NOW + hours(1)) <= slot]
             stayed = {r["stay_id"]: (slot - r["intime"]) / hours(1) for r in present}
@@ -118,6 +127,10 @@ def icu(make_database, migrated_template):
             with engine.begin() as connection:
                 for stay, hours_left in p50.items():
                     connection.execute(change, {"p50": hours_left, "stay": stay, "slot": slot})
+        scores = score_census(judge_published_census(read_published_census(engine, b.SOURCE, NOW)))
+        run_id = runs.start_run(engine, b.SOURCE, "evaluate", NOW)
+        with runs.finishing(engine, run_id) as (connection, _):
+            results.write_scores(connection, run_id, [{**row, "source": b.SOURCE} for row in scores])
         yield engine
 
 

@@ -142,7 +142,7 @@ def census(
     from flows.pages.census_benchmark import build_page, summary_table
     from flows.public_data.benchmark_run import write_files
     from flows.public_data.census import run_benchmark
-    from rnn_core.benchmark.census_answers import judged_slots
+    from rnn_core.benchmark.census_run import judged_slots
 
     sources, of_units = split_names(drawn_from), parse_beds(beds)
     times = len(judged_slots(days, judged_days))

@@ -13,7 +13,7 @@ from flows.runtime.naming import run_name
 from flows.runtime.run_report import report_run
 from flows.runtime.steps import Recorded, recorded_alone, step
 from rnn_core.contracts.errors import ForecastError
-from sql.published import canonical, registry, results, runs
+from sql.published import canonical, census_outcomes, registry, results, runs
 
 
 @flow(name="evaluate", flow_run_name=run_name)
@@ -23,13 +23,16 @@ def evaluate(source: str, as_of: datetime | None = None) -> dict:
     with recorded_alone(store, source, "evaluate", as_of) as run:
         as_of = run.as_of
         pairs = pair_outcomes(store, source, as_of)
+        census = pair_census(store, source, as_of)
         rows = make_scorecard(pairs)
+        of_census = make_census_scorecard(census)
         drift = measure_drift(store, source, as_of)
-        write_scorecard(store, run, rows, drift)
+        write_scorecard(store, run, rows + of_census, drift)
         run.counts |= {"drifted concepts": ", ".join(row["concept"] for row in drift if row["drifted"]) or "none"}
-        run.counts |= {"page": draw_page(store, source, as_of, pairs, rows, drift)}
+        run.counts |= {"page": draw_page(store, source, as_of, pairs, rows, drift, census, of_census)}
         run.counts |= judge_challenger(store, source, as_of)
-        run.counts |= {"forecasts paired": len(pairs), "stays": int(pairs["stay_id"].nunique()), "scores": len(rows)}
+        run.counts |= {"forecasts paired": len(pairs), "stays": int(pairs["stay_id"].nunique())}
+        run.counts |= {"censuses paired": len(census), "scores": len(rows) + len(of_census)}
         report_run(run, "evaluate")
     return run.counts
 
@@ -51,11 +54,28 @@ def pair_outcomes(store: Engine, source: str, as_of: datetime) -> pd.DataFrame:
     return pairs
 
 
+@step("pair forecasts of units with the census that came", retries=2)
+def pair_census(store: Engine, source: str, as_of: datetime) -> pd.DataFrame:
+    """Each forecast with what came and its figures, see `judge_published_census`."""
+    from rnn_core.evaluation.census_scorecard import judge_published_census
+
+    judged = judge_published_census(census_outcomes.read_published_census(store, source, as_of))
+    log.info("%s forecasts of units followed up", f"{len(judged):,}")
+    return judged
+
+
 @step("score")
 def make_scorecard(pairs: pd.DataFrame) -> list[dict]:
     from rnn_core.evaluation.scorecard import score_published
 
     return score_published(pairs)
+
+
+@step("score the census")
+def make_census_scorecard(census: pd.DataFrame) -> list[dict]:
+    from rnn_core.evaluation.census_scorecard import score_census
+
+    return score_census(census)
 
 
 @step("measure drift")
@@ -80,8 +100,16 @@ def write_scorecard(store: Engine, run: Recorded, rows: list[dict], drift: list[
 
 @step("draw the page")
 def draw_page(
-    store: Engine, source: str, as_of: datetime, pairs: pd.DataFrame, rows: list[dict], drift: list[dict]
+    store: Engine,
+    source: str,
+    as_of: datetime,
+    pairs: pd.DataFrame,
+    rows: list[dict],
+    drift: list[dict],
+    census: pd.DataFrame,
+    of_census: list[dict],
 ) -> str:
+    from flows.pages.census_evaluation import census_section
     from flows.pages.evaluation import write_page
 
-    return str(write_page(store, source, as_of, pairs, rows, drift))
+    return str(write_page(store, source, as_of, pairs, rows, drift, [census_section(census, of_census)]))

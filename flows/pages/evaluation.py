@@ -30,13 +30,15 @@ def write_page(
     pairs: pd.DataFrame,
     scores: Sequence[dict[str, Any]],
     drift: Sequence[dict[str, Any]],
+    more: Sequence[Section] = (),
 ) -> Path:
-    """Write the page of the newest evaluation of `source` and return its path."""
+    """Write the page of the newest evaluation of `source`, with `more` sections at its end, and return its path."""
     lead = (
         f"{len(pairs):,} forecasts of {pairs['stay_id'].nunique():,} stays with their outcomes, as known at "
         f"{as_of:%Y-%m-%d %H:%M} UTC. 95 % intervals over patients. Open stays count as followed so far."
     )
-    sections = list(_sections(pairs, pd.DataFrame(scores), pd.DataFrame(drift), read_alert_burden(store, source)))
+    burden = read_alert_burden(store, source)
+    sections = [*_sections(pairs, pd.DataFrame(scores), pd.DataFrame(drift), burden), *more]
     path = load_settings().home / "reports" / f"evaluate-{source}.html"
     write_text(path, render_page(f"Forecasts of {source}", lead, sections))
     return path

@@ -8,21 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rnn_core.benchmark.census_answers import Answer
-from rnn_core.census.counts import CountDistribution
+from rnn_core.census.simple_answers import Answer
+from rnn_core.evaluation.census_figures import BLOCK_DAYS, FIGURES, census_figures
 from rnn_core.statistics.bootstrap import LEVEL, MIN_GROUPS, Estimate
-
-LEVELS = (50, 80, 90, 95)
-# Patients of neighbouring days are the same ones: resamples are drawn by whole weeks.
-BLOCK_DAYS = 7
-FIGURES = (
-    "crps",
-    "mae",
-    "bias",
-    *(f"coverage_{x}" for x in LEVELS),
-    *(f"pit_coverage_{x}" for x in LEVELS),
-    "brier_full",
-)
 
 
 @dataclass(frozen=True)
@@ -167,31 +155,7 @@ def judge(
 
 def _figures(answer: Answer, setting: Setting, draws: int | None) -> dict[str, np.ndarray]:
     """Each figure of each forecast, float64 [units, slots, horizons]."""
-    said, shape = answer.census, setting.observed.shape
-    observed = setting.observed.ravel()
-    beds = np.repeat(setting.beds, shape[1] * shape[2])
-    before = np.repeat(setting.full_before, shape[1] * shape[2])
-    is_full = setting.is_full.ravel()
-    prob_full = said.at_least(beds)
-    pit = said.pit(observed, np.random.default_rng(0).random(len(observed)))
-    found = {
-        "crps": crps(said, observed, draws),
-        "mae": np.abs(answer.point.ravel() - observed),
-        "bias": said.mean() - observed,
-        "brier_full": np.square(prob_full - is_full),
-        "prob_full": prob_full,
-        "brier_before": np.square(before - is_full),
-        "pit": pit,
-    }
-    for level in LEVELS:
-        tail = (1 - level / 100) / 2
-        low, high = said.quantile(tail), said.quantile(1 - tail)
-        found[f"coverage_{level}"] = ((low <= observed) & (observed <= high)).astype(np.float64)
-        found[f"pit_coverage_{level}"] = ((tail <= pit) & (pit <= 1 - tail)).astype(np.float64)
-    return {name: np.asarray(values, np.float64).reshape(shape) for name, values in found.items()}
-
-
-def crps(said: CountDistribution, observed: np.ndarray, draws: int | None = None) -> np.ndarray:
-    """CRPS of each row; of a sample of so many draws, corrected as `judge` says."""
-    cdf = np.cumsum(said.probabilities, axis=1)
-    return said.crps(observed) - ((cdf * (1 - cdf)).sum(axis=1) / (draws - 1) if draws else 0.0)
+    shape = setting.observed.shape
+    beds, before = (np.repeat(of_unit, shape[1] * shape[2]) for of_unit in (setting.beds, setting.full_before))
+    found = census_figures(answer.census, answer.point.ravel(), setting.observed.ravel(), beds, before, draws)
+    return {name: values.reshape(shape) for name, values in found.items()}

@@ -9,16 +9,18 @@ import numpy as np
 import pandas as pd
 
 from rnn_core.benchmark import replay
-from rnn_core.benchmark.census_answers import SIMPLE, Answer, answer_simply, from_draws, judged_slots
-from rnn_core.benchmark.census_contest import CensusJudgement, Setting, crps, judge
+from rnn_core.benchmark.census_contest import CensusJudgement, Setting, judge
 from rnn_core.benchmark.replay_truth import draw_futures
 from rnn_core.benchmark.whole_stays import Fold
 from rnn_core.census.census import forecast_census
 from rnn_core.census.counts import CountDistribution
+from rnn_core.census.simple_answers import ERROR_DAYS, SIMPLE, WEEK, Answer, answer_simply, from_draws
 from rnn_core.contracts.census import CENSUS_COLUMNS, CENSUS_HORIZONS, HOSPITAL, KnownUnits
 from rnn_core.contracts.config import ModelConfig, Sampling
+from rnn_core.contracts.errors import ContractError
 from rnn_core.contracts.frames import Windows
 from rnn_core.contracts.known import Known
+from rnn_core.evaluation.census_figures import crps
 from rnn_core.forecasters.fit_stay import make_forecaster
 from rnn_core.series.serving_rule import is_served
 from rnn_core.series.splits import patient_folds
@@ -28,6 +30,8 @@ from rnn_core.statistics.scored_stays import ScoredStays
 Kind = Literal["none", "trees", "recurrent", "blend"]
 PATIENTS, CURVES, ENDS, FLOOR = "patients", "curves", "ends", "floor"
 _BATCHES = 4
+# Hours of the day at which the census is forecast.
+CLOCK_HOURS = (0, 8, 16)
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,24 @@ def run(
     first = next(iter(contenders))
     pairs = [(first, other) for other in answers if other != first] + [(CURVES, FLOOR)] * (first != CURVES)
     return judge(answers, setting, protocol, pairs, {FLOOR: draws}, n)
+
+
+def judged_slots(days: int, judged_days: int) -> np.ndarray:
+    """Full hours of a calendar of `days` at which the census is forecast in its last `judged_days`, int64 [slots]; all
+    horizons end within it.
+
+    Raises ContractError where the simple answers have too little history before, or no time is left to judge.
+    """
+    first, longest = days - judged_days, max(CENSUS_HORIZONS)
+    needed = ERROR_DAYS + -(-longest // 24) + WEEK // 24 + 1
+    hours = np.arange(max(first, 0) * 24, days * 24 - longest + 1)
+    slots = hours[np.isin(hours % 24, CLOCK_HOURS)]
+    if first < needed or len(slots) < 2:
+        raise ContractError(
+            f"Of {days} days the last {judged_days} cannot be judged: the simple answers read the {needed} days before, and "
+            f"the longest horizon ends {longest} hours later. Take more days."
+        )
+    return slots
 
 
 def make_setting(hospital: Hospital, slots: np.ndarray) -> Setting:

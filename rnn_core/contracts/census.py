@@ -72,3 +72,18 @@ class KnownUnits:
     as_of: np.datetime64
     newest: np.datetime64
     plans: pd.DataFrame = field(default_factory=no_plans)
+
+
+@dataclass(frozen=True)
+class PublishedCensus:
+    """Published forecasts of units whose time has come, and the stays that say what came.
+
+    forecasts: a row per forecast with model_id, unit, prediction_time (datetime64[us], UTC, a whole hour), horizon_hours,
+        usable_beds (NaN where not known) and census_probabilities (float64 array).
+    stays: a row per stay with unit (None where not known), intime, outtime (NaT unless it ended) and outcome.
+    since: from when on all stays that were in are known, datetime64[us]; earlier ones may be purged or were not read.
+    """
+
+    forecasts: pd.DataFrame
+    stays: pd.DataFrame
+    since: np.datetime64

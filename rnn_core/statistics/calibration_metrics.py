@@ -107,3 +107,9 @@ def _solve(hessian: np.ndarray, gradient: np.ndarray) -> np.ndarray:
 
 def _log_likelihood(y: np.ndarray, eta: np.ndarray, weights: np.ndarray) -> float:
     return float(weights @ (y * eta - np.logaddexp(0, eta)))
+
+
+@Statistic
+def skill(reference: np.ndarray, forecast: np.ndarray) -> Weighted:
+    """Share of a reference's losses [rows] that the losses of a forecast avoid: 1 for none at all, 0 for as many."""
+    return RatioOfSums(reference - forecast, reference)

@@ -9,7 +9,13 @@ from numpy.typing import ArrayLike
 
 from rnn_core.contracts.thresholds import DISCHARGE_HOURS, SHARE_BEYOND_MARGINS
 from rnn_core.statistics.bootstrap import Estimate, Statistic, bootstrap_interval, mean, paired_difference
-from rnn_core.statistics.calibration_metrics import brier, calibration_intercept, calibration_slope, observed_expected
+from rnn_core.statistics.calibration_metrics import (
+    brier,
+    calibration_intercept,
+    calibration_slope,
+    observed_expected,
+    skill,
+)
 from rnn_core.statistics.decision_metrics import event1, event2
 from rnn_core.statistics.discrimination import auprc, auroc, concordance
 from rnn_core.statistics.length_of_stay import (
@@ -127,6 +133,8 @@ _RISKS = (
         for hours in DISCHARGE_HOURS
     ),
 )
+
+_CENSUS_LEVELS = (50, 80, 90)
 
 _COMPARED_WITH_CURVE = ("discharge_24h_brier", "discharge_48h_brier")
 
@@ -287,6 +295,30 @@ _TABLE = (
     ),
 )
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}
+
+# Of forecasts of a unit's census, each at one horizon; `census_metric_name` has the name under which it is stored.
+_CENSUS = (
+    Metric("crps", "CRPS in patients", mean, (), ("crps",), "lower", 2),
+    Metric("mae", "mean absolute error of the median in patients", mean, (), ("mae",), "lower", 2),
+    Metric("bias", "expected less actual patients", mean, (), ("bias",), 0.0, 2),
+    *(Metric(f"coverage_{x}", f"{x} % range covers", mean, (), (f"coverage_{x}",), x / 100, 2) for x in _CENSUS_LEVELS),
+    *(
+        Metric(f"pit_coverage_{x}", f"{x} % range covers (PIT)", mean, (), (f"pit_coverage_{x}",), x / 100, 2)
+        for x in _CENSUS_LEVELS
+    ),
+    Metric("brier_full", "Brier score of a full unit", mean, (), ("brier_full",), "lower"),
+    Metric("skill_full", "skill of a full unit", skill, ("brier_before",), ("brier_full",), "higher", 2, chance=0.0),
+)
+CENSUS_METRICS: dict[str, Metric] = {metric.name: metric for metric in _CENSUS}
+
+
+def census_metric_name(horizon_hours: int, name: str) -> str:
+    """Name under which one of `CENSUS_METRICS` at a horizon is stored.
+
+    >>> census_metric_name(24, "crps")
+    'census_24h_crps'
+    """
+    return f"census_{horizon_hours}h_{name}"
 
 
 def main_metrics() -> list[Metric]:

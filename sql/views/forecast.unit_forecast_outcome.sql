@@ -1,6 +1,6 @@
 -- Published forecasts of units with the census that came.
 -- Grain: one row per (source, model_id, unit, prediction_time, horizon_hours) of a published run whose time `at` the source's
---   watermark has passed; before that, what came is not known yet.
+--   watermark has passed; before that, what came is not known yet. Not from before a purge: who was in is not known any more.
 -- Purpose: how good the forecasts of beds are. census counts the stays of icu.stay that are in the unit at `at`, as known now,
 --   arrivals those that began after the prediction time until then; unit `*` counts all stays of the source. was_full: the
 --   census reached the usable beds (staffed, where known), null without beds.
@@ -60,3 +60,5 @@ join came
     on came.model_id = f.model_id and came.source = f.source and came.prediction_time = f.prediction_time
     and came.unit = f.unit and came.horizon_hours = f.horizon_hours
 join knowledge k on k.source = f.source and came.at <= k.known_until
+left join icu.retention p on p.source = f.source
+where f.prediction_time >= coalesce(p.purged_until, '-infinity')

@@ -600,6 +600,7 @@ def test_forecasts_that_cannot_be_explained_or_counted_are_published_without_dri
 
 
 def test_evaluate_pairs_outcomes_once_stays_have_ended_and_fills_the_scorecard(trained):
+    add_an_earlier_month(trained)
     backfill.fn("clif", AT - timedelta(hours=24), AT, every_hours=12)
     ingest.fn("clif", AT + timedelta(days=14))
     counts = evaluate.fn("clif", AT + timedelta(days=14))
@@ -612,6 +613,13 @@ def test_evaluate_pairs_outcomes_once_stays_have_ended_and_fills_the_scorecard(t
     assert overall["baseline"].notna().any()
     for dimension in ("unit", "month", "age_group", "sex", "stay_hours"):
         assert card[dimension].nunique() > 1, dimension
+    came = read(trained, "select * from forecast.unit_forecast_outcome where status = 'scored'")
+    assert counts["censuses paired"] == len(came) > 50
+    errors = (came["census_p50"] - came["census"]).abs().groupby([came["unit"], came["horizon_hours"]]).mean()
+    for (unit, horizon), error in errors.items():
+        (found,) = card[(card["unit"] == unit) & (card["metric"] == f"census_{horizon}h_mae")]["value"]
+        assert found == pytest.approx(error), (unit, horizon)
+    assert {"census_24h_crps", "census_24h_crps_persistence", "census_24h_pit_coverage_80"} <= set(card["metric"])
     drift = read(trained, "select * from forecast.drift")
     assert len(drift) > 10 and drift["psi"].notna().any()
     burden = read(trained, "select * from forecast.alert_burden where risk_band = 'low'")
@@ -619,7 +627,8 @@ def test_evaluate_pairs_outcomes_once_stays_have_ended_and_fills_the_scorecard(t
     page = Path(counts["page"]).read_text()
     patients = read(trained, "select stay_id from icu.stay_version union select patient_id from icu.stay_version")
     assert not [name for name in patients["stay_id"] if name in page]
-    assert page.count("<svg") >= 6 and not re.search(r"(src|href)=.https?:", page), "it opens without a network"
+    assert page.count("<svg") >= 7 and "CRPS in patients" in page
+    assert not re.search(r"(src|href)=.https?:", page), "it opens without a network"
 
 
 def test_forecasts_that_contradict_themselves_are_not_published(trained, request):

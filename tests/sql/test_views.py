@@ -11,7 +11,7 @@ from sqlalchemy import insert, text, update
 
 from sql.intake.quality import load_suite
 from sql.published import canonical, results, runs
-from sql.store.schema import batch, observation, planned, quarantine, stay_version, trial
+from sql.store.schema import batch, observation, planned, quarantine, retention, stay_version, trial
 from sql.store.schema import unit as unit_table
 
 
@@ -922,6 +922,10 @@ def test_a_forecast_of_a_unit_is_paired_with_the_census_that_came_once_the_water
     again = b.add_forecasts(engine, {}, model_id=champion, census=b.census({"MICU": None}, (4,)))
     (row,) = b.rows(engine, "select * from forecast.unit_forecast_outcome")
     assert (row["run_id"], row["status"], row["census"], row["was_full"]) == (again, "abstained", 3, None)
+    # Those who had ended before a purge are gone.
+    with engine.begin() as connection:
+        connection.execute(insert(retention).values(source=b.SOURCE, purged_until=NOW + hours(1)))
+    assert b.tuples(engine, query) == []
 
 
 # -------------------------------------------------------------------------------- forecast.changes

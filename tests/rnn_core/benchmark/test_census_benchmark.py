@@ -7,21 +7,23 @@ import pandas as pd
 import pytest
 
 from flows.pages.census_benchmark import build_page, summary_table
-from rnn_core.benchmark.census_answers import SIMPLE, Answer, answer_simply, from_draws, judged_slots
-from rnn_core.benchmark.census_contest import FIGURES, crps, judge
+from rnn_core.benchmark.census_contest import judge
 from rnn_core.benchmark.census_run import (
     Hospital,
     StayForecasts,
     forecast_all,
+    judged_slots,
     make_setting,
     rows_by_hour,
 )
 from rnn_core.benchmark.replay_truth import draw_futures
 from rnn_core.census.counts import CountDistribution
+from rnn_core.census.simple_answers import SIMPLE, Answer, answer_simply, from_draws
 from rnn_core.contracts.census import CENSUS_HORIZONS
 from rnn_core.contracts.config import Sampling, WindowConfig
 from rnn_core.contracts.errors import ContractError
 from rnn_core.contracts.frames import Observations
+from rnn_core.evaluation.census_figures import FIGURES, crps
 from rnn_core.series.grid import make_grid
 from rnn_core.series.scaling import fit_scaler, static_features
 from rnn_core.series.windows import make_windows
