@@ -7,12 +7,29 @@ import numpy as np
 import pandas as pd
 
 from flows.pages.page import Plot, Section, Table
-from rnn_core.contracts.census import HOSPITAL
+from rnn_core.contracts.census import CENSUS_HORIZONS, HOSPITAL
 from rnn_core.statistics.bootstrap import Estimate
 from rnn_core.statistics.metric import CENSUS_METRICS, census_metric_name
 
-_SIMPLE = {"persistence": "as now", "moving_average": "mean of 7 days", "last_week": "a week ago"}
-_SHOWN = ("mae", "bias", "coverage_80", "pit_coverage_80", "pit_coverage_90", "brier_full", "skill_full")
+# Caption → columns: name of the score and its head.
+_TABLES = {
+    "CRPS and mean absolute error (MAE) of the median, in patients; in brackets the best simple answer": {
+        "crps": "CRPS",
+        "crps_persistence": "as now",
+        "crps_moving_average": "mean of 7 days",
+        "crps_last_week": "a week ago",
+        "mae": "MAE",
+    },
+    "calibration; in brackets the Brier score of the share of full hours before": {
+        "bias": "expected less actual",
+        "coverage_80": "80 % covers",
+        "pit_coverage_50": "50 % (PIT)",
+        "pit_coverage_80": "80 % (PIT)",
+        "pit_coverage_90": "90 % (PIT)",
+        "brier_full": "Brier score of full",
+        "skill_full": "its skill",
+    },
+}
 _PLOTTED = (24, 72)
 # With fewer hours in which a unit was full, tenths of the forecasts are a matter of chance.
 _LEAST_FULL = 5
@@ -23,46 +40,51 @@ def census_section(judged: pd.DataFrame, scores: Sequence[dict[str, Any]]) -> Se
     if judged.empty:
         return Section("Beds", ["No published forecast of a unit can be evaluated yet."])
     paragraphs = [
-        "Published forecasts of the patients of each unit with those who were there. as now, mean of 7 days, a week ago: what "
-        "one would say without a model, with a distribution of its own past errors. 95 % intervals over whole weeks; none "
-        "with fewer than five.",
-        "A range of whole patients covers at least its share if the forecast is right; by PIT, which divides the patients at "
-        "its ends by chance, exactly that. Skill: share of the Brier score avoided that one has who says how often the unit "
-        "was full in the last 90 days.",
+        "Published forecasts of the patients of each unit, with those who were there. Simple answers: as many as now, the mean "
+        "of 7 days, as many as at the same hour a week before, each with a distribution of its own past errors. 95 % intervals "
+        "over whole weeks; none with fewer than five.",
+        "If the forecast is right, a range of whole patients covers at least its share. By the randomised PIT, which divides "
+        "the patients at the ends of a range by chance, it covers exactly that. Skill: the share of the Brier score that is "
+        "avoided, compared with the share of hours in which the unit was full in the last 90 days.",
     ]
     frame = pd.DataFrame(scores)
     frame = frame[frame["month"] == "all"]
     tables = [
-        _table(f"{model_id}, {name}", part[part["unit"] == unit].set_index("metric"), judged["horizon_hours"].unique())
+        _table(f"{model_id}, {name}: {caption}", columns, part[part["unit"] == unit].set_index("metric"))
         for model_id, part in frame.groupby("model_id")
-        for unit, name in {"all": "over all units", HOSPITAL: "the hospital"}.items()
+        for unit, name in {"all": "all units", HOSPITAL: "the hospital"}.items()
         if (part["unit"] == unit).any()
+        for caption, columns in _TABLES.items()
     ]
     return Section("Beds", paragraphs, tables, list(_plots(judged)))
 
 
-def _table(caption: str, scores: pd.DataFrame, horizons: np.ndarray) -> Table:
-    crps = CENSUS_METRICS["crps"].label
-    shown = [n for n in _SHOWN if any(census_metric_name(h, n) in scores.index for h in horizons)]
-    columns = [crps, *(f"{crps}, {label}" for label in _SIMPLE.values()), *(CENSUS_METRICS[n].label for n in shown)]
+def _table(caption: str, columns: dict[str, str], scores: pd.DataFrame) -> Table:
+    """scores: of one model and group, by metric."""
+    horizons = [h for h in CENSUS_HORIZONS if census_metric_name(h, "crps") in scores.index]
+    shown = {name: head for name, head in columns.items() if any(_has(scores, h, name) for h in horizons)}
+    rows = [
+        [
+            f"{horizon} h",
+            str(scores.at[census_metric_name(horizon, "crps"), "n"]),
+            *(_cell(scores, horizon, name) for name in shown),
+        ]
+        for horizon in horizons
+    ]
+    return Table(caption, ["horizon", "forecasts", *shown.values()], rows)
 
-    def cell(horizon: int, name: str, metric: str) -> str:
-        stored = census_metric_name(horizon, name)
-        if stored not in scores.index:
-            return "-"
-        row = scores.loc[stored]
-        baseline = f" [{CENSUS_METRICS[metric].show(row['baseline'])}]" if np.isfinite(row["baseline"]) else ""
-        return CENSUS_METRICS[metric].show(Estimate.from_json(row)) + baseline
 
-    rows = []
-    for horizon in map(int, np.sort(horizons)):
-        own = scores.index == census_metric_name(horizon, "crps")
-        if own.any():
-            simple = [cell(horizon, f"crps_{name}", "crps") for name in _SIMPLE]
-            rest = [cell(horizon, name, name) for name in shown]
-            n = str(int(scores.loc[own, "n"].iloc[0]))
-            rows.append([f"{horizon} h", n, cell(horizon, "crps", "crps"), *simple, *rest])
-    return Table(f"{caption}; in brackets the best simple answer", ["horizon", "forecasts", *columns], rows)
+def _has(scores: pd.DataFrame, horizon: int, name: str) -> bool:
+    return census_metric_name(horizon, name) in scores.index
+
+
+def _cell(scores: pd.DataFrame, horizon: int, name: str) -> str:
+    if not _has(scores, horizon, name):
+        return "-"
+    row, metric = scores.loc[census_metric_name(horizon, name)], CENSUS_METRICS.get(name, CENSUS_METRICS["crps"])
+    # The CRPS of the simple answers has columns of its own.
+    beside = np.isfinite(row["baseline"]) and metric.name != "crps"
+    return metric.show(Estimate.from_json(row)) + (f" [{metric.show(row['baseline'])}]" if beside else "")
 
 
 def _plots(judged: pd.DataFrame) -> Iterator[Plot]:

@@ -627,7 +627,7 @@ def test_evaluate_pairs_outcomes_once_stays_have_ended_and_fills_the_scorecard(t
     page = Path(counts["page"]).read_text()
     patients = read(trained, "select stay_id from icu.stay_version union select patient_id from icu.stay_version")
     assert not [name for name in patients["stay_id"] if name in page]
-    assert page.count("<svg") >= 7 and "CRPS in patients" in page
+    assert page.count("<svg") >= 7 and "mean of 7 days" in page
     assert not re.search(r"(src|href)=.https?:", page), "it opens without a network"
 
 

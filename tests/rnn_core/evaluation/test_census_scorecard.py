@@ -157,7 +157,10 @@ def test_without_enough_history_there_is_a_score_and_no_simple_answer(monkeypatc
 
 def test_the_page_has_a_table_by_horizon_the_pit_and_the_reliability_of_full(judged, scores):
     section = census_section(judged[judged["model_id"] == "m"], [row for row in scores if row["model_id"] == "m"])
-    assert [len(table.rows) for table in section.tables] == [2, 2]
+    assert [len(table.rows) for table in section.tables] == [2, 2, 2, 2]
+    errors, calibration = section.tables[:2]
+    assert errors.columns[2:6] == ["CRPS", "as now", "mean of 7 days", "a week ago"] and "-" not in errors.rows[0]
+    assert "Brier score of full" in calibration.columns and "Brier score of full" not in section.tables[3].columns
     assert len(section.plots) == 3 and not any("no data" in plot.svg for plot in section.plots)
     nothing = judge_published_census(PublishedCensus(published().forecasts.head(0), STAYS, START))
     assert score_census(nothing) == [] and not census_section(nothing, []).tables
