@@ -23,7 +23,6 @@ _TABLES = {
     "calibration; in brackets the Brier score of the share of full hours before": {
         "bias": "expected less actual",
         "coverage_80": "80 % covers",
-        "pit_coverage_50": "50 % (PIT)",
         "pit_coverage_80": "80 % (PIT)",
         "pit_coverage_90": "90 % (PIT)",
         "brier_full": "Brier score of full",

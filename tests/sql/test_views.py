@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import builders_sql as b
+import numpy as np
 import pandas as pd
 import pytest
 from builders_sql import NOW, hours
@@ -11,6 +12,7 @@ from sqlalchemy import insert, text, update
 
 from sql.intake.quality import load_suite
 from sql.published import canonical, results, runs
+from sql.published.census_outcomes import read_published_census
 from sql.store.schema import batch, observation, planned, quarantine, retention, stay_version, trial
 from sql.store.schema import unit as unit_table
 
@@ -919,6 +921,9 @@ def test_a_forecast_of_a_unit_is_paired_with_the_census_that_came_once_the_water
     row = b.rows(engine, "select * from forecast.unit_forecast_outcome where unit = 'MICU' order by horizon_hours")[0]
     wanted = {"role": "champion", "kind": "forecast", "run_id": run_id, "month": "2031-05", "at": NOW + hours(4)}
     assert {name: row[name] for name in wanted} == wanted
+    seen = read_published_census(engine, b.SOURCE, NOW + hours(17)).forecasts
+    assert sorted(zip(seen["unit"], seen["horizon_hours"], strict=True)) == [row[:2] for row in b.tuples(engine, query)]
+    assert read_published_census(engine, b.SOURCE, NOW + hours(3)).forecasts.empty, "nothing had come by then"
     again = b.add_forecasts(engine, {}, model_id=champion, census=b.census({"MICU": None}, (4,)))
     (row,) = b.rows(engine, "select * from forecast.unit_forecast_outcome")
     assert (row["run_id"], row["status"], row["census"], row["was_full"]) == (again, "abstained", 3, None)
@@ -926,6 +931,12 @@ def test_a_forecast_of_a_unit_is_paired_with_the_census_that_came_once_the_water
     with engine.begin() as connection:
         connection.execute(insert(retention).values(source=b.SOURCE, purged_until=NOW + hours(1)))
     assert b.tuples(engine, query) == []
+    later = {"as_of": NOW + hours(2), "role": "trial", "model_id": champion}
+    b.add_forecasts(engine, {}, census=b.census({"MICU": 3}, (4, 24), staffed_beds=3), **later)
+    seen = read_published_census(engine, b.SOURCE, NOW + hours(17))
+    assert seen.since == np.datetime64((NOW + hours(1)).replace(tzinfo=None))
+    (row,) = seen.forecasts.to_dict("records")
+    assert (row["horizon_hours"], row["usable_beds"], list(row["census_probabilities"])) == (4, 3, [0, 0, 0, 1])
 
 
 # -------------------------------------------------------------------------------- forecast.changes
