@@ -9,9 +9,12 @@ import pandas as pd
 from rnn_core.census.arrivals import Arrivals, find_gaps, fit_arrivals, hour_of_day, make_history
 from rnn_core.census.counts import (
     CountDistribution,
+    gamma_factors,
+    mixture,
     negative_binomial,
     nobody,
     poisson_binomial,
+    poisson_counts,
     total_of,
 )
 from rnn_core.census.fresh_stay import NOT_ENDED, NOT_KNOWN, FreshStays, fit_fresh_stays
@@ -37,6 +40,8 @@ CLOSED_DAYS = 60
 _STALE_HOURS = 24.0
 # A probability array ends where less than this is left.
 _KEPT_TAIL = 1e-9
+# Parts into which the gamma factor of the begins of a full unit is divided.
+_FACTORS = 4
 # Stays without a unit are in the hospital, in no unit that is published.
 _NO_UNIT = ""
 
@@ -56,7 +61,8 @@ def forecast_census(
     probability of the plan. All others are negative binomial (`arrivals`), without the part of them that is planned by now
     (`plans`), thinned by the stays that begin. All parts are independent and convolved exactly, tails below 1e-9 cut. If
     hardly anyone comes to a unit while it is full, its census is that distribution given that it is at most its usable beds,
-    exact for the Erlang loss system in its steady state; expected_arrivals are those who ask for a bed.
+    for each value of the factor that all begins share: exact for the Erlang loss system in its steady state.
+    expected_arrivals are those who ask for a bed.
 
     expected_discharges: of those in now, who leave alive until h; expected_deaths: who die. If the model says nothing of
     deaths they are null, and discharges count every end. prob_full: P(census >= usable beds), the staffed ones where known,
@@ -290,15 +296,35 @@ def _forecast(source: _Source, present: _Present, fresh: FreshStays, timezone: s
         still_in[:, column] = (rates[:, :h] * fresh.newcomers(clock, h)).sum(axis=1)
     size = np.stack([arrivals.size(mean) for mean in come.T], axis=1)
     there = present.with_planned(plans, fresh, clock).staying(n_units)
-    census = there.convolve(negative_binomial(still_in.ravel(), size.ravel()))
-    limit = np.where(arrivals.blocked & ~source.closed, source.usable_now, np.nan)
-    limit = np.where(np.isnan(limit), np.iinfo(np.int32).max, np.fmax(limit, source.n_present))
-    census = census.given_at_most(np.repeat(limit, len(CENSUS_HORIZONS)))
+    beds = np.where(arrivals.blocked & ~source.closed, np.maximum(source.usable_now, source.n_present), np.nan)
+    census = _with_newcomers(there, still_in.ravel(), size.ravel(), np.repeat(beds, len(CENSUS_HORIZONS)))
     coming = plans.coming()
     planned = plans.probability[coming, None] * (plans.due[coming, None] <= np.array(CENSUS_HORIZONS))
     np.add.at(come, plans.unit[coming], planned)
     leave_alive = np.maximum(1 - present.stays - present.dies, 0.0)
     return _Parts(census, come, present.total(leave_alive, n_units), present.total(present.dies, n_units))
+
+
+def _with_newcomers(
+    there: CountDistribution, mean: np.ndarray, size: np.ndarray, beds: np.ndarray
+) -> CountDistribution:
+    """With the others who come, negative binomial; beds: where they stop patients, else NaN; all [rows].
+
+    A full unit turns patients away, but that it is full does not make a quiet time likelier: the distribution is cut at the
+    beds for each value of the gamma factor that the begins share.
+    """
+    stops = ~np.isnan(beds)
+    if not stops.any():
+        return there.convolve(negative_binomial(mean, size))
+    full, factors = there.take(stops), gamma_factors(size[stops], _FACTORS)
+    cut = mixture(
+        [full.convolve(poisson_counts(mean[stops] * factor)).given_at_most(beds[stops]) for factor in factors]
+    )
+    free = there.take(~stops).convolve(negative_binomial(mean[~stops], size[~stops])) if not stops.all() else nobody(0)
+    total = np.zeros((len(beds), max(part.probabilities.shape[1] for part in (cut, free))))
+    for rows, part in ((stops, cut), (~stops, free)):
+        total[rows, : part.probabilities.shape[1]] = part.probabilities
+    return CountDistribution(total)
 
 
 def _hospital(parts: _Parts, source: _Source) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import gammaln
+from scipy.special import gammainc, gammaincinv, gammaln
 from scipy.stats import nbinom, poisson
 
 from rnn_core.contracts.errors import ContractError
@@ -126,6 +126,22 @@ class CountDistribution:
         kept = np.where(np.arange(self.probabilities.shape[1]) <= np.asarray(n)[:, None], self.probabilities, 0.0)
         total = kept.sum(axis=1, keepdims=True)
         return self._trusted(_cut(np.where(total > 1e-6, kept / np.maximum(total, 1e-6), self.probabilities)))
+
+
+def mixture(parts: list[CountDistribution]) -> CountDistribution:
+    """Each of the parts with the same probability, row by row."""
+    total = np.zeros((len(parts[0]), max(part.probabilities.shape[1] for part in parts)))
+    for part in parts:
+        total[:, : part.probabilities.shape[1]] += part.probabilities / len(parts)
+    return CountDistribution._trusted(_cut(total))
+
+
+def gamma_factors(size: np.ndarray, n: int) -> np.ndarray:
+    """Means of the `n` equally likely parts of a gamma distribution of mean 1 and variance 1 / size, float64 [n, rows]."""
+    size = np.minimum(size, 1e6)
+    edges = gammaincinv(size, np.arange(1, n)[:, None] / n)
+    below = np.concatenate([np.zeros((1, len(size))), gammainc(size + 1, edges), np.ones((1, len(size)))])
+    return n * np.diff(below, axis=0)
 
 
 def nobody(rows: int) -> CountDistribution:

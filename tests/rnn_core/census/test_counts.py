@@ -10,6 +10,8 @@ from scipy.stats import nbinom, poisson
 
 from rnn_core.census.counts import (
     CountDistribution,
+    gamma_factors,
+    mixture,
     negative_binomial,
     nobody,
     poisson_binomial,
@@ -129,3 +131,14 @@ def test_nobody_and_a_mean_of_zero_are_certain():
 def test_what_is_no_distribution_of_a_count_is_refused(make):
     with pytest.raises(ContractError):
         make()
+
+
+def test_parts_of_a_gamma_factor_have_its_mean_and_mixed_poissons_are_nearly_negative_binomial():
+    size = np.array([1.0, 8.0, np.inf])
+    factors = gamma_factors(size, 200)
+    np.testing.assert_allclose(factors.mean(axis=0), 1.0, atol=1e-9)
+    np.testing.assert_allclose(factors.var(axis=0), [1.0, 1 / 8, 0.0], atol=0.03)
+    mixed = mixture([poisson_counts(5.0 * factor) for factor in factors])
+    exact = negative_binomial(np.full(3, 5.0), size)
+    np.testing.assert_allclose(mixed.mean(), 5.0, atol=1e-6)
+    np.testing.assert_allclose(mixed.cdf(9), exact.cdf(9), atol=0.003)
