@@ -27,6 +27,7 @@ from flows.pages.checks import write_page  # noqa: E402
 from flows.runtime import notify  # noqa: E402
 from flows.runtime.databases import open_store  # noqa: E402
 from rnn_core.contracts.errors import ForecastError  # noqa: E402
+from rnn_core.evaluation import holdout, scorecard  # noqa: E402
 from rnn_core.forecasters import drivers  # noqa: E402
 
 QUOTING = """
@@ -98,6 +99,7 @@ def main(as_of: str) -> None:
     at = datetime.fromisoformat(as_of)
     # Most of the time of a small run goes into its drivers.
     drivers.explain_stays = partial(drivers.explain_stays, limit=1)
+    holdout._RESAMPLES = scorecard._RESAMPLES = 60
     result = run_each_flow(at) | read_server() | {"unknown block": alert_an_unknown_block()}
     print("RESULT" + json.dumps(result, default=str))
     evaluate("clif", at + timedelta(hours=1))
