@@ -209,9 +209,9 @@ def migrated_template(make_template):
 
 def _resample_less(monkeypatch) -> None:
     """Intervals a little rougher than in use."""
-    from rnn_core.evaluation import holdout, scorecard, transfer, trial
+    from rnn_core.evaluation import census_scorecard, holdout, scorecard, transfer, trial
 
-    for module in (holdout, scorecard, transfer, trial):
+    for module in (census_scorecard, holdout, scorecard, transfer, trial):
         monkeypatch.setattr(module, "_RESAMPLES", 60)
 
 

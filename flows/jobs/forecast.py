@@ -182,13 +182,15 @@ def forecast_census(
     known: Known,
     forecasts: "StayForecasts",
 ) -> pd.DataFrame:
-    """How many patients each unit will hold, from the forecasts of those in and from what came before."""
+    """How many patients each unit will hold, also tomorrow morning, from the forecasts of those in and what came before."""
     from rnn_core.census.census import forecast_census as of_units
+    from rnn_core.contracts.census import horizons_at
 
     newest = clock.newest(known.observations.available_at)
     units = canonical.read_units(store, source, as_of, newest=newest, ingested_by=ingested_by)
     timezone = load_settings().source(source).data_timezone
-    return of_units(units, forecasts.scored, timezone=timezone, sampling=forecaster.sampling)
+    horizons = horizons_at(known.as_of, timezone)
+    return of_units(units, forecasts.scored, timezone=timezone, sampling=forecaster.sampling, horizons=horizons)
 
 
 @step("check the forecasts")

@@ -82,7 +82,7 @@ def _overview(board: Board) -> Section:
     columns += ["likely to leave", "high risk", "admitted", "left", "died"]
     rows = [_overview_row(board, unit) for unit in [HOSPITAL, *board.units]]
     words = (
-        "Patients: at the time of the forecast. Tomorrow: the forecast time nearest to 08:00. Full: every usable bed is taken. "
+        "Patients: at the time of the forecast. Tomorrow: at 08:00. Full: every usable bed is taken. "
         f"Likely to leave: alive within 24 hours, with a probability of {100 * LIKELY:.0f} % or more; high risk: of death, bands "
         f"{' and '.join(RISK_BANDS[2:])}; both of those who are still there. Admitted, left, died: in the 24 hours before the "
         "forecast, and since."

@@ -47,7 +47,12 @@ _NO_UNIT = ""
 
 
 def forecast_census(
-    known: KnownUnits, scored: ScoredStays, *, timezone: str = "UTC", sampling: Sampling | None = None
+    known: KnownUnits,
+    scored: ScoredStays,
+    *,
+    timezone: str = "UTC",
+    sampling: Sampling | None = None,
+    horizons: Sequence[int] = CENSUS_HORIZONS,
 ) -> pd.DataFrame:
     """How many patients each unit, and the hospital, will hold: a row per unit and horizon with `CENSUS_COLUMNS`.
 
@@ -74,16 +79,17 @@ def forecast_census(
     The hospital (`*`) is the convolution of its units and of stays without a unit. It abstains if a unit does that has anyone
     in or had a begin within 28 days; its beds are known if those of all units are.
 
-    timezone: of the clock that arrivals and leaving follow. sampling: how stays entered the source (delayed entry). Raises
-    ContractError for a unit named `*` or the empty text.
+    timezone: of the clock that arrivals and leaving follow. sampling: how stays entered the source (delayed entry).
+    horizons: hours ahead, rising, at most the longest of `CENSUS_HORIZONS`. Raises ContractError for a unit named `*` or the
+    empty text.
     """
     if not len(known.stays) and not len(known.beds):
         return pd.DataFrame(columns=list(CENSUS_COLUMNS))
-    source = _Source.of(known, sampling or Sampling())
+    source = _Source.of(known, sampling or Sampling(), np.array(horizons))
     fresh = source.fit_fresh(timezone)
     parts = _forecast(source, source.present(scored, fresh, timezone), fresh, timezone)
     units = np.arange(len(source.names) - 1)
-    of_units = _frame(source.names[:-1], parts.of(units), source.held(units), source.reasons[:-1])
+    of_units = _frame(source.names[:-1], parts.of(units), source.held(units), source.reasons[:-1], source.horizons)
     frame = pd.concat([of_units, _hospital(parts, source)], ignore_index=True)
     if not scored.forecasts_death:
         frame["expected_deaths"] = np.nan
@@ -97,10 +103,12 @@ class _Source:
     unit int64, begins and ends datetime64[us], is_open bool: [stays]. n_present int64, first and last begin datetime64[us] (NaT
     without any), n_begins int64, closed bool, reasons object (None where there is a forecast): [units].
     beds: float64 [units, 2], all and those with staff. usable: per unit times and numbers, see `make_history`.
+    horizons: int64 [horizons].
     """
 
     known: KnownUnits
     sampling: Sampling
+    horizons: np.ndarray
     names: list[str]
     unit: np.ndarray
     begins: np.ndarray
@@ -115,7 +123,7 @@ class _Source:
     plans: Plans
 
     @classmethod
-    def of(cls, known: KnownUnits, sampling: Sampling) -> "_Source":
+    def of(cls, known: KnownUnits, sampling: Sampling, horizons: np.ndarray) -> "_Source":
         stays = known.stays
         names = sorted({*known.beds["unit"].unique(), *stays["unit"].dropna().unique()})
         if {HOSPITAL, _NO_UNIT} & {*names}:
@@ -147,6 +155,7 @@ class _Source:
         return cls(
             known,
             sampling,
+            horizons,
             names,
             unit,
             begins,
@@ -177,20 +186,20 @@ class _Source:
     def present(self, scored: ScoredStays, fresh: FreshStays, timezone: str) -> "_Present":
         """Of open stays, their probabilities of staying and dying."""
         rows = np.flatnonzero(self.is_open)
-        unit, hours = self.unit[rows], np.array(CENSUS_HORIZONS)
+        unit, hours = self.unit[rows], self.horizons
         position = {stay_id: row for row, stay_id in enumerate(scored.stay_ids)}
         own = self.known.stays["stay_id"].iloc[rows].map(position)
         has_own = own.notna().to_numpy()
         stays, dies = np.zeros((2, len(rows), len(hours)))
         forecast = scored.forecast.take(own[has_own].to_numpy(np.int64))
-        for column, h in enumerate(CENSUS_HORIZONS):
+        for column, h in enumerate(hours):
             stays[has_own, column] = forecast.survival(h)
             dies[has_own, column] = forecast.cumulative_incidence(h, DIED)
         elapsed, clock = (self.known.as_of - self.begins[rows]) / HOUR, _clock(self.known.as_of, timezone)
         curves = fresh.ahead(unit[~has_own], elapsed[~has_own], clock)
         stays[~has_own], dies[~has_own] = (curve[:, hours] for curve in curves)
-        stays, dies = self.plans.leaving(stays, dies, rows)
-        return _Present(unit, stays, dies if scored.forecasts_death else np.zeros_like(dies))
+        stays, dies = self.plans.leaving(stays, dies, rows, hours)
+        return _Present(unit, hours, stays, dies if scored.forecasts_death else np.zeros_like(dies))
 
     def fit_arrivals(self, timezone: str) -> Arrivals:
         as_of = self.known.as_of
@@ -237,6 +246,7 @@ class _Present:
     having died by then, float64 [stays, horizons]."""
 
     unit: np.ndarray
+    horizons: np.ndarray
     stays: np.ndarray
     dies: np.ndarray
 
@@ -246,22 +256,26 @@ class _Present:
         if not len(rows):
             return self
         unit, due, p = plans.unit[rows], plans.due[rows], plans.probability[rows]
-        stays = np.stack([p * fresh.planned(unit, due, clock, h) for h in CENSUS_HORIZONS], axis=1)
-        both = (np.concatenate(pair) for pair in ((self.unit, unit), (self.stays, stays), (self.dies, 0 * stays)))
-        return _Present(*both)
+        stays = np.stack([p * fresh.planned(unit, due, clock, h) for h in self.horizons], axis=1)
+        return _Present(
+            np.concatenate([self.unit, unit]),
+            self.horizons,
+            np.concatenate([self.stays, stays]),
+            np.concatenate([self.dies, 0 * stays]),
+        )
 
     def staying(self, n_units: int) -> CountDistribution:
         """How many of each unit are in still, a row per unit and horizon."""
         order = np.argsort(self.unit, kind="stable")
         unit = self.unit[order]
         place = np.arange(len(unit)) - np.searchsorted(unit, unit)
-        p = np.zeros((n_units, len(CENSUS_HORIZONS), int(place.max(initial=-1)) + 1))
+        p = np.zeros((n_units, len(self.horizons), int(place.max(initial=-1)) + 1))
         p[unit, :, place] = self.stays[order]
-        return poisson_binomial(p.reshape(n_units * len(CENSUS_HORIZONS), -1))
+        return poisson_binomial(p.reshape(n_units * len(self.horizons), -1))
 
     def total(self, per_stay: np.ndarray, n_units: int) -> np.ndarray:
         """Sums over the stays of each unit, [units, horizons]."""
-        sums = np.zeros((n_units, len(CENSUS_HORIZONS)))
+        sums = np.zeros((n_units, len(self.horizons)))
         np.add.at(sums, self.unit, per_stay)
         return sums
 
@@ -277,29 +291,29 @@ class _Parts:
 
     def of(self, units: np.ndarray) -> "_Parts":
         """Only these units, by their row numbers."""
-        n = len(CENSUS_HORIZONS)
+        n = self.arrivals.shape[1]
         rows = (units[:, None] * n + np.arange(n)).ravel()
         return _Parts(self.census.take(rows), self.arrivals[units], self.discharges[units], self.deaths[units])
 
 
 def _forecast(source: _Source, present: _Present, fresh: FreshStays, timezone: str) -> _Parts:
-    n_units, last = len(source.names), max(CENSUS_HORIZONS)
+    n_units, horizons = len(source.names), source.horizons
     arrivals = source.fit_arrivals(timezone)
     plans = source.plans
-    rates = arrivals.rates(source.known.as_of, last, timezone) * ~source.closed[:, None]
+    rates = arrivals.rates(source.known.as_of, max(CENSUS_HORIZONS), timezone) * ~source.closed[:, None]
     # In place, so that a share of 0 leaves every bit of the sums as it was.
     rates *= 1 - plans.share(source.unit, source.begins, n_units, timezone)
     clock = _clock(source.known.as_of, timezone)
-    come, still_in = np.zeros((2, n_units, len(CENSUS_HORIZONS)))
-    for column, h in enumerate(CENSUS_HORIZONS):
+    come, still_in = np.zeros((2, n_units, len(horizons)))
+    for column, h in enumerate(horizons):
         come[:, column] = rates[:, :h].sum(axis=1)
         still_in[:, column] = (rates[:, :h] * fresh.newcomers(clock, h)).sum(axis=1)
     size = np.stack([arrivals.size(mean) for mean in come.T], axis=1)
     there = present.with_planned(plans, fresh, clock).staying(n_units)
     beds = np.where(arrivals.blocked & ~source.closed, np.maximum(source.usable_now, source.n_present), np.nan)
-    census = _with_newcomers(there, still_in.ravel(), size.ravel(), np.repeat(beds, len(CENSUS_HORIZONS)))
+    census = _with_newcomers(there, still_in.ravel(), size.ravel(), np.repeat(beds, len(horizons)))
     coming = plans.coming()
-    planned = plans.probability[coming, None] * (plans.due[coming, None] <= np.array(CENSUS_HORIZONS))
+    planned = plans.probability[coming, None] * (plans.due[coming, None] <= horizons)
     np.add.at(come, plans.unit[coming], planned)
     leave_alive = np.maximum(1 - present.stays - present.dies, 0.0)
     return _Parts(census, come, present.total(leave_alive, n_units), present.total(present.dies, n_units))
@@ -336,12 +350,13 @@ def _hospital(parts: _Parts, source: _Source) -> pd.DataFrame:
     chosen = np.nonzero(has)[0]
     each = [parts.of(row).census for row in chosen[:, None]]
     sums = (values[chosen].sum(axis=0, keepdims=True) for values in (parts.arrivals, parts.discharges, parts.deaths))
-    whole = _Parts(total_of(each) if each else nobody(len(CENSUS_HORIZONS)), *sums)
+    whole = _Parts(total_of(each) if each else nobody(len(source.horizons)), *sums)
     beds, usable = source.beds[:-1], source.usable_now[:-1]
     # With staff known of some units, what can be used is what has staff there and all beds elsewhere.
     staffed = np.nan if np.isnan(beds[:, 1]).all() else usable.sum()
     held = _Held(source.n_present.sum(keepdims=True), np.array([[beds[:, 0].sum(), staffed]]))
-    return _frame([HOSPITAL], whole, held, np.array([missing[0] if len(missing) else None], dtype=object))
+    reason = np.array([missing[0] if len(missing) else None], dtype=object)
+    return _frame([HOSPITAL], whole, held, reason, source.horizons)
 
 
 @dataclass(frozen=True)
@@ -353,9 +368,9 @@ class _Held:
     beds: np.ndarray
 
 
-def _frame(names: Sequence[str], parts: _Parts, held: _Held, reasons: np.ndarray) -> pd.DataFrame:
+def _frame(names: Sequence[str], parts: _Parts, held: _Held, reasons: np.ndarray, horizons: np.ndarray) -> pd.DataFrame:
     """The rows of units; where one abstains, its patients and beds alone."""
-    n, census = len(CENSUS_HORIZONS), parts.census
+    n, census = len(horizons), parts.census
     reasons = np.repeat(reasons, n)
     has = np.array([reason is None for reason in reasons])
     beds, staffed = np.repeat(held.beds, n, axis=0).T
@@ -365,7 +380,7 @@ def _frame(names: Sequence[str], parts: _Parts, held: _Held, reasons: np.ndarray
     frame = pd.DataFrame(
         {
             "unit": np.repeat(np.array(names, dtype=object), n),
-            "horizon_hours": np.tile(CENSUS_HORIZONS, len(names)),
+            "horizon_hours": np.tile(horizons, len(names)),
             "status": np.where(has, "scored", "abstained"),
             "status_reason": pd.Series(reasons, dtype=object),
             "n_present": np.repeat(held.n_present, n),

@@ -98,7 +98,9 @@ class Plans:
         first = self.since[self.comes]
         return len(first) > 0 and self.as_of - first.min() >= np.timedelta64(MIN_PLAN_DAYS, "D")
 
-    def leaving(self, stays: np.ndarray, dies: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def leaving(
+        self, stays: np.ndarray, dies: np.ndarray, rows: np.ndarray, horizons: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The probabilities of staying and of having died, [stays, horizons], of the stays `rows`, with their plans.
 
         With its probability a plan ends the stay at its time and not before; otherwise the stay goes on as without it. Of
@@ -109,7 +111,7 @@ class Plans:
         ends = np.flatnonzero((self.stay >= 0) & (place >= 0) & ~np.isnan(due))
         for version in ends[np.argsort(-due[ends], kind="stable")]:
             at, p = place[version], self.probability[version]
-            stays[at] = p * (np.array(CENSUS_HORIZONS) < due[version]) + (1 - p) * stays[at]
+            stays[at] = p * (horizons < due[version]) + (1 - p) * stays[at]
             dies[at] *= 1 - p
         return stays, dies
 

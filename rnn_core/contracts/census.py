@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from rnn_core.contracts.thresholds import MORNING_HOUR
+
 # Hours ahead for which the number of patients in a unit is forecast.
 CENSUS_HORIZONS: tuple[int, ...] = (4, 8, 12, 24, 36, 48, 72, 96, 120, 168)
 CENSUS_QUANTILES: tuple[int, ...] = (5, 10, 25, 50, 75, 90, 95)
@@ -46,6 +48,19 @@ PLAN_COLUMNS: tuple[str, ...] = (
     "status",
     "stay_id",
 )
+
+
+def horizons_at(as_of: np.datetime64, timezone: str) -> tuple[int, ...]:
+    """`CENSUS_HORIZONS` and the hours to tomorrow morning on the hospital's clock, rising; to the hour before, where the clock
+    is off by half an hour.
+
+    >>> horizons_at(np.datetime64("2026-05-10T14", "us"), "UTC")
+    (4, 8, 12, 18, 24, 36, 48, 72, 96, 120, 168)
+    """
+    slot = pd.Timestamp(as_of).tz_localize("UTC")
+    tomorrow = slot.tz_convert(timezone).normalize().tz_localize(None) + pd.Timedelta(days=1, hours=MORNING_HOUR)
+    ahead = tomorrow.tz_localize(timezone, nonexistent="shift_forward", ambiguous=True) - slot
+    return tuple(sorted({*CENSUS_HORIZONS, int(ahead // pd.Timedelta(hours=1))}))
 
 
 def no_plans() -> pd.DataFrame:

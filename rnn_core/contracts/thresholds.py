@@ -31,6 +31,8 @@ EARLY_VALUE_DAYS = 30
 
 # A risk that moved by more than this within a day is shown as a change.
 RISK_CHANGE = 0.10
+# Hour of the hospital's clock at which tomorrow's beds are asked for.
+MORNING_HOUR = 8
 # From this probability on, what may happen to a patient is called likely.
 LIKELY = 0.5
 

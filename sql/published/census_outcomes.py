@@ -7,7 +7,7 @@ import pandas as pd
 from psycopg.sql import Literal
 from sqlalchemy import Engine, text
 
-from rnn_core.contracts.census import CENSUS_HISTORY_DAYS, PublishedCensus
+from rnn_core.contracts.census import CENSUS_HISTORY_DAYS, CENSUS_HORIZONS, PublishedCensus
 from sql.intake.retention import purged_until
 from sql.published.canonical import read_units
 from sql.store.engine import connect_arrow
@@ -26,14 +26,15 @@ from forecast.unit_forecast f
 join forecast.run r on r.run_id = f.run_id and r.status = 'published'
 join forecast.model m on m.model_id = f.model_id
 where f.source = {source} and f.status = 'scored' and f.prediction_time > m.data_cutoff and f.prediction_time >= {since}
+    and f.horizon_hours = any({horizons})
     and f.prediction_time + make_interval(hours => f.horizon_hours) <= {until}
 order by f.model_id, f.unit, f.horizon_hours, f.prediction_time
 """
 
 
 def read_published_census(engine: Engine, source: str, as_of: datetime) -> PublishedCensus:
-    """The scored forecasts of units of the last `JUDGED_DAYS` whose time the source's watermark had passed at `as_of`, whatever
-    the role of their run, and the stays of `source` known then.
+    """The scored forecasts of units at `CENSUS_HORIZONS`, of the last `JUDGED_DAYS`, whose time the source's watermark had
+    passed at `as_of`, whatever the role of their run, and the stays of `source` known then.
 
     Left out: predictions not after their model's data cut-off, and those before the retention, of which not everybody who
     was in is known any more. What came is counted as in `forecast.unit_forecast_outcome`, but by what was known at `as_of`.
@@ -44,7 +45,7 @@ def read_published_census(engine: Engine, source: str, as_of: datetime) -> Publi
     complete = as_of - timedelta(days=CENSUS_HISTORY_DAYS)
     complete = complete if purged is None else max(complete, purged)
     since = max(as_of - timedelta(days=JUDGED_DAYS), complete)
-    literals = {"source": source, "since": since, "until": until}
+    literals = {"source": source, "since": since, "until": until, "horizons": list(CENSUS_HORIZONS)}
     query = _FORECASTS.format(**{name: Literal(value).as_string() for name, value in literals.items()})
     # Half a million arrays would take a minute as lists of Python numbers.
     with connect_arrow(engine) as connection, connection.cursor() as cursor:

@@ -17,6 +17,7 @@ VALUES: dict[str, str] = {
     "charting_delay_hours": f"{thresholds.CHARTING_DELAY_HOURS:g}",
     "early_value_days": f"{thresholds.EARLY_VALUE_DAYS:g}",
     "early_admission_hours": f"{thresholds.EARLY_ADMISSION_HOURS:g}",
+    "morning_hour": f"{thresholds.MORNING_HOUR:g}",
     "risk_change": f"{thresholds.RISK_CHANGE:g}",
     "ranked_risk_bands": ", ".join(f"('{band}', {rank})" for rank, band in enumerate(thresholds.RISK_BANDS, start=1)),
     "high_risk_bands": ", ".join(f"'{band}'" for band in thresholds.RISK_BANDS[_HIGH:]),

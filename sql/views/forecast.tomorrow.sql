@@ -1,14 +1,15 @@
 -- Tomorrow at 08:00: patients and free beds of each unit.
 -- Grain: one row per (source, unit) of forecast.unit_outlook; unit `*` is the hospital.
--- Purpose: one look in the evening. wanted_at is 08:00 of the day after the prediction time on the hospital's clock, at the
---   nearest time that is forecast, up to six hours from it; the numbers are those of `at`. The ranges hold with probability 0.8.
+-- Purpose: one look in the evening. wanted_at is 08:00 of the day after the prediction time on the hospital's clock, for which
+--   each run has a forecast of its own; the numbers are those of `at`, the nearest time that is forecast (they differ if the
+--   hospital's clock is off by half an hour). The ranges hold with probability 0.8.
 -- Units: times UTC, local_time in the hospital's zone; counts of patients and beds; probabilities 0 to 1. usable_beds are the
 --   staffed ones where they are known; everything about beds is null if none are known, below zero: more patients than beds.
 with wanted as (
     select
         o.*,
         coalesce(o.staffed_beds, o.beds) as usable_beds,
-        (date_trunc('day', o.prediction_time at time zone o.timezone) + interval '1 day 8 hours') at time zone o.timezone as wanted_at
+        (date_trunc('day', o.prediction_time at time zone o.timezone) + interval '1 day {morning_hour} hours') at time zone o.timezone as wanted_at
     from forecast.unit_outlook o
 )
 select distinct on (source, unit)

@@ -9,7 +9,7 @@ import pytest
 from builders_census import World, at
 
 from rnn_core.census.census import forecast_census
-from rnn_core.contracts.census import CENSUS_COLUMNS, CENSUS_HORIZONS, HOSPITAL, KnownUnits
+from rnn_core.contracts.census import CENSUS_COLUMNS, CENSUS_HORIZONS, HOSPITAL, KnownUnits, horizons_at
 from rnn_core.contracts.config import HORIZON_EDGES
 from rnn_core.contracts.errors import ContractError
 from rnn_core.contracts.frames import DIED
@@ -66,6 +66,31 @@ def test_a_unit_and_the_hospital_have_a_row_per_horizon_and_their_numbers_agree(
         assert np.cumsum(p)[row.census_p75] >= 0.75 > np.cumsum(p)[row.census_p75] - p[row.census_p75]
     assert (whole["beds"] == 40).all() and (whole["staffed_beds"] == 38).all()
     np.testing.assert_array_equal(of(frame, "U1")["n_present"], world.census(NOW)[1])
+
+
+@pytest.mark.parametrize(
+    ("slot", "zone", "ahead"),
+    [
+        ("2026-05-10T14", "UTC", 18),
+        ("2026-05-10T22", "Europe/Berlin", 32),
+        ("2026-03-28T12", "Europe/Berlin", 18),
+        ("2026-10-24T12", "Europe/Berlin", 19),
+        ("2026-05-10T14", "Asia/Kolkata", 12),
+        ("2026-05-10T19", "Asia/Kolkata", 31),
+    ],
+)
+def test_tomorrow_at_8_is_one_of_the_horizons_on_the_hospitals_clock(slot, zone, ahead):
+    assert set(horizons_at(np.datetime64(slot, "us"), zone)) == {*CENSUS_HORIZONS, ahead}
+
+
+def test_a_horizon_more_leaves_the_others_as_they_are_and_lies_between_its_neighbours(known):
+    given = scored(known, open_ids(known)[:9])
+    horizons = tuple(sorted({*CENSUS_HORIZONS, 30}))
+    more, frame = forecast_census(known, given, horizons=horizons), forecast_census(known, given)
+    shared = more[more["horizon_hours"].isin(CENSUS_HORIZONS)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(shared, frame)
+    whole = of(more, HOSPITAL).set_index("horizon_hours")
+    assert (whole["expected_discharges"].diff().dropna() > 0).all() and len(whole) == len(CENSUS_HORIZONS) + 1
 
 
 def test_each_patient_leaves_as_the_stay_forecast_says_and_one_without_as_a_stay_so_old(known):
