@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 LEVEL = 0.95
 # Resamples of fewer patients can hardly differ: one death gives an AUROC of 1.000 (1.000 to 1.000), whatever the model.
 MIN_GROUPS = 5
-# Cells of resamples that are kept for the next statistic: 40 MB.
+# Cells of resamples that are drawn at once, and kept for the next statistic if there are no more: 40 MB.
 _KEPT_COUNTS = 5_000_000
 
 Weighted = Callable[[np.ndarray], float]
@@ -113,7 +113,11 @@ class RatioOfSums:
     def resampled(self, codes: np.ndarray, n: int, seed: int) -> np.ndarray:
         """The ratio in each of n resamples of the groups `codes` [rows], float64 [n]."""
         above, below = (np.bincount(codes, weights=part) for part in (self.above, self.below))
-        return np.array([ratio(counts @ above, counts @ below) for counts in _counts(len(above), n, seed)])
+        drawn = [np.empty(0)]
+        for counts in _counts(len(above), n, seed):
+            bottom = counts @ below
+            drawn.append(np.divide(counts @ above, bottom, out=np.full(len(counts), np.nan), where=bottom > 0))
+        return np.concatenate(drawn)
 
 
 def mean_of(values: np.ndarray) -> Weighted:
@@ -216,27 +220,32 @@ def _prepared(statistic: Statistic | Callable[..., float], columns: Sequence[np.
 
 
 def _counts(n_groups: int, n: int, seed: int) -> Iterable[np.ndarray]:
-    """How often each group is in each of n resamples of as many groups, drawn with replacement, float64 [groups] each."""
+    """How often each group is in each of n resamples of as many groups, drawn with replacement: float64 [resamples, groups],
+    in as many parts as fit into memory."""
     return _kept_counts(n_groups, n, seed) if n * n_groups <= _KEPT_COUNTS else _draw_counts(n_groups, n, seed)
 
 
 # Many statistics are taken of the same groups, one after the other.
 @lru_cache(maxsize=4)
-def _kept_counts(n_groups: int, n: int, seed: int) -> list[np.ndarray]:
-    return list(_draw_counts(n_groups, n, seed))
+def _kept_counts(n_groups: int, n: int, seed: int) -> tuple[np.ndarray, ...]:
+    return tuple(_draw_counts(n_groups, n, seed))
 
 
 def _draw_counts(n_groups: int, n: int, seed: int) -> Iterator[np.ndarray]:
-    random = np.random.default_rng(seed)
-    for _ in range(n):
-        yield np.bincount(random.integers(0, n_groups, n_groups), minlength=n_groups).astype(np.float64)
+    random, most = np.random.default_rng(seed), max(_KEPT_COUNTS // n_groups, 1)
+    for first in range(0, n, most):
+        counts = np.empty((min(most, n - first), n_groups))
+        for row in counts:
+            row[:] = np.bincount(random.integers(0, n_groups, n_groups), minlength=n_groups)
+        yield counts
 
 
 def _resampled(prepared: Weighted, codes: np.ndarray, n: int, seed: int) -> np.ndarray:
     """A statistic in each of n resamples, float64 [n]."""
     if isinstance(prepared, RatioOfSums):
         return prepared.resampled(codes, n, seed)
-    return np.array([prepared(counts[codes]) for counts in _counts(int(codes.max()) + 1, n, seed)])
+    parts = _counts(int(codes.max()) + 1, n, seed)
+    return np.array([prepared(counts[codes]) for part in parts for counts in part])
 
 
 def _estimate(of: Callable[[Callable[[Weighted], Any]], Any], codes: np.ndarray, n: int, seed: int) -> Estimate:
