@@ -10,44 +10,10 @@ import pandas as pd
 
 from rnn_core.census.simple_answers import Answer
 from rnn_core.evaluation.census_figures import BLOCK_DAYS, FIGURES, census_figures
-from rnn_core.statistics.bootstrap import LEVEL, MIN_GROUPS, Estimate
+from rnn_core.statistics.bootstrap import Estimate, RatioOfSums, Statistic, bootstrap_interval, mean
+from rnn_core.statistics.calibration_metrics import skill
 
-
-@dataclass(frozen=True)
-class _Blocks:
-    """Sums of columns within whole weeks, resampled all at once."""
-
-    sums: dict[str, np.ndarray]
-    rows: np.ndarray
-    times: np.ndarray
-
-    @classmethod
-    def of(cls, columns: Mapping[str, np.ndarray], weeks: np.ndarray, n: int) -> "_Blocks":
-        """weeks: int64 [rows]; n: resamples of as many weeks."""
-        _, code = np.unique(weeks, return_inverse=True)
-        sums = {name: np.bincount(code, weights=values) for name, values in columns.items()}
-        rows = np.bincount(code).astype(np.float64)
-        times = np.random.default_rng(0).multinomial(len(rows), np.full(len(rows), 1 / len(rows)), n)
-        return cls(sums, rows, times)
-
-    def mean(self, name: str) -> Estimate:
-        return self._estimate(self.sums[name], self.rows)
-
-    def ratio(self, above: str, below: str) -> Estimate:
-        """Of the means of two columns."""
-        return self._estimate(self.sums[above], self.sums[below])
-
-    def _estimate(self, above: np.ndarray, below: np.ndarray) -> Estimate:
-        n = int(self.rows.sum())
-        if below.sum() <= 0:
-            return Estimate(np.nan, np.nan, np.nan, n)
-        value = float(above.sum() / below.sum())
-        if len(self.rows) < MIN_GROUPS:
-            return Estimate(value, np.nan, np.nan, n)
-        bottom = self.times @ below
-        drawn = (self.times @ above)[bottom > 0] / bottom[bottom > 0]
-        low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        return Estimate(value, float(low), float(high), n)
+_RATIO = Statistic(RatioOfSums)
 
 
 @dataclass(frozen=True)
@@ -137,17 +103,15 @@ def judge(
         for period, chosen in setting.periods.items():
             for column, horizon in enumerate(setting.horizons):
                 where = np.ix_(units, np.flatnonzero(chosen), [column])
-                blocks = np.broadcast_to(week[None, :, None], setting.observed.shape)[where].ravel()
-                columns = {f"{k} of {name}": v[where].ravel() for name, of in figures.items() for k, v in of.items()}
-                found = _Blocks.of(columns, blocks, n)
+                weeks = np.broadcast_to(week[None, :, None], setting.observed.shape)[where].ravel()
+                columns = {name: {k: v[where].ravel() for k, v in of.items()} for name, of in figures.items()}
                 place = {"group": group, "period": period, "horizon": horizon}
-                for name in answers:
-                    row = {k: found.mean(f"{k} of {name}") for k in FIGURES}
-                    loss = found.ratio(f"brier_full of {name}", f"brier_before of {name}")
-                    row["skill_full"] = Estimate(1 - loss.value, 1 - loss.high, 1 - loss.low, loss.n)
+                for name, of in columns.items():
+                    row = {k: bootstrap_interval(mean, [of[k]], weeks, n) for k in FIGURES}
+                    row["skill_full"] = bootstrap_interval(skill, [of["brier_before"], of["brier_full"]], weeks, n)
                     scores.append({"contender": name} | place | row)
                 for one, other in pairs:
-                    ratio = found.ratio(f"crps of {one}", f"crps of {other}")
+                    ratio = bootstrap_interval(_RATIO, [columns[one]["crps"], columns[other]["crps"]], weeks, n)
                     ratios.append({"contender": one, "other": other} | place | {"ratio": ratio})
     pits, full = ({name: found[kept] for name, found in figures.items()} for kept in ("pit", "prob_full"))
     return CensusJudgement(setting, pd.DataFrame(scores), pd.DataFrame(ratios), pits, full, protocol)

@@ -4,7 +4,6 @@ import pytest
 from builders import ended_pairs
 
 from rnn_core.contracts.thresholds import LANDMARK_HOURS
-from rnn_core.evaluation import scorecard
 from rnn_core.evaluation.scorecard import DIMENSIONS, score_published
 from rnn_core.statistics.calibration_metrics import brier
 from rnn_core.statistics.discrimination import concordance
@@ -12,11 +11,8 @@ from rnn_core.statistics.distribution import FORECAST_COLUMNS
 from rnn_core.statistics.outcomes import Outcomes
 from rnn_core.statistics.scores import score_columns
 
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch):
-    """Intervals are narrower or wider with more of them, which no test here is about."""
-    monkeypatch.setattr(scorecard, "_RESAMPLES", 60)
+# Intervals are narrower or wider with more of them, which no test here is about.
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 def cut(pairs: pd.DataFrame, hours: float | np.ndarray) -> pd.DataFrame:
