@@ -12,16 +12,23 @@ unreplaced as (
 deaths as (
     select source, patient_id, min(died_at) as died_at from stay where died_at is not null group by source, patient_id
 ),
+-- In one pass: a source that names all its patients alike must not take forever.
+after_earlier as (
+    select
+        source, stay_id, intime, outtime,
+        max(outtime) over (
+            partition by source, patient_id order by intime, stay_id rows between unbounded preceding and 1 preceding
+        ) as earlier_until
+    from stay
+    where patient_id is not null
+),
 fault as (
     select
-        b.source, b.stay_id, 'overlapping_stays' as fault,
-        max(extract(epoch from least(a.outtime, b.outtime) - b.intime)) / 3600 as hours,
+        source, stay_id, 'overlapping_stays' as fault,
+        extract(epoch from least(earlier_until, outtime) - intime) / 3600 as hours,
         'h shared with an earlier stay of the same patient' as meaning
-    from stay a
-    join stay b on b.source = a.source and b.patient_id = a.patient_id and (b.intime, b.stay_id) > (a.intime, a.stay_id)
-    where a.outtime - b.intime > interval '1 hour'
-        and (b.outtime is null or b.outtime - b.intime > interval '1 hour')
-    group by b.source, b.stay_id
+    from after_earlier
+    where earlier_until - intime > interval '1 hour' and (outtime is null or outtime - intime > interval '1 hour')
     union all
     select
         source, stay_id, 'died_before_outtime', extract(epoch from outtime - died_at) / 3600,
