@@ -12,6 +12,7 @@ import pandas as pd
 from benchmarks.stage import AS_OF, SOURCE, Row, Stage
 from rnn_core.contracts.concepts import NAMES, concept_hash
 from rnn_core.contracts.config import ModelConfig, NetworkConfig
+from rnn_core.forecasters.networks import Networks
 from rnn_core.forecasters.recurrent import RecurrentEnsemble
 from rnn_core.forecasters.stay import StayForecaster, save_stay_forecaster
 from rnn_core.network.build import build_ensemble, build_network
@@ -64,7 +65,7 @@ def _register_untrained(stage: Stage) -> None:
     )
     config = ModelConfig(network=network)
     model = build_ensemble([build_network(network) for _ in range(config.train.folds)])
-    ensemble = RecurrentEnsemble(model, network.horizon_edges)
+    ensemble = RecurrentEnsemble(Networks.of(model), network.horizon_edges)
     forecaster = StayForecaster(ensemble, scaler, config, Calibration(), "hospital")
     folder = save_stay_forecaster(stage.home / "artifacts", "untrained", forecaster, {})
     row = {

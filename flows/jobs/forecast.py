@@ -14,7 +14,6 @@ from flows.runtime import clock
 from flows.runtime.databases import open_store
 from flows.runtime.log import log
 from flows.runtime.naming import run_name
-from flows.runtime.quiet_tensorflow import import_tensorflow
 from flows.runtime.run_report import AGE, hours_old, report
 from flows.runtime.settings import load_settings
 from flows.runtime.steps import Recorded, alone, attempted, recorded, step
@@ -143,7 +142,6 @@ def require_serving(store: Engine, source: str) -> dict:
 
 @step("load the model")
 def load_model(artifact: str) -> "StayForecaster":
-    import_tensorflow()
     from rnn_core.forecasters.stay import load_stay_forecaster
 
     return load_stay_forecaster(load_settings().artifact_folder / artifact)
@@ -204,7 +202,6 @@ def forecast_units(store: Engine, source: str, as_of: datetime) -> tuple[pd.Data
     serving = registry.serving_model(store, source, "unit")
     if serving is None:
         return None, None
-    import_tensorflow()
     from rnn_core.forecasters.unit import forecast_units as next_lengths
     from rnn_core.forecasters.unit import load_unit_forecaster
 

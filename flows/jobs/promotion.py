@@ -8,7 +8,6 @@ from sqlalchemy import Engine
 from flows.jobs.train import judge_beside
 from flows.runtime import clock
 from flows.runtime.log import log
-from flows.runtime.quiet_tensorflow import import_tensorflow
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.errors import ForecastError
 from sql.published import canonical, registry
@@ -36,7 +35,6 @@ def judge_candidate(store: Engine, model_id: str, as_of: datetime) -> "Verdict":
             f"{model_id} cannot be evaluated: the gate compares a waiting stay model with the serving one. "
             "`--force` promotes without a verdict."
         )
-    import_tensorflow()
     from rnn_core.forecasters.stay import load_stay_forecaster
 
     folder = load_settings().artifact_folder

@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields
 from typing import Self
 
 import numpy as np
-from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
 
 from rnn_core.contracts.errors import DataTooSmallError
@@ -95,6 +94,9 @@ def fit_boosting(
     # Concepts that a source never charts are constant, and looking through them would take as long as through the others.
     varied = np.flatnonzero(np.ptp(train.x, axis=0) > 0)
     train, valid = (Examples(part.x[:, varied], part.y) for part in (train, valid))
+    # Takes a second to import, and who only forecasts needs none of it.
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
     model = HistGradientBoostingClassifier(
         max_iter=trees,
         learning_rate=learning_rate,

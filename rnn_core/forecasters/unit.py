@@ -3,19 +3,20 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import LinearRegression
 
 from rnn_core.contracts.config import NetworkConfig, UnitConfig
 from rnn_core.contracts.errors import ArtifactError, ContractError, DataTooSmallError
 from rnn_core.contracts.frames import EpochRecord
 from rnn_core.forecasters.artifact import load_artifact, save_artifact
-from rnn_core.forecasters.recurrent import NETWORK_FILE, load_network
-from rnn_core.network.build import build_network
+from rnn_core.forecasters.networks import Networks
+from rnn_core.network.scoring import regress
+
+if TYPE_CHECKING:
+    import keras
 
 # Share of a unit's windows, oldest first, for training, and up to which the next ones choose the epoch.
 _TRAIN_SHARE, _VALID_SHARE = 0.70, 0.85
@@ -55,11 +56,15 @@ class UnitReport:
 class UnitForecaster:
     """A fitted unit forecaster; `mean_days` and `std_days` standardise lengths of stay."""
 
-    model: keras.Model
+    networks: Networks
     config: UnitConfig
     mean_days: float
     std_days: float
     report: UnitReport
+
+    @property
+    def model(self) -> "keras.Model":
+        return self.networks.keras_model
 
     def predict_next(self, series: Mapping[str, np.ndarray], steps: int | None = None) -> dict[str, np.ndarray]:
         """The next `steps` (by default `config.horizon`) lengths of stay of each unit in days, float64 [steps].
@@ -74,7 +79,7 @@ class UnitForecaster:
         recent = np.stack([lengths[-self.config.window :] for lengths in known.values()])
         for _ in range(steps):
             window = (recent[:, -self.config.window :] - self.mean_days) / self.std_days
-            following = np.maximum(_predict(self.model, window) * self.std_days + self.mean_days, 0.0)
+            following = np.maximum(_predict(self.networks, window) * self.std_days + self.mean_days, 0.0)
             recent = np.concatenate([recent, following[:, None]], axis=1)
         return dict(zip(known, recent[:, self.config.window :], strict=True))
 
@@ -111,12 +116,18 @@ def fit_unit_forecaster(series: Mapping[str, np.ndarray], config: UnitConfig) ->
     mean, std = float(in_days[0].y.mean()), float(in_days[0].y.std()) or 1.0
     train, valid, test = (pairs.scaled(mean, std) for pairs in in_days)
 
+    import keras
+    from sklearn.linear_model import LinearRegression
+
+    from rnn_core.network.build import build_network
+
     keras.utils.set_random_seed(config.seed)
     network = NetworkConfig(
         cell="lstm", units=config.units, head="regression", n_channels=1, dropout=config.dropout, l1=config.l1
     )
     model = build_network(network)
     epochs = fit_two_phases(model, train.x[..., None], train.y[:, None], (valid.x[..., None], valid.y[:, None]), config)
+    networks = Networks.of(model)
 
     def error(forecast: np.ndarray | float) -> float:
         return float(np.mean(np.square(forecast - test.y)) * std**2)
@@ -127,19 +138,19 @@ def fit_unit_forecaster(series: Mapping[str, np.ndarray], config: UnitConfig) ->
         n_valid=len(valid),
         n_test=len(test),
         epochs=len(epochs),
-        test_mse=error(_predict(model, test.x)),
+        test_mse=error(_predict(networks, test.x)),
         linear_mse=error(LinearRegression().fit(train.x, train.y).predict(test.x)),
         last_value_mse=error(test.x[:, -1]),
         median_mse=error(float(np.median(train.y))),
     )
-    return UnitForecaster(model, config, mean, std, report)
+    return UnitForecaster(networks, config, mean, std, report)
 
 
 def newest_mse(fitted: UnitForecaster, series: Mapping[str, np.ndarray]) -> float:
     """Mean squared error in days² on the newest 15 % of the windows of `series`, those that test a new fit on it."""
     known = {unit: lengths for unit, lengths in _checked(series).items() if len(lengths) > fitted.config.window}
     test = _split(known, fitted.config.window)[2].scaled(fitted.mean_days, fitted.std_days)
-    return float(np.mean(np.square(_predict(fitted.model, test.x) - test.y)) * fitted.std_days**2)
+    return float(np.mean(np.square(_predict(fitted.networks, test.x) - test.y)) * fitted.std_days**2)
 
 
 def forecast_units(fitted: UnitForecaster, series: Mapping[str, np.ndarray]) -> pd.DataFrame:
@@ -168,7 +179,7 @@ def save_unit_forecaster(root: Path, model_id: str, fitted: UnitForecaster, meta
     """Writes a unit forecaster as an artifact, its report under `metrics` in the meta data; see `save_artifact`."""
     scaler = {"mean_days": fitted.mean_days, "std_days": fitted.std_days}
     meta = {**meta, "metrics": fitted.report.to_json()}
-    return save_artifact(root, model_id, lambda to: fitted.model.save(to / NETWORK_FILE), fitted.config, scaler, meta)
+    return save_artifact(root, model_id, fitted.networks.save, fitted.config, scaler, meta)
 
 
 def load_unit_forecaster(path: Path) -> UnitForecaster:
@@ -177,7 +188,7 @@ def load_unit_forecaster(path: Path) -> UnitForecaster:
     if not isinstance(artifact.config, UnitConfig):
         raise ArtifactError(f"The artifact {Path(path).name} is a stay forecaster, not a unit forecaster.")
     report = UnitReport(**artifact.meta["metrics"])
-    return UnitForecaster(load_network(artifact.folder), artifact.config, report=report, **artifact.scaler)
+    return UnitForecaster(Networks.load(artifact.folder), artifact.config, report=report, **artifact.scaler)
 
 
 def _checked(series: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -214,13 +225,14 @@ def _check_counts(pairs: tuple[_Pairs, _Pairs, _Pairs], window: int) -> None:
 
 
 def fit_two_phases(
-    model: keras.Model, x: np.ndarray, y: np.ndarray, valid: tuple[np.ndarray, np.ndarray], config: UnitConfig
+    model: "keras.Model", x: np.ndarray, y: np.ndarray, valid: tuple[np.ndarray, np.ndarray], config: UnitConfig
 ) -> tuple[EpochRecord, ...]:
     """Adam on squared error: a few epochs under a falling rate, then until `valid` (x, y) no longer improves.
 
     Keeps the weights of the best epoch of the second phase. Returns every epoch's `train_loss` and, of the second
     phase, `valid_loss`.
     """
+    import keras
 
     def falling(epoch: int, _: float) -> float:
         return config.learning_rate * 10 ** (-epoch / 20)
@@ -242,5 +254,6 @@ def fit_two_phases(
     )
 
 
-def _predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
-    return np.asarray(model(x[..., None].astype(np.float32), training=False))[:, 0]
+def _predict(networks: Networks, x: np.ndarray) -> np.ndarray:
+    (network,) = networks.plain
+    return regress(network, x.astype(np.float32))

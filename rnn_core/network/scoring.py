@@ -1,165 +1,370 @@
-"""Runs a fitted network over windows: the last hour of open stays when serving, every scored hour when judging.
+"""The forward pass of fitted networks in NumPy, over windows: a job that only forecasts needs no TensorFlow.
 
-An ensemble forecasts the mean of its members' masses.
+An ensemble forecasts the mean of its members' masses. `fitted.networks_of` makes the networks and compares them with Keras.
 """
 
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
-from typing import Any
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import pairwise
+from pathlib import Path
 
-import keras
 import numpy as np
-import tensorflow as tf
+from threadpoolctl import ThreadpoolController
 
+from rnn_core.contracts.config import Cell
 from rnn_core.contracts.errors import ContractError
 from rnn_core.contracts.frames import Windows
-from rnn_core.network.build import members_of, split_at_head
-from rnn_core.network.heads import masses
-from rnn_core.series.windows import batch_rows, bucket_lengths, gather_batch
+from rnn_core.series.person_periods import masses_of_hazards
 
-# Hours in one batch, padding included: 256 windows of two days, 6 MB of input.
-_BATCH_HOURS = 12_288
-# While one batch is in the many small steps of a recurrent layer, others are gathered or use the second core.
-_THREADS = 3
+# Hours of windows in one batch: 340 windows of two days, 15 MB of input.
+_BATCH_HOURS = 16_384
+
+# One step: what a layer reads and its own last output, joined, [k, features + units], and its memory [k, units] -> its
+# output and its memory, [k, units] each.
+_Step = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def score_rows(model: keras.Model, windows: Windows, window: np.ndarray, row: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True)
+class FittedNetwork:
+    """A network of `build.build_network` as plain arrays.
+
+    cells: of its recurrent layers. n_concepts: whose running summaries its head reads; 0 if it reads none. knots: at which
+    the head splits values. weights: float32, by layer and name of the weight, such as `recurrent_0/kernel`.
+    """
+
+    cells: tuple[Cell, ...]
+    n_concepts: int
+    knots: tuple[float, ...]
+    weights: Mapping[str, np.ndarray]
+
+    @property
+    def mass_shape(self) -> tuple[int, ...]:
+        """Bins and causes."""
+        return self.weights["head/bias"].shape
+
+    @cached_property
+    def steps(self) -> tuple[_Step, ...]:
+        """The step of each recurrent layer."""
+        return tuple(
+            _STEPS[cell](_within(self.weights, f"recurrent_{number}")) for number, cell in enumerate(self.cells)
+        )
+
+
+def save_networks(networks: Sequence[FittedNetwork], path: Path) -> None:
+    """Write numbers and names only, as `.npz`."""
+    arrays = {f"{k}/{name}": weight for k, network in enumerate(networks) for name, weight in network.weights.items()}
+    shapes = [{"cells": one.cells, "n_concepts": one.n_concepts, "knots": one.knots} for one in networks]
+    np.savez(path, allow_pickle=False, shapes=np.array(json.dumps(shapes)), **arrays)
+
+
+def load_networks(path: Path) -> tuple[FittedNetwork, ...]:
+    """What `save_networks` wrote, to the bit. Runs nothing that the file holds.
+
+    Raises OSError, KeyError, ValueError or BadZipFile for any other file.
+    """
+    with np.load(path, allow_pickle=False) as arrays:
+        weights = dict(arrays)
+    shapes = json.loads(str(weights.pop("shapes")))
+    return tuple(
+        FittedNetwork(tuple(shape["cells"]), shape["n_concepts"], tuple(shape["knots"]), _within(weights, str(k)))
+        for k, shape in enumerate(shapes)
+    )
+
+
+def _within(weights: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """Those whose names begin with `name/`, by what follows."""
+    return {path.removeprefix(f"{name}/"): weight for path, weight in weights.items() if path.startswith(f"{name}/")}
+
+
+def score_rows(networks: Sequence[FittedNetwork], windows: Windows, window: np.ndarray, row: np.ndarray) -> np.ndarray:
     """Forecast masses float32 [n, bins, 2] at the ends of `row` (absolute), each read in its `window`, int [n] both.
 
-    A window is read only up to the row: later hours could not change the forecast. For serving, `windows.last_predictions`
-    returns both arrays. Raises ContractError where a row is outside its window.
+    A window is read once for all of its rows, and only up to the last of them: later hours could not change a forecast.
+    Raises ContractError where a row is outside its window.
     """
     outside = int(((row < windows.start[window]) | (row >= windows.stop[window])).sum())
     if outside:
         raise ContractError(f"A row is scored in a window that covers it; {outside} of {len(row)} are not covered.")
-    cut = replace(windows, stay=windows.stay[window], start=windows.start[window], stop=row + 1, score_from=row)
-    out = np.empty((len(row), *_mass_shape(model)), dtype=np.float32)
-    for batch, p in _score_batches(_bind(model, last=True), cut):
-        out[batch] = p
+    out = np.empty((len(row), *networks[0].mass_shape), dtype=np.float32)
+    if not len(row):
+        return out
+    read, of_row = np.unique(window, return_inverse=True)
+    last = np.zeros(len(read), dtype=np.int64)
+    np.maximum.at(last, of_row, row)
+
+    def score(batch: np.ndarray) -> None:
+        wanted = np.flatnonzero(np.isin(of_row, batch))
+        place = np.zeros(len(read), dtype=np.int64)
+        place[batch] = np.arange(len(batch))
+        start = windows.start[read[batch]]
+        packed = Packed.of(last[batch] + 1 - start)
+        x = windows.channels[packed.rows(start)]
+        static = windows.static[windows.stay[read[batch]]]
+        at = packed.position(place[of_row[wanted]], row[wanted] - windows.start[window[wanted]])
+        out[wanted] = _masses(networks, packed, x, static, at)
+
+    in_parallel(score, batches(last + 1 - windows.start[read]))
     return out
 
 
 def score_windows(
-    model: keras.Model, windows: Windows, window: np.ndarray | None = None
+    networks: Sequence[FittedNetwork], windows: Windows, window: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """All predictions of `window` (int [n], by default every window): rows int64 [m] and masses float32 [m, bins, 2].
 
     rows are absolute and sorted; `score_from` keeps two windows of one stay from predicting the same row.
     """
     window = np.arange(len(windows)) if window is None else window
-    part = replace(
-        windows,
-        stay=windows.stay[window],
-        start=windows.start[window],
-        stop=windows.stop[window],
-        score_from=windows.score_from[window],
-    )
-    rows, scores = [np.empty(0, np.int64)], [np.empty((0, *_mass_shape(model)), np.float32)]
-    for batch, p in _score_batches(_bind(model, last=False), part):
-        at, _, scored = batch_rows(part, batch, p.shape[1])
-        rows.append(at[scored])
-        scores.append(p[scored])
-    found, p = np.concatenate(rows), np.concatenate(scores)
-    order = np.argsort(found, kind="stable")
-    return found[order], p[order]
-
-
-def _mass_shape(model: keras.Model) -> tuple[int, int]:
-    return members_of(model)[0].output_shape[-2:]
-
-
-def _score_batches(compiled: Callable[..., Any], windows: Windows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Numbers of windows and the result of `compiled` for them, batch by batch; windows of a batch have similar lengths."""
-    lengths = windows.stop - windows.start
-    buckets = bucket_lengths(lengths)
-    batches = []
-    for bucket in np.unique(buckets).tolist():
-        members = np.flatnonzero(buckets == bucket)
-        size = max(_BATCH_HOURS // bucket, 1)
-        batches += [members[i : i + size] for i in range(0, len(members), size)]
-
-    def run(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        x, static, _ = gather_batch(windows, batch, int(lengths[batch].max()))
-        return batch, compiled(x, static, (lengths[batch] - 1).astype(np.int32)).numpy()
-
-    with ThreadPoolExecutor(_THREADS) as threads:
-        yield from threads.map(run, batches)
+    lengths = windows.stop[window] - windows.score_from[window]
+    first = np.cumsum(lengths) - lengths
+    row = np.arange(lengths.sum()) + np.repeat(windows.score_from[window] - first, lengths)
+    order = np.argsort(row)
+    return row[order], score_rows(networks, windows, np.repeat(window, lengths)[order], row[order])
 
 
 @dataclass(frozen=True)
-class _Architecture:
-    """A network whose weights are arguments; equal to every other one that differs in its weights alone."""
+class Packed:
+    """Sequences of falling lengths, hour by hour: first hour 0 of all, then hour 1 of those that have one, and so on.
 
-    config: str
-    network: keras.Model = field(compare=False)
-
-    @property
-    def signature(self) -> list[tf.TensorSpec]:
-        return [tf.TensorSpec(weight.shape, weight.dtype) for weight in self.network.weights]
-
-
-@lru_cache(maxsize=32)
-def _architecture(network: keras.Model) -> _Architecture:
-    # An ensemble numbers its members in their names.
-    return _Architecture(json.dumps(network.get_config() | {"name": ""}, default=str), network)
-
-
-def _bind(model: keras.Model, *, last: bool) -> Callable[..., Any]:
-    """The graph of the model's architecture with the weights that the model has now."""
-    members = members_of(model)
-    graph = _compile(tuple(_architecture(member) for member in members), last)
-    return partial(graph, [[tf.convert_to_tensor(weight) for weight in member.weights] for member in members])
-
-
-@lru_cache(maxsize=8)
-def _compile(members: tuple[_Architecture, ...], last: bool) -> Callable[..., Any]:
-    """Mean masses of the members, given their weights: at the hour `row` of each window, or at every hour.
-
-    Making the graph takes about a second, so models of one architecture share it, and so do the members within it. One
-    graph serves every number of windows and every length. XLA on a CPU takes a tenth to a third off a batch, but seconds
-    to compile each shape: more than it saves before some ten thousand windows of one shape have been scored, and every
-    hourly run is a new process.
+    first: int64 [hours + 1], where each hour begins. sequence, hour: int64 [rows] of each row.
     """
-    inputs = members[0].network.inputs
-    # The same for all members: computed once.
-    parts = split_at_head(members[0].network)
-    forecasts = {member: _compile_member(member, last) for member in members}
-    signature = [
-        [member.signature for member in members],
-        tf.TensorSpec((None, None, inputs[0].shape[-1]), tf.float32),
-        tf.TensorSpec((None, inputs[1].shape[-1] if len(inputs) > 1 else None), tf.float32),
-        tf.TensorSpec((None,), tf.int32),
-    ]
 
-    @tf.function(input_signature=signature, autograph=False)
-    def mean(weights: Any, x: Any, static: Any, row: Any) -> Any:
-        read = [x, static][: len(inputs)]
-        shared = parts.fixed_at(read, row[:, None]) if last else _outputs(parts.fixed, read)
-        each = [forecasts[m](w, read, row, shared) for m, w in zip(members, weights, strict=True)]
-        return tf.add_n(each) / len(each)
+    first: np.ndarray
+    sequence: np.ndarray
+    hour: np.ndarray
 
-    # TensorFlow optimises a graph when it first runs: here, and not in each of the threads that score batches.
-    mean(*tf.nest.map_structure(lambda spec: tf.zeros([size or 1 for size in spec.shape], spec.dtype), signature))
-    return mean
+    @classmethod
+    def of(cls, lengths: np.ndarray) -> "Packed":
+        """lengths: int [sequences], falling.
 
+        >>> Packed.of(np.array([3, 1])).sequence
+        array([0, 1, 0, 0])
+        """
+        active = np.searchsorted(-lengths, -np.arange(lengths[0]))
+        first = np.concatenate([[0], np.cumsum(active)])
+        hour = np.repeat(np.arange(len(active)), active)
+        return cls(first, np.arange(first[-1]) - first[hour], hour)
 
-def _compile_member(member: _Architecture, last: bool) -> Callable[..., Any]:
-    parts = split_at_head(member.network)
+    def rows(self, start: np.ndarray) -> np.ndarray:
+        """Absolute rows, if each sequence begins at `start`, int64 [sequences]."""
+        return start[self.sequence] + self.hour
 
-    @tf.function(autograph=False)
-    def forecast(weights: Any, read: Any, row: Any, shared: Any) -> Any:
-        with keras.StatelessScope(list(zip(member.network.weights, weights, strict=True))):
-            learned = parts.learned_at(read, row[:, None]) if last else _outputs(parts.learned, read)
-            found = masses(parts.head(tf.concat([*learned, *shared], axis=-1)))
-            return found[:, 0] if last else found
-
-    return forecast
+    def position(self, sequence: np.ndarray, hour: np.ndarray) -> np.ndarray:
+        """Where these hours are."""
+        return self.first[hour] + sequence
 
 
-def _outputs(part: keras.Model | None, read: list[Any]) -> list[Any]:
-    """What a part of a network gives, [batch, hours, features] each."""
-    # Keras gives a single output without its list.
-    return tf.nest.flatten(part(read, training=False)) if part is not None else []
+def batches(lengths: np.ndarray) -> list[np.ndarray]:
+    """Numbers of sequences, longest first, in batches of about `_BATCH_HOURS`; those of a batch have similar lengths."""
+    order = np.argsort(-lengths, kind="stable")
+    batch = np.cumsum(lengths[order]) // _BATCH_HOURS
+    return np.split(order, np.flatnonzero(np.diff(batch)) + 1)
+
+
+def in_parallel(work: Callable[[np.ndarray], None], parts: Sequence[np.ndarray]) -> None:
+    """Call `work` for each part, on as many threads as there are CPUs; NumPy releases the interpreter's lock."""
+    with _one_thread_each(), ThreadPoolExecutor(_cpus()) as threads:
+        for _ in threads.map(work, parts):
+            pass
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """The products of a step are small: threads of theirs would wait for each other."""
+    with _thread_pools().limit(limits=1, user_api="blas"):
+        yield
+
+
+@lru_cache(maxsize=1)
+def _thread_pools() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def _masses(
+    networks: Sequence[FittedNetwork], packed: Packed, x: np.ndarray, static: np.ndarray, at: np.ndarray
+) -> np.ndarray:
+    """Mean masses of the networks at the positions `at`, [n, bins, 2]."""
+    total = np.zeros((len(at), *networks[0].mass_shape))
+    features = None
+    for network in networks:
+        hour = embed(network, x, static[packed.sequence])
+        hidden = recur(network, hour, packed.first)[at]
+        if network.n_concepts and features is None:
+            features = head_features(x, static[packed.sequence[at]], network.n_concepts, packed, at)
+        total += masses_of(head(network, hidden, hour[at], features))
+    return total / len(networks)
+
+
+def embed(network: FittedNetwork, x: np.ndarray, static: np.ndarray) -> np.ndarray:
+    """What the recurrent layers read, [rows, units], of channels and static features, [rows, ...] each."""
+    return np.tanh(embedding(network, x, static)) if "embed_hour/kernel" in network.weights else x
+
+
+def embedding(network: FittedNetwork, x: np.ndarray, static: np.ndarray) -> np.ndarray:
+    """The same before its activation."""
+    hour = x @ network.weights["embed_hour/kernel"] + network.weights["embed_hour/bias"]
+    if "embed_static/kernel" in network.weights:
+        hour += static @ network.weights["embed_static/kernel"]
+    return hour
+
+
+def recur(network: FittedNetwork, inputs: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Outputs of the last recurrent layer [rows, units], of packed inputs [rows, features] whose hours begin at `first`."""
+    for number, step in enumerate(network.steps):
+        units = network.weights[f"recurrent_{number}/recurrent_kernel"].shape[0]
+        n = inputs.shape[1]
+        read = np.empty((len(inputs), n + units), dtype=np.float32)
+        read[:, :n] = inputs
+        inputs = np.empty((len(inputs), units), dtype=np.float32)
+        output, memory = np.zeros((2, first[1], units), dtype=np.float32)
+        for begin, end in pairwise(first.tolist()):
+            read[begin:end, n:] = output[: end - begin]
+            output, memory = step(read[begin:end], memory[: end - begin])
+            inputs[begin:end] = output
+    return inputs
+
+
+def regress(network: FittedNetwork, series: np.ndarray) -> np.ndarray:
+    """What a regression network says follows each of `series`, float32 [n, steps] -> [n]."""
+    n, steps = series.shape
+    hidden = recur(network, series.T.reshape(-1, 1), n * np.arange(steps + 1))[-n:]
+    return (hidden @ network.weights["head/kernel"] + network.weights["head/bias"])[:, 0]
+
+
+def head(network: FittedNetwork, hidden: np.ndarray, hour: np.ndarray, features: np.ndarray | None) -> np.ndarray:
+    """Logits [n, bins, 2]; features: of `head_features`."""
+    parts = [hidden] + [hour] * ("embed_hour/kernel" in network.weights)
+    if network.n_concepts:
+        values = features[:, -4 * network.n_concepts :]
+        parts += [features, *(np.maximum(way - knot, 0) for knot in network.knots for way in (values, -values))]
+    kernel, logits, used = network.weights["head/kernel"], 0.0, 0
+    for part in parts:
+        logits = logits + part @ kernel[used : used + part.shape[1]]
+        used += part.shape[1]
+    return logits.reshape(-1, *network.mass_shape) + network.weights["head/bias"]
+
+
+def head_features(x: np.ndarray, static: np.ndarray, n: int, packed: Packed, at: np.ndarray) -> np.ndarray:
+    """Static features and the summaries of `encoding.RunningSummaries` of `n` concepts at the positions `at`, [n, features].
+
+    static: at the same positions.
+    """
+    order = np.argsort(at, kind="stable")
+    at, k = at[order], packed.first[1]
+    seen, counted = np.zeros((k, n), dtype=bool), np.zeros((2, k, n), dtype=np.float32)
+    total = np.zeros((2, k, n))
+    initial, most, least = np.zeros((3, k, n), dtype=np.float32)
+    most -= np.inf
+    least += np.inf
+    found, cuts = [], np.searchsorted(at, packed.first)
+    for number, (begin, end) in enumerate(pairwise(packed.first.tolist())):
+        k = end - begin
+        value, observed = x[begin:end, :n], x[begin:end, n : 2 * n] > 0
+        # A shorter view each hour: sequences that have ended take no part.
+        seen, initial, most, least = seen[:k], initial[:k], most[:k], least[:k]
+        counted, total = counted[:, :k], total[:, :k]
+        np.copyto(initial, value, where=observed & ~seen)
+        seen |= observed
+        counted[0] += observed
+        counted[1] += seen
+        known = value * seen
+        total[0] += known
+        total[1] += known * known
+        np.maximum(most, value, out=most, where=seen)
+        np.minimum(least, value, out=least, where=seen)
+        here = at[cuts[number] : cuts[number + 1]] - begin
+        if len(here):
+            mean, square = (total[:, here] / np.maximum(counted[1, here], 1)).astype(np.float64)
+            deviation = np.sqrt(np.maximum(square - mean * mean, 0) + 1e-4) - 1e-2
+            now, ever = value[here], seen[here]
+            ends = [np.where(ever, extreme[here], 0) for extreme in (most, least)]
+            history = [
+                np.log1p(counted[0, here]) / 4,
+                deviation * ever,
+                (now - initial[here]) * ever,
+                (now - mean) * ever,
+            ]
+            rest = x[begin:end, n:][here]
+            found.append(np.concatenate([rest, *history, now, mean, *ends], axis=1, dtype=np.float32))
+    out = np.empty((len(at), static.shape[1] + found[0].shape[1]), dtype=np.float32)
+    out[:, : static.shape[1]] = static
+    out[order, static.shape[1] :] = np.concatenate(found)
+    return out
+
+
+def masses_of(logits: np.ndarray) -> np.ndarray:
+    """As `heads.masses`, float64 [n, bins, 2]."""
+    logits = logits.astype(np.float64)
+    stays = np.zeros((len(logits), logits.shape[1], 1))
+    stays[:, -1] = -np.inf
+    logits = np.concatenate([stays, logits], axis=2)
+    odds = np.exp(logits - logits.max(axis=2, keepdims=True))
+    return masses_of_hazards((odds / odds.sum(axis=2, keepdims=True))[:, :, 1:])
+
+
+def _lstm(w: Mapping[str, np.ndarray]) -> _Step:
+    # sigmoid(z) = (1 + tanh(z / 2)) / 2: one tanh makes all gates.
+    halved = np.repeat(np.array([0.5, 0.5, 1, 0.5], dtype=np.float32), len(w["recurrent_kernel"]))
+    kernel, bias = np.concatenate([w["kernel"], w["recurrent_kernel"]]) * halved, w["bias"] * halved
+
+    def step(read: np.ndarray, memory: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        gates = read @ kernel
+        gates += bias
+        np.tanh(gates, out=gates)
+        enters, stays, new, leaves = np.split(gates, 4, axis=1)
+        memory = memory * (stays + 1)
+        memory += (enters + 1) * new
+        memory *= 0.5
+        output = np.tanh(memory)
+        output *= leaves + 1
+        output *= 0.5
+        return output, memory
+
+    return step
+
+
+def _gru(w: Mapping[str, np.ndarray]) -> _Step:
+    units = len(w["recurrent_kernel"])
+    gate_kernel = np.concatenate([w["kernel"], w["recurrent_kernel"]])[:, : 2 * units] / 2
+    gate_bias = w["bias"].sum(axis=0)[: 2 * units] / 2
+    kernel, recurrent = (np.ascontiguousarray(w[name][:, 2 * units :]) for name in ("kernel", "recurrent_kernel"))
+    bias, recurrent_bias = w["bias"][:, 2 * units :]
+
+    def step(read: np.ndarray, memory: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        before = read[:, -units:]
+        keeps, resets = np.split((np.tanh(read @ gate_kernel + gate_bias) + 1) / 2, 2, axis=1)
+        new = np.tanh(read[:, :-units] @ kernel + bias + resets * (before @ recurrent + recurrent_bias))
+        return new + keeps * (before - new), memory
+
+    return step
+
+
+def _elman(w: Mapping[str, np.ndarray]) -> _Step:
+    kernel, bias = np.concatenate([w["kernel"], w["recurrent_kernel"]]), w["bias"]
+    return lambda read, memory: (np.tanh(read @ kernel + bias), memory)
+
+
+def _jordan(w: Mapping[str, np.ndarray]) -> _Step:
+    hidden = _elman(w)
+
+    def step(read: np.ndarray, memory: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.tanh(hidden(read, memory)[0] @ w["output_kernel"] + w["output_bias"]), memory
+
+    return step
+
+
+_STEPS: dict[Cell, Callable[[Mapping[str, np.ndarray]], _Step]] = {
+    "elman": _elman,
+    "jordan": _jordan,
+    "lstm": _lstm,
+    "gru": _gru,
+}

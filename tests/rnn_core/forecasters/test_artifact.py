@@ -10,6 +10,7 @@ from rnn_core.contracts.config import ModelConfig, NetworkConfig, WindowConfig
 from rnn_core.contracts.errors import ArtifactError
 from rnn_core.forecasters import artifact
 from rnn_core.forecasters.artifact import check_artifact, load_artifact, read_meta, save_artifact
+from rnn_core.forecasters.networks import Networks
 from rnn_core.forecasters.recurrent import RecurrentEnsemble
 from rnn_core.network.build import build_network
 
@@ -23,7 +24,7 @@ INPUTS = [np.ones((1, 5, 3), np.float32), np.ones((1, 2), np.float32)]
 @pytest.fixture(scope="module")
 def model():
     keras.utils.set_random_seed(0)
-    return RecurrentEnsemble(build_network(CONFIG.network), CONFIG.network.horizon_edges)
+    return RecurrentEnsemble(Networks.of(build_network(CONFIG.network)), CONFIG.network.horizon_edges)
 
 
 @pytest.fixture
@@ -47,11 +48,11 @@ def test_the_meta_data_say_what_the_model_was_made_with(saved):
     assert meta["concept_hash"] == concept_hash() and list(meta["concepts"]) == list(NAMES)
     assert meta["versions"]["keras"] == keras.__version__
     assert set(meta["versions"]) == {"python", "numpy", "keras", "tensorflow", "scikit-learn", "icu-forecast"}
-    assert set(meta["sha256"]) == {"model.keras", "scaler.json"}
+    assert set(meta["sha256"]) == {"model.keras", "weights.npz", "scaler.json"}
 
 
-def test_the_folder_holds_the_three_files_and_nothing_is_left_beside_it(saved):
-    assert {path.name for path in saved.iterdir()} == {"model.keras", "scaler.json", "meta.json"}
+def test_the_folder_holds_its_files_and_nothing_is_left_beside_it(saved):
+    assert {path.name for path in saved.iterdir()} == {"model.keras", "weights.npz", "scaler.json", "meta.json"}
     assert [path.name for path in saved.parent.iterdir()] == ["stay-1"]
 
 

@@ -32,9 +32,9 @@ def forecaster(known) -> StayForecaster:
     stays = random_stays(rng, 80).assign(ends_at="unit", intime=at(0.0), unit_type="medical")
     learned = Known(stays, random_observations(rng, stays, 6000, NAMES), at(120))
     fitted, _ = fit_forecaster(learned, np.ones(80, bool), small_config(epochs=1))
-    for member in fitted.model.members():
-        kernel = member.network.get_layer("head").kernel
-        kernel.assign(kernel + np.random.default_rng(9).standard_normal(kernel.shape) * 0.1)
+    for network in fitted.model.networks.plain:
+        kernel = network.weights["head/kernel"]
+        kernel += np.random.default_rng(9).standard_normal(kernel.shape, np.float32) * 0.1
     return fitted
 
 

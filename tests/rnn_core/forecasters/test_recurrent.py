@@ -1,17 +1,22 @@
 """The recurrent ensemble as a forecaster: what it says at rows, its members, its files, and what it starts from."""
 
+import json
+import pickle
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from builders import at, material_of, random_observations, random_stays, small_config
 
 from rnn_core.contracts.config import ModelConfig
-from rnn_core.contracts.errors import ContractError
+from rnn_core.contracts.errors import ArtifactError, ContractError
 from rnn_core.contracts.known import Known
-from rnn_core.forecasters import recurrent
+from rnn_core.forecasters import networks
 from rnn_core.forecasters.forecaster import KINDS, kind_of
-from rnn_core.forecasters.recurrent import RecurrentEnsemble, load_network
+from rnn_core.forecasters.networks import KERAS_FILE, WEIGHTS_FILE, load_keras_model
+from rnn_core.forecasters.recurrent import RecurrentEnsemble
 from rnn_core.network.build import build_network
 from rnn_core.series.material import Material
 from rnn_core.series.splits import patient_folds
@@ -61,12 +66,47 @@ def test_rows_may_come_in_any_order_and_together_or_alone(material, fitted):
     assert len(fitted.forecaster.forecast(material.windows, row[:0])) == 0
 
 
-def test_a_loaded_ensemble_says_the_same_to_the_bit(material, fitted, tmp_path):
+def test_a_loaded_ensemble_says_the_same_to_the_bit_also_without_the_weights_that_older_versions_did_not_save(
+    material, fitted, tmp_path
+):
     fitted.forecaster.save(tmp_path)
     loaded = RecurrentEnsemble.load(tmp_path, fitted.config)
+    (tmp_path / WEIGHTS_FILE).unlink()
+    older = RecurrentEnsemble.load(tmp_path, fitted.config)
     for row in (material.judged_rows, material.judged_rows[:1]):
-        said, again = (one.forecast(material.windows, row).masses for one in (fitted.forecaster, loaded))
-        np.testing.assert_array_equal(said, again)
+        said, *again = (one.forecast(material.windows, row).masses for one in (fitted.forecaster, loaded, older))
+        np.testing.assert_array_equal([said, said], again)
+    (tmp_path / WEIGHTS_FILE).write_bytes(b"cut off")
+    with pytest.raises(ArtifactError, match="restore the folder"):
+        RecurrentEnsemble.load(tmp_path, fitted.config)
+
+
+def test_who_only_forecasts_needs_no_tensorflow(material, fitted, tmp_path):
+    fitted.forecaster.save(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(fitted.config.to_json()))
+    row = material.judged_rows[:9]
+    with (tmp_path / "windows.pickle").open("wb") as file:
+        pickle.dump((material.windows, row), file)
+    found = subprocess.run([sys.executable, "-c", FORECASTS_ALONE, tmp_path], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    np.testing.assert_allclose(
+        json.loads(found.stdout), fitted.forecaster.forecast(material.windows, row).mortality_risk(), rtol=1e-6
+    )
+
+
+FORECASTS_ALONE = """
+import json, pickle, sys
+from pathlib import Path
+from rnn_core.contracts.config import ModelConfig
+from rnn_core.forecasters import drivers, stay, unit
+from rnn_core.forecasters.forecaster import kind_of
+
+folder = Path(sys.argv[1])
+config = ModelConfig.from_json(json.loads((folder / "config.json").read_text()))
+windows, row = pickle.loads((folder / "windows.pickle").read_bytes())
+print(json.dumps(kind_of(config).load(folder, config).forecast(windows, row).mortality_risk().tolist()))
+assert not {"keras", "tensorflow", "sklearn"} & set(sys.modules), "an hourly job would wait seconds for these"
+"""
 
 
 def test_a_warm_start_from_another_kind_or_number_of_members_is_refused(material, fitted):
@@ -78,19 +118,19 @@ def test_a_warm_start_from_another_kind_or_number_of_members_is_refused(material
 
 
 def test_a_network_is_read_once_per_process_whatever_the_folder(fitted, tmp_path, monkeypatch):
-    monkeypatch.setattr(recurrent, "_networks", {})
-    monkeypatch.setattr(recurrent, "_NETWORKS_KEPT", 2)
+    monkeypatch.setattr(networks, "_models", {})
+    monkeypatch.setattr(networks, "_MODELS_KEPT", 2)
 
     def saved(name: str, network):
         (tmp_path / name).mkdir()
-        RecurrentEnsemble(network, fitted.forecaster.edges).save(tmp_path / name)
+        network.save(tmp_path / name / KERAS_FILE)
         return tmp_path / name
 
     folder = saved("first", fitted.forecaster.members()[0].network)
-    first = load_network(folder)
-    assert load_network(shutil.copytree(folder, tmp_path / "copy")) is first
+    first = load_keras_model(folder)
+    assert load_keras_model(shutil.copytree(folder, tmp_path / "copy")) is first
     others = [build_network(fitted.config.network) for _ in range(2)]
     for n, other in enumerate(others):
-        for ours, theirs in zip(load_network(saved(str(n), other)).get_weights(), other.get_weights(), strict=True):
+        for ours, theirs in zip(load_keras_model(saved(str(n), other)).get_weights(), other.get_weights(), strict=True):
             np.testing.assert_array_equal(ours, theirs)
-    assert len(recurrent._networks) == 2 and load_network(folder) is not first, "the oldest made room"
+    assert len(networks._models) == 2 and load_keras_model(folder) is not first, "the oldest made room"

@@ -18,6 +18,7 @@ from rnn_core.evaluation.holdout import compare_forecasters, unseen
 from rnn_core.evaluation.judged_fit import fit_stay_forecaster
 from rnn_core.forecasters import fit_stay
 from rnn_core.forecasters.fit_stay import _ensemble_stretch, fit_forecaster
+from rnn_core.forecasters.networks import Networks
 from rnn_core.forecasters.recurrent import RecurrentEnsemble
 from rnn_core.forecasters.stay import forecast_stays, load_stay_forecaster, save_stay_forecaster
 from rnn_core.series.material import make_material, make_served_grid
@@ -217,9 +218,10 @@ def test_members_that_lie_apart_stretch_the_ensemble_and_equal_ones_do_not(made)
     nobody = replace(material, labels=replace(material.labels, death=np.zeros_like(material.labels.death)))
     assert _ensemble_stretch(nobody, fitted, as_is, elapsed)[0] == 1, "it counts by the deaths behind it"
     first, *others = fitted.forecaster.members()
-    for other in others:
-        other.network.set_weights(first.network.get_weights())
-    same, _ = _ensemble_stretch(material, fitted, as_is, elapsed)
+    alike = RecurrentEnsemble(
+        Networks((*first.networks.plain,) * (1 + len(others)), fitted.forecaster.network), fitted.forecaster.edges
+    )
+    same, _ = _ensemble_stretch(material, replace(fitted, forecaster=alike), as_is, elapsed)
     assert same == pytest.approx(1, abs=1e-6)
 
 

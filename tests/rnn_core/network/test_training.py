@@ -10,6 +10,7 @@ from rnn_core.contracts.errors import ContractError, DataTooSmallError
 from rnn_core.contracts.frames import DIED, Labels, Windows
 from rnn_core.network import training
 from rnn_core.network.devices import Devices
+from rnn_core.network.fitted import networks_of
 from rnn_core.network.heads import masses
 from rnn_core.network.scoring import score_windows
 from rnn_core.network.training import MIN_WINDOWS, fit_stay_model
@@ -77,7 +78,7 @@ def base(tmp_path_factory):
 
 def loss_by_hand(fitted, windows, labels, stays, death_weight):
     """The documented loss from scored masses, in double precision: likelihood and death, all rows with one weight."""
-    rows, p = score_windows(fitted.model, windows, np.flatnonzero(stays[windows.stay]))
+    rows, p = score_windows(networks_of(fitted.model), windows, np.flatnonzero(stays[windows.stay]))
     rows, p = rows[labels.usable[rows]], p[labels.usable[rows]].astype(np.float64)
     likelihood = (labels.weights[rows] * p).sum((1, 2)) / (labels.entry[rows] * p).sum((1, 2))
     died, risk = labels.death[rows], p[:, :, DIED].sum(1)
@@ -90,7 +91,7 @@ def test_training_learns_what_the_overall_distribution_does_not_know():
     fitted = fit(windows, labels, with_train(epochs=12, patience=12))
     first, last = fitted.history[0]["valid_loss"], fitted.history[-1]["valid_loss"]
     assert last < first - 0.3
-    rows, p = score_windows(fitted.model, windows)
+    rows, p = score_windows(networks_of(fitted.model), windows)
     risk = p[:, :, DIED].sum(1)
     assert risk[labels.death[rows] == 1].min() > risk[labels.death[rows] == 0].max()
 

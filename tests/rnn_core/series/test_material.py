@@ -8,9 +8,10 @@ import pytest
 from builders import at, material_of, observed, small_config, stays_frame
 
 from rnn_core.contracts.known import Known
-from rnn_core.forecasters import blend, fit_stay, recurrent
+from rnn_core.forecasters import blend, fit_stay
 from rnn_core.forecasters.forecaster import OutOfFold
 from rnn_core.forecasters.recurrent import RecurrentEnsemble
+from rnn_core.network import training
 from rnn_core.series.material import JUDGE_EVERY_HOURS, Material
 from rnn_core.statistics.calibration import fit_mortality_calibration
 from rnn_core.statistics.distribution import Distribution
@@ -98,7 +99,7 @@ def test_the_networks_the_calibration_and_the_pool_learn_the_risk_of_settled_for
     masses = np.full((len(row), len(edges), 2), 0.5 / len(edges))
     fitted = OutOfFold(forecaster=None, config=CONFIG, row=row, forecast=Distribution(masses, edges))
     for module, name, learn in (
-        (recurrent, "fit_stay_model", lambda: RecurrentEnsemble.fit(material, np.ones(N, bool), CONFIG)),
+        (training, "fit_stay_model", lambda: RecurrentEnsemble.fit(material, np.ones(N, bool), CONFIG)),
         (fit_stay, "fit_calibration", lambda: fit_stay.make_forecaster(material, fitted, None, None)),
         (blend, "fit_pool", lambda: blend.join(material, [fitted, fitted], CONFIG)),
     ):
