@@ -38,6 +38,19 @@ class World:
         self.stay_id = np.array([f"s{i}" for i in range(len(self.unit))])
         self.n_units, self.beds = len(rates), beds
 
+    def with_echo(self, rng: np.random.Generator, share: float, delay: float = 24.0) -> "World":
+        """Itself, where each begin is followed with this probability by another of its unit a day later, and so on."""
+        parts = [(self.unit, self.begin)]
+        while len(parts[-1][0]):
+            unit, begin = (
+                values[followed] for followed in [rng.random(len(parts[-1][0])) < share] for values in parts[-1]
+            )
+            parts.append((unit, begin + delay + rng.normal(0, 1, len(begin))))
+        self.unit, self.begin = map(np.concatenate, zip(*parts, strict=True))
+        self.end = self.begin + rng.lognormal(np.log(80) - 0.4, 0.9, len(self.begin))
+        self.stay_id = np.array([f"s{i}" for i in range(len(self.unit))])
+        return self
+
     def plan(self, rng: np.random.Generator, share: float, *, lead=60.0, happens=0.8, done=True) -> pd.DataFrame:
         """Versions of plans: of `share` of the begins of working mornings, known some hours before, and of as many more
         that come to nothing that `happens` of all do. done: whether the source says when a plan was carried out."""

@@ -12,15 +12,16 @@ from rnn_core.benchmark import replay
 from rnn_core.benchmark.census_contest import CensusJudgement, Setting, judge
 from rnn_core.benchmark.replay_truth import draw_futures
 from rnn_core.benchmark.whole_stays import Fold
-from rnn_core.census.census import forecast_census
+from rnn_core.census.census import forecast_census, learn_from_arrivals
 from rnn_core.census.counts import CountDistribution
 from rnn_core.census.simple_answers import ERROR_DAYS, SIMPLE, WEEK, Answer, answer_simply, from_draws
-from rnn_core.contracts.census import CENSUS_COLUMNS, CENSUS_HORIZONS, HOSPITAL, KnownUnits
-from rnn_core.contracts.config import ModelConfig, Sampling
-from rnn_core.contracts.errors import ContractError
+from rnn_core.contracts.census import CENSUS_COLUMNS, CENSUS_HORIZONS, HOSPITAL, KnownUnits, RateFactors
+from rnn_core.contracts.config import ArrivalConfig, ModelConfig, Sampling
+from rnn_core.contracts.errors import ContractError, DataTooSmallError
 from rnn_core.contracts.frames import Windows
 from rnn_core.contracts.known import Known
 from rnn_core.evaluation.census_figures import crps
+from rnn_core.forecasters.arrivals import ArrivalForecaster, fit_arrival_forecaster
 from rnn_core.forecasters.fit_stay import make_forecaster
 from rnn_core.series.serving_rule import is_served
 from rnn_core.series.splits import patient_folds
@@ -29,6 +30,8 @@ from rnn_core.statistics.scored_stays import ScoredStays
 
 Kind = Literal["none", "trees", "recurrent", "blend"]
 PATIENTS, CURVES, ENDS, FLOOR = "patients", "curves", "ends", "floor"
+# As `CURVES`, with arrivals corrected by a recurrent model.
+LSTM = "lstm"
 _BATCHES = 4
 # Hours of the day at which the census is forecast.
 CLOCK_HOURS = (0, 8, 16)
@@ -184,7 +187,8 @@ def run(
     progress: Callable[[str], None] = print,
 ) -> CensusJudgement:
     """Judge census forecasts at 00:00, 08:00 and 16:00 of the last `judged_days` of the calendar, beside simple answers and
-    the floor.
+    the floor; and the unit-wide curves with a recurrent model of arrivals that was fitted at the first of them, whether it
+    would serve or not, where there is enough to learn from.
 
     known: whole stays and their observations. Each is forecast by a model of kind `kind` that learned from the other of so
     many `folds` of patients; kind "none": only the unit-wide curves are judged. draws: of the floor. n: resamples.
@@ -201,6 +205,11 @@ def run(
     for name, forecasts in contenders.items():
         answers[name] = forecast_all(hospital, slots, forecasts, sampling)
         progress(f"{name}: forecast")
+    recurrent = fit_recurrent(hospital, int(slots[0]), seed)
+    if isinstance(recurrent, ArrivalForecaster):
+        answers[LSTM] = forecast_all(hospital, slots, contenders[CURVES], sampling, recurrent.factors)
+    about_lstm = recurrent.report.sentence() if isinstance(recurrent, ArrivalForecaster) else str(recurrent)
+    progress(f"{LSTM}: {about_lstm}")
     for name in SIMPLE:
         answers[name] = answer_simply(name, hospital.census, setting.beds, slots, CENSUS_HORIZONS)
     futures = draw_futures(hospital.world, hospital.lengths, slots, CENSUS_HORIZONS, draws, seed + 1)
@@ -208,8 +217,10 @@ def run(
     answers[FLOOR] = Answer.of(from_draws(futures), setting.observed.shape)
     progress("floor: drawn")
     protocol = _protocol(hospital, kind, folds, draws) | {"floor_crps_monte_carlo_error": _error(futures, setting)}
+    protocol["recurrent_arrivals"] = about_lstm
     first = next(iter(contenders))
     pairs = [(first, other) for other in answers if other != first] + [(CURVES, FLOOR)] * (first != CURVES)
+    pairs += [(LSTM, CURVES)] * (LSTM in answers)
     return judge(answers, setting, protocol, pairs, {FLOOR: draws}, n)
 
 
@@ -249,14 +260,28 @@ def make_setting(hospital: Hospital, slots: np.ndarray) -> Setting:
     )
 
 
-def forecast_all(hospital: Hospital, slots: np.ndarray, forecasts: StayForecasts, sampling: Sampling) -> Answer:
+def fit_recurrent(hospital: Hospital, slot: int, seed: int) -> ArrivalForecaster | DataTooSmallError:
+    """A recurrent model of arrivals from what was known at that full hour, or why there is none."""
+    try:
+        lessons = learn_from_arrivals(hospital.known_at(slot), seed=seed)
+    except DataTooSmallError as error:
+        return error
+    return fit_arrival_forecaster(lessons.learned, lessons.choosing, lessons.judged, ArrivalConfig(seed=seed))
+
+
+def forecast_all(
+    hospital: Hospital,
+    slots: np.ndarray,
+    forecasts: StayForecasts,
+    sampling: Sampling,
+    factors: RateFactors | None = None,
+) -> Answer:
     """The published distribution at each slot, from what was known then."""
     units = (*hospital.world.process.units, HOSPITAL)
     said: list[list[np.ndarray]] = [[] for _ in units]
     for slot in slots:
-        frame = forecast_census(
-            hospital.known_at(int(slot)), hospital.scored_at(int(slot), forecasts), sampling=sampling
-        )
+        known, scored = hospital.known_at(int(slot)), hospital.scored_at(int(slot), forecasts)
+        frame = forecast_census(known, scored, sampling=sampling, factors=factors)
         arrays = frame[list(CENSUS_COLUMNS)].set_index("unit")["census_probabilities"]
         for row, unit in enumerate(units):
             said[row].extend(arrays.loc[unit])

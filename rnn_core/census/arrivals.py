@@ -1,6 +1,6 @@
 """How many come: begins of stays per unit and hour, by hour of day, weekday and a slow level, with their scatter."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,16 @@ _BLOCKED = 0.5
 
 
 @dataclass(frozen=True)
+class Prior:
+    """A level as if `begins` were known of a unit, at the rate per bed of all units at the time; per_bed: that of all time,
+    in begins per hour. beds: float64 [units]."""
+
+    begins: float
+    per_bed: float
+    beds: np.ndarray
+
+
+@dataclass(frozen=True)
 class Arrivals:
     """What is expected to come to each unit, fitted.
 
@@ -33,6 +43,7 @@ class Arrivals:
     level: float64 [units], begins per hour. certainty: float64 [units], the shape of the level's gamma distribution: so many
         begins are known of it. half_life_days, scatter: float64 [units], of `HALF_LIVES` and `SCATTERS`.
     blocked: bool [units], whether hardly anyone comes while all beds are taken.
+    prior: what is expected of a unit before its first begin.
     """
 
     rhythm: np.ndarray
@@ -41,10 +52,20 @@ class Arrivals:
     half_life_days: np.ndarray
     scatter: np.ndarray
     blocked: np.ndarray
+    prior: "Prior"
 
     def rates(self, as_of: np.datetime64, hours: int, timezone: str) -> np.ndarray:
         """Expected begins in each of the `hours` after `as_of`, float64 [units, hours]."""
         return self.level[:, None] * self.rhythm[:, hours_of_week(as_of, hours, timezone)]
+
+    def followed(self, history: "History", timezone: str) -> np.ndarray:
+        """The level known before each day of a history and after the last, float64 [units, days + 1], with this rhythm and
+        half-life."""
+        exposure = history.open * self.rhythm[:, history.hours_of_week(timezone)]
+        shape, rate = _levels(_by_day(history.counts), _by_day(exposure), self.prior)
+        unit = np.arange(len(self.level))
+        chosen = np.searchsorted(HALF_LIVES, self.half_life_days)
+        return shape[chosen, unit] / rate[chosen, unit]
 
     def size(self, mean: np.ndarray) -> np.ndarray:
         """Size of the negative binomial of a horizon in which `mean` [units] are expected; infinite for Poisson.
@@ -102,6 +123,24 @@ class History:
     blocked: np.ndarray
     most: np.ndarray
     start: np.datetime64
+
+    def until(self, hours: int) -> "History":
+        """Its first hours."""
+        return replace(self, counts=self.counts[:, :hours], open=self.open[:, :hours])
+
+    def of(self, units: slice) -> "History":
+        """Only these units."""
+        return replace(
+            self,
+            counts=self.counts[units],
+            open=self.open[units],
+            blocked=self.blocked[units],
+            most=self.most[units],
+        )
+
+    def hours_of_week(self, timezone: str) -> np.ndarray:
+        """Of each hour, see `hours_of_week`, [hours]."""
+        return hours_of_week(self.start, self.counts.shape[1], timezone)
 
 
 def make_history(
@@ -199,22 +238,18 @@ def fit_arrivals(history: History, beds: np.ndarray, timezone: str) -> Arrivals:
     1979, J. R. Stat. Soc. B 41): its half-life is the one under which the next day's count was most likely, day after day.
     Scatter: likewise, 0 (Poisson) unless another was clearly more likely.
     """
-    n_units, hours = history.counts.shape
-    week = hours_of_week(history.start, hours, timezone)
+    n_units = len(history.counts)
+    week = history.hours_of_week(timezone)
     rhythm = _fit_rhythm(_by_hour_of_week(history.counts, week), _by_hour_of_week(history.open, week))
-    days = hours // 24
-    counts = history.counts.reshape(n_units, days, 24).sum(axis=2)
-    exposure = (history.open * rhythm[:, week]).reshape(n_units, days, 24).sum(axis=2)
+    counts, exposure = _by_day(history.counts), _by_day(history.open * rhythm[:, week])
+    days = counts.shape[1]
 
     size = np.where(np.isnan(beds), np.maximum(history.most, 1.0), np.maximum(beds, 1.0))
     begun, beds_open = counts.sum(axis=1), size[:, None] * exposure
     per_bed = max(begun.sum() / max(beds_open.sum(), 1e-9), 1e-9)
     known = float(np.clip(_concentration(begun, per_bed * beds_open.sum(axis=1)), 1.0, 50.0)) if n_units > 1 else 1.0
-
-    # The rate per bed of all units at the time, known as one begin at first.
-    of_all = (_faded(counts.sum(axis=0)) + 1) / (_faded(beds_open.sum(axis=0)) + 1 / per_bed)
-    shape = _faded(counts) + known
-    rate = _faded(exposure) + known / (size[:, None] * of_all[:, None, :])
+    prior = Prior(known, per_bed, size)
+    shape, rate = _levels(counts, exposure, prior)
     predicted = shape[..., :-1] / rate[..., :-1] * exposure
     judged = (np.cumsum(exposure > 0, axis=1) > _WARM_UP_DAYS) & (exposure > 0)
     recent = 0.5 ** (np.arange(days)[::-1] / _MEMORY_DAYS)
@@ -234,7 +269,23 @@ def fit_arrivals(history: History, beds: np.ndarray, timezone: str) -> Arrivals:
         np.array(HALF_LIVES)[best],
         np.array(SCATTERS)[scattered],
         history.blocked,
+        prior,
     )
+
+
+def _levels(counts: np.ndarray, exposure: np.ndarray, prior: Prior) -> tuple[np.ndarray, np.ndarray]:
+    """Shape and rate of the level's gamma distribution before each day and after the last, from begins and hours of each day
+    [units, days], for each of `HALF_LIVES`: float64 [half-lives, units, days + 1] each."""
+    beds_open = prior.beds[:, None] * exposure
+    # The rate per bed of all units at the time, known as one begin at first.
+    of_all = (_faded(counts.sum(axis=0)) + 1) / (_faded(beds_open.sum(axis=0)) + 1 / prior.per_bed)
+    rate = _faded(exposure) + prior.begins / (prior.beds[:, None] * of_all[:, None, :])
+    return _faded(counts) + prior.begins, rate
+
+
+def _by_day(hourly: np.ndarray) -> np.ndarray:
+    """Sums of the days of [units, hours], [units, days]."""
+    return hourly.reshape(len(hourly), -1, 24).sum(axis=2)
 
 
 def _by_hour_of_week(values: np.ndarray, week: np.ndarray) -> np.ndarray:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from rnn_core.census.arrivals import Arrivals, find_gaps, fit_arrivals, hour_of_day, make_history
+from rnn_core.census.arrival_windows import ArrivalLessons, hourly, split_arrivals, windows_now
+from rnn_core.census.arrivals import History, find_gaps, fit_arrivals, hour_of_day, make_history
 from rnn_core.census.counts import (
     CountDistribution,
     gamma_factors,
@@ -26,6 +27,7 @@ from rnn_core.contracts.census import (
     CENSUS_QUANTILES,
     HOSPITAL,
     KnownUnits,
+    RateFactors,
 )
 from rnn_core.contracts.config import Sampling
 from rnn_core.contracts.errors import ContractError
@@ -53,6 +55,7 @@ def forecast_census(
     timezone: str = "UTC",
     sampling: Sampling | None = None,
     horizons: Sequence[int] = CENSUS_HORIZONS,
+    factors: RateFactors | None = None,
 ) -> pd.DataFrame:
     """How many patients each unit, and the hospital, will hold: a row per unit and horizon with `CENSUS_COLUMNS`.
 
@@ -80,20 +83,29 @@ def forecast_census(
     in or had a begin within 28 days; its beds are known if those of all units are.
 
     timezone: of the clock that arrivals and leaving follow. sampling: how stays entered the source (delayed entry).
-    horizons: hours ahead, rising, at most the longest of `CENSUS_HORIZONS`. Raises ContractError for a unit named `*` or the
-    empty text.
+    horizons: hours ahead, rising, at most the longest of `CENSUS_HORIZONS`. factors: of a model that corrects the rates of
+    arrivals. Raises ContractError for a unit named `*` or the empty text.
     """
     if not len(known.stays) and not len(known.beds):
         return pd.DataFrame(columns=list(CENSUS_COLUMNS))
     source = _Source.of(known, sampling or Sampling(), np.array(horizons))
     fresh = source.fit_fresh(timezone)
-    parts = _forecast(source, source.present(scored, fresh, timezone), fresh, timezone)
+    parts = _forecast(source, source.present(scored, fresh, timezone), fresh, timezone, factors)
     units = np.arange(len(source.names) - 1)
     of_units = _frame(source.names[:-1], parts.of(units), source.held(units), source.reasons[:-1], source.horizons)
     frame = pd.concat([of_units, _hospital(parts, source)], ignore_index=True)
     if not scored.forecasts_death:
         frame["expected_deaths"] = np.nan
     return frame
+
+
+def learn_from_arrivals(known: KnownUnits, *, timezone: str = "UTC", seed: int = 0) -> ArrivalLessons:
+    """What a recurrent model of arrivals learns from and is judged by, see `split_arrivals`; of stays without a unit, nothing.
+
+    Raises DataTooSmallError for too little.
+    """
+    source = _Source.of(known, Sampling(), np.array(CENSUS_HORIZONS))
+    return split_arrivals(source.history().of(slice(-1)), source.usable_now[:-1], timezone, seed)
 
 
 @dataclass(frozen=True)
@@ -201,15 +213,14 @@ class _Source:
         stays, dies = self.plans.leaving(stays, dies, rows, hours)
         return _Present(unit, hours, stays, dies if scored.forecasts_death else np.zeros_like(dies))
 
-    def fit_arrivals(self, timezone: str) -> Arrivals:
+    def history(self) -> History:
         as_of = self.known.as_of
         days = int(np.ceil((as_of - self.begins.min()) / (24 * HOUR))) if len(self.begins) else 1
         # An end without a time frees a bed, nobody knows when.
         ends = np.where(np.isnat(self.ends) & ~self.is_open, self.begins, self.ends)
         gaps = find_gaps(self.begins, ends, as_of)
         days = min(max(days, 1), CENSUS_HISTORY_DAYS)
-        history = make_history(self.unit, self.begins, ends, self.usable, gaps, as_of, days)
-        return fit_arrivals(history, self.usable_now, timezone)
+        return make_history(self.unit, self.begins, ends, self.usable, gaps, as_of, days)
 
     def held(self, units: np.ndarray) -> "_Held":
         return _Held(self.n_present[units], self.beds[units])
@@ -296,11 +307,16 @@ class _Parts:
         return _Parts(self.census.take(rows), self.arrivals[units], self.discharges[units], self.deaths[units])
 
 
-def _forecast(source: _Source, present: _Present, fresh: FreshStays, timezone: str) -> _Parts:
+def _forecast(
+    source: _Source, present: _Present, fresh: FreshStays, timezone: str, factors: RateFactors | None
+) -> _Parts:
     n_units, horizons = len(source.names), source.horizons
-    arrivals = source.fit_arrivals(timezone)
+    history = source.history()
+    arrivals = fit_arrivals(history, source.usable_now, timezone)
     plans = source.plans
     rates = arrivals.rates(source.known.as_of, max(CENSUS_HORIZONS), timezone) * ~source.closed[:, None]
+    if factors is not None:
+        rates *= hourly(factors(windows_now(history, arrivals, timezone)), rates.shape[1])
     # In place, so that a share of 0 leaves every bit of the sums as it was.
     rates *= 1 - plans.share(source.unit, source.begins, n_units, timezone)
     clock = _clock(source.known.as_of, timezone)

@@ -1,5 +1,6 @@
 """What a census forecast takes and gives: horizons, columns, and what is known of units at a time."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +15,9 @@ CENSUS_QUANTILES: tuple[int, ...] = (5, 10, 25, 50, 75, 90, 95)
 CENSUS_HISTORY_DAYS = 400
 # The whole hospital among the units.
 HOSPITAL = "*"
+# A recurrent model of arrivals counts begins in parts of so many hours: two weeks before a time, and the week after it.
+ARRIVAL_PART_HOURS = 8
+PARTS_BEFORE, PARTS_AHEAD = 42, 21
 
 # Columns of a census frame, those of `forecast.unit_forecast` without what a publication adds.
 CENSUS_COLUMNS: tuple[str, ...] = (
@@ -102,3 +106,28 @@ class PublishedCensus:
     forecasts: pd.DataFrame
     stays: pd.DataFrame
     since: np.datetime64
+
+
+@dataclass(frozen=True)
+class ArrivalWindows:
+    """Begins of a unit in the two weeks before a time and in the week after it, in parts of 8 hours, and those that the rates
+    which were known at that time let expect in them; a row per unit and time.
+
+    came, expected: float64 [rows, parts]; came is NaN where it is not known yet. came_anywhere, expected_anywhere: the same of
+    all units together. hour_of_week: int64 [rows], local hour of the week at the time, 0 is Monday 00:00. week: int64 [rows],
+    number of the week of the time. Hours in which nobody could come count in neither.
+    """
+
+    came: np.ndarray
+    expected: np.ndarray
+    came_anywhere: np.ndarray
+    expected_anywhere: np.ndarray
+    hour_of_week: np.ndarray
+    week: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.week)
+
+
+# From what came, a factor on the rates of each part ahead, float64 [rows, `PARTS_AHEAD`].
+RateFactors = Callable[[ArrivalWindows], np.ndarray]

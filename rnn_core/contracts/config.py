@@ -137,6 +137,19 @@ class UnitConfig(Saved):
 
 
 @dataclass(frozen=True)
+class ArrivalConfig(Saved):
+    """The recurrent forecaster of arrivals: `units` of its LSTM and how it is trained."""
+
+    units: int = 8
+    epochs: int = 30
+    patience: int = 4
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class ModelConfig(Saved):
     """The complete configuration of a stay forecaster.
 

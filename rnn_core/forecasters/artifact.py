@@ -13,12 +13,15 @@ from typing import Any
 from uuid import uuid4
 
 from rnn_core.contracts.concepts import BY_NAME, NAMES, concept_hash
-from rnn_core.contracts.config import ModelConfig, UnitConfig
+from rnn_core.contracts.config import ArrivalConfig, ModelConfig, UnitConfig
 from rnn_core.contracts.errors import ArtifactError
 
 SCALER_FILE, META_FILE = "scaler.json", "meta.json"
 
 _PACKAGES = ("numpy", "keras", "tensorflow", "scikit-learn", "icu-forecast")
+# Of each kind of forecaster, the class of its configuration.
+_CONFIGS = {"stay": ModelConfig, "unit": UnitConfig, "arrivals": ArrivalConfig}
+Config = ModelConfig | UnitConfig | ArrivalConfig
 _PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -28,14 +31,14 @@ class Artifact:
 
     folder: where the model's own files are.
     scaler: the scaler's own JSON.
-    config: ModelConfig of a stay forecaster, UnitConfig of a unit forecaster.
+    config: ModelConfig of a stay forecaster, UnitConfig of a unit forecaster, ArrivalConfig of one of arrivals.
     meta: all of `meta.json`: the arguments of `save_artifact` and what it added (`forecaster`, `model_id`, `config`,
         `concepts` that it reads and their `concept_hash`, `versions`, `git_revision`, `sha256`).
     """
 
     folder: Path
     scaler: dict[str, Any]
-    config: ModelConfig | UnitConfig
+    config: Config
     meta: dict[str, Any]
 
 
@@ -43,7 +46,7 @@ def save_artifact(
     root: Path,
     model_id: str,
     save: Callable[[Path], None],
-    config: ModelConfig | UnitConfig,
+    config: Config,
     scaler: dict[str, Any],
     meta: dict[str, Any],
 ) -> Path:
@@ -84,8 +87,8 @@ def load_artifact(path: Path) -> Artifact:
     """
     path = Path(path)
     meta = check_artifact(path)
-    config_class = ModelConfig if meta["forecaster"] == "stay" else UnitConfig
-    return Artifact(path, _read_json(path / SCALER_FILE), config_class.from_json(meta["config"]), meta)
+    config = _CONFIGS[meta["forecaster"]].from_json(meta["config"])
+    return Artifact(path, _read_json(path / SCALER_FILE), config, meta)
 
 
 def check_artifact(path: Path) -> dict[str, Any]:
@@ -142,11 +145,11 @@ def versions_of(meta: dict[str, Any]) -> str:
     return ", ".join(f"{name} {number}" for name, number in meta.get("versions", {}).items())
 
 
-def _describe(model_id: str, config: ModelConfig | UnitConfig, folder: Path) -> dict[str, Any]:
+def _describe(model_id: str, config: Config, folder: Path) -> dict[str, Any]:
     reads = config.window.concepts if isinstance(config, ModelConfig) else NAMES
     return {
         "model_id": model_id,
-        "forecaster": "stay" if isinstance(config, ModelConfig) else "unit",
+        "forecaster": next(name for name, of in _CONFIGS.items() if isinstance(config, of)),
         "config": config.to_json(),
         "concepts": {name: BY_NAME[name].definition for name in reads},
         "concept_hash": concept_hash(reads),

@@ -253,3 +253,27 @@ def test_a_source_of_which_nothing_is_known_has_no_rows(known):
 def test_a_unit_that_is_named_like_the_hospital_is_refused(known, name):
     with pytest.raises(ContractError, match="which is the hospital"):
         forecast_census(replace(known, beds=known.beds.assign(unit=name)), NOBODY_SCORED)
+
+
+def test_a_model_of_arrivals_changes_the_rates_of_its_parts_and_nothing_else(known):
+    def forecast(factor, parts=21):
+        seen.clear()
+        factors = np.ones((4, 21))
+        factors[:, :parts] = factor
+        return forecast_census(known, NOBODY_SCORED, factors=lambda windows: seen.append(windows) or factors)
+
+    seen = []
+    without = forecast_census(known, NOBODY_SCORED)
+    pd.testing.assert_frame_equal(forecast(1.0), without)
+    (windows,) = seen
+    # Units in their order and, last, stays without one; of the last week before now every begin is counted.
+    week = known.stays["intime"] >= known.as_of - np.timedelta64(7, "D")
+    came = known.stays[week].groupby("unit").size()
+    np.testing.assert_allclose(windows.came[:3, 21:42].sum(axis=1), came)
+    assert np.isnan(windows.came[:, 42:]).all() and (windows.expected[:3, 42:] > 0).all()
+    assert windows.hour_of_week.tolist() == [(DAYS % 7) * 24 + 8] * 4
+    arrivals = without["expected_arrivals"].to_numpy(float)
+    np.testing.assert_allclose(forecast(2.0)["expected_arrivals"], 2 * arrivals, rtol=1e-6)
+    near = forecast(2.0, parts=3)["expected_arrivals"].to_numpy(float) - arrivals
+    horizon, by_day = without["horizon_hours"].to_numpy(), np.tile(arrivals[without["horizon_hours"] == 24], (10, 1)).T
+    np.testing.assert_allclose(near[horizon >= 24], by_day.ravel()[horizon >= 24], rtol=1e-6)
