@@ -66,16 +66,16 @@ def past_windows(history: History, beds: np.ndarray, timezone: str, slots: np.nd
     What was expected at each follows from what came before it alone. Rhythm and half-life are found every 28 days, the level
     every day, counted back from the end of the history.
     """
-    hours, week = history.counts.shape[1], hours_of_week(history.start, history.counts.shape[1] + 1, timezone)
+    hours, week = history.counts.shape[1], history.hours_of_week(timezone)
     came, parts = _summed(history.counts), []
     block = slots // (_REFIT_DAYS * 24)
     for number in np.unique(block):
         chosen, start = slots[block == number], number * _REFIT_DAYS * 24
         then = fit_arrivals(history.until(start), beds, timezone)
         level = then.followed(history.until(min(start + _REFIT_DAYS * 24, hours) // 24 * 24), timezone)
-        expected = _summed(history.open * then.rhythm[:, week[:-1]])
+        expected = _summed(history.open * then.rhythm[:, week])
         day = (history.start + chosen * HOUR).astype("datetime64[D]").astype(np.int64)
-        parts.append(_windows(came, expected, level[:, chosen // 24], chosen, week[chosen], day))
+        parts.append(_windows(came, expected, level[:, chosen // 24], chosen, day))
     return _concatenate(parts)
 
 
@@ -89,8 +89,8 @@ def windows_now(history: History, arrivals: Arrivals, timezone: str) -> ArrivalW
     expected = np.pad(is_open * arrivals.rhythm[:, week], ((0, 0), (missing, 0)))
     counts = np.pad(history.counts, ((0, 0), (0, _AHEAD)), constant_values=np.nan)
     came = _summed(np.pad(counts, ((0, 0), (missing, 0))))
-    at, days = np.array([missing + hours]), np.array([0])
-    return _windows(came, _summed(expected), arrivals.level[:, None], at, week[[hours]], days)
+    at = np.array([missing + hours])
+    return _windows(came, _summed(expected), arrivals.level[:, None], at, np.zeros(1, np.int64))
 
 
 def hourly(factors: np.ndarray, hours: int) -> np.ndarray:
@@ -103,17 +103,16 @@ def _windows(
     expected: np.ndarray,
     level: np.ndarray,
     slots: np.ndarray,
-    hour_of_week: np.ndarray,
     day: np.ndarray,
 ) -> ArrivalWindows:
     """came, expected: sums of the first hours of a history, [units, hours + 1], the latter at a level of 1. level: float64
-    [units, slots]. hour_of_week, day: of each slot."""
+    [units, slots]. day: of each slot."""
     edges = slots[:, None] + np.arange(-PARTS_BEFORE, PARTS_AHEAD + 1) * ARRIVAL_PART_HOURS
     counts = np.diff(came[:, edges], axis=2)
     means = np.diff(expected[:, edges], axis=2) * level[:, :, None]
     anywhere = (np.broadcast_to(values.sum(axis=0), values.shape) for values in (counts, means))
     parts = (values.reshape(-1, counts.shape[2]) for values in (counts, means, *anywhere))
-    return ArrivalWindows(*parts, np.tile(hour_of_week, len(counts)), np.tile(day // 7, len(counts)))
+    return ArrivalWindows(*parts, np.tile(day // 7, len(counts)))
 
 
 def _summed(hourly_values: np.ndarray) -> np.ndarray:

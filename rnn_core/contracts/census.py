@@ -114,15 +114,13 @@ class ArrivalWindows:
     which were known at that time let expect in them; a row per unit and time.
 
     came, expected: float64 [rows, parts]; came is NaN where it is not known yet. came_anywhere, expected_anywhere: the same of
-    all units together. hour_of_week: int64 [rows], local hour of the week at the time, 0 is Monday 00:00. week: int64 [rows],
-    number of the week of the time. Hours in which nobody could come count in neither.
+    all units together. week: int64 [rows], number of the week of the time. Hours in which nobody could come count in neither.
     """
 
     came: np.ndarray
     expected: np.ndarray
     came_anywhere: np.ndarray
     expected_anywhere: np.ndarray
-    hour_of_week: np.ndarray
     week: np.ndarray
 
     def __len__(self) -> int:

@@ -271,7 +271,6 @@ def test_a_model_of_arrivals_changes_the_rates_of_its_parts_and_nothing_else(kno
     came = known.stays[week].groupby("unit").size()
     np.testing.assert_allclose(windows.came[:3, 21:42].sum(axis=1), came)
     assert np.isnan(windows.came[:, 42:]).all() and (windows.expected[:3, 42:] > 0).all()
-    assert windows.hour_of_week.tolist() == [(DAYS % 7) * 24 + 8] * 4
     arrivals = without["expected_arrivals"].to_numpy(float)
     np.testing.assert_allclose(forecast(2.0)["expected_arrivals"], 2 * arrivals, rtol=1e-6)
     near = forecast(2.0, parts=3)["expected_arrivals"].to_numpy(float) - arrivals

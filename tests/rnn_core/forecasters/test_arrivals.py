@@ -29,13 +29,13 @@ def some_windows(rows: int, seed: int = 0) -> ArrivalWindows:
     random = np.random.default_rng(seed)
     expected = random.uniform(0.5, 4, (rows, PARTS_BEFORE + PARTS_AHEAD))
     came, anywhere = random.poisson(expected).astype(float), random.poisson(3 * expected).astype(float)
-    return ArrivalWindows(came, expected, anywhere, 3 * expected, np.arange(rows) % 168, np.arange(rows) // 20)
+    return ArrivalWindows(came, expected, anywhere, 3 * expected, np.arange(rows) // 20)
 
 
 @pytest.fixture(scope="module")
 def network():
     keras.utils.set_random_seed(0)
-    made = arrivals._build(ArrivalConfig(units=5))
+    made = arrivals.build_arrival_network(ArrivalConfig(units=5))
     random = np.random.default_rng(0)
     made.set_weights([w + random.normal(0, 0.4, w.shape) for w in made.get_weights()])
     return made
@@ -43,7 +43,7 @@ def network():
 
 def test_what_is_served_is_the_network_that_was_fitted(network):
     windows = some_windows(30)
-    factors = forecast_factors(tuple(network.get_weights()), windows)
+    factors = forecast_factors(arrivals.plain_network(network), windows)
     assert factors.std() > 0.05 and ((factors >= 1 / MOST) & (factors <= MOST)).all()
     came, anywhere = windows.came.copy(), windows.came_anywhere.copy()
     came[:, PARTS_BEFORE:] = factors * windows.expected[:, PARTS_BEFORE:]
@@ -54,18 +54,18 @@ def test_what_is_served_is_the_network_that_was_fitted(network):
 
 
 def test_what_comes_after_the_time_is_not_read_and_beyond_its_reach_nothing_is_corrected(network):
-    windows, weights = some_windows(10), tuple(network.get_weights())
+    windows, plain = some_windows(10), arrivals.plain_network(network)
     unknown = replace(windows, came=windows.came.copy(), came_anywhere=windows.came_anywhere.copy())
     unknown.came[:, PARTS_BEFORE:], unknown.came_anywhere[:, PARTS_BEFORE:] = np.nan, np.nan
-    whole = forecast_factors(weights, windows)
-    np.testing.assert_array_equal(forecast_factors(weights, unknown), whole)
-    near = ArrivalForecaster(weights, ArrivalConfig(), replace(REPORT, reach=4)).factors(unknown)
+    whole = forecast_factors(plain, windows)
+    np.testing.assert_array_equal(forecast_factors(plain, unknown), whole)
+    near = ArrivalForecaster(plain, ArrivalConfig(), replace(REPORT, reach=4)).factors(unknown)
     np.testing.assert_array_equal(near[:, :4], whole[:, :4])
     assert (near[:, 4:] == 1).all()
 
 
 def test_an_artifact_forecasts_the_same_again(network, tmp_path):
-    fitted = ArrivalForecaster(tuple(network.get_weights()), ArrivalConfig(units=5), REPORT)
+    fitted = ArrivalForecaster(arrivals.plain_network(network), ArrivalConfig(units=5), REPORT)
     loaded = ArrivalForecaster.load(fitted.save(tmp_path, "arrivals-1", {"data_cutoff": "2026-01-01"}))
     assert (loaded.config, loaded.report) == (fitted.config, fitted.report)
     np.testing.assert_array_equal(loaded.factors(some_windows(5)), fitted.factors(some_windows(5)))
