@@ -58,7 +58,9 @@ def train(
     members: Annotated[
         int | None, typer.Option(help="Members of the ensemble, at least 2; default: 5.", callback=_is_ensemble)
     ] = None,
-    forecaster: Annotated[Kind, typer.Option(help="Recurrent networks, boosted trees, or a blend of both.")] = "blend",
+    forecaster: Annotated[
+        Kind, typer.Option(help="Recurrent networks, boosted trees, logistic regressions, or a blend.")
+    ] = "blend",
     cell: Annotated[Cell, typer.Option(help="Type of recurrent cell.")] = "lstm",
     mixed_precision: Annotated[bool, typer.Option(help="Compute in bfloat16, if all GPUs are fast at it.")] = False,
     no_serve: Annotated[

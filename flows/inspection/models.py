@@ -34,7 +34,10 @@ def _kind(row: Mapping[str, Any]) -> str | None:
     if row["name"] != "stay":
         return None
     kind = row["config"].get("forecaster", "recurrent")
-    return f"{kind} of {' and '.join(row['config']['blend'])}" if kind == "blend" else kind
+    if kind != "blend":
+        return kind
+    *others, last = row["config"]["blend"]
+    return f"blend of {', '.join(others)} and {last}"
 
 
 def _members(row: Mapping[str, Any]) -> int | None:

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 
 import keras
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -182,11 +182,6 @@ def linear(arena: Arena) -> Entry:
     return _on_features(arena, *_features(arena), _fit_linear_risk, _fit_line)
 
 
-def logistic(arena: Arena) -> Entry:
-    """Logistic regressions on the same features: of death, and of the horizon bin in which the stay ends."""
-    return _on_features(arena, *_features(arena), _fit_logistic, partial(_fit_bins, arena.config.network.horizon_edges))
-
-
 def trees(arena: Arena) -> Entry:
     """Gradient-boosted trees on the same features: a classifier of death, quantile regressions of the remaining stay."""
     return _on_features(arena, *_features(arena), _fit_trees, _fit_tree_quantiles)
@@ -224,18 +219,6 @@ def _fit_line(x: np.ndarray, hours: np.ndarray) -> Callable[[np.ndarray], np.nda
     model = fit_remaining_regression(x, hours)
     residual = np.quantile(np.log1p(hours) - np.log1p(model.predict(x)), QUANTILES)
     return lambda x: np.expm1(np.maximum(np.log1p(model.predict(x))[:, None] + residual, 0))
-
-
-def _fit_bins(edges: tuple[float, ...], x: np.ndarray, hours: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    bins = np.searchsorted(edges, hours, side="right") - 1
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500)).fit(x, bins)
-
-    def predict(x: np.ndarray) -> np.ndarray:
-        masses = np.zeros((len(x), len(edges), 2))
-        masses[:, model.classes_, 0] = model.predict_proba(x)
-        return _quantiles_of(Distribution(masses, edges))
-
-    return predict
 
 
 # Shallow trees, each over a random part of the features: they overfit least on a few thousand stays.
@@ -314,6 +297,11 @@ def plain_cell(cell: str, arena: Arena) -> Entry:
 def hazard_trees(arena: Arena) -> Entry:
     """Gradient-boosted trees as a stay forecaster (`forecasters.trees`), trained to serve: one member per fold."""
     return _serve(arena, arena.fits.of("trees"))
+
+
+def logistic(arena: Arena) -> Entry:
+    """Logistic regressions as a stay forecaster (`forecasters.logistic`), one member per fold."""
+    return _serve(arena, arena.fits.of("logistic"))
 
 
 def forecaster_single(arena: Arena) -> Entry:

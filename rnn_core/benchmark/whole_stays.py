@@ -3,35 +3,23 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from rnn_core.benchmark.fits import Fits
 from rnn_core.contracts.config import ModelConfig, Sampling
-from rnn_core.contracts.errors import DataTooSmallError
 from rnn_core.contracts.frames import EpochRecord, Grid, Windows
 from rnn_core.contracts.known import Known
 from rnn_core.evaluation.holdout import population_forecast
-from rnn_core.forecasters.boosting import Examples
 from rnn_core.forecasters.fit_stay import make_forecaster
 from rnn_core.forecasters.forecaster import OutOfFold, kind_of
-from rnn_core.forecasters.trees import fit_hazards, sampled_rows
 from rnn_core.series.material import Material, judged_hours, make_material, make_served_grid
 from rnn_core.series.scaling import Scaler, fit_scaler, static_features
-from rnn_core.series.splits import patient_folds
-from rnn_core.series.summaries import summary_features
 from rnn_core.series.windows import make_windows
 from rnn_core.statistics.distribution import Distribution
 
 # What the forecast flow serves by default.
 SHIPPED = "blend"
-# Inverse strengths of the ridge penalty among which the logistic regressions choose.
-_PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2)
 
 
 @dataclass(frozen=True)
@@ -100,54 +88,8 @@ def prevalence(fold: Fold) -> tuple[Distribution, Histories]:
 
 
 def logistic(fold: Fold) -> tuple[Distribution, Histories]:
-    """Logistic regressions on `summary_features`: of an end in each horizon bin once it is reached, and of death given
-    an end (pooled logistic regression: D'Agostino et al., Stat Med 9, 1990, 1501-1515). A fold of the patients chooses
-    the penalty."""
-    material, edges = fold.material, fold.config.network.horizon_edges
-    rows = sampled_rows(material, fold.learned.sound, fold.config)
-    features, labels = summary_features(material.windows, rows), material.labels.take(rows)
-    held_out = patient_folds(fold.learned.stays["patient_id"], fold.config.train.folds)[material.stay_of_row[rows]] == 0
-    hazards, _ = fit_hazards(features, labels, held_out, fold.config, fold.config.train.seed, fit=_fit_log_odds)
-    return Distribution(hazards.masses(summary_features(fold.windows, fold.rows), len(edges)), edges), ()
-
-
-@dataclass(frozen=True)
-class _LinearLogOdds:
-    """Log-odds that are linear in the features, with an effect of each of the first horizon bins; later ones have that of
-    the last in which an end was seen."""
-
-    model: Pipeline
-    bins: int
-    baseline: float = 0.0
-
-    def log_odds(self, features: np.ndarray, last: np.ndarray) -> np.ndarray:
-        scale, line = self.model.steps[0][1], self.model.steps[1][1]
-        weight = line.coef_[0] / scale.scale_
-        own = (features - scale.mean_[: -self.bins]) @ weight[: -self.bins]
-        of_bin = (np.eye(self.bins)[np.minimum(last, self.bins - 1)] - scale.mean_[-self.bins :]) @ weight[-self.bins :]
-        return own[:, None] + of_bin + line.intercept_[0] + self.baseline
-
-
-def _fit_log_odds(train: Examples, valid: Examples, **_: Any) -> tuple[_LinearLogOdds, np.ndarray]:
-    if len(np.unique(train.y)) < 2 or not len(valid.y):
-        raise DataTooSmallError(
-            "A regression of hazards needs stays of both outcomes, and others to choose the penalty."
-        )
-    bins = int(train.x[:, -1].max()) + 1
-    x, x_valid = (
-        np.concatenate([part.x[:, :-1], np.eye(bins)[np.minimum(part.x[:, -1].astype(int), bins - 1)]], axis=1)
-        for part in (train, valid)
-    )
-    fits = [
-        make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=500)).fit(x, train.y)
-        for penalty in _PENALTIES
-    ]
-    parts = (x, train.y), (x_valid, valid.y)
-    losses = np.array(
-        [[log_loss(y, fit.predict_proba(part), labels=[False, True]) for part, y in parts] for fit in fits]
-    )
-    best = int(losses[:, 1].argmin())
-    return _LinearLogOdds(fits[best], bins), losses[best]
+    """Logistic regressions on hinged summaries as a stay forecaster, one member per fold."""
+    return _served(fold, fold.fits.of("logistic"))
 
 
 def lstm(fold: Fold) -> tuple[Distribution, Histories]:

@@ -9,7 +9,7 @@ from rnn_core.contracts.saved import Hours, Saved
 
 Cell = Literal["elman", "jordan", "lstm", "gru"]
 Head = Literal["regression", "competing_risk"]
-Kind = Literal["recurrent", "trees", "blend"]
+Kind = Literal["recurrent", "trees", "logistic", "blend"]
 
 # Hours after the prediction time at which the forecast distribution is cut; the last cell is open-ended.
 HORIZON_EDGES = (0, 6, 12, 24, 36, 48, 72, 96, 120, 144, 168, 216, 264, 336, 432, 576, 720, 1080, 1440)

@@ -3,14 +3,13 @@
 So a file of trees holds numbers only (no pickle, no code), and gives the same forecasts with any later scikit-learn.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Self
+from dataclasses import dataclass
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from rnn_core.contracts.errors import DataTooSmallError
+from rnn_core.forecasters.hazards import Examples, LogOdds
 
 # A set of leaves is one byte.
 LEAVES = 8
@@ -20,7 +19,7 @@ _BLOCK_ROWS = 256
 
 
 @dataclass(frozen=True)
-class Boosting:
+class Boosting(LogOdds):
     """A sum of trees of at most `LEAVES` leaves, numbered from left to right; the log-odds of a binary outcome.
 
     baseline: float64 [], before the first tree. value: float64 [trees, LEAVES], what each leaf adds.
@@ -29,11 +28,15 @@ class Boosting:
     smaller tree lacks have an infinite threshold.
     """
 
-    baseline: np.ndarray
     feature: np.ndarray
     threshold: np.ndarray
     kept: np.ndarray
     value: np.ndarray
+
+    @property
+    def rounds(self) -> int:
+        """Number of trees."""
+        return len(self.value)
 
     def log_odds(self, features: np.ndarray, last: np.ndarray) -> np.ndarray:
         """float64 [rows, values] of rows `features` [rows, k] with each of the values `last` [values] as feature k.
@@ -58,21 +61,6 @@ class Boosting:
         right = x[:, np.where(looked_at, self.feature, 0)] > np.where(looked_at, self.threshold, np.inf)
         return np.bitwise_and.reduce(np.where(right, self.kept, _ALL_LEAVES), axis=2)
 
-    def to_arrays(self, prefix: str) -> dict[str, np.ndarray]:
-        return {f"{prefix}{field.name}": getattr(self, field.name) for field in fields(self)}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray], prefix: str) -> Self:
-        return cls(**{field.name: arrays[f"{prefix}{field.name}"] for field in fields(cls)})
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Rows to learn from or to stop by, all of one weight: x float64 [n, features], y bool [n]."""
-
-    x: np.ndarray
-    y: np.ndarray
-
 
 def fit_boosting(
     train: Examples, valid: Examples, *, trees: int, learning_rate: float, seed: int
@@ -90,7 +78,7 @@ def fit_boosting(
     if len(np.unique(train.y)) < 2:
         constant = _constant(train.y)
         at = np.full(len(train.y), constant.baseline), np.full(len(valid.y), constant.baseline)
-        return constant, np.array([_log_loss(part, found) for part, found in zip((train, valid), at, strict=True)])
+        return constant, np.array([part.log_loss(found) for part, found in zip((train, valid), at, strict=True)])
     # Concepts that a source never charts are constant, and looking through them would take as long as through the others.
     varied = np.flatnonzero(np.ptp(train.x, axis=0) > 0)
     train, valid = (Examples(part.x[:, varied], part.y) for part in (train, valid))
@@ -112,7 +100,7 @@ def fit_boosting(
     with threadpool_limits(1, user_api="openmp"):
         model.fit(train.x, train.y)
         losses = np.array(
-            [[_log_loss(part, found) for found in model.staged_decision_function(part.x)] for part in (train, valid)]
+            [[part.log_loss(found) for found in model.staged_decision_function(part.x)] for part in (train, valid)]
         )
     best = int(losses[1].argmin()) + 1
     flat = [_flatten(predictor.nodes) for (predictor,) in model._predictors[:best]]
@@ -132,10 +120,6 @@ def _constant(y: np.ndarray) -> Boosting:
         splits.astype(np.uint8),
         np.empty((0, LEAVES)),
     )
-
-
-def _log_loss(valid: Examples, log_odds: np.ndarray) -> float:
-    return float(np.logaddexp(0, np.where(valid.y, -log_odds, log_odds)).mean())
 
 
 def _flatten(nodes: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -92,6 +92,7 @@ def join_folds(parts: Sequence[tuple[np.ndarray, Distribution]]) -> tuple[np.nda
 KINDS: dict[str, str] = {
     "recurrent": "rnn_core.forecasters.recurrent:RecurrentEnsemble",
     "trees": "rnn_core.forecasters.trees:BoostedTrees",
+    "logistic": "rnn_core.forecasters.logistic:LogisticRegressions",
     "blend": "rnn_core.forecasters.blend:Blend",
 }
 

@@ -1,223 +1,23 @@
-"""Boosted trees as a stay forecaster: discrete hazards of the end, and of death given an end, on summaries of a window."""
+"""Boosted trees as a stay forecaster."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from time import perf_counter
-from typing import Protocol, Self
-from zipfile import BadZipFile
+from typing import ClassVar
 
 import numpy as np
-from scipy.special import expit
 
 from rnn_core.contracts.config import ModelConfig
-from rnn_core.contracts.errors import ArtifactError, ContractError
-from rnn_core.contracts.frames import DIED, EpochRecord, Labels, Windows
-from rnn_core.forecasters.boosting import Boosting, Examples, fit_boosting
-from rnn_core.forecasters.forecaster import Forecaster, OutOfFold, join_folds
-from rnn_core.series.material import Material
-from rnn_core.series.person_periods import PersonPeriods, masses_of_hazards, person_periods, population_masses
-from rnn_core.series.splits import patient_folds
-from rnn_core.series.summaries import summary_features
-from rnn_core.statistics.distribution import Distribution
-
-TREES_FILE = "trees.npz"
-
-# More rows than this only take time and memory: 120,000 examples of 480 features are 0.5 GB.
-MAX_ROWS = 40_000
-# Of the bins that a stay outlasts, so many are drawn for each end: more of them add little (Ury, Biometrics 31, 1975).
-STAYS_PER_END = 2
-_BLOCK_ROWS = 4096
+from rnn_core.forecasters.boosting import Boosting, fit_boosting
+from rnn_core.forecasters.hazards import Examples, HazardForecaster, LogOdds
 
 
-class LogOdds(Protocol):
-    """A fitted model of a binary outcome. baseline: float, added to every log-odds."""
+class BoostedTrees(HazardForecaster):
+    """See `HazardForecaster`. 40,000 rows make 120,000 examples: of 480 features, 0.5 GB."""
 
-    baseline: float
+    file: ClassVar[str] = "trees.npz"
+    model: ClassVar[type[LogOdds]] = Boosting
+    max_rows: ClassVar[int] = 40_000
 
-    def log_odds(self, features: np.ndarray, last: np.ndarray) -> np.ndarray:
-        """float64 [rows, values] of `features` [rows, k] with each of the values `last` [values] as feature k."""
-
-
-# From examples to learn from and others to stop by to a model and its two losses, as `fit_boosting`.
-Fit = Callable[..., tuple[LogOdds, np.ndarray]]
-
-
-@dataclass(frozen=True)
-class Hazards:
-    """One fit: log-odds of ending in a bin once it is reached, and of death given an end in a bin.
-
-    Together they are the cause-specific hazards of the bin: ends * dies and ends * (1 - dies). The split keeps one
-    tree per step where a classifier of three outcomes grows three, and learns the cause from one example per row
-    (vertical modelling: Nicolaie, van Houwelingen & Putter, Stat Med 29, 2010, 1190-1205).
-    """
-
-    ends: LogOdds
-    dies: LogOdds
-
-    def masses(self, features: np.ndarray, bins: int) -> np.ndarray:
-        """Masses float64 [rows, bins, 2] of rows `features` [rows, k]."""
-        number = np.arange(bins)
-        ends = np.ones((len(features), bins))
-        ends[:, :-1] = expit(self.ends.log_odds(features, number[:-1]))
-        dies = expit(self.dies.log_odds(features, number))
-        return masses_of_hazards(ends[:, :, None] * np.stack([1 - dies, dies], axis=2))
-
-
-@dataclass(frozen=True)
-class BoostedTrees:
-    """The mean of the forecasts of fits that each left out one fold of the patients.
-
-    edges: lower edges of the horizon bins, hours after the prediction.
-    """
-
-    fits: tuple[Hazards, ...]
-    edges: tuple[float, ...]
-
-    def forecast(self, windows: Windows, rows: np.ndarray) -> Distribution:
-        """See `Forecaster`."""
-        masses = np.empty((len(rows), len(self.edges), 2))
-        for first in range(0, len(rows), _BLOCK_ROWS):
-            block = slice(first, first + _BLOCK_ROWS)
-            features = summary_features(windows, rows[block])
-            masses[block] = np.mean([one.masses(features, len(self.edges)) for one in self.fits], axis=0)
-        return Distribution(masses, self.edges)
-
-    def members(self) -> tuple["BoostedTrees", ...]:
-        return tuple(BoostedTrees((one,), self.edges) for one in self.fits)
-
-    def save(self, folder: Path) -> None:
-        """Numbers only, as `.npz`."""
-        arrays = {"fits": np.array(len(self.fits))}
-        for k, one in enumerate(self.fits):
-            arrays |= one.ends.to_arrays(f"{k}.ends.") | one.dies.to_arrays(f"{k}.dies.")
-        np.savez_compressed(folder / TREES_FILE, allow_pickle=False, **arrays)
-
-    @classmethod
-    def load(cls, folder: Path, config: ModelConfig) -> Self:
-        """See `Forecaster`. Runs nothing that the file holds."""
-        try:
-            with np.load(folder / TREES_FILE, allow_pickle=False) as arrays:
-                fits = [
-                    Hazards(*(Boosting.from_arrays(arrays, f"{k}.{part}.") for part in ("ends", "dies")))
-                    for k in range(int(arrays["fits"]))
-                ]
-        except (OSError, KeyError, ValueError, BadZipFile) as error:
-            raise ArtifactError(
-                f"{TREES_FILE} of the artifact {folder.name} holds no trees that this version reads; restore the folder "
-                "from its backup, or train anew."
-            ) from error
-        return cls(tuple(fits), config.network.horizon_edges)
-
-    @classmethod
-    def fit(
-        cls,
-        material: Material,
-        learned: np.ndarray,
-        config: ModelConfig,
-        *,
-        checkpoint_dir: Path | None = None,
-        warm_from: Forecaster | None = None,
-        progress: Callable[[EpochRecord], None] | None = None,
-        folds: Sequence[int] | None = None,
-    ) -> OutOfFold:
-        """See `Forecaster`. Each member is cut to the number of trees that is best on the fold that it left out.
-
-        Keeps no checkpoints: a fit takes minutes. `progress` is called after each member.
-        """
-        if warm_from is not None:
-            raise ContractError("Boosted trees are always fitted from scratch.")
-        n_folds, edges = config.train.folds, config.network.horizon_edges
-        fold = patient_folds(material.known.stays["patient_id"], n_folds)[material.stay_of_row]
-        rows, judged = sampled_rows(material, learned, config), material.judged_rows
-        judged = judged[learned[material.stay_of_row[judged]]]
-        features, labels = summary_features(material.windows, rows), material.labels.take(rows)
-
-        fits, held_out_forecasts = [], []
-        for k in range(n_folds) if folds is None else folds:
-            began = perf_counter()
-            one, losses = fit_hazards(features, labels, fold[rows] == k, config, seed=config.train.seed * n_folds + k)
-            mine = judged[fold[judged] == k]
-            fits.append(one)
-            held_out_forecasts.append((mine, cls((one,), edges).forecast(material.windows, mine)))
-            if progress is not None:
-                record = {"epoch": len(one.ends.value), "epochs": config.trees.trees, "seconds": perf_counter() - began}
-                record |= dict(zip(("train_loss", "valid_loss"), losses.tolist(), strict=True))
-                progress(record | {"member": k + 1, "members": n_folds})
-        row, forecast = join_folds(held_out_forecasts)
-        return OutOfFold(
-            forecaster=cls(tuple(fits), edges),
-            config=config,
-            row=row,
-            forecast=forecast,
-            best_epochs=tuple(len(one.ends.value) for one in fits),
-        )
-
-
-def learned_rows(material: Material, config: ModelConfig) -> np.ndarray:
-    """Rows that trees learn from: usable ones at the elapsed hours of the horizon's edges, absolute, int64 [n].
-
-    A stay adds a row at each such hour that it reaches, all of one weight (landmarks: van Houwelingen & Putter, "Dynamic
-    Prediction in Clinical Survival Analysis", 2012, chapter 7). Forecasts change less from hour to hour the longer a
-    stay has lasted, so the landmarks lie further apart. Nothing that comes after the hour weighs or chooses a row.
-    """
-    rows = np.flatnonzero(material.windows.scored & material.labels.usable)
-    return rows[np.isin(material.hour_of_row(rows), config.network.horizon_edges[1:])]
-
-
-def sampled_rows(material: Material, learned: np.ndarray, config: ModelConfig) -> np.ndarray:
-    """The `learned_rows` of the stays `learned`, bool [stays], or `MAX_ROWS` of them at random, rising."""
-    rows = learned_rows(material, config)
-    rows = rows[learned[material.stay_of_row[rows]]]
-    if len(rows) > MAX_ROWS:
-        rows = np.sort(np.random.default_rng(config.train.seed).choice(rows, MAX_ROWS, replace=False))
-    return rows
-
-
-def fit_hazards(
-    features: np.ndarray, labels: Labels, held_out: np.ndarray, config: ModelConfig, seed: int, fit: Fit = fit_boosting
-) -> tuple[Hazards, np.ndarray]:
-    """Hazards fitted on rows that are not `held_out`, cut to the number of trees that is best on those that are.
-
-    features: float32 [rows, k]. labels: of the same rows, all usable. held_out: bool [rows]. fit: what fits the log-odds
-    of an outcome, boosted trees by default. Returns the fit and its loss on rows learned from and on those held out, in
-    nats per person-period and per end together, [2].
-
-    Person-periods are drawn with the probabilities that `person_periods` gives, so all examples have one weight.
-    """
-    population = population_masses(labels.take(~held_out))
-    train, valid = (person_periods(labels.take(part), population) for part in (~held_out, held_out))
-    kept = min(1.0, STAYS_PER_END * float(train.ends.sum()) / max(float(train.stays.sum()), 1.0))
-    random = np.random.default_rng(seed)
-    parts = [(features[part], _draw(random, found, kept)) for part, found in ((~held_out, train), (held_out, valid))]
-    settings = {"trees": config.trees.trees, "learning_rate": config.trees.learning_rate, "seed": seed}
-    ends, ends_losses = fit(*(_examples_of_end(*part) for part in parts), **settings)
-    dies, dies_losses = fit(*(_examples_of_death(*part) for part in parts), **settings)
-    # Drawing stays with probability `kept` divides the odds of an end by it and changes nothing else (case-control
-    # sampling: Prentice & Pyke, Biometrika 66, 1979, 403-411).
-    return Hazards(replace(ends, baseline=ends.baseline + np.log(kept)), dies), ends_losses + dies_losses
-
-
-def _draw(random: np.random.Generator, expected: PersonPeriods, kept: float) -> PersonPeriods:
-    """Whole counts, bool, whose expectation is that of the ends, and `kept` times that of the stays."""
-    ends, stays = (random.random(counts.shape, np.float32) for counts in (expected.ends, expected.stays))
-    return PersonPeriods(ends < expected.ends, stays < kept * expected.stays)
-
-
-def _examples_of_end(features: np.ndarray, periods: PersonPeriods) -> Examples:
-    """The bins before the open last one: whether the stay ends there."""
-    ended, stayed = (np.nonzero(part) for part in (periods.ends[:, :-1].any(axis=2), periods.stays[:, :-1]))
-    row, number = (np.concatenate(both) for both in zip(ended, stayed, strict=True))
-    return Examples(_with_bin(features, row, number), np.arange(len(row)) < len(ended[0]))
-
-
-def _examples_of_death(features: np.ndarray, periods: PersonPeriods) -> Examples:
-    row, number, cause = np.nonzero(periods.ends)
-    return Examples(_with_bin(features, row, number), cause == DIED)
-
-
-def _with_bin(features: np.ndarray, row: np.ndarray, number: np.ndarray) -> np.ndarray:
-    x = np.empty((len(row), features.shape[1] + 1))
-    x[:, :-1] = features[row]
-    x[:, -1] = number
-    return x
+    @staticmethod
+    def fit_log_odds(train: Examples, valid: Examples, config: ModelConfig, seed: int) -> tuple[Boosting, np.ndarray]:
+        """Cut to the number of trees that is best on `valid`."""
+        settings = config.trees
+        return fit_boosting(train, valid, trees=settings.trees, learning_rate=settings.learning_rate, seed=seed)

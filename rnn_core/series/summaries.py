@@ -35,6 +35,15 @@ def summary_features(windows: Windows, rows: np.ndarray) -> np.ndarray:
     )
 
 
+def clock_columns(n_concepts: int) -> list[int]:
+    """The features of `summary_features` that say the hour of the day, as sine and cosine, with so many concepts.
+
+    >>> clock_columns(2)
+    [14, 15]
+    """
+    return [6 * n_concepts + TIME_CHANNELS.index(f"hour_of_day_{part}") for part in ("sin", "cos")]
+
+
 def _range_mean(values: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
     """Mean of rows first to last (inclusive), [ranges, columns]."""
     total = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0, dtype=np.float64)])

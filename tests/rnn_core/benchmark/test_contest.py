@@ -70,8 +70,8 @@ def with_the_outcomes_of_fold_0_turned_around(arena: Arena) -> Arena:
 
 
 def test_what_is_said_of_a_fold_does_not_know_its_outcomes(arena, entries):
-    again = contenders.logistic(with_the_outcomes_of_fold_0_turned_around(arena))
-    before, after = entries["logistic"].out_of_fold, again.out_of_fold
+    again = contenders.linear(with_the_outcomes_of_fold_0_turned_around(arena))
+    before, after = entries["linear"].out_of_fold, again.out_of_fold
     np.testing.assert_array_equal(after[arena.fold == 0], before[arena.fold == 0])
     assert not np.array_equal(after[arena.fold == 1], before[arena.fold == 1])
 

@@ -11,6 +11,7 @@ from rnn_core.contracts.errors import ArtifactError, ContractError
 from rnn_core.contracts.known import Known
 from rnn_core.forecasters.blend import Blend, join
 from rnn_core.forecasters.fit_stay import make_forecaster
+from rnn_core.forecasters.logistic import LogisticRegressions
 from rnn_core.forecasters.recurrent import RecurrentEnsemble
 from rnn_core.forecasters.stay import load_stay_forecaster, save_stay_forecaster
 from rnn_core.forecasters.trees import BoostedTrees
@@ -18,7 +19,7 @@ from rnn_core.series.material import make_served_grid
 from rnn_core.series.scaling import fit_scaler, static_features
 from rnn_core.series.splits import patient_folds
 
-CONFIG = replace(small_config(epochs=1), forecaster="blend")
+CONFIG = replace(small_config(epochs=1), forecaster="blend", blend=("recurrent", "trees", "logistic"))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def fitted(material):
 
 def test_out_of_fold_is_the_pool_of_what_the_parts_said_out_of_fold(material, fitted):
     kinds = [type(part) for part in fitted.forecaster.parts]
-    assert kinds == [RecurrentEnsemble, BoostedTrees]
+    assert kinds == [RecurrentEnsemble, BoostedTrees, LogisticRegressions]
     np.testing.assert_array_equal(fitted.row, material.judged_rows)
     assert fitted.config.forecaster == "blend" and fitted.config.network.n_channels > 0
     assert len(fitted.histories) == len(fitted.best_epochs) == 2
@@ -59,7 +60,7 @@ def test_a_served_blend_comes_back_from_its_artifact_and_forecasts_the_same_to_t
     scaler = fit_scaler(grid, static_features(known.stays), np.arange(80))
     forecaster = make_forecaster(material, fitted, scaler, Sampling())
     folder = save_stay_forecaster(tmp_path, "ward-stay-1", forecaster, {"data_cutoff": "2031-01-01"})
-    assert {"model.keras", "trees.npz", "pool.json"} <= {file.name for file in folder.iterdir()}
+    assert {"model.keras", "trees.npz", "logistic.npz", "pool.json"} <= {file.name for file in folder.iterdir()}
     row = material.judged_rows[::7]
     here, there = (one.forecast(material.windows, row).masses for one in (forecaster, load_stay_forecaster(folder)))
     np.testing.assert_array_equal(here, there)

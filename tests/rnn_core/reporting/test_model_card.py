@@ -106,10 +106,16 @@ def test_the_card_of_trees_describes_trees():
     assert "Trees for the end of stay: 3, 4. Seed 0." in methods and "networks" not in methods
 
 
-def test_the_card_of_a_blend_describes_all_its_parts():
-    config = {**META["config"], "forecaster": "blend"}
+def test_the_card_of_regressions_describes_regressions():
+    config = {**META["config"], "forecaster": "logistic"}
     methods = sections(write_card({**META, "config": config}, ROW))["Analytical methods"]
-    assert "A blend of 2 kinds of model" in methods
+    assert "by 5 pairs of logistic regressions" in methods and "networks" not in methods and "epochs" not in methods
+
+
+def test_the_card_of_a_blend_describes_all_its_parts():
+    config = {**META["config"], "forecaster": "blend", "blend": ["recurrent", "trees", "logistic"]}
+    methods = sections(write_card({**META, "config": config}, ROW))["Analytical methods"]
+    assert "A blend of 3 kinds of model" in methods and "by 5 pairs of logistic regressions" in methods
     assert "by 5 pairs of gradient-boosted trees" in methods and "by 5 recurrent networks" in methods
     assert "Best epochs: 3, 4. Seed 0." in methods
 

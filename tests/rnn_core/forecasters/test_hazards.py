@@ -1,3 +1,5 @@
+"""Boosted trees and logistic regressions: their numbers, what hazards they find in known worlds, and both as forecasters."""
+
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import get_args
@@ -13,14 +15,17 @@ from rnn_core.contracts.config import HORIZON_EDGES, Kind, ModelConfig, TreesCon
 from rnn_core.contracts.errors import ArtifactError, ContractError, DataTooSmallError
 from rnn_core.contracts.frames import DIED
 from rnn_core.contracts.known import Known
-from rnn_core.forecasters.boosting import Examples, fit_boosting
+from rnn_core.forecasters.boosting import fit_boosting
 from rnn_core.forecasters.drivers import explain_stays
 from rnn_core.forecasters.fit_stay import fit_forecaster
 from rnn_core.forecasters.forecaster import KINDS, kind_of
+from rnn_core.forecasters.hazards import Examples, fit_hazards, learned_rows
+from rnn_core.forecasters.logistic import LogisticRegressions, fit_hinged
 from rnn_core.forecasters.stay import forecast_stays
-from rnn_core.forecasters.trees import BoostedTrees, fit_hazards, learned_rows
+from rnn_core.forecasters.trees import BoostedTrees
 from rnn_core.series.labels import make_labels
 from rnn_core.series.person_periods import masses_of_hazards
+from rnn_core.series.splits import patient_folds
 from rnn_core.statistics.distribution import Distribution
 
 BINS = len(HORIZON_EDGES)
@@ -70,20 +75,63 @@ def test_trees_are_cut_where_others_are_forecast_best(examples):
     assert learned_longer < learned < held_out and held_out_longer == learned_longer
 
 
+def fit_regression(train, valid, config, seed):
+    """Of rows without a clock."""
+    return fit_hinged(train, valid)
+
+
+FITS = [BoostedTrees.fit_log_odds, fit_regression]
+
+
+@pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("outcome", [False, True])
-def test_one_outcome_alone_is_forecast_as_its_share_by_no_tree(examples, outcome):
+def test_one_outcome_alone_is_forecast_as_its_share(examples, fit, outcome):
     alone = Examples(examples.x, np.full(4000, outcome))
-    fitted, losses = fit_boosting(alone, alone, trees=5, learning_rate=0.1, seed=0)
+    fitted, losses = fit(alone, alone, CONFIG, 0)
     odds = fitted.log_odds(examples.x[:7, :-1].astype(np.float32), np.arange(5))
-    assert len(fitted.value) == 0 and odds == pytest.approx(np.log(4000.5 / 0.5) * (1 if outcome else -1))
+    assert odds == pytest.approx(np.log(4000.5 / 0.5) * (1 if outcome else -1))
     assert losses == pytest.approx(np.full(2, np.log1p(0.5 / 4000.5)))
 
 
-def test_nothing_to_learn_from_or_to_stop_by_is_too_little(examples):
+@pytest.mark.parametrize("fit", FITS)
+def test_nothing_to_learn_from_or_to_choose_by_is_too_little(examples, fit):
     nothing = Examples(examples.x[:0], examples.y[:0])
     for train, valid in ((nothing, examples), (examples, nothing)):
         with pytest.raises(DataTooSmallError, match="finished stays"):
-            fit_boosting(train, valid, trees=5, learning_rate=0.1, seed=0)
+            fit(train, valid, CONFIG, 0)
+
+
+# ---- regressions as arrays
+
+
+def test_regressions_find_what_bends_and_what_fades_over_the_bins():
+    """Too low and too high are both bad, what a feature says fades from bin to bin, and the clock matters in one."""
+    rng = np.random.default_rng(0)
+
+    def truth(x, number):
+        at_noon = x[:, 3] * (number == 1)
+        return np.abs(x[:, 0]) - 1.5 + (1 - 0.2 * number) * x[:, 1] + 0.3 * number + at_noon
+
+    def draw(n):
+        x = np.column_stack([rng.normal(size=(n, 4)), rng.integers(0, 5, n)])
+        return Examples(x, rng.random(n) < expit(truth(x, x[:, -1])))
+
+    fitted, losses = fit_hinged(draw(20_000), draw(2000), clock=[3])
+    x = rng.normal(size=(500, 4))
+    found = fitted.log_odds(x, np.arange(5))
+    expected = np.stack([truth(x, number) for number in range(5)], axis=1)
+    assert np.abs(found - expected).mean() < 0.15 * expected.std() and losses.max() < 0.62
+    # A bin in which nothing was seen counts as the last in which something was.
+    np.testing.assert_array_equal(fitted.log_odds(x, np.array([4, 9])).T[0], fitted.log_odds(x, np.array([4, 9])).T[1])
+
+
+def test_regressions_are_shrunk_the_more_the_less_there_is_to_learn(examples):
+    noise = Examples(examples.x, np.random.default_rng(1).random(4000) < 0.3)
+    rest = Examples(examples.x, np.random.default_rng(2).random(4000) < 0.3)
+    spread = [
+        fit_hinged(*pair)[0].log_odds(examples.x, np.zeros(1, int)).std() for pair in ((noise, rest), (noise, noise))
+    ]
+    assert spread[0] < 0.1 < spread[1]
 
 
 # ---- a world whose hazards are known
@@ -110,14 +158,16 @@ def world(n: int, seed: int):
     return x, masses, remaining, np.where(cause == DIED, "died", "alive")
 
 
-def fit_world(x, stays: list[dict], until: np.ndarray, delayed_entry_hours: float = 0.0) -> np.ndarray:
-    """Fit on four fifths of the rows, stop on the rest; the masses of `TESTED`."""
+def fit_world(
+    x, stays: list[dict], until: np.ndarray, delayed_entry_hours: float = 0.0, fit=BoostedTrees.fit_log_odds
+) -> np.ndarray:
+    """Fit on four fifths of the rows, choose the size on the rest; the masses of `TESTED`."""
     windows = SimpleNamespace(offsets=np.arange(len(stays) + 1))
     labels = make_labels(
         windows, stays_frame(*stays), HORIZON_EDGES, delayed_entry_hours, at(1e5), known_until=at(1 + until)
     )
     held_out = np.arange(int(labels.usable.sum())) % 5 == 0
-    fitted, _ = fit_hazards(x[labels.usable], labels.take(labels.usable), held_out, CONFIG, seed=0)
+    fitted, _ = fit_hazards(x[labels.usable], labels.take(labels.usable), held_out, CONFIG, 0, fit)
     return Distribution(fitted.masses(TESTED[0], BINS), HORIZON_EDGES).masses
 
 
@@ -125,11 +175,15 @@ TESTED = world(500, seed=9)
 LEARNED = world(10_000, seed=8)
 
 
+def fit_complete(fit, n: int = 10_000) -> np.ndarray:
+    x, _, remaining, outcome = (part[:n] for part in LEARNED)
+    stays = [{"intime": 0, "outtime": 1 + r, "outcome": o} for r, o in zip(remaining, outcome, strict=True)]
+    return fit_world(x, stays, np.full(len(x), 1e4), fit=fit)
+
+
 @pytest.fixture(scope="module")
 def complete():
-    x, _, remaining, outcome = LEARNED
-    stays = [{"intime": 0, "outtime": 1 + r, "outcome": o} for r, o in zip(remaining, outcome, strict=True)]
-    return fit_world(x, stays, np.full(len(x), 1e4))
+    return fit_complete(BoostedTrees.fit_log_odds)
 
 
 def curves(masses: np.ndarray) -> np.ndarray:
@@ -137,8 +191,10 @@ def curves(masses: np.ndarray) -> np.ndarray:
     return masses.cumsum(axis=1)
 
 
-def test_masses_approach_the_truth(complete):
+@pytest.mark.parametrize("kind", ["trees", "logistic"])
+def test_masses_approach_the_truth(complete, kind):
     truth = TESTED[1]
+    complete = complete if kind == "trees" else fit_complete(fit_regression, 4000)
     far = np.abs(curves(complete) - curves(truth))
     assert far.mean() < 0.025
     trivial = np.abs(curves(np.broadcast_to(truth.mean(axis=0), truth.shape)) - curves(truth))
@@ -184,15 +240,20 @@ def known():
 
 
 SMALL = replace(small_config(), forecaster="trees")
+CLASSES = [BoostedTrees, LogisticRegressions]
 
 
 @pytest.fixture(scope="module")
-def fitted(known):
-    return BoostedTrees.fit(material_of(known, SMALL), np.ones(120, bool), SMALL)
+def material(known):
+    return material_of(known, SMALL)
 
 
-def test_masses_are_whole_and_out_of_fold_rows_are_judged_ones(fitted, known):
-    material = material_of(known, SMALL)
+@pytest.fixture(scope="module", params=CLASSES)
+def fitted(material, request):
+    return request.param.fit(material, np.ones(120, bool), SMALL)
+
+
+def test_masses_are_whole_and_out_of_fold_rows_are_judged_ones(fitted, material):
     assert fitted.forecast.masses.shape == (len(fitted.row), BINS, 2)
     assert (np.diff(fitted.row) > 0).all() and material.is_judged(fitted.row).all()
     assert len(fitted.forecaster.members()) == len(fitted.best_epochs) == 2
@@ -200,22 +261,22 @@ def test_masses_are_whole_and_out_of_fold_rows_are_judged_ones(fitted, known):
     assert np.abs(whole.masses - fitted.forecast.masses).max() > 0.001
 
 
-def test_what_is_read_back_forecasts_the_same_to_the_bit(fitted, known, tmp_path):
-    windows = material_of(known, SMALL).windows
+def test_what_is_read_back_forecasts_the_same_to_the_bit(fitted, material, tmp_path):
     fitted.forecaster.save(tmp_path)
-    again = BoostedTrees.load(tmp_path, SMALL)
-    first, second = (trees.forecast(windows, fitted.row) for trees in (fitted.forecaster, again))
+    again = type(fitted.forecaster).load(tmp_path, SMALL)
+    first, second = (one.forecast(material.windows, fitted.row) for one in (fitted.forecaster, again))
     assert (first.masses == second.masses).all() and (first.edges == second.edges).all()
 
 
-def test_a_file_that_would_run_code_or_is_damaged_is_refused(tmp_path):
+@pytest.mark.parametrize("kind", CLASSES)
+def test_a_file_that_would_run_code_or_is_damaged_is_refused(tmp_path, kind):
     for name in ("code", "damaged", "absent"):
         (tmp_path / name).mkdir()
-    np.savez(tmp_path / "code" / "trees.npz", fits=np.array([print], dtype=object))
-    (tmp_path / "damaged" / "trees.npz").write_bytes(b"PK\x03\x04 and no more")
+    np.savez(tmp_path / "code" / kind.file, fits=np.array([print], dtype=object))
+    (tmp_path / "damaged" / kind.file).write_bytes(b"PK\x03\x04 and no more")
     for name in ("code", "damaged", "absent"):
         with pytest.raises(ArtifactError, match=name):
-            BoostedTrees.load(tmp_path / name, SMALL)
+            kind.load(tmp_path / name, SMALL)
 
 
 def test_every_kind_that_can_be_chosen_has_a_class():
@@ -223,29 +284,32 @@ def test_every_kind_that_can_be_chosen_has_a_class():
     assert kind_of(SMALL) is BoostedTrees
 
 
-def test_trees_start_from_scratch(fitted, known):
+def test_it_starts_from_scratch(fitted, material):
     with pytest.raises(ContractError, match="from scratch"):
-        BoostedTrees.fit(material_of(known, SMALL), np.ones(120, bool), SMALL, warm_from=fitted.forecaster)
+        type(fitted.forecaster).fit(material, np.ones(120, bool), SMALL, warm_from=fitted.forecaster)
 
 
-def test_a_fit_of_the_same_data_is_the_same(fitted, known):
-    again = BoostedTrees.fit(material_of(known, SMALL), np.ones(120, bool), SMALL)
+def test_a_fit_of_the_same_data_is_the_same(fitted, material):
+    again = type(fitted.forecaster).fit(material, np.ones(120, bool), SMALL)
     assert (again.forecast.masses == fitted.forecast.masses).all()
 
 
 def test_a_fold_is_forecast_without_its_outcomes(fitted, known):
     """Whatever became of the patients of fold 0, its member never learned it, and says the same of fold 0 up to where
-    its trees are cut."""
-    from rnn_core.series.splits import patient_folds
-
+    its trees are cut, or with the penalty that it chose there."""
     fold = patient_folds(known.stays["patient_id"], 2)
     swapped = known.stays["outcome"].map({"alive": "died", "died": "alive"})
     turned = known.stays.assign(outcome=known.stays["outcome"].where(fold != 0, swapped))
-    other = BoostedTrees.fit(material_of(replace(known, stays=turned), SMALL), np.ones(120, bool), SMALL)
-    first, second = fitted.forecaster.fits[0].dies, other.forecaster.fits[0].dies
-    shared = min(len(first.value), len(second.value))
-    assert (first.value[:shared] == second.value[:shared]).all()
-    assert (fitted.forecaster.fits[0].ends.value == other.forecaster.fits[0].ends.value).all()
+    turned = material_of(replace(known, stays=turned), SMALL)
+    other = type(fitted.forecaster).fit(turned, np.ones(120, bool), SMALL)
+    first, second = fitted.forecaster.fits[0], other.forecaster.fits[0]
+    for name, array in first.ends.to_arrays("").items():
+        np.testing.assert_array_equal(array, getattr(second.ends, name))
+    if isinstance(fitted.forecaster, BoostedTrees):
+        shared = min(first.dies.rounds, second.dies.rounds)
+        assert (first.dies.value[:shared] == second.dies.value[:shared]).all()
+    else:
+        np.testing.assert_array_equal(first.dies.knot, second.dies.knot)
 
 
 def test_rows_up_to_an_hour_are_learned_from_alike_however_the_stay_goes_on(known):
@@ -265,7 +329,8 @@ def test_rows_up_to_an_hour_are_learned_from_alike_however_the_stay_goes_on(know
     assert {hour for _, hour in chosen(stays)} == {6, 12, 24}
 
 
-def test_the_drivers_of_trees_are_what_they_learned_from():
+@pytest.mark.parametrize("kind", ["trees", "logistic"])
+def test_drivers_are_what_was_learned_from(kind):
     """Who dies has a high lactate from the first hour on, and nothing else differs."""
     died = np.arange(80) % 4 == 0
     stays = stays_frame(
@@ -275,7 +340,7 @@ def test_the_drivers_of_trees_are_what_they_learned_from():
         *((i, "lactate", h, h, 9.0 if died[i] else 1.0) for i in range(80) for h in range(1, 20, 3)),
         *((i, "heart_rate", h, h, 80.0 + (7 * i + h) % 11) for i in range(80) for h in range(1, 20, 2)),
     )
-    forecaster, _ = fit_forecaster(Known(stays, seen, at(1000)), np.ones(80, bool), SMALL)
+    forecaster, _ = fit_forecaster(Known(stays, seen, at(1000)), np.ones(80, bool), replace(SMALL, forecaster=kind))
     then = Known(stays.assign(outtime=at(np.nan), outcome=None), seen, at(18))
     risk = forecast_stays(forecaster, then).numbers["mortality_risk"].to_numpy()
     assert risk[died].min() > risk[~died].max()
