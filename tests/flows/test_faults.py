@@ -216,12 +216,12 @@ LANDING = "select relname from pg_class where relnamespace = 'landing'::regnames
 
 
 @pytest.fixture(scope="module")
-def clean_pass(make_database, clif_source, tmp_path_factory):
+def clean_pass(make_database, small_clif_source, tmp_path_factory):
     """What one undisturbed ingest up to AS_OF takes over."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ICU_HOME", str(tmp_path_factory.mktemp("clean")))
         patch.setenv("ICU_DATABASE_URL", make_database("clean").render_as_string(hide_password=False))
-        patch.setenv("ICU_SOURCES__CLIF__URL", clif_source.render_as_string(hide_password=False))
+        patch.setenv("ICU_SOURCES__CLIF__URL", small_clif_source.render_as_string(hide_password=False))
         load_settings.cache_clear()
         ingest.fn("clif", AS_OF)
         yield tuples(open_store(), TAKEN_OVER)
@@ -229,14 +229,14 @@ def clean_pass(make_database, clif_source, tmp_path_factory):
 
 
 @pytest.fixture
-def wire(clif_source, installation, monkeypatch):
+def wire(small_clif_source, installation, monkeypatch):
     """The way to the source goes over a wire that can be cut."""
-    with open_engine(clif_source).connect() as connection:
+    with open_engine(small_clif_source).connect() as connection:
         folder, port = connection.execute(
             text("select current_setting('unix_socket_directories'), current_setting('port')")
         ).one()
     wire = Wire(f"{folder}/.s.PGSQL.{port}")
-    url = clif_source.set(host="127.0.0.1", port=wire.port, query={})
+    url = small_clif_source.set(host="127.0.0.1", port=wire.port, query={})
     monkeypatch.setenv("ICU_SOURCES__CLIF__URL", url.render_as_string(hide_password=False))
     load_settings.cache_clear()
     yield wire
@@ -322,12 +322,12 @@ def server_of_its_own(folder: Path):
 
 
 def test_our_server_killed_in_mid_transaction_loses_nothing_once_it_is_back(
-    clif_source, clean_pass, tmp_path, monkeypatch
+    small_clif_source, clean_pass, tmp_path, monkeypatch
 ):
     with server_of_its_own(tmp_path / "pg") as (url, start, kill):
         monkeypatch.setenv("ICU_HOME", str(tmp_path))
         monkeypatch.setenv("ICU_DATABASE_URL", url.render_as_string(hide_password=False))
-        monkeypatch.setenv("ICU_SOURCES__CLIF__URL", clif_source.render_as_string(hide_password=False))
+        monkeypatch.setenv("ICU_SOURCES__CLIF__URL", small_clif_source.render_as_string(hide_password=False))
         load_settings.cache_clear()
         store, finish = open_store(), landing._finish
 

@@ -402,15 +402,25 @@ def test_catching_up_publishes_each_missed_hour_once_and_waits_for_the_source(tr
 
 
 def test_a_source_on_trial_is_forecast_and_judged_but_shown_to_nobody(trained):
+    """With few deaths its report says that it is too early for a verdict, and names no patient."""
     trials.start_trial(trained, "clif", 7, AT - timedelta(days=1))
     with pytest.raises(ForecastError, match="end that trial first"):
         trials.start_trial(trained, "clif", 7, AT)
     assert forecast.fn("clif", AT)["stays_scored"] > 10
     for view in ("current_risk", "risk_history", "current_driver"):
         assert len(read(trained, f"select * from forecast.{view}")) == 0
+    with pytest.raises(ForecastError, match="can be evaluated yet"):
+        report_trial("clif", None)
     ingest.fn("clif", AT + timedelta(days=14))
     judged = read(trained, "select role from forecast.forecast_outcome")["role"]
     assert len(judged) > 10 and set(judged) == {"trial"}
+    decision, path = report_trial("clif", None)
+    assert decision.verdict == "too early"
+    page = path.read_text()
+    for title in ("Decision", "Calibration here", "At landmarks", "Alerts", "Delays", "Missing"):
+        assert f">{title}</h2>" in page
+    patients = read(trained, "select stay_id from icu.stay_version union select patient_id from icu.stay_version")
+    assert not [name for name in patients["stay_id"] if name in page]
     health = read(trained, "select last_good_as_of from forecast.run_health where kind = 'forecast'")
     assert health["last_good_as_of"].to_list() == [AT], "a run that is not shown is watched all the same"
     trials.end_trial(trained, "clif")
@@ -426,22 +436,6 @@ def test_a_trial_hides_what_was_shown_before_it(published):
     trials.start_trial(published, "clif", 7, AT + timedelta(hours=1))
     for view in ("current_risk", "unit_census", "current_driver"):
         assert len(read(published, f"select * from forecast.{view}")) == 0, view
-
-
-def test_the_report_of_a_trial_says_too_early_where_few_died_and_names_no_patient(trained):
-    trials.start_trial(trained, "clif", 7, AT - timedelta(hours=1))
-    for hours in (0, 1, 2):
-        forecast.fn("clif", AT + timedelta(hours=hours))
-    with pytest.raises(ForecastError, match="can be evaluated yet"):
-        report_trial("clif", None)
-    ingest.fn("clif", AT + timedelta(days=14))
-    decision, path = report_trial("clif", None)
-    assert decision.verdict == "too early"
-    page = path.read_text()
-    for title in ("Decision", "Calibration here", "At landmarks", "Alerts", "Delays", "Missing"):
-        assert f">{title}</h2>" in page
-    patients = read(trained, "select stay_id from icu.stay_version union select patient_id from icu.stay_version")
-    assert not [name for name in patients["stay_id"] if name in page]
 
 
 def test_drift_found_since_the_last_training_starts_another_before_there_are_stays_enough(trained, monkeypatch):

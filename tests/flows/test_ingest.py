@@ -43,6 +43,12 @@ def contents(store) -> dict:
 
 
 @pytest.fixture(scope="module")
+def clif_source(small_clif_source):
+    """What an installation of these tests reads."""
+    return small_clif_source
+
+
+@pytest.fixture(scope="module")
 def clean_run(make_database, clif_source):
     """What one undisturbed pass up to AS_OF leaves."""
     from flows.runtime.databases import open_store
@@ -62,7 +68,7 @@ def clean_run(make_database, clif_source):
 
 
 def test_one_pass_takes_over_real_rows_and_quarantines_the_bad_ones_with_reasons(clean_run):
-    assert len(clean_run["stays"]) > 50 and len(clean_run["observations"]) > 20_000
+    assert len(clean_run["stays"]) > 20 and len(clean_run["observations"]) > 7_000
     checks = {row[3] for row in clean_run["quarantine"]}
     assert {"implausible_value", "duplicate_key", "text_in_a_number"} <= checks
     assert all(row[5] for row in clean_run["quarantine"])
@@ -139,11 +145,11 @@ def test_an_unreachable_source_stops_the_run_with_one_sentence(installation, mon
     ],
 )
 def test_a_missing_table_or_column_is_named_and_nothing_is_taken_over(
-    installation, make_database, clif_template, monkeypatch, change, named
+    installation, make_database, small_clif_template, monkeypatch, change, named
 ):
     from flows.runtime.settings import load_settings
 
-    broken = open_engine(make_database("broken", clif_template))
+    broken = open_engine(make_database("broken", small_clif_template))
     with broken.begin() as connection:
         connection.exec_driver_sql(change)
     monkeypatch.setenv("ICU_SOURCES__CLIF__URL", broken.url.render_as_string(hide_password=False))
@@ -154,10 +160,12 @@ def test_a_missing_table_or_column_is_named_and_nothing_is_taken_over(
     assert contents(installation)["observations"] == []
 
 
-def test_a_changed_unit_stops_the_run_and_names_the_check(installation, make_database, clif_template, monkeypatch):
+def test_a_changed_unit_stops_the_run_and_names_the_check(
+    installation, make_database, small_clif_template, monkeypatch
+):
     from flows.runtime.settings import load_settings
 
-    changed = open_engine(make_database("fahrenheit", clif_template))
+    changed = open_engine(make_database("fahrenheit", small_clif_template))
     with changed.begin() as connection:
         connection.exec_driver_sql(
             "update vitals set vital_value = vital_value * 1.8 + 32 where vital_category = 'temp_c'"

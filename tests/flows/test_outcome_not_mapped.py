@@ -188,6 +188,7 @@ def test_once_the_outcome_is_mapped_the_next_training_serves_a_risk_and_a_later_
     assert registry.serving_model(deathless, "clif", "stay")["model_id"] == counts["model"]
 
 
+@pytest.mark.soak
 def test_where_everybody_died_networks_too_publish_the_length_of_stay_alone(installation, make_source, monkeypatch):
     read_from(make_source(EVERYBODY_DIED), monkeypatch)
     ingest.fn("clif", AT)

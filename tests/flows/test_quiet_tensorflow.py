@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import os, sys
 from flows.runtime.quiet_tensorflow import import_tensorflow
@@ -13,6 +15,7 @@ print("by Python", file=sys.stderr)
 """
 
 
+@pytest.mark.soak
 def test_importing_tensorflow_prints_nothing_and_leaves_standard_error_open():
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
     assert done.stderr.splitlines() == ["by the descriptor", "by Python"]

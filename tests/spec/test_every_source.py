@@ -131,38 +131,33 @@ def test_observations_are_known_when_the_hospital_knew_them_in_the_units_of_the_
 
 
 @pytest.mark.parametrize(("source", "dialect"), [pair for pair in PAIRS if pair.values[0] not in WITHOUT_ENDS])
-def test_a_stay_that_ends_before_it_begins_is_not_present(store, build_and_ingest, monkeypatch, source, dialect):
-    """Forecast and census agree on it, and the other stays are there as before."""
+def test_stays_with_impossible_times_are_not_present_and_change_no_other(
+    store, build_and_ingest, monkeypatch, source, dialect
+):
+    """A stay that ends before it begins, and one that begins in 1900 in the dates of the source (MIMIC's are moved back by
+    200 years): forecast and census agree on them, and the other stays are there as before."""
     alive, dead = (hospital.Stay(n, "medical", 8, -2, n == "8", 66, "male") for n in "78")
-    monkeypatch.setattr(import_module(f"hospital.{source}"), "STAYS", (*hospital.STAYS, alive, dead))
-    name = f"ghosts_of_{source}_on_{dialect}"
+    since_1900 = (BEGIN_OF_1900 - hospital.BEGIN) / timedelta(hours=1) + 24 * load_adapter(source).shift_days
+    ancient = hospital.Stay("9", "medical", since_1900, 50_000, False, 66, "male")
+    monkeypatch.setattr(import_module(f"hospital.{source}"), "STAYS", (*hospital.STAYS, alive, dead, ancient))
+    name = f"impossible_in_{source}_on_{dialect}"
     ids, _ = build_and_ingest(source, dialect, name)
     names = {stay_id: name for name, stay_id in ids.items()}
     for as_of, wanted in ((DURING, {"1", "2", "3"}), (AFTER, set())):
         found = canonical.read_stays(store, name, as_of, only_open=True)["stay_id"]
         assert set(found.map(names)) == wanted
+    quarantined = (
+        "select distinct check_name, row ->> 'stay_id' from quality.quarantine where relation = 'stay' and source = :s"
+        " and row ->> 'stay_id' = :ancient"
+    )
+    audit = "select fault from quality.stay_audit where source = :s and stay_id = :ancient"
+    of_ancient = {"s": name, "ancient": ids["9"]}
     with store.connect() as connection:
         query = "select stay_id, outtime is null and outcome is null from icu.stay where source = :source"
         now = {names[stay_id]: is_open for stay_id, is_open in connection.execute(text(query), {"source": name})}
+        assert connection.execute(text(quarantined), of_ancient).all() == [("begins_before_first_day", ids["9"])]
+        assert connection.execute(text(audit), of_ancient).all() == [("impossible_begin",)]
     assert set("123") <= set(now) and not any(now.values())
-
-
-@pytest.mark.parametrize(("source", "dialect"), [pair for pair in PAIRS if pair.values[0] not in WITHOUT_ENDS])
-def test_a_stay_since_1900_is_quarantined_and_changes_no_other(store, build_and_ingest, monkeypatch, source, dialect):
-    """1900 in the dates of the source: MIMIC's are moved back by 200 years."""
-    since_1900 = (BEGIN_OF_1900 - hospital.BEGIN) / timedelta(hours=1) + 24 * load_adapter(source).shift_days
-    ancient = hospital.Stay("7", "medical", since_1900, 50_000, False, 66, "male")
-    monkeypatch.setattr(import_module(f"hospital.{source}"), "STAYS", (*hospital.STAYS, ancient))
-    name = f"ancient_of_{source}_on_{dialect}"
-    ids, _ = build_and_ingest(source, dialect, name)
-    assert set(canonical.read_stays(store, name, DURING, only_open=True)["stay_id"]) == {ids[n] for n in "123"}
-    query = (
-        "select distinct check_name, row ->> 'stay_id' from quality.quarantine where relation = 'stay' and source = :s"
-    )
-    audit = "select fault, stay_id from quality.stay_audit where source = :s"
-    with store.connect() as connection:
-        assert connection.execute(text(query), {"s": name}).all() == [("begins_before_first_day", ids["7"])]
-        assert connection.execute(text(audit), {"s": name}).all() == [("impossible_begin", ids["7"])]
 
 
 @pytest.mark.parametrize("which", ["stays", "observations"])

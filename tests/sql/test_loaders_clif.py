@@ -1,5 +1,6 @@
 import sys
 from datetime import UTC, datetime, timedelta
+from functools import cache
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -23,8 +24,9 @@ def loaded(make_database):
     engine.dispose()
 
 
+@cache
 def frame(engine, schema, table):
-    """A table in the order in which it was loaded."""
+    """A table in the order in which it was loaded; no test changes one."""
     with engine.connect() as connection:
         return pd.read_sql_query(text(f"select * from {schema}.{table} order by ctid"), connection)
 

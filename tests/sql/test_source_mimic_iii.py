@@ -308,7 +308,7 @@ def few_patients(mimic_iii_folder):
     return tables
 
 
-@pytest.mark.parametrize("dialect", ["duckdb", "sqlite"])
+@pytest.mark.parametrize("dialect", ["duckdb", pytest.param("sqlite", marks=pytest.mark.soak)])
 def test_other_engines_give_the_rows_that_postgresql_gives(few_patients, versions, observations, tmp_path, dialect):
     engine = open_engine(f"{dialect}:///{tmp_path / 'mimic3.db'}")
     loader.fill(engine, few_patients.items(), "main")

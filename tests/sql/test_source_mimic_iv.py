@@ -80,7 +80,11 @@ def infusion(begin, end, rate, stored=None, order=1, item=221906, unit="mcg/kg/m
 # -------------------------------------------------------------------------------------------------------------- reading
 
 
-@pytest.fixture(scope="module", params=["postgresql", "duckdb", "sqlite"])
+# `tests/spec` reads a whole hospital of this schema on each of them in every run.
+OTHER_ENGINES = [pytest.param(name, marks=pytest.mark.soak) for name in ("duckdb", "sqlite")]
+
+
+@pytest.fixture(scope="module", params=["postgresql", *OTHER_ENGINES])
 def engine(request, make_database, tmp_path_factory):
     if request.param == "postgresql":
         engine = open_engine(make_database("mimic_iv"))
