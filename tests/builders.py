@@ -12,7 +12,7 @@ from rnn_core.contracts.known import Known
 from rnn_core.series.grid import make_grid
 from rnn_core.series.material import Material, make_material, make_served_grid
 from rnn_core.series.scaling import STATIC_NAMES, Scaler, fit_scaler, static_features
-from rnn_core.series.windows import make_windows
+from rnn_core.series.windows import TIME_CHANNELS, make_windows
 
 T0 = np.datetime64("2024-03-01T00:00:00", "us")
 TIME_COLUMNS = ("intime", "outtime", "hospital_intime", "hospital_outtime", "died_at")
@@ -130,8 +130,32 @@ def small_config(**training) -> ModelConfig:
 def material_of(known: Known, config: ModelConfig) -> Material:
     """What a forecaster of `config` learns from, of these stays."""
     grid = make_served_grid(known, config.window, Sampling())
-    scaler = fit_scaler(grid, static_features(known.stays), np.arange(len(known.stays)))
-    return make_material(known, grid, scaler, config, Sampling())
+    return make_material(known, grid, scaler_of(known, config), config, Sampling())
+
+
+def scaler_of(known: Known, config: ModelConfig) -> Scaler:
+    """Fitted to all of these stays."""
+    grid = make_served_grid(known, config.window, Sampling())
+    return fit_scaler(grid, static_features(known.stays), np.arange(len(known.stays)))
+
+
+def untrained(known: Known, config: ModelConfig, scaler: Scaler | None = None):
+    """A stay forecaster of one network with weights as a training might leave them, made for these stays."""
+    from rnn_core.forecasters.networks import Networks
+    from rnn_core.forecasters.recurrent import RecurrentEnsemble
+    from rnn_core.forecasters.stay import StayForecaster
+    from rnn_core.network.build import build_network
+    from rnn_core.statistics.calibration import Calibration
+
+    n = len(config.window.concepts)
+    sizes = {"n_channels": 3 * n + len(TIME_CHANNELS), "n_concepts": n, "n_static": len(STATIC_NAMES)}
+    network = build_network(replace(config.network, **sizes))
+    rng = np.random.default_rng(0)
+    network.set_weights([rng.normal(0, 0.1, weight.shape) for weight in network.get_weights()])
+    scaler = scaler or scaler_of(known, config)
+    model = RecurrentEnsemble(Networks.of(network), config.network.horizon_edges)
+    config = replace(config, network=replace(config.network, **sizes))
+    return StayForecaster(model, scaler, config, Calibration(), str(known.stays["ends_at"].iloc[0]))
 
 
 def ended_pairs(n: int = 240, seed: int = 0) -> pd.DataFrame:

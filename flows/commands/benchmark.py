@@ -81,6 +81,13 @@ def eicu(
     seed: Seed = 0,
     epochs: Epochs = None,
     members: Members = None,
+    warm_from: Annotated[
+        Path | None,
+        typer.Option(help="Also judge a forecaster that starts from the model in this folder.", show_default=False),
+    ] = None,
+    own_stays: Annotated[
+        int | None, typer.Option(help="Learn from so many stays only, as a small hospital has.", min=20)
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Find the tables and show the plan, but run nothing.")] = False,
 ) -> None:
     """Compare all models on whole stays of eICU: remaining stay, discharge and death at hours 6 to 96 and over all hours.
@@ -98,6 +105,8 @@ def eicu(
     if cross_validate == bool(test_places):
         raise ForecastError("Give either --test with the folders to judge on, or --cross-validate.")
     chosen = split_names(models) or list(whole_stays.MODELS)
+    if warm_from and whole_stays.WARM not in chosen:
+        chosen.append(whole_stays.WARM)
     whole_stays.check(train_places, test_places, chosen)
     counts = [len(read_stay_ids(places)) for places in (train_places, test_places)]
     if dry_run:
@@ -109,7 +118,15 @@ def eicu(
         typer.echo(f"Learns from {counts[0]:,} unit stays of {train}, judges on {judged}: {', '.join(chosen)}.")
         return
     judgement = whole_stays.run_benchmark(
-        train_places, test_places, models=chosen, folds=folds, seed=seed, epochs=epochs, members=members
+        train_places,
+        test_places,
+        models=chosen,
+        folds=folds,
+        seed=seed,
+        epochs=epochs,
+        members=members,
+        warm_from=warm_from,
+        own_stays=own_stays,
     )
     write_files(judgement, json_file, report, build_page)
     typer.echo(summary_table(judgement), nl=False)

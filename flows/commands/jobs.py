@@ -53,6 +53,14 @@ def train(
     source: Source,
     as_of: AsOf = None,
     cold: Annotated[bool, typer.Option("--cold", help="Do not start from the weights of the serving model.")] = False,
+    warm_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="<model>",
+            help="Start from the networks of this model, of any source: its id, or the folder of its artifact.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Seed = 0,
     epochs: Annotated[int | None, typer.Option(help="Maximum number of epochs, or of trees.", min=1)] = None,
     members: Annotated[
@@ -73,6 +81,8 @@ def train(
 
     Example: icu-forecast train clif --as-of 2026-01-20T14:00
     """
+    if cold and warm_from:
+        raise typer.BadParameter("--cold starts from no model, --warm-from from one: give one of them.")
     from flows.jobs.train import train as flow
 
     _run(
@@ -82,6 +92,7 @@ def train(
         source=source,
         as_of=as_of,
         warm=not cold,
+        warm_from=warm_from,
         seed=seed,
         epochs=epochs,
         members=members,

@@ -12,6 +12,7 @@ import pandas as pd
 from prefect import flow
 from sqlalchemy import Engine
 
+from flows.jobs.start import Start, ancestor, find_start, learned_from
 from flows.runtime import clock
 from flows.runtime.databases import open_source, open_store
 from flows.runtime.log import log
@@ -21,7 +22,7 @@ from flows.runtime.run_report import report_run
 from flows.runtime.settings import load_settings
 from flows.runtime.steps import Recorded, check_still_open, recorded_alone, step
 from rnn_core.contracts.config import Kind, ModelConfig, Sampling, UnitConfig
-from rnn_core.contracts.errors import ArtifactError, ContractError, DataTooSmallError
+from rnn_core.contracts.errors import ArtifactError, ContractError, DataTooSmallError, ForecastError
 from rnn_core.contracts.known import Known
 from rnn_core.series.finished_stays import FinishedStays
 from rnn_core.series.splits import split_stays
@@ -43,13 +44,13 @@ NO_RISK = "not forecast: the stays learned from all ended alike. Is `outcome` in
 
 @dataclass(frozen=True)
 class Candidate:
-    """A fitted stay model on its way to the registry; warm_from is the model it really started from."""
+    """A fitted stay model on its way to the registry, and the model that it started from."""
 
     model_id: str
     forecaster: "StayForecaster"
     report: "FitReport"
     verdict: "Verdict"
-    warm_from: str | None
+    start: Start | None
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def train(
     source: str,
     as_of: datetime | None = None,
     warm: bool = True,
+    warm_from: str | None = None,
     seed: int = 0,
     epochs: int | None = None,
     members: int | None = None,
@@ -83,6 +85,8 @@ def train(
     epochs: at most so many; for trees, at most so many trees per outcome.
     warm: start the networks from those of the serving model if it has the same shape. Trees always start from scratch. An
         interrupted training of networks resumes.
+    warm_from: start them from this model instead, by its id or the folder of its artifact. It may be of another source or
+        another shape: what does not fit starts afresh.
     mixed_precision: compute in bfloat16 if all GPUs are fast in it; else in float32.
     serve: let the models serve, or score in the shadow, if their verdict says so; else they stay candidates.
     """
@@ -92,15 +96,17 @@ def train(
         then, now, sampling = read_training_set(store, source, run.as_of)
         incumbent = registry.serving_model(store, source, "stay")
         serving = load_serving(incumbent)
-        start = serving if warm and serving and serving.forecasts_death and _same_shape(serving, config) else None
-        fitted, report, warmed = fit(source, then, now, config, sampling, start)
+        if warm_from is not None:
+            start = named_start(store, warm_from, source, then, config)
+        else:
+            start = own_start(store, incumbent, serving, then, config) if warm else None
+        fitted, report = fit(source, then, now, config, sampling, start and start.forecaster)
         verdict = give_verdict(incumbent, serving, fitted, report, then, now)
-        warm_from = incumbent["model_id"] if warmed and incumbent else None
-        stay = Candidate(_model_id(run, "stay"), fitted, report, verdict, warm_from)
+        stay = Candidate(_model_id(run, "stay"), fitted, report, verdict, start)
         unit = fit_units(store, run, seed)
         if not serve:
             stay, unit = _kept_back(stay), unit and _kept_back(unit)
-        save(stay, unit, then, now)
+        save(run, stay, unit, then, now)
         register(store, run, stay, unit, then)
         run.counts |= _summary(stay, unit)
         report_run(run, "train")
@@ -179,35 +185,62 @@ def _same_shape(serving: "StayForecaster", config: ModelConfig) -> bool:
     return same_kind and same_network and (theirs.window, theirs.train.folds) == (ours.window, ours.train.folds)
 
 
+@step("find the model to start from")
+def named_start(store: Engine, model: str, source: str, then: Known, config: ModelConfig) -> Start:
+    """The model that was requested. Raises ForecastError if nothing can start from it."""
+    import_tensorflow()
+    from rnn_core.forecasters.start import WarmStart
+    from rnn_core.forecasters.stay import one_end
+
+    start = find_start(store, model)
+    if leak := start.leak(source, then.as_of, config.train.folds):
+        raise ForecastError(leak)
+    start = replace(start, afresh=WarmStart(start.forecaster).afresh(config, one_end(then.stays)))
+    log.info("the networks start from those of %s; afresh: %s", start.model_id, "; ".join(start.afresh) or "nothing")
+    return start
+
+
+def own_start(
+    store: Engine, incumbent: dict | None, serving: "StayForecaster | None", then: Known, config: ModelConfig
+) -> Start | None:
+    """The serving model, if it has the same shape and learned from nothing that this training is judged on."""
+    from rnn_core.forecasters.start import WarmStart
+
+    if incumbent is None or serving is None or not serving.forecasts_death or not _same_shape(serving, config):
+        return None
+    start = Start(incumbent["model_id"], serving, learned_from(store, incumbent))
+    try:
+        start = replace(start, afresh=WarmStart(serving).afresh(config, serving.ends_at))
+    except ContractError as error:
+        log.warning("No warm start: %s", error)
+        return None
+    if leak := start.leak(incumbent["source"], then.as_of, config.train.folds):
+        log.warning("No warm start: %s", leak)
+        return None
+    return start
+
+
 @step("fit the stay forecaster")
 def fit(
     source: str, then: Known, now: Known, config: ModelConfig, sampling: Sampling, warm: "StayForecaster | None"
-) -> "tuple[StayForecaster, FitReport, bool]":
-    """Forecaster, report, and whether it started from `warm`."""
+) -> "tuple[StayForecaster, FitReport]":
     from rnn_core.evaluation.judged_fit import fit_stay_forecaster
+    from rnn_core.forecasters.start import WarmStart
     from rnn_core.network.devices import choose_devices
 
     log.info("training uses %s", choose_devices().reason)
-
-    def start(warm: "StayForecaster | None", config: ModelConfig) -> "tuple[StayForecaster, FitReport]":
-        return fit_stay_forecaster(
-            then,
-            now,
-            config,
-            sampling=sampling,
-            checkpoint_dir=_checkpoints(source),
-            warm_from=warm,
-            progress=_after_epoch,
-        )
-
     if warm is not None:
         # A warm start uses the fine steps only: large ones would forget what the serving model knew.
-        fine = replace(config, train=replace(config.train, learning_rate=config.train.learning_rate / 4))
-        try:
-            return *start(warm, fine), True
-        except ContractError as error:
-            log.warning("No warm start: %s", error)
-    return *start(None, config), False
+        config = replace(config, train=replace(config.train, learning_rate=config.train.learning_rate / 4))
+    return fit_stay_forecaster(
+        then,
+        now,
+        config,
+        sampling=sampling,
+        checkpoint_dir=_checkpoints(source),
+        warm_from=warm and WarmStart(warm),
+        progress=_after_epoch,
+    )
 
 
 def _after_epoch(record: dict[str, float]) -> None:
@@ -294,12 +327,13 @@ def fit_units(store: Engine, run: Recorded, seed: int) -> "UnitCandidate | None"
 
 
 @step("save the artifacts")
-def save(stay: Candidate, unit: UnitCandidate | None, then: Known, now: Known) -> None:
+def save(run: Recorded, stay: Candidate, unit: UnitCandidate | None, then: Known, now: Known) -> None:
     from rnn_core.forecasters.stay import save_stay_forecaster
     from rnn_core.forecasters.unit import save_unit_forecaster
 
     folder, times = load_settings().artifact_folder, {"data_cutoff": str(then.as_of), "as_of": str(now.as_of)}
-    save_stay_forecaster(folder, stay.model_id, stay.forecaster, {**times, "metrics": stay.report.to_json()})
+    meta = {**times, "metrics": stay.report.to_json(), **_origin(run.source, stay, then)}
+    save_stay_forecaster(folder, stay.model_id, stay.forecaster, meta)
     if unit is not None:
         save_unit_forecaster(folder, unit.model_id, unit.fitted, times | {"data_cutoff": times["as_of"]})
 
@@ -312,8 +346,10 @@ def register(store: Engine, run: Recorded, stay: Candidate, unit: UnitCandidate 
             "name": "stay",
             "ends_at": stay.forecaster.ends_at,
             "config": stay.forecaster.config.to_json(),
-            "metrics": stay.report.to_json() | {"risk_thresholds": list(stay.forecaster.risk_thresholds)},
-            "warm_from": stay.warm_from,
+            "metrics": stay.report.to_json()
+            | {"risk_thresholds": list(stay.forecaster.risk_thresholds)}
+            | _origin(run.source, stay, then),
+            "warm_from": stay.start and stay.start.model_id,
             "data_cutoff": _utc(then.as_of),
         }
     }
@@ -332,6 +368,14 @@ def register(store: Engine, run: Recorded, stay: Candidate, unit: UnitCandidate 
             registry.assign_stage(connection, model_id, verdicts[model_id].stage, verdicts[model_id].reason)
         finished["model_id"] = stay.model_id
     shutil.rmtree(_checkpoints(run.source), ignore_errors=True)
+
+
+def _origin(source: str, stay: Candidate, then: Known) -> dict[str, Any]:
+    """All that the model has learned from, and what it did not take over from its start."""
+    own = ancestor(stay.model_id, source, then.as_of, stay.forecaster.config.train.folds)
+    if stay.start is None:
+        return {"learned_from": [own]}
+    return {"learned_from": [own, *stay.start.learned_from], "afresh": list(stay.start.afresh)}
 
 
 def _described(model_id: str) -> dict[str, Any]:

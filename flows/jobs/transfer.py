@@ -1,14 +1,12 @@
 """A model on sources that it was not trained on: how good it is there, and a copy recalibrated to one of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine
-
+from flows.jobs.start import learned_from, load_stay_model
 from flows.runtime.databases import open_store
 from flows.runtime.log import log
-from flows.runtime.quiet_tensorflow import import_tensorflow
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.errors import ForecastError
 from rnn_core.contracts.known import Known
@@ -18,7 +16,6 @@ from sql.published import canonical, registry
 
 if TYPE_CHECKING:
     from rnn_core.evaluation.transfer import Transferred
-    from rnn_core.forecasters.stay import StayForecaster
 
 
 def measure_transfer(
@@ -31,8 +28,9 @@ def measure_transfer(
     to evaluate it on.
     """
     store = open_store()
-    row, forecaster = _load(store, model_id)
-    if learned := set(sources) & _learned_from(store, row):
+    row, forecaster = load_stay_model(store, model_id)
+    learned_there = {row["source"], *(one["source"] for one in learned_from(store, row))}
+    if learned := set(sources) & learned_there:
         raise ForecastError(
             f"{model_id} has learned from {', '.join(sorted(learned))}, so this is no transfer; its own source is evaluated "
             "on held-out stays in the first rows anyway."
@@ -54,28 +52,6 @@ def measure_transfer(
         found = zip(judge_transfer(forecaster, known, hours), at_home, strict=True)
         rows += [_row(source, *pair) | {"missing": len(absent), "other unit": ", ".join(other_unit)} for pair in found]
     return rows
-
-
-def _learned_from(store: Engine, row: Mapping[str, Any] | None) -> set[str]:
-    """Sources of a model and of those that it was made from."""
-    sources = set()
-    while row is not None:
-        sources.add(row["source"])
-        row = registry.read_model(store, row["warm_from"]) if row["warm_from"] else None
-    return sources
-
-
-def _load(store: Engine, model_id: str) -> tuple[dict[str, Any], "StayForecaster"]:
-    row = registry.read_model(store, model_id)
-    if row["name"] != "stay":
-        raise ForecastError(f"{model_id} forecasts units; a stay model was expected (`icu-forecast models list`).")
-    import_tensorflow()
-    from rnn_core.forecasters.stay import load_stay_forecaster
-
-    forecaster = load_stay_forecaster(load_settings().artifact_folder / row["artifact"])
-    if not forecaster.forecasts_death:
-        raise ForecastError(f"{model_id} forecasts no risk of death: the stays it learned from all ended alike.")
-    return row, forecaster
 
 
 def _require_stays(known: Known, source: str) -> Known:
@@ -117,7 +93,7 @@ def recalibrate(model_id: str, source: str, as_of: datetime, hours: Sequence[int
     survivors to fit to.
     """
     store = open_store()
-    row, forecaster = _load(store, model_id)
+    row, forecaster = load_stay_model(store, model_id)
     from rnn_core.evaluation.transfer import judge_transfer, recalibrated
     from rnn_core.forecasters.stay import save_stay_forecaster
 
@@ -129,12 +105,14 @@ def recalibrate(model_id: str, source: str, as_of: datetime, hours: Sequence[int
     new_id = f"{source}-stay-{as_of:%Y%m%dT%H}-from-{row['source']}-{number}"
     metrics = {
         "recalibrated_from": model_id,
+        "learned_from": learned_from(store, row),
         "participants": row["metrics"].get("participants", {}),
         "metrics": estimates_to_json(judged[-1].recalibrated),
         "risk_thresholds": list(forecaster.risk_thresholds),
     }
     cutoff = str(known.as_of)
-    path = save_stay_forecaster(folder, new_id, fitted, {"data_cutoff": cutoff, "as_of": cutoff, "metrics": metrics})
+    meta = {"data_cutoff": cutoff, "as_of": cutoff, "metrics": metrics, "learned_from": metrics["learned_from"]}
+    path = save_stay_forecaster(folder, new_id, fitted, meta)
     with store.begin() as connection:
         registry.register(
             connection,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sqlalchemy import Engine
 
+from flows.jobs.start import start_in_folder
 from flows.public_data.benchmark_run import configure, temporary_installation
 from flows.runtime.databases import open_source, open_store
 from flows.runtime.log import log
@@ -23,9 +24,12 @@ from sql.published import canonical
 if TYPE_CHECKING:
     from rnn_core.benchmark.landmarks import Contest, Judgement, Moments
     from rnn_core.benchmark.whole_stays import Fold
+    from rnn_core.forecasters.forecaster import Start
 
 SOURCE = "eicu"
 MODELS: tuple[str, ...] = ("prevalence", "logistic", "trees", "lstm", "forecaster", "blend", "apache")
+# Takes part beside them if there is a model to start from.
+WARM = "warm"
 # All published stays ended years before.
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 # APACHE IVa reads the worst values of the first day.
@@ -42,13 +46,21 @@ def run_benchmark(
     seed: int = 0,
     epochs: int | None = None,
     members: int | None = None,
+    warm_from: Path | None = None,
+    own_stays: int | None = None,
 ) -> "Judgement":
     """Learn from the folders `train` and judge on `test`; without any, on each fold of the hospitals of `train`.
+
+    warm_from: artifact of a model of another source, from which the model `warm` starts. own_stays: learn from so many
+    stays only, those of the patients with the lowest hash: a small hospital.
 
     Raises ForecastError for a folder on both sides and for a model that does not exist.
     """
     check(train, test, models)
+    if WARM in models and warm_from is None:
+        raise ForecastError("The model warm needs a model to start from; give --warm-from.")
     config = configure(seed, epochs, members)
+    start = _start(warm_from, config) if warm_from else None
     began = perf_counter()
     with temporary_installation(SOURCE) as installed:
         source, schema, store = installed.source, installed.schema, installed.store
@@ -61,7 +73,7 @@ def run_benchmark(
         if test:
             is_judged = known.stays["stay_id"].isin(eicu.read_stay_ids(test)).to_numpy()
             learned = known.take(~is_judged & ~_shared(known, is_judged) & known.sound)
-            fold = _fold(learned, known.take(is_judged), config, sampling)
+            fold = _fold(_few(learned, own_stays), known.take(is_judged), config, sampling, start)
             contests = _forecast(fold, models)
             _fill(source, schema, [*train, *test], withheld=())
             late = canonical.read_known(store, SOURCE, AT).stays.set_index("stay_id")
@@ -69,7 +81,7 @@ def run_benchmark(
             parts = [(_moments(fold, ends), contests)]
             n_learned = len(learned.stays)
         else:
-            parts = list(_across(known, _hospital_folds(known, folds), config, sampling, models))
+            parts = list(_across(known, _hospital_folds(known, folds), config, sampling, models, start, own_stays))
             n_learned = int(known.sound.sum())
         apache = eicu.read_apache(source, schema) if "apache" in models else None
     moments, contests = _pooled(parts)
@@ -78,9 +90,10 @@ def run_benchmark(
     protocol = _protocol(moments) | {
         "train": [place.name for place in train],
         "test": [place.name for place in test] or f"out of fold, {folds} folds of the hospitals",
-        "learned_stays": n_learned,
+        "learned_stays": min(n_learned, own_stays or n_learned),
         "seed": seed,
         "config": config.to_json(),
+        "warm_from": warm_from and warm_from.name,
         "seconds": round(perf_counter() - began),
     }
     from rnn_core.benchmark.landmarks import judge
@@ -93,7 +106,7 @@ def check(train: Sequence[Path], test: Sequence[Path], models: Sequence[str]) ->
         raise ForecastError(
             f"{', '.join(both)} is given for both training and test; a model must not see its test set."
         )
-    if unknown := sorted(set(models) - set(MODELS)):
+    if unknown := sorted(set(models) - {*MODELS, WARM}):
         raise ForecastError(f"There is no model {', '.join(unknown)}; there are {', '.join(MODELS)}.")
     if "prevalence" not in models:
         raise ForecastError("Every run needs the model prevalence: the trivial answer stands beside all others.")
@@ -116,10 +129,34 @@ def _shared(known: Known, is_judged: np.ndarray) -> np.ndarray:
     return patients.isin(patients[is_judged]).to_numpy()
 
 
-def _fold(learned: Known, judged: Known, config: ModelConfig, sampling: Sampling) -> "Fold":
+def _fold(
+    learned: Known, judged: Known, config: ModelConfig, sampling: Sampling, start: "Start | None" = None
+) -> "Fold":
     from rnn_core.benchmark.whole_stays import Fold
 
-    return Fold(learned, judged, config, sampling)
+    return Fold(learned, judged, config, sampling, start)
+
+
+def _start(folder: Path, config: ModelConfig) -> "Start":
+    """Raises ForecastError if nothing can start from the model, or if it has learned from the judged source."""
+    from rnn_core.forecasters.start import WarmStart
+
+    found = start_in_folder(folder)
+    if any(one["source"] == SOURCE for one in found.learned_from):
+        raise ForecastError(f"{found.model_id} has learned from {SOURCE}; a model must not see its test set.")
+    start = WarmStart(found.forecaster)
+    log.info("warm starts from %s; afresh: %s", found.model_id, "; ".join(start.afresh(config, "unit")))
+    return start
+
+
+def _few(learned: Known, n: int | None) -> Known:
+    """At most `n` stays: those of the patients whose hash is lowest."""
+    if n is None or n >= len(learned.stays):
+        return learned
+    order = np.argsort(patient_folds(learned.stays["patient_id"], 10**6, salt="own stays"), kind="stable")
+    chosen = np.zeros(len(order), bool)
+    chosen[order[:n]] = True
+    return learned.take(chosen)
 
 
 def judge_source(source: str, as_of: datetime, folds: int) -> "Judgement":
@@ -146,15 +183,23 @@ def _hospital_folds(known: Known, folds: int) -> np.ndarray:
 
 
 def _across(
-    known: Known, fold_of: np.ndarray, config: ModelConfig, sampling: Sampling, models: Sequence[str]
+    known: Known,
+    fold_of: np.ndarray,
+    config: ModelConfig,
+    sampling: Sampling,
+    models: Sequence[str],
+    start: "Start | None" = None,
+    own_stays: int | None = None,
 ) -> "Iterator[tuple[Moments, dict[str, Contest]]]":
     """Every stay is judged once, by a fit on the other folds and on other patients."""
     folds = int(fold_of.max()) + 1
     for k in range(folds):
         held_out = (fold_of == k) & known.sound
         learned = known.take((fold_of != k) & known.sound & ~_shared(known, held_out))
-        fold = _fold(learned, known.take(held_out), config, sampling)
-        log.info("fold %d of %d: %d stays learned, %d judged", k + 1, folds, len(learned.stays), int(held_out.sum()))
+        fold = _fold(_few(learned, own_stays), known.take(held_out), config, sampling, start)
+        log.info(
+            "fold %d of %d: %d stays learned, %d judged", k + 1, folds, len(fold.learned.stays), int(held_out.sum())
+        )
         yield _moments(fold, fold.judged.stays), _forecast(fold, models)
 
 

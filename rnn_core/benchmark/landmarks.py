@@ -52,7 +52,8 @@ COMPARED: tuple[str, ...] = (
     "discharge48_brier",
     "los_concordance",
 )
-# Against which they are taken: the trivial answer, the strongest plain one, and the one that intensivists know.
+# Against which they are taken: the trivial answer, the strongest plain one, and the one that intensivists know. A warm
+# start is compared with the cold one too.
 OTHERS: tuple[str, ...] = ("prevalence", "trees", "apache")
 _RESAMPLES = 1000
 # A concordance takes as long as a dozen of the others, and all patient-hours as long as the landmarks together.
@@ -262,6 +263,8 @@ def judge(
     something."""
     scores = {name: {} for name in contests}
     differences = {other: {name: {} for name in contests if name != other} for other in OTHERS if other in contests}
+    if {"warm", "forecaster"} <= contests.keys():
+        differences["forecaster"] = {"warm": {}}
     for group in GROUPS:
         rows = moments.of(group)
         part = moments.take(rows)

@@ -11,8 +11,9 @@ from rnn_core.contracts.config import ModelConfig, Sampling
 from rnn_core.contracts.frames import EpochRecord, Grid, Windows
 from rnn_core.contracts.known import Known
 from rnn_core.evaluation.holdout import population_forecast
-from rnn_core.forecasters.fit_stay import make_forecaster
-from rnn_core.forecasters.forecaster import OutOfFold, kind_of
+from rnn_core.forecasters.fit_stay import fit_forecaster, make_forecaster
+from rnn_core.forecasters.forecaster import OutOfFold, Start, kind_of
+from rnn_core.forecasters.stay import StayForecaster
 from rnn_core.series.material import Material, judged_hours, make_material, make_served_grid
 from rnn_core.series.scaling import Scaler, fit_scaler, static_features
 from rnn_core.series.windows import make_windows
@@ -26,13 +27,15 @@ SHIPPED = "blend"
 class Fold:
     """Stays to learn from, and stays to forecast as if they were still open.
 
-    Nothing of how the judged stays end is read, so they may be loaded without it.
+    Nothing of how the judged stays end is read, so they may be loaded without it. start: what the contender `warm` starts
+    from.
     """
 
     learned: Known
     judged: Known
     config: ModelConfig
     sampling: Sampling
+    start: Start | None = None
 
     @cached_property
     def learned_grid(self) -> Grid:
@@ -50,8 +53,11 @@ class Fold:
     @cached_property
     def windows(self) -> Windows:
         """Of the stays to forecast."""
+        return self.windows_with(self.scaler)
+
+    def windows_with(self, scaler: Scaler) -> Windows:
         grid = make_served_grid(self.judged, self.config.window, self.sampling)
-        return make_windows(grid, self.judged.stays, self.scaler, self.config.window)
+        return make_windows(grid, self.judged.stays, scaler, self.config.window)
 
     @cached_property
     def rows(self) -> np.ndarray:
@@ -61,6 +67,12 @@ class Fold:
     @cached_property
     def fits(self) -> Fits:
         return Fits(self.material, self.learned.sound, self.config)
+
+    @cached_property
+    def warm(self) -> tuple[StayForecaster, OutOfFold]:
+        """A fit of the recurrent forecaster that begins at `start`."""
+        config = replace(self.config, forecaster="recurrent")
+        return fit_forecaster(self.learned, self.learned.sound, config, sampling=self.sampling, warm_from=self.start)
 
     @property
     def stay(self) -> np.ndarray:
@@ -109,6 +121,12 @@ def forecaster(fold: Fold) -> tuple[Distribution, Histories]:
     return _served(fold, fold.fits.of("recurrent"))
 
 
+def warm(fold: Fold) -> tuple[Distribution, Histories]:
+    """The recurrent forecaster again, its networks started from those of another model."""
+    ready, fitted = fold.warm
+    return ready.forecast(fold.windows_with(ready.scaler), fold.rows), fitted.histories
+
+
 def blend(fold: Fold) -> tuple[Distribution, Histories]:
     """Networks and trees pooled, as `icu-forecast train` fits them to serve."""
     return _served(fold, fold.fits.of("blend"))
@@ -125,5 +143,6 @@ CONTENDERS: dict[str, Contender] = {
     "trees": trees,
     "lstm": lstm,
     "forecaster": forecaster,
+    "warm": warm,
     "blend": blend,
 }

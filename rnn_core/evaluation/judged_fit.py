@@ -20,6 +20,7 @@ from rnn_core.evaluation.holdout import (
     unseen,
 )
 from rnn_core.forecasters.fit_stay import fit_forecaster
+from rnn_core.forecasters.forecaster import Start
 from rnn_core.forecasters.stay import StayForecaster
 from rnn_core.series.finished_stays import FinishedStays
 from rnn_core.series.splits import split_stays
@@ -67,13 +68,13 @@ def fit_stay_forecaster(
     *,
     sampling: Sampling = Sampling(),
     checkpoint_dir: Path | None = None,
-    warm_from: StayForecaster | None = None,
+    warm_from: Start | None = None,
     progress: Callable[[EpochRecord], None] | None = None,
 ) -> tuple[StayForecaster, FitReport]:
     """Fit on `then`, what was known at the cut-off, and evaluate on `now`, on stays that had no part in the fit.
 
-    A warm start keeps the scaler with the weights. Raises DataTooSmallError if too few stays have finished, ContractError
-    if `warm_from` has another shape.
+    warm_from: what the networks start from. Raises DataTooSmallError if too few stays have finished, ContractError if
+    nothing can start from `warm_from`.
     """
     learned = split_stays(then.stays, then.as_of).learned & then.sound
     with _cause_named(now):

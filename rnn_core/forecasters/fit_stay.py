@@ -10,7 +10,7 @@ from rnn_core.contracts.config import ModelConfig, Sampling
 from rnn_core.contracts.frames import EpochRecord
 from rnn_core.contracts.known import Known
 from rnn_core.contracts.thresholds import RISK_THRESHOLDS
-from rnn_core.forecasters.forecaster import OutOfFold, kind_of
+from rnn_core.forecasters.forecaster import OutOfFold, Start, kind_of
 from rnn_core.forecasters.stay import StayForecaster, one_end
 from rnn_core.series.material import JUDGE_EVERY_HOURS, Material, make_material, make_served_grid
 from rnn_core.series.scaling import Scaler, fit_scaler, static_features
@@ -34,23 +34,24 @@ def fit_forecaster(
     *,
     sampling: Sampling = Sampling(),
     checkpoint_dir: Path | None = None,
-    warm_from: StayForecaster | None = None,
+    warm_from: Start | None = None,
     progress: Callable[[EpochRecord], None] | None = None,
 ) -> tuple[StayForecaster, OutOfFold]:
     """A forecaster that learned from the stays `learned`, bool [stays of known], and was calibrated on nothing else.
 
-    Calibration and risk bands come from the out-of-fold forecasts.
+    Calibration and risk bands come from the out-of-fold forecasts. warm_from: what the networks start from.
     """
     known = known.of_concepts(config.window.concepts)
     grid = make_served_grid(known, config.window, sampling)
-    scaler = warm_from.scaler if warm_from else fit_scaler(grid, static_features(known.stays), np.flatnonzero(learned))
+    scaler = fit_scaler(grid, static_features(known.stays), np.flatnonzero(learned))
+    scaler = warm_from.scaler(scaler) if warm_from else scaler
     material = make_material(known, grid, scaler, config, sampling)
     fitted = kind_of(config).fit(
         material,
         learned,
         config,
         checkpoint_dir=checkpoint_dir,
-        warm_from=warm_from.model if warm_from else None,
+        warm_from=warm_from.networks(material, learned, config) if warm_from else None,
         progress=progress,
     )
     return make_forecaster(material, fitted, scaler, sampling), fitted

@@ -11,6 +11,7 @@ import numpy as np
 from rnn_core.contracts.config import ModelConfig
 from rnn_core.contracts.frames import EpochRecord, Windows
 from rnn_core.series.material import Material
+from rnn_core.series.scaling import Scaler
 from rnn_core.statistics.distribution import Distribution
 
 
@@ -62,6 +63,16 @@ class Forecaster(Protocol):
 
         Raises DataTooSmallError where too little has ended to learn from.
         """
+
+
+class Start(Protocol):
+    """What a fit starts from, see `start.WarmStart`."""
+
+    def scaler(self, fitted: Scaler) -> Scaler:
+        """The scaler to fit with, given the one `fitted` to the stays to learn from."""
+
+    def networks(self, material: Material, learned: np.ndarray, config: ModelConfig) -> Forecaster:
+        """The forecaster to start from, of the shape of `config`. Raises ContractError where nothing can start."""
 
 
 @dataclass(frozen=True)

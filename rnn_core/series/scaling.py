@@ -1,6 +1,6 @@
 """Standardisation of the values that the network reads: fitted on training stays, saved in the artifact."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -70,6 +70,28 @@ class Scaler(Saved):
         scaled = (static_raw - self.static_center) / self.static_scale
         return np.nan_to_num(np.clip(scaled, -self.clip, self.clip), nan=0.0)
 
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Concepts that training never saw."""
+        plain = _plain_concepts()[[NAMES.index(name) for name in self.concepts]]
+        return tuple(np.array(self.concepts)[_is_plain(self.center, self.scale, plain)].tolist())
+
+    def completed(self, fitted: "Scaler") -> "Scaler":
+        """This one for all that its training saw, and `fitted` for the rest, in the order of `fitted`: weights mean
+        something only with the scaler that they were learned with."""
+        kept = [name for name in self.concepts if name in set(fitted.concepts) - set(self.unseen)]
+        own, theirs = ([names.index(name) for name in kept] for names in (self.concepts, fitted.concepts))
+        center, scale = fitted.center.copy(), fitted.scale.copy()
+        center[theirs], scale[theirs] = self.center[own], self.scale[own]
+        plain = _is_plain(self.static_center, self.static_scale, _plain_static())
+        return replace(
+            fitted,
+            center=center,
+            scale=scale,
+            static_center=np.where(plain, fitted.static_center, self.static_center),
+            static_scale=np.where(plain, fitted.static_scale, self.static_scale),
+        )
+
     @cached_property
     def _own_position(self) -> np.ndarray:
         """Of each of `concepts.NAMES`, its position in `concepts`; beyond the last where it is not there."""
@@ -134,6 +156,22 @@ def _center_and_scale(values: np.ndarray, low: float, high: float) -> tuple[floa
         return (float(high) + float(low)) / 2, range_scale
     spread = float(values.std(dtype=np.float64))
     return float(values.mean(dtype=np.float64)), spread if spread > range_scale / 100 else range_scale
+
+
+def _plain_concepts() -> np.ndarray:
+    """Centre and scale of each concept if training never sees it, float32 [concepts, 2]."""
+    ranges = [_transform(bound, np.arange(len(NAMES))) for bound in bounds()]
+    return np.array([_center_and_scale(np.empty(0), *pair) for pair in zip(*ranges, strict=True)], dtype=np.float32)
+
+
+def _plain_static() -> np.ndarray:
+    """Likewise of the static features."""
+    plain = [_center_and_scale(np.empty(0), *STATIC_RANGES[name]) for name in STATIC_RANGES]
+    return np.array(plain + [(0.0, 1.0)] * (len(STATIC_NAMES) - len(plain)), dtype=np.float32)
+
+
+def _is_plain(center: np.ndarray, scale: np.ndarray, plain: np.ndarray) -> np.ndarray:
+    return (np.stack([center, scale], axis=1) == plain).all(axis=1)
 
 
 def _number(column: pd.Series, low: float, high: float) -> np.ndarray:

@@ -30,7 +30,7 @@ def each_fit_once(fits, monkeypatch):
     fit = train_module.fit
 
     def fit_once(source, then, now, config, sampling, warm):
-        made = (source, str(then.as_of), str(now.as_of), repr(config), repr(sampling), warm and warm.model)
+        made = (source, str(then.as_of), str(now.as_of), repr(config), repr(sampling), warm and id(warm.model.network))
         if made not in fits:
             fits[made] = fit(source, then, now, config, sampling, warm)
         return fits[made]
@@ -232,4 +232,6 @@ def test_a_blend_trains_and_serves_and_describes_its_parts_and_the_next_one_star
         drivers = "select count(*) from forecast.current_driver where model_id = :model"
         assert connection.execute(text(drivers), {"model": blend["model_id"]}).scalar_one() > 0
     again = train.fn("clif", AT, epochs=2, members=2, forecaster="blend")
-    assert registry.read_model(trained, again["model"])["warm_from"] == blend["model_id"]
+    successor = registry.read_model(trained, again["model"])
+    assert successor["warm_from"] == blend["model_id"]
+    assert [one["model_id"] for one in successor["metrics"]["learned_from"]] == [again["model"], blend["model_id"]]

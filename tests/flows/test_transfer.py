@@ -3,6 +3,7 @@
 import json
 import re
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -16,12 +17,15 @@ from flows.inspection.models import model_card
 from flows.jobs.forecast import forecast
 from flows.jobs.ingest import ingest
 from flows.jobs.promotion import promote
+from flows.jobs.start import find_start
+from flows.jobs.train import train
 from flows.jobs.transfer import measure_transfer, recalibrate
 from flows.runtime.databases import open_store
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.errors import ArtifactError, DataTooSmallError, ForecastError
 from rnn_core.contracts.known import Known
 from rnn_core.evaluation.transfer import deaths, recalibrated, risks_at
+from rnn_core.forecasters.artifact import read_meta
 from rnn_core.forecasters.stay import forecast_stays, load_stay_forecaster
 from rnn_core.series.splits import split_stays
 from sql.published import canonical, registry
@@ -122,6 +126,41 @@ def test_a_model_is_no_transfer_where_it_or_its_origin_has_learned(two):
     told = recalibrate(row["model_id"], "mimic_iii", AT)
     with pytest.raises(ForecastError, match="has learned from clif, mimic_iii"):
         measure_transfer(told["model"], ["clif", "mimic_iii"], AT)
+
+
+def test_a_training_starts_from_a_model_of_another_source_and_says_what_that_has_learned(two):
+    row, _ = serving(two)
+    again = partial(train.fn, "mimic_iii", AT, epochs=1, members=2, forecaster="recurrent")
+    told = registry.read_model(two, again(warm_from=row["model_id"])["model"])
+    assert told["warm_from"] == row["model_id"]
+    lineage = told["metrics"]["learned_from"]
+    assert [(one["source"], one["members"]) for one in lineage] == [("mimic_iii", 2), ("clif", 2)]
+    assert pd.Timestamp(lineage[1]["data_cutoff"], tz="UTC") == row["data_cutoff"]
+    folder = load_settings().artifact_folder
+    assert read_meta(folder / told["artifact"])["learned_from"] == lineage
+    card = model_card(told["model_id"])
+    assert f"started from those of {row['model_id']}, which learned from the source `clif` until" in card
+    assert f"Started from: {row['model_id']}, except for the concepts that it never saw (" in card
+    with pytest.raises(ForecastError, match="has learned from clif, mimic_iii"):
+        measure_transfer(told["model_id"], ["clif", "mimic_iii"], AT)
+
+    # The folder of its artifact starts the source that it came from, with the same folds and no earlier.
+    back = partial(find_start, two, str(folder / told["artifact"]))
+    assert back().learned_from == lineage
+    cutoff = np.datetime64(lineage[1]["data_cutoff"])
+    assert back().leak("clif", cutoff, members=2) is None and back().leak("eicu", cutoff - 1, members=5) is None
+    assert "until" in back().leak("clif", cutoff - 1, members=2)
+    assert "2 members, not 3" in back().leak("clif", cutoff, members=3)
+    (unit,) = registry.list_models(two, "mimic_iii", "unit")
+    for model, forecaster, sentence in (
+        ("nobody", "blend", "no model 'nobody'; there are: clif-stay"),
+        (unit["model_id"], "blend", "forecasts units"),
+        (row["model_id"], "trees", "trees are fitted from scratch"),
+    ):
+        with pytest.raises(ForecastError, match=sentence):
+            again(warm_from=model, forecaster=forecaster)
+    shown = CliRunner().invoke(app, ["train", "clif", "--cold", "--warm-from", row["model_id"]])
+    assert shown.exit_code == 2 and "--cold" in shown.output and "--warm-from" in shown.output
 
 
 def test_a_death_after_the_hospital_is_none_and_an_open_hospital_stay_is_not_told(two):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from builders import at, random_observations, random_stays, small_config
+from builders import at, random_observations, random_stays, small_config, untrained
 
 from rnn_core.benchmark import landmarks
 from rnn_core.benchmark.landmarks import ALL, COMPARED, FIGURES, GROUPS, Contest, Moments, judge, make_moments, pool
@@ -13,6 +13,7 @@ from rnn_core.benchmark.whole_stays import CONTENDERS, SHIPPED, Fold
 from rnn_core.contracts.config import HORIZON_EDGES, Sampling
 from rnn_core.contracts.known import Known
 from rnn_core.contracts.thresholds import LANDMARK_HOURS
+from rnn_core.forecasters.start import WarmStart
 from rnn_core.statistics.distribution import Distribution
 from rnn_core.statistics.outcomes import Outcomes
 
@@ -29,7 +30,8 @@ def made(n: int, seed: int) -> Known:
 @pytest.fixture(scope="module")
 def fold() -> Fold:
     config = small_config(epochs=1)
-    return Fold(made(80, 1), made(25, 2), replace(config, trees=replace(config.trees, trees=10)), Sampling())
+    start = WarmStart(untrained(made(20, 3), config))
+    return Fold(made(80, 1), made(25, 2), replace(config, trees=replace(config.trees, trees=10)), Sampling(), start)
 
 
 def longer(known: Known) -> Known:
@@ -49,7 +51,9 @@ def test_a_contender_speaks_of_every_hour_and_reads_nothing_of_how_the_judged_st
     other = replace(fold, judged=longer(fold.judged))
     found, _ = CONTENDERS[name](fold)
     # What was learned is shared: it comes from other stays.
-    vars(other).update({part: vars(fold)[part] for part in ("material", "scaler", "fits") if part in vars(fold)})
+    vars(other).update(
+        {part: vars(fold)[part] for part in ("material", "scaler", "fits", "warm") if part in vars(fold)}
+    )
     again, _ = CONTENDERS[name](other)
     assert len(found) == len(fold.rows) > 100
     here, there = (pd.MultiIndex.from_arrays([f.stay, f.hour]) for f in (fold, other))

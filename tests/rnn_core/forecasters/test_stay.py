@@ -20,6 +20,7 @@ from rnn_core.forecasters import fit_stay
 from rnn_core.forecasters.fit_stay import _ensemble_stretch, fit_forecaster
 from rnn_core.forecasters.networks import Networks
 from rnn_core.forecasters.recurrent import RecurrentEnsemble
+from rnn_core.forecasters.start import WarmStart
 from rnn_core.forecasters.stay import forecast_stays, load_stay_forecaster, save_stay_forecaster
 from rnn_core.series.material import make_material, make_served_grid
 from rnn_core.series.scaling import fit_scaler, static_features
@@ -153,8 +154,8 @@ def test_stays_that_end_elsewhere_are_refused(fitted):
 
 def test_a_warm_start_takes_the_champions_scaler_and_begins_where_it_stood(made, fitted):
     frozen = small_config(epochs=1, learning_rate=1e-12)
-    refreshed, _ = fit(*made, frozen, warm_from=fitted[0])
-    assert refreshed.scaler is fitted[0].scaler
+    refreshed, _ = fit(*made, frozen, warm_from=WarmStart(fitted[0]))
+    assert refreshed.scaler.to_json() == fitted[0].scaler.to_json()
     for ours, theirs in zip(refreshed.model.network.get_weights(), fitted[0].model.network.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
