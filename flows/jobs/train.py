@@ -229,9 +229,6 @@ def fit(
     from rnn_core.network.devices import choose_devices
 
     log.info("training uses %s", choose_devices().reason)
-    if warm is not None:
-        # A warm start uses the fine steps only: large ones would forget what the serving model knew.
-        config = replace(config, train=replace(config.train, learning_rate=config.train.learning_rate / 4))
     return fit_stay_forecaster(
         then,
         now,

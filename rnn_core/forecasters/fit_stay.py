@@ -41,6 +41,9 @@ def fit_forecaster(
 
     Calibration and risk bands come from the out-of-fold forecasts. warm_from: what the networks start from.
     """
+    if warm_from is not None:
+        # Fine steps only: large ones forget what the start knows.
+        config = replace(config, train=replace(config.train, learning_rate=config.train.learning_rate / 4))
     known = known.of_concepts(config.window.concepts)
     grid = make_served_grid(known, config.window, sampling)
     scaler = fit_scaler(grid, static_features(known.stays), np.flatnonzero(learned))
