@@ -165,6 +165,13 @@ class Windows:
         """Prediction hours since the stay's first, from 1, of each of `rows` (absolute), int64 [n]."""
         return rows - self.offsets[self.stay_of(rows)] + 1
 
+    def values_per_hour(self, rows: np.ndarray) -> np.ndarray:
+        """Observations that became available in the last day, or since the stay's first hour, per hour, up to the ends of
+        `rows` (absolute), float64 [n]."""
+        before = np.maximum(rows - 24, self.offsets[self.stay_of(rows)] - 1)
+        earlier = np.where(before < self.offsets[self.stay_of(rows)], 0, self.n_observations[before])
+        return (self.n_observations[rows] - earlier) / (rows - before)
+
     def window_of(self, rows: np.ndarray) -> np.ndarray:
         """The window that makes the prediction at the end of each of `rows` (absolute, int64 [n]), int64 [n].
 

@@ -28,7 +28,8 @@ class Blend:
 
     def forecast(self, windows: Windows, rows: np.ndarray) -> Distribution:
         """See `Forecaster`."""
-        return self.pool.pool([part.forecast(windows, rows) for part in self.parts], windows.prediction_hour[rows])
+        forecasts = [part.forecast(windows, rows) for part in self.parts]
+        return self.pool.pool(forecasts, windows.prediction_hour[rows], windows.values_per_hour(rows))
 
     def members(self) -> tuple["Blend", ...]:
         """Of each fold, the blend of the parts' members that left it out."""
@@ -102,17 +103,17 @@ def join(material: Material, fitted: Sequence[OutOfFold], config: ModelConfig) -
     row = fitted[0].row
     if any(not np.array_equal(one.row, row) for one in fitted):
         raise ContractError("Only fits on the same stays and folds can be blended.")
-    forecasts, elapsed = [one.forecast for one in fitted], material.windows.prediction_hour[row]
-    labels = material.labels.take(row)
+    forecasts, labels = [one.forecast for one in fitted], material.labels.take(row)
+    seen = material.windows.prediction_hour[row], material.windows.values_per_hour(row)
     death, weight = material.settled_death[row], JUDGE_EVERY_HOURS / 24
-    pool = fit_pool(forecasts, death, labels.weights, labels.entry, elapsed, row_weight=weight)
+    pool = fit_pool(forecasts, death, labels.weights, labels.entry, *seen, row_weight=weight)
     # Networks know the sizes of the data, and how their training went.
     leading = next((one for one in fitted if one.histories), fitted[0])
     return OutOfFold(
         forecaster=Blend(tuple(one.forecaster for one in fitted), pool),
         config=replace(leading.config, forecaster="blend"),
         row=row,
-        forecast=pool.pool(forecasts, elapsed),
+        forecast=pool.pool(forecasts, *seen),
         histories=leading.histories,
         best_epochs=leading.best_epochs,
     )

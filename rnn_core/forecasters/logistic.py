@@ -1,7 +1,7 @@
 """Logistic regressions on hinged summaries as a stay forecaster: fitted by scikit-learn, kept and evaluated as numbers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, Self
 
 import numpy as np
@@ -14,6 +14,8 @@ from rnn_core.series.summaries import clock_columns
 
 # Shares of the rows below the knots of a feature.
 _KNOTS = (0.1, 0.5, 0.9)
+# Between these a feature counts as it is, beyond them as at them: lines through a few extreme rows lead anywhere.
+_BOUNDS = (0.01, 0.99)
 # Enough rows for a quantile.
 _KNOT_ROWS = 4000
 # Inverse strengths of the ridge penalty among which held-out stays choose, the strongest first.
@@ -27,18 +29,38 @@ _CHANGE_SCALE, _CLOCK_SCALE = 0.5, 3.0
 
 
 @dataclass(frozen=True)
+class _Terms:
+    """Of a regression: feature int32, low, high, knot float32, all [terms]. A term is the feature, kept between low and
+    high; where the knot is finite, what it exceeds the knot by."""
+
+    feature: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    knot: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.feature)
+
+    def of(self, features: np.ndarray) -> np.ndarray:
+        """float32 [rows, terms] of `features` [rows, k]."""
+        chosen = np.clip(features.astype(np.float32)[:, self.feature], self.low, self.high)
+        return np.where(np.isinf(self.knot), chosen, np.maximum(chosen - self.knot, 0))
+
+
+@dataclass(frozen=True)
 class HingedRegression(LogOdds):
     """Log-odds of a binary outcome: linear in features, in their excess over knots, and in both times the number of the
     horizon bin, plus an effect of each bin and of the clock in each bin (pooled logistic regression: D'Agostino et al.,
     Stat Med 9, 1990, 1501-1515).
 
-    feature int32, knot float32, both [terms]: max(feature - knot, 0), or the feature itself where the knot is -inf.
-    weight: float32 [2, terms], in the first bin and added per bin. of_bin: float64 [bins]; later bins count as the last of
-    these, the last in which an outcome was seen. clock: int32 [n], the features that say the hour of the day; of_clock:
-    float64 [n, bins].
+    feature, low, high, knot: see `_Terms`. weight: float32 [2, terms], in the first bin and added per bin. of_bin: float64
+    [bins]; later bins count as the last of these, the last in which an outcome was seen. clock: int32 [n], the features
+    that say the hour of the day; of_clock: float64 [n, bins].
     """
 
     feature: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
     knot: np.ndarray
     weight: np.ndarray
     of_bin: np.ndarray
@@ -47,8 +69,8 @@ class HingedRegression(LogOdds):
 
     def log_odds(self, features: np.ndarray, last: np.ndarray) -> np.ndarray:
         """float64 [rows, bins] of rows `features` [rows, k] in each of the bins numbered `last` [bins]."""
-        number = np.minimum(last, len(self.of_bin) - 1)
-        first, per_bin = (_terms(features, self.feature, self.knot) @ self.weight.T).T.astype(np.float64)
+        terms, number = _Terms(self.feature, self.low, self.high, self.knot), np.minimum(last, len(self.of_bin) - 1)
+        first, per_bin = (terms.of(features) @ self.weight.T).T.astype(np.float64)
         of_clock = features[:, self.clock] @ self.of_clock[:, number]
         return first[:, None] + per_bin[:, None] * number + of_clock + self.of_bin[number] + self.baseline
 
@@ -110,24 +132,17 @@ def _log_odds_of_share(y: np.ndarray) -> float:
     return float(np.log(share / (1 - share)))
 
 
-def _terms(features: np.ndarray, feature: np.ndarray, knot: np.ndarray) -> np.ndarray:
-    """float32 [rows, terms] of `features` [rows, k], see `HingedRegression`."""
-    chosen = features.astype(np.float32)[:, feature]
-    return np.where(np.isinf(knot), chosen, np.maximum(chosen - knot, 0))
-
-
-def _place_terms(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Feature int32 and knot float32 of each term, [terms]: features that vary, and hinges at their quantiles.
-
-    A hinge that no row passes, or that all do, would be nothing, or the feature itself.
-    """
-    least, most = features.min(axis=0), features.max(axis=0)
-    varied = np.flatnonzero(most > least)
-    some = features[:: -(-len(features) // _KNOT_ROWS), varied]
-    knots = np.vstack([np.full(len(varied), -np.inf), np.quantile(some, _KNOTS, axis=0)]).astype(np.float32)
-    inside = (knots[1:] > np.vstack([least[varied], knots[1:-1]])) & (knots[1:] < most[varied])
+def _place_terms(features: np.ndarray) -> _Terms:
+    """Features that vary, and hinges at their quantiles. A hinge at a bound would be nothing, or the feature itself."""
+    some = features[:: -(-len(features) // _KNOT_ROWS)]
+    low, high = np.quantile(some, _BOUNDS, axis=0)
+    varied = np.flatnonzero(high > low)
+    low, high, some = low[varied], high[varied], some[:, varied]
+    knot = np.vstack([np.full(len(varied), -np.inf), np.quantile(some, _KNOTS, axis=0)])
+    inside = (knot[1:] > np.vstack([low, knot[1:-1]])) & (knot[1:] < high)
     kept = np.vstack([np.ones(len(varied), bool), inside])
-    return np.broadcast_to(varied, kept.shape)[kept].astype(np.int32), knots[kept]
+    feature, low, high = (np.broadcast_to(of, kept.shape)[kept] for of in (varied, low, high))
+    return _Terms(feature.astype(np.int32), *(of.astype(np.float32) for of in (low, high, knot[kept])))
 
 
 @dataclass(frozen=True)
@@ -135,8 +150,7 @@ class _Design:
     """How examples become the columns of a regression: terms over their standard deviation, the same times the number of
     the bin, and in each bin 1 and the clock."""
 
-    feature: np.ndarray
-    knot: np.ndarray
+    terms: _Terms
     clock: np.ndarray
     mean: np.ndarray
     sd: np.ndarray
@@ -146,22 +160,22 @@ class _Design:
 
     @classmethod
     def of(cls, examples: Examples, clock: Sequence[int]) -> Self:
-        feature, knot = _place_terms(examples.x[:, :-1])
-        terms, number = _terms(examples.x, feature, knot), examples.x[:, -1]
-        mean, sd = terms.mean(axis=0, dtype=np.float64), terms.std(axis=0, dtype=np.float64)
+        terms, number = _place_terms(examples.x[:, :-1]), examples.x[:, -1]
+        x = terms.of(examples.x)
+        mean, sd = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
         bins, clock = int(number.max()) + 1, np.array(clock, dtype=np.int32)
-        return cls(feature, knot, clock, mean, np.maximum(sd, _LEAST_SD), number.mean(), max(number.std(), 1.0), bins)
+        return cls(terms, clock, mean, np.maximum(sd, _LEAST_SD), number.mean(), max(number.std(), 1.0), bins)
 
     @property
     def columns(self) -> int:
-        return 2 * len(self.feature) + (1 + len(self.clock)) * self.bins
+        return 2 * len(self.terms) + (1 + len(self.clock)) * self.bins
 
     def matrix(self, examples: Examples) -> np.ndarray:
         """float32 [examples, columns]."""
         number = np.minimum(examples.x[:, -1].astype(int), self.bins - 1)
-        x, n = np.zeros((len(number), self.columns), np.float32), len(self.feature)
+        x, n = np.zeros((len(number), self.columns), np.float32), len(self.terms)
         mean, sd = self.mean.astype(np.float32), self.sd.astype(np.float32)
-        x[:, :n] = (_terms(examples.x, self.feature, self.knot) - mean) / sd
+        x[:, :n] = (self.terms.of(examples.x) - mean) / sd
         x[:, n : 2 * n] = (
             x[:, :n] * (_CHANGE_SCALE * (number - self.bin_mean) / self.bin_sd).astype(np.float32)[:, None]
         )
@@ -173,15 +187,14 @@ class _Design:
     def regression(self, weight: np.ndarray, intercept: float) -> HingedRegression:
         """The same in the units of the features."""
         weight = weight.astype(np.float64)
-        always, changing = np.split(weight[: 2 * len(self.feature)], 2)
-        of_bin, *of_clock = weight[2 * len(self.feature) :].reshape(-1, self.bins)
+        always, changing = np.split(weight[: 2 * len(self.terms)], 2)
+        of_bin, *of_clock = weight[2 * len(self.terms) :].reshape(-1, self.bins)
         per_bin = _CHANGE_SCALE * changing / self.sd / self.bin_sd
         first = always / self.sd - per_bin * self.bin_mean
         shift = self.mean @ (first[:, None] + per_bin[:, None] * np.arange(self.bins))
         return HingedRegression(
             np.float64(intercept),
-            self.feature,
-            self.knot,
+            *(getattr(self.terms, field.name) for field in fields(self.terms)),
             np.stack([first, per_bin]).astype(np.float32),
             _BIN_SCALE * of_bin - shift,
             self.clock,

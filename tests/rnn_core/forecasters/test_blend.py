@@ -48,9 +48,9 @@ def test_out_of_fold_is_the_pool_of_what_the_parts_said_out_of_fold(material, fi
 
 def test_a_blend_says_the_pool_of_its_parts_and_its_members_that_of_theirs(material, fitted):
     row = material.judged_rows[::5]
-    elapsed = material.windows.prediction_hour[row]
+    seen = material.windows.prediction_hour[row], material.windows.values_per_hour(row)
     for one in (fitted.forecaster, *fitted.forecaster.members()):
-        pooled = one.pool.pool([part.forecast(material.windows, row) for part in one.parts], elapsed)
+        pooled = one.pool.pool([part.forecast(material.windows, row) for part in one.parts], *seen)
         np.testing.assert_array_equal(one.forecast(material.windows, row).masses, pooled.masses)
 
 

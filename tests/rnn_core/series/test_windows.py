@@ -258,6 +258,14 @@ def test_one_stay_never_reads_the_values_of_the_stay_before_it():
     assert channel(windows, "heart_rate.value", SHORT)[5:].tolist() == [0] * 5 + [0, 0] + [60] * 3
     assert (channel(windows, "heart_rate.age", SHORT)[5:12] == 1).all()
     assert windows.n_observations.tolist() == [1] * 5 + [0] * 5 + [0, 0, 1, 1, 1]
+    hours = np.array([1, 2, 3, 4, 5])
+    expected = [*1 / hours, *np.zeros(5), *np.array([0, 0, 1, 1, 1]) / hours]
+    np.testing.assert_allclose(windows.values_per_hour(np.arange(15)), expected)
+
+
+def test_the_density_of_observation_is_that_of_the_last_day():
+    windows, _ = one_stay(30, ("heart_rate", 0.5, 0.5, 80.0), ("heart_rate", 3, 3, 80.0))
+    np.testing.assert_allclose(windows.values_per_hour(np.array([5, 23, 24, 27])), [2 / 6, 2 / 24, 1 / 24, 0])
 
 
 def test_values_are_carried_across_chunk_starts():

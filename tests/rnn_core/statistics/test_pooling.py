@@ -59,12 +59,25 @@ def test_the_weights_under_which_a_world_was_made_are_found(times, deaths):
         assert ours == pytest.approx(theirs, abs=0.35), name
 
 
-def test_weights_may_change_with_the_elapsed_hours():
-    truth = LogarithmicPool((0.0, 0.0), (0.0, 0.0), (1.0, -1.0), (0.0, 0.0))
-    both, elapsed = parts(6000), np.tile([6.0, 24.0, 96.0], 2000)
-    death, weights = drawn(truth.pool(both, elapsed))
-    found = fit_pool(both, death, weights, np.ones_like(weights), elapsed)
-    assert np.subtract(*found.times_per_doubling) > 1 and abs(np.subtract(*found.deaths_per_doubling)) < 0.5
+@pytest.mark.parametrize("changing", ["doubling", "density"])
+def test_weights_may_change_with_the_elapsed_hours_and_with_the_density_of_observation(changing):
+    """Where both vary and one of them changes the weights, the change is found in that one."""
+    slopes = {f"{of}_per_{by}": (0.0, 0.0) for of in ("times", "deaths") for by in ("doubling", "density")}
+    truth = LogarithmicPool((0.0, 0.0), (0.0, 0.0), **slopes | {f"times_per_{changing}": (1.0, -1.0)})
+    both, elapsed, density = parts(6000), np.tile([6.0, 24.0, 96.0], 2000), np.repeat([2.0, 8.0, 32.0], 2000)
+    death, weights = drawn(truth.pool(both, elapsed, density))
+    found = fit_pool(both, death, weights, np.ones_like(weights), elapsed, density)
+    for name in slopes:
+        slope = np.subtract(*getattr(found, name))
+        assert slope > 1 if name == f"times_per_{changing}" else abs(slope) < 0.5, name
+
+
+def test_a_pool_saved_without_a_density_does_not_look_at_it():
+    both = parts(50)
+    saved = LogarithmicPool((1.0, -1.0), (0.0, 2.0), (0.3, 0.0), (0.0, 0.4)).to_json()
+    old = LogarithmicPool.from_json({name: value for name, value in saved.items() if "density" not in name})
+    sparse, dense = (old.pool(both, 24.0, density).masses for density in (1.0, 50.0))
+    np.testing.assert_array_equal(sparse, dense)
 
 
 def test_few_stays_leave_the_weights_about_equal():
@@ -87,11 +100,13 @@ def test_twice_the_same_rows_at_half_the_weight_are_the_same_evidence():
     death, weights = drawn(both[1])
     once = fit_pool(both, death, weights, np.ones_like(weights), 24.0)
     doubled = [Distribution.concatenate([of, of]) for of in both]
-    twice = fit_pool(doubled, *(np.concatenate([x, x]) for x in (death, weights, np.ones_like(weights))), 24.0, 0.5)
+    twice = fit_pool(
+        doubled, *(np.concatenate([x, x]) for x in (death, weights, np.ones_like(weights))), 24.0, row_weight=0.5
+    )
     np.testing.assert_allclose(twice.times, once.times, atol=2e-3)
     np.testing.assert_allclose(twice.deaths, once.deaths, atol=2e-3)
 
 
 def test_a_pool_comes_back_from_json():
-    pool = LogarithmicPool((0.1, -0.1), (0.2, -0.2), (0.0, 0.01), (0.3, 0.0))
+    pool = LogarithmicPool((0.1, -0.1), (0.2, -0.2), (0.0, 0.01), (0.3, 0.0), (0.1, 0.0), (0.0, -0.1))
     assert LogarithmicPool.from_json(pool.to_json()) == pool
