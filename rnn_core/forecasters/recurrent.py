@@ -61,12 +61,13 @@ class RecurrentEnsemble:
         folds: Sequence[int] | None = None,
     ) -> OutOfFold:
         """See `Forecaster`. The fold that a network did not learn from stops it."""
-        from rnn_core.network.training import fit_stay_model
+        from rnn_core.network.training import fit_stay_model, fixed_inputs
 
         n_folds, edges, rows = config.train.folds, config.network.horizon_edges, material.judged_rows
         stay, fold = material.stay_of_row[rows], patient_folds(material.known.stays["patient_id"], n_folds)
         left_out = range(n_folds) if folds is None else folds
         labels = replace(material.labels, death=material.settled_death)
+        fixed = fixed_inputs(material.windows, config)
         fitted, members, held_out_forecasts = [], [], []
         for k, start in zip(left_out, _starts(warm_from, len(left_out)), strict=True):
             held_out = learned & (fold == k)
@@ -80,6 +81,7 @@ class RecurrentEnsemble:
                     warm_from=start,
                     checkpoint_dir=checkpoint_dir and checkpoint_dir / f"member_{k}",
                     progress=progress and partial(_report_member, progress, k + 1, n_folds),
+                    fixed=fixed,
                 )
             )
             members.append(Networks.of(fitted[-1].model))

@@ -22,29 +22,24 @@ class SplitNetwork:
     """A stay network cut before its head, so that the head need not read every hour.
 
     learned, fixed: models of the network's inputs, with one or several outputs [batch, hours, features]; `fixed` has no
-    weights, so it is the same for all members of an ensemble (None where the head reads nothing of this kind), and its
-    layers can be read at some hours alone (`fixed_at`).
+    weights, so it is the same for all members of an ensemble (None where the head reads nothing of this kind).
+    dropouts: of each output of `learned`, the dropout between it and the head, or None.
     head: reads the outputs of `learned`, then those of `fixed`, joined along the last axis.
     """
 
     learned: keras.Model
+    dropouts: tuple[keras.layers.Dropout | None, ...]
     fixed: keras.Model | None
     head: keras.layers.Layer
 
     def learned_at(self, inputs: Sequence[Any], rows: Any, *, training: bool = False) -> list[Any]:
         """The outputs of `learned` at the hours `rows` (int [batch, rows]) of each window, [batch, rows, features]."""
-        return [at_rows(hours, rows) for hours in keras.tree.flatten(self.learned(inputs, training=training))]
-
-    def fixed_at(self, inputs: Sequence[Any], rows: Any) -> list[Any]:
-        """The outputs of `fixed` at the hours `rows` (int [batch, rows], rising) of each window, [batch, rows, features]."""
-        if self.fixed is None:
-            return []
-        known = {id(tensor): value for tensor, value in zip(self.fixed.inputs, inputs, strict=True)}
-        found = []
-        for layer in _fixed_layers(self.fixed):
-            read = keras.tree.map_structure(lambda tensor: known[id(tensor)], layer.input)
-            found.append(layer.at(read, rows))
-        return found
+        # Dropout last: drawing its masks takes as long as a layer, so it is done at these hours alone.
+        found = [at_rows(hours, rows) for hours in keras.tree.flatten(self.learned(inputs, training=training))]
+        return [
+            dropout(part, training=training) if dropout else part
+            for part, dropout in zip(found, self.dropouts, strict=True)
+        ]
 
 
 def build_network(config: NetworkConfig, *, mixed_precision: bool = False) -> keras.Model:
@@ -102,7 +97,10 @@ def split_at_head(network: keras.Model) -> SplitNetwork:
             f"layers {_STATIC_HOURS!r} and {_SUMMARIES!r}, which have no weights. Change `build_network` and "
             "`split_at_head` together."
         )
-    return SplitNetwork(keras.Model(network.inputs, learned), fixed_model, head)
+    by_output = {id(layer.output): layer for layer in network.layers if isinstance(layer, keras.layers.Dropout)}
+    dropouts = tuple(by_output.get(id(part)) for part in learned)
+    learned = [dropout.input if dropout else part for part, dropout in zip(learned, dropouts, strict=True)]
+    return SplitNetwork(keras.Model(network.inputs, learned), dropouts, fixed_model, head)
 
 
 def _fixed_layers(network: keras.Model) -> list[keras.layers.Layer]:

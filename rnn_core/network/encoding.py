@@ -1,6 +1,6 @@
 """Inputs of the head besides the recurrent state: running summaries of the window, and values split at knots."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -9,8 +9,6 @@ from keras import ops
 
 # Below any scaled value: where a running maximum starts.
 _NOTHING = -1e3
-
-_OverHours = Callable[[Any], Any]
 
 
 @keras.saving.register_keras_serializable(package="icu_forecast")
@@ -37,34 +35,16 @@ class RunningSummaries(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         total = partial(ops.cumsum, axis=1)
-        greatest = partial(_running_maximum, longest=self.longest_hours)
-        return self._summarise(inputs, lambda hours: hours, total, greatest)
-
-    def at(self, inputs: Any, rows: Any) -> Any:
-        """The same at the hours `rows` (int [batch, rows], rising) of each window alone, [batch, rows, features], for a
-        fraction of the work."""
-        hour = ops.arange(ops.shape(inputs)[1], dtype=rows.dtype)
-        so_far = ops.cast(hour <= rows[..., None], inputs.dtype)
-        return self._summarise(
-            inputs,
-            now=lambda hours: at_rows(hours, rows),
-            total=lambda hours: ops.einsum("bhf,brh->brf", hours, so_far),
-            greatest=lambda hours: _maximum_up_to(hours, rows, self.longest_hours),
-        )
-
-    def _summarise(self, inputs: Any, now: _OverHours, total: _OverHours, greatest: _OverHours) -> Any:
-        """now, total, greatest: value, sum and maximum over the hours so far, at every hour or at one."""
         n = self.n_concepts
         value, observed = inputs[..., :n], inputs[..., n : 2 * n]
-        times = ops.cumsum(observed, axis=1)
+        times = total(observed)
         seen = ops.cast(times > 0, value.dtype)
         first = total(value * observed * ops.cast(ops.equal(times, 1), value.dtype))
         hours = ops.maximum(total(seen), 1)
         mean = total(value * seen) / hours
         variance = total(ops.square(value) * seen) / hours - ops.square(mean)
         both_ways = ops.where(ops.tile(seen, (1, 1, 2)) > 0, ops.concatenate([value, -value], axis=-1), _NOTHING)
-        extremes = greatest(both_ways)
-        inputs, value, times, seen = (now(part) for part in (inputs, value, times, seen))
+        extremes = _running_maximum(both_ways, self.longest_hours)
         # The root has no slope at 0, the variance of every concept with a single observation.
         deviation = (ops.sqrt(ops.relu(variance) + 1e-4) - 1e-2) * seen
         history = [ops.log1p(times) / 4, deviation, (value - first) * seen, (value - mean) * seen]
@@ -85,10 +65,6 @@ class EveryHour(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         static, x = inputs
         return ops.repeat(static[:, None], ops.shape(x)[1], axis=1)
-
-    def at(self, inputs: Any, rows: Any) -> Any:
-        """The same at the hours `rows` (int [batch, rows]) alone, [batch, rows, features]."""
-        return self.call([inputs[0], rows])
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         static, x = input_shape
@@ -114,21 +90,6 @@ def hinges(values: Any, knots: Sequence[float]) -> Any:
     """
     pieces = [piece for knot in knots for piece in (ops.relu(values - knot), ops.relu(-values - knot))]
     return ops.concatenate(pieces, axis=-1)
-
-
-def _maximum_up_to(values: Any, rows: Any, longest: int) -> Any:
-    """Maximum over hours 0 to each of `rows` (int [batch, rows], rising), [batch, rows, features].
-
-    First over the hours between one row and the next, which takes one pass, then over those maxima.
-    """
-    batch, length, n_rows = ops.shape(values)[0], ops.shape(values)[1], ops.shape(rows)[1]
-    hour = ops.arange(length, dtype=rows.dtype)
-    # Hours after the last row belong to a part of their own, which is left out.
-    part = ops.sum(ops.cast(rows[..., None] < hour, rows.dtype), axis=1)
-    part = part + (n_rows + 1) * ops.arange(batch, dtype=rows.dtype)[:, None]
-    flat = ops.reshape(values, (-1, values.shape[-1]))
-    greatest = ops.segment_max(flat, ops.reshape(part, (-1,)), batch * (n_rows + 1))
-    return _running_maximum(ops.reshape(greatest, (batch, n_rows + 1, values.shape[-1]))[:, :n_rows], longest)
 
 
 def _running_maximum(values: Any, longest: int) -> Any:

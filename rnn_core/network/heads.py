@@ -36,12 +36,23 @@ class CompetingRiskHead(keras.layers.Layer):
         self.bias = self.add_weight(shape=(self.bins, N_CAUSES), initializer="zeros", name="bias")
 
     def call(self, inputs: Any) -> Any:
-        features = inputs
-        if self.n_values and self.knots:
-            values = inputs[..., inputs.shape[-1] - self.n_values :]
-            features = ops.concatenate([inputs, hinges(values, self.knots)], axis=-1)
-        flat = ops.matmul(features, self.kernel)
-        return ops.reshape(flat, (*ops.shape(inputs)[:-1], self.bins, N_CAUSES)) + self.bias
+        return self._logits(ops.matmul(self._broken(inputs), self.kernel))
+
+    def of_parts(self, learned: Any, fixed: Any) -> Any:
+        """The same for features given in two parts; training computes no gradient for those that are `fixed`, most of them."""
+        if not fixed.shape[-1]:
+            return self(learned)
+        n = learned.shape[-1]
+        return self._logits(ops.matmul(learned, self.kernel[:n]) + ops.matmul(self._broken(fixed), self.kernel[n:]))
+
+    def _broken(self, features: Any) -> Any:
+        if not (self.n_values and self.knots):
+            return features
+        values = features[..., features.shape[-1] - self.n_values :]
+        return ops.concatenate([features, hinges(values, self.knots)], axis=-1)
+
+    def _logits(self, flat: Any) -> Any:
+        return ops.reshape(flat, (*ops.shape(flat)[:-1], self.bins, N_CAUSES)) + self.bias
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return (*input_shape[:-1], self.bins, N_CAUSES)
@@ -65,12 +76,19 @@ def log_masses(logits: Any) -> Any:
     array([[0.333, 0.333],
            [0.167, 0.167]], dtype=float32)
     """
+    hazards, survived = log_hazards(logits)
+    return hazards + ops.expand_dims(survived, -1)
+
+
+def log_hazards(logits: Any) -> tuple[Any, Any]:
+    """Logarithms of the hazards of every bin and cause [..., bins, 2], and of still being there as each bin begins
+    [..., bins]; logits [..., bins, 2]."""
     stays = ops.zeros_like(logits[..., :-1, :1])
     hazards = ops.log_softmax(ops.concatenate([stays, logits[..., :-1, :]], axis=-1), axis=-1)
     last = ops.log_softmax(logits[..., -1:, :], axis=-1)
     survived = ops.cumsum(hazards[..., 0], axis=-1)
-    before = ops.concatenate([ops.zeros_like(survived[..., :1]), survived], axis=-1)
-    return ops.concatenate([hazards[..., 1:], last], axis=-2) + ops.expand_dims(before, -1)
+    survived = ops.concatenate([ops.zeros_like(survived[..., :1]), survived], axis=-1)
+    return ops.concatenate([hazards[..., 1:], last], axis=-2), survived
 
 
 def masses(logits: Any) -> Any:

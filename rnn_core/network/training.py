@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from rnn_core.network.build import build_network, split_at_head
 from rnn_core.network.devices import Devices, choose_devices, share_of_replica
 from rnn_core.network.heads import logits_of
 from rnn_core.network.losses import stay_loss
+from rnn_core.network.scoring import Packed, head_features, in_parallel
+from rnn_core.network.scoring import batches as packed_batches
 from rnn_core.series.windows import batch_rows, bucket_lengths, gather_batch
 
 MIN_WINDOWS = 10
@@ -65,6 +68,7 @@ def fit_stay_model(
     warm_from: keras.Model | None = None,
     progress: Callable[[EpochRecord], None] | None = None,
     devices: Devices | None = None,
+    fixed: np.ndarray | None = None,
 ) -> FittedModel:
     """Fits a competing-risk network on `train_stays`, bool [stays]; `valid_stays` choose its best epoch.
 
@@ -79,7 +83,8 @@ def fit_stay_model(
     in a file there; the same call on the same data resumes from it and ends with the same weights. A checkpoint of other
     data or another config is ignored. `warm_from`: start from the weights of this network of the same shape. `progress`
     is called after each epoch. `devices`: by default those of `devices.choose_devices`; several give the weights of one
-    up to rounding, except for dropout, whose masks each device draws itself.
+    up to rounding, except for dropout, whose masks each device draws itself. `fixed`: the `fixed_inputs` of these windows,
+    where several fits share them.
 
     Changes the global seed of Python. Raises DataTooSmallError with fewer than `MIN_WINDOWS` windows to train on or none
     to validate, ContractError when labels, stays or `warm_from` do not fit the windows.
@@ -91,13 +96,7 @@ def fit_stay_model(
             f"Training needs at least {MIN_WINDOWS} windows with a known end and validation at least 1; found "
             f"{len(train.window)} and {len(valid.window)}. Load more finished stays."
         )
-    sizes = {
-        "n_channels": windows.channels.shape[1],
-        "n_concepts": len(config.window.concepts),
-        "n_static": windows.static.shape[1],
-        "longest_hours": 2 * config.window.chunk_hours,
-    }
-    config = replace(config, network=replace(config.network, head="competing_risk", **sizes))
+    config = sized(config, windows)
     # Keras draws every seed of a network from here. `keras.utils.set_random_seed` would also seed TensorFlow, which then
     # optimises each traced function anew: seconds per fit.
     random.seed(config.train.seed)
@@ -107,8 +106,9 @@ def fit_stay_model(
         start.get_layer("head").bias.assign(logits_of(_marginal_masses(windows, labels, train, config.train.seed)))
     else:
         _take_weights(start, warm_from)
+    fixed = fixed_inputs(windows, config) if fixed is None else fixed
     with _borrow_trainer(config, devices) as trainer:
-        run = _Run(trainer, start, config, windows, labels, train, valid)
+        run = _Run(trainer, start, config, windows, labels, fixed, train, valid)
         checkpoint = None
         if checkpoint_dir is not None:
             checkpoint = Path(checkpoint_dir) / "last_epoch.npz"
@@ -120,6 +120,41 @@ def fit_stay_model(
             if progress is not None:
                 progress(record)
     return FittedModel(run.best_model(), config, tuple(run.history), run.best_epoch)
+
+
+def sized(config: ModelConfig, windows: Windows) -> ModelConfig:
+    """The config with the sizes of the data."""
+    sizes = {
+        "n_channels": windows.channels.shape[1],
+        "n_concepts": len(config.window.concepts),
+        "n_static": windows.static.shape[1],
+        "longest_hours": 2 * config.window.chunk_hours,
+    }
+    return replace(config, network=replace(config.network, head="competing_risk", **sizes))
+
+
+def fixed_inputs(windows: Windows, config: ModelConfig) -> np.ndarray:
+    """What the head reads that no weight changes, of every scored hour, float16 [rows, features]; 0 in other hours.
+
+    Computed once, by what serves: in the steps it would be computed anew in every epoch and for every member of an
+    ensemble. Takes about as much memory as the windows and their labels.
+    """
+    rows, n = len(windows.channels), len(config.window.concepts)
+    if not config.network.wide:
+        return np.empty((rows, 0), np.float16)
+    width = windows.static.shape[1] + windows.channels.shape[1] + 7 * n
+    found = np.zeros((rows, width), np.float16)
+
+    def compute(batch: np.ndarray) -> None:
+        packed = Packed.of((windows.stop - windows.start)[batch])
+        row = packed.rows(windows.start[batch])
+        scored = np.flatnonzero(row >= windows.score_from[batch][packed.sequence])
+        static = windows.static[windows.stay[batch]][packed.sequence[scored]]
+        found[row[scored]] = head_features(windows.channels[row], static, n, packed, scored)
+
+    if len(windows):
+        in_parallel(compute, packed_batches(windows.stop - windows.start))
+    return found
 
 
 def _check_rows(windows: Windows, labels: Labels, train_stays: np.ndarray, valid_stays: np.ndarray) -> None:
@@ -195,16 +230,16 @@ def _make_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator
 
 
 def _gather(
-    windows: Windows, labels: Labels, window: np.ndarray, every: int, rng: np.random.Generator
+    windows: Windows, labels: Labels, fixed: np.ndarray, window: np.ndarray, every: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, ...]:
     """x and static of a batch, padded to its longest window; and of one in `every` of its hours (int32 [batch, hours])
-    weights, entry, death, row_weight."""
+    fixed inputs, weights, entry, death, row_weight."""
     length = int((windows.stop[window] - windows.start[window]).max())
     x, static, _ = gather_batch(windows, window, length)
     rows, _, scored = batch_rows(windows, window, length)
     hours, row_weight = sample_hours(scored & labels.usable[rows], -(-length // every), rng)
     rows = np.take_along_axis(rows, hours, axis=1)
-    return x, static, hours, labels.weights[rows], labels.entry[rows], labels.death[rows], row_weight
+    return x, static, hours, fixed[rows], labels.weights[rows], labels.entry[rows], labels.death[rows], row_weight
 
 
 def sample_hours(counted: np.ndarray, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -292,10 +327,11 @@ class _Run:
         config: ModelConfig,
         windows: Windows,
         labels: Labels,
+        fixed: np.ndarray,
         train: _Examples,
         valid: _Examples,
     ) -> None:
-        self.trainer, self.config, self.windows, self.labels = trainer, config, windows, labels
+        self.trainer, self.config, self.windows, self.labels, self.fixed = trainer, config, windows, labels, fixed
         self.train, self.valid = train, valid
         self.history: list[EpochRecord] = []
         self.best_epoch = 0
@@ -367,7 +403,7 @@ class _Run:
         """The learning step, each call with the next of `rates`."""
         following = iter(rates)
 
-        def step(*batch: np.ndarray) -> Any:
+        def step(*batch: tf.Tensor) -> Any:
             self.trainer.optimizer.learning_rate.assign(next(following))
             return self.trainer.learn(*batch)
 
@@ -380,9 +416,24 @@ class _Run:
         self, step: Callable[..., Any], examples: _Examples, batches: list[np.ndarray], rng: np.random.Generator
     ) -> float:
         every = self.config.train.loss_every
+
+        def gather(window: np.ndarray) -> list[tf.Tensor]:
+            batch = _gather(self.windows, self.labels, self.fixed, window, every, rng)
+            return [tf.convert_to_tensor(part) for part in batch]
+
         # Read only at the end, so that an accelerator need not wait for the next batch to be gathered.
-        losses = [step(*_gather(self.windows, self.labels, examples.window[batch], every, rng)) for batch in batches]
+        losses = [step(*batch) for batch in _ahead(gather, [examples.window[batch] for batch in batches])]
         return sum(float(loss) for loss in losses)
+
+
+def _ahead(gather: Callable[[np.ndarray], list[tf.Tensor]], batches: list[np.ndarray]) -> Iterator[list[tf.Tensor]]:
+    """The gathered batches in order, each gathered while the step before it runs."""
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(gather, batches[0])
+        for batch in batches[1:]:
+            gathered, following = following.result(), thread.submit(gather, batch)
+            yield gathered
+        yield following.result()
 
 
 def _compile_steps(
@@ -402,14 +453,16 @@ def _compile_steps(
     cells = (None, None, len(network.horizon_edges), 2)
     inputs, labels = [(None, None, network.n_channels), (None, network.n_static)], [cells, cells, *[(None, None)] * 2]
     signature = [tf.TensorSpec(shape, tf.float32) for shape in inputs]
-    signature += [tf.TensorSpec((None, None), tf.int32), *(tf.TensorSpec(shape, tf.float32) for shape in labels)]
     parts = split_at_head(model)
+    n_fixed = sum(output.shape[-1] for output in parts.fixed.outputs) if parts.fixed else 0
+    signature += [tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None, None, n_fixed), tf.float16)]
+    signature += [tf.TensorSpec(shape, tf.float32) for shape in labels]
 
-    def row_losses(x: Any, static: Any, hours: Any, *labels: Any, training: bool) -> Any:
-        read = [x, static][: len(model.inputs)]
-        learned = parts.learned_at(read, hours, training=training)
-        seen = [tf.cast(part, tf.float32) for part in [*learned, *parts.fixed_at(read, hours)]]
-        return stay_loss(parts.head(tf.concat(seen, axis=-1)), *labels, config.train.death_weight)
+    def row_losses(x: Any, static: Any, hours: Any, fixed: Any, *labels: Any, training: bool) -> Any:
+        learned = parts.learned_at([x, static][: len(model.inputs)], hours, training=training)
+        learned = tf.concat([tf.cast(part, tf.float32) for part in learned], axis=-1)
+        logits = parts.head.of_parts(learned, tf.cast(fixed, tf.float32))
+        return stay_loss(logits, *labels, config.train.death_weight)
 
     def learn(*share: Any) -> Any:
         with tf.GradientTape() as tape:

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from rnn_core.contracts.errors import ContractError
 from rnn_core.network.cells import CELLS, build_recurrent
@@ -72,6 +73,23 @@ def test_a_layer_computes_the_equations_of_its_cell(cell):
     layer = layer_with_random_weights(cell)
     expected = BY_HAND[cell](sequences().astype(np.float64), *[w.astype(np.float64) for w in layer.get_weights()])
     np.testing.assert_allclose(layer(sequences()), expected, atol=1e-5)
+
+
+def test_the_fused_lstm_has_the_gradients_and_states_of_keras_own():
+    fused, options = layer_with_random_weights("lstm"), {"return_sequences": True, "return_state": True}
+    fused.return_state, plain = True, keras.layers.LSTM(UNITS, **options)
+    plain.build((None, None, FEATURES))
+    plain.set_weights(fused.get_weights())
+    x, start = tf.constant(sequences()), [tf.constant(sequences(s)[:, 0, :UNITS]) for s in (2, 3)]
+    found = []
+    for layer in (fused, plain):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            outputs, *states = layer(x, initial_state=start)
+            loss = tf.reduce_sum(outputs * sequences(4)[:, :, :UNITS]) + tf.reduce_sum(states[1])
+        found.append([outputs, *states, *tape.gradient(loss, [x, *layer.trainable_variables])])
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -51,13 +51,6 @@ def test_running_summaries_are_those_of_the_hours_so_far():
     np.testing.assert_allclose(RunningSummaries(N)(x), summarised(x), atol=2e-4)
 
 
-@pytest.mark.parametrize("rows", [[[59], [0], [17], [30]], [[0, 1, 59], [3, 3, 40], [57, 58, 59], [0, 20, 21]]])
-def test_the_summaries_of_some_hours_are_those_of_every_hour_there(rows):
-    x, rows = channels(hours=60, batch=4), np.array(rows)
-    layer = RunningSummaries(N, longest_hours=60)
-    np.testing.assert_allclose(layer.at(x, rows), layer(x).numpy()[np.arange(4)[:, None], rows], atol=1e-5)
-
-
 @pytest.mark.parametrize("hours", [1, 2, 333, 600])
 def test_extremes_reach_back_to_the_first_hour_of_the_longest_window(hours):
     layer = RunningSummaries(N, longest_hours=hours)
@@ -104,7 +97,6 @@ def test_static_features_are_the_same_in_every_hour():
     static, x = np.arange(6, dtype=np.float32).reshape(2, 3), np.zeros((2, 4, 5), np.float32)
     repeated = EveryHour()([static, x]).numpy()
     np.testing.assert_array_equal(repeated, np.broadcast_to(static[:, None], (2, 4, 3)))
-    np.testing.assert_array_equal(EveryHour().at([static, x], np.array([[3], [0]])), static[:, None])
 
 
 def test_the_layers_come_back_from_a_file(tmp_path):

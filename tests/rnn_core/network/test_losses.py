@@ -85,6 +85,21 @@ def test_the_parts_of_the_loss_are_weighted_and_summed():
     assert float(loss) == pytest.approx(float(rows[0]) + 0.25 * float(rows[1]), rel=1e-6)
 
 
+def test_the_gradient_of_the_loss_is_that_of_its_parts():
+    rng = np.random.default_rng(3)
+    logits = tf.Variable(some_logits(shape=(6, BINS, 2)))
+    weights = rng.random((6, BINS, 2), np.float32) * (rng.random((6, BINS, 2)) < 0.5)
+    entry = np.where(np.arange(BINS)[:, None] < 2, np.float32(0.5), ONES) * np.ones((6, 1, 1), np.float32)
+    death, row_weight = np.array([1, 0, np.nan, 1, 0, 1], np.float32), rng.random(6, np.float32)
+    with tf.GradientTape() as tape:
+        loss = stay_loss(logits, weights, entry, death, row_weight, 0.7)
+    with tf.GradientTape() as by_parts:
+        log_p = log_masses(logits)
+        rows = negative_log_likelihood(log_p, weights, entry) + 0.7 * death_cross_entropy(log_p, death)
+        whole = tf.reduce_sum(row_weight * rows)
+    np.testing.assert_allclose(tape.gradient(loss, logits), by_parts.gradient(whole, logits), atol=1e-5)
+
+
 @pytest.mark.parametrize("scale", [1e2, 1e4])
 def test_loss_and_gradient_stay_finite_in_single_precision_at_extreme_logits(scale):
     signs = np.random.default_rng(1).choice([-1, 1], (64, BINS, 2)).astype(np.float32)

@@ -9,11 +9,12 @@ from rnn_core.contracts.config import ModelConfig, NetworkConfig, TrainConfig
 from rnn_core.contracts.errors import ContractError, DataTooSmallError
 from rnn_core.contracts.frames import DIED, Labels, Windows
 from rnn_core.network import training
+from rnn_core.network.build import build_network, split_at_head
 from rnn_core.network.devices import Devices
 from rnn_core.network.fitted import networks_of
 from rnn_core.network.heads import masses
 from rnn_core.network.scoring import score_windows
-from rnn_core.network.training import MIN_WINDOWS, fit_stay_model
+from rnn_core.network.training import MIN_WINDOWS, fit_stay_model, fixed_inputs, sized
 
 EDGES = (0.0, 6.0, 12.0, 24.0)
 TINY = ModelConfig(
@@ -174,6 +175,21 @@ def test_a_checkpoint_of_other_data_is_not_used(base, tmp_path):
     assert epochs == [1, 2, 3]
 
 
+def test_fixed_inputs_are_those_that_the_network_computes_itself():
+    windows, _ = make_data(n=70)
+    windows.channels[:, 1] = windows.channels[:, 1] > 0  # observed or not
+    config = replace(
+        TINY, network=replace(TINY.network, wide=True), window=replace(TINY.window, concepts=("heart_rate",))
+    )
+    found = fixed_inputs(windows, config)
+    part = split_at_head(build_network(sized(config, windows).network)).fixed
+    for window in (0, 69):
+        rows = np.arange(windows.start[window], windows.stop[window])
+        expected = np.concatenate(part([windows.channels[None, rows], windows.static[None, window]]), axis=-1)[0]
+        np.testing.assert_allclose(found[rows[4:]], expected[4:], atol=2e-3)
+        assert not found[rows[:4]].any()  # no forecast is made there
+
+
 def test_a_warm_start_begins_with_the_weights_it_is_given(base):
     champion, _ = base
     standing_still = with_train(learning_rate=0.0, epochs=1)
@@ -195,7 +211,8 @@ def test_an_hour_counts_the_same_however_long_its_stay_goes_on():
     every = np.ones(len(longer.static), bool)
     for world in (longer, shorter):
         examples = training._make_examples(world, labels, every)
-        *_, row_weight = training._gather(world, labels, examples.window, 1, np.random.default_rng(0))
+        fixed = np.empty((len(world.channels), 0), np.float16)
+        *_, row_weight = training._gather(world, labels, fixed, examples.window, 1, np.random.default_rng(0))
         assert (row_weight[:, 4:6] == 1).all() and (row_weight[:, :4] == 0).all()
         assert set(np.unique(row_weight)) == {0, 1}
         assert examples.n_rows == row_weight.sum()
