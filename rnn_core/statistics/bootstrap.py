@@ -19,6 +19,8 @@ LEVEL = 0.95
 MIN_GROUPS = 5
 # Cells of resamples that are drawn at once, and kept for the next statistic if there are no more: 40 MB.
 _KEPT_COUNTS = 5_000_000
+# Rows of resamples that are laid out at once: what is computed of them fits into the cache of a core.
+_ROWS_AT_ONCE = 200_000
 
 Weighted = Callable[[np.ndarray], float]
 
@@ -86,8 +88,7 @@ class Statistic:
         """How far the statistic is from `target`, the smaller the better."""
 
         def prepare(*columns: np.ndarray) -> Weighted:
-            at = self.prepare(*columns)
-            return lambda weights: abs(at(weights) - target)
+            return _Distance(self.prepare(*columns), target)
 
         return Statistic(prepare, self.sides)
 
@@ -118,6 +119,20 @@ class RatioOfSums:
             bottom = counts @ below
             drawn.append(np.divide(counts @ above, bottom, out=np.full(len(counts), np.nan), where=bottom > 0))
         return np.concatenate(drawn)
+
+
+@dataclass(frozen=True)
+class _Distance:
+    """How far a statistic `of` weights is from `target`."""
+
+    of: Weighted
+    target: float
+
+    def __call__(self, weights: np.ndarray) -> float:
+        return abs(self.of(weights) - self.target)
+
+    def resampled(self, codes: np.ndarray, n: int, seed: int) -> np.ndarray:
+        return np.abs(_resampled(self.of, codes, n, seed) - self.target)
 
 
 def mean_of(values: np.ndarray) -> Weighted:
@@ -240,12 +255,19 @@ def _draw_counts(n_groups: int, n: int, seed: int) -> Iterator[np.ndarray]:
         yield counts
 
 
+def resample_weights(codes: np.ndarray, n: int, seed: int) -> Iterator[np.ndarray]:
+    """The weights of all rows in each of n resamples of the groups `codes` [rows]: float64 [resamples, rows], part by part."""
+    at_once = max(_ROWS_AT_ONCE // len(codes), 1)
+    for counts in _counts(int(codes.max()) + 1, n, seed):
+        for first in range(0, len(counts), at_once):
+            yield counts[first : first + at_once, codes]
+
+
 def _resampled(prepared: Weighted, codes: np.ndarray, n: int, seed: int) -> np.ndarray:
     """A statistic in each of n resamples, float64 [n]."""
-    if isinstance(prepared, RatioOfSums):
+    if hasattr(prepared, "resampled"):
         return prepared.resampled(codes, n, seed)
-    parts = _counts(int(codes.max()) + 1, n, seed)
-    return np.array([prepared(counts[codes]) for part in parts for counts in part])
+    return np.array([prepared(weights) for part in resample_weights(codes, n, seed) for weights in part])
 
 
 def _estimate(of: Callable[[Callable[[Weighted], Any]], Any], codes: np.ndarray, n: int, seed: int) -> Estimate:

@@ -238,10 +238,10 @@ def test_a_row_held_impossible_does_not_break_the_fit():
 
 
 def test_many_rows_are_thinned_without_losing_the_answer():
-    forecast, weights, _, _ = forecasts(45_000, spread=0.6)
+    forecast, weights, _, _ = forecasts(24_000, spread=0.6)
     many, some = (
         fit_time_calibration(forecast, weights),
-        fit_time_calibration(forecast.take(np.arange(15_000)), weights[:15_000]),
+        fit_time_calibration(forecast.take(np.arange(12_000)), weights[:12_000]),
     )
     assert (many.early, many.late) == pytest.approx((some.early, some.late), rel=0.05)
 
