@@ -6,8 +6,7 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import gammainc, gammaincinv, gammaln
-from scipy.stats import nbinom, poisson
+from scipy.special import gammainc, gammaincinv, gammaln, nbdtrik, pdtrik
 
 from rnn_core.contracts.errors import ContractError
 
@@ -185,7 +184,8 @@ def negative_binomial(mean: ArrayLike, size: ArrayLike) -> CountDistribution:
     # Beyond 1e9 the two differ by less than rounding does.
     scattered = (size < 1e9) & (mean > 0)
     r = np.where(scattered, size, 1.0)
-    last = np.where(scattered, nbinom.isf(TAIL, r, r / (r + mean)), poisson.isf(TAIL, mean))
+    # As `scipy.stats.nbinom.isf` and `poisson.isf`, of a package that takes a second to import.
+    last = np.ceil(np.where(scattered, nbdtrik(1 - TAIL, r, r / (r + mean)), pdtrik(1 - TAIL, mean)))
     counts = np.arange(int(last.max(initial=0)) + 1, dtype=np.float64)
     mean, r, factorial = mean[:, None], r[:, None], gammaln(counts + 1)
     log_mean = np.log(np.maximum(mean, 1e-300))

@@ -47,13 +47,17 @@ class Boosting(LogOdds):
         """
         k = features.shape[1]
         of_last = self._possible(np.column_stack([np.zeros((len(last), k)), last]), self.feature == k)
+        # A tree splits by the last feature once or twice: most values leave it the same leaves.
+        cases, case = np.unique(256 * np.arange(len(self.value)) + of_last, return_inverse=True)
+        of_case = np.zeros((len(cases), len(last)))
+        of_case[case.reshape(of_last.shape), np.arange(len(last))[:, None]] = 1
+        tree, left = cases // 256, (cases % 256).astype(np.uint8)
         values = self.value[:, _FIRST_LEAF].ravel()
-        tree = 256 * np.arange(len(self.value))
         out = np.empty((len(features), len(last)))
         for first in range(0, len(features), _BLOCK_ROWS):
             block = slice(first, first + _BLOCK_ROWS)
-            of_features = self._possible(features[block], self.feature < k)
-            out[block] = np.stack([values[tree + (of_features & mask)].sum(axis=1) for mask in of_last], axis=1)
+            possible = self._possible(features[block], self.feature < k)[:, tree] & left
+            out[block] = values[256 * tree + possible] @ of_case
         return out + self.baseline
 
     def _possible(self, x: np.ndarray, looked_at: np.ndarray) -> np.ndarray:

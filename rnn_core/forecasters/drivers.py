@@ -1,25 +1,25 @@
 """Drivers of a risk: how it would differ had some of the patient's data never been charted."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import groupby
-from operator import itemgetter
 
 import numpy as np
 import pandas as pd
 
-from rnn_core.contracts.concepts import CONCEPTS
-from rnn_core.contracts.known import Known, stack
-from rnn_core.forecasters.stay import StayForecaster, predict
+from rnn_core.contracts.concepts import CONCEPTS, NAMES
+from rnn_core.contracts.known import Known
+from rnn_core.forecasters.stay import StayForecaster
 from rnn_core.series.grid import make_grid
+from rnn_core.series.omission import NO_CONCEPT, windows_without
+from rnn_core.series.scaling import static_features
+from rnn_core.series.windows import last_predictions, make_windows
 from rnn_core.statistics.calibration_metrics import log_odds
 
 N_DRIVERS = 5
-# With more stays, only the highest risks are explained: each concept is one more pass over the stays that have it. With
-# all concepts charted, five members of 64 units and two CPU cores, 100 stays of two days take 4 s, of ten days 23 s.
-MAX_EXPLAINED = 100
-# Hours of stays scored at once; bounds the memory.
-_PASS_HOURS = 50_000
+# With more stays, only the highest risks are explained.
+MAX_EXPLAINED = 1000
+# Hours of variants of stays scored at once; bounds the memory.
+_PASS_HOURS = 1_000_000
 # Below a hundredth of a log-odds unit the difference in risk is invisible.
 _LEAST = 0.01
 
@@ -62,46 +62,48 @@ def explain_stays(
     part = replace(part, observations=part.observations.known_at(part.as_of))
     if not len(chosen):
         return pd.DataFrame(columns=list(COLUMNS))
-    names, having, variants = zip(*_without_each(part), strict=True)
-    portions = _portions((part, *variants))
-    whole, without = np.split(np.concatenate([_log_odds(forecaster, stack(some)) for some in portions]), [len(chosen)])
-    change = np.zeros((len(chosen), len(names)))
-    change.T[np.stack(having)] = np.concatenate([whole[stays] for stays in having]) - without
-    return _strongest(part, list(names), change)
+    change = np.concatenate([_changes(forecaster, some) for some in _portions(part)])
+    return _strongest(part, [*forecaster.config.window.concepts, *_DESCRIPTORS], change)
 
 
-def _log_odds(forecaster: StayForecaster, known: Known) -> np.ndarray:
-    """Of the calibrated risk at `known.as_of`, [stays]; NaN for a stay without an hour to predict at."""
+def _portions(known: Known) -> Iterator[Known]:
+    """Runs of stays whose variants are scored in one pass."""
+    charted = np.unique(np.column_stack([known.observations.stay, known.observations.concept]), axis=0)[:, 0]
+    variants = np.bincount(charted, minlength=len(known.stays)) + len(_DESCRIPTORS)
+    passes = np.cumsum(known.elapsed_hours * variants) // _PASS_HOURS
+    for number in np.unique(passes):
+        yield known.take(passes == number)
+
+
+def _changes(forecaster: StayForecaster, known: Known) -> np.ndarray:
+    """Log-odds of the calibrated risk at `known.as_of` less those without each concept of the model and each descriptor,
+    [stays, concepts and descriptors]; 0 where a stay does not have it."""
+    rules, scaler = forecaster.config.window, forecaster.scaler
+    stays, seen = known.stays, known.observations
     # Not the served grid: it ends where data become stale, and the omitted data may have been the newest.
-    stay, forecast = predict(forecaster, known, make_grid(known.stays, known.observations, known.as_of))
-    out = np.full(len(known.stays), np.nan)
-    out[stay] = log_odds(forecast.mortality_risk())
-    return out
+    grid = make_grid(stays, seen, known.as_of)
+    windows = make_windows(grid, stays, scaler, rules)
+    window, row = last_predictions(windows)
+    at_end, whole = np.full(len(stays), -1), np.full(len(stays), np.nan)
+    at_end[windows.stay[window]] = window
+    whole[windows.stay[window]] = log_odds(forecaster.forecast(windows, row).mortality_risk())
 
-
-def _portions(variants: Sequence[Known]) -> Iterator[Sequence[Known]]:
-    """Groups of variants whose stays are scored in one pass: each pass has a fixed cost."""
-    passes = np.cumsum([variant.elapsed_hours.sum() for variant in variants]) // _PASS_HOURS
-    for _, some in groupby(zip(passes, variants, strict=True), key=itemgetter(0)):
-        yield [variant for _, variant in some]
-
-
-def _without_each(known: Known) -> Iterator[tuple[str, np.ndarray, Known]]:
-    """Name, the stays that have it, bool [stays], and those stays without it: of every concept that was observed and every
-    descriptor that is known. The forecasts of other stays would be the same."""
-    seen = known.observations
-    for concept in np.unique(seen.concept):
-        having = np.isin(np.arange(len(known.stays)), seen.stay[seen.concept == concept])
-        part = known.take(having)
-        rest = part.observations.take(part.observations.concept != concept)
-        yield CONCEPTS[concept].name, having, replace(part, observations=rest)
-    for name in _DESCRIPTORS:
-        column = known.stays[name]
-        having = column.notna().to_numpy()
-        if having.any():
-            part = known.take(having)
-            unknown = part.stays.assign(**{name: np.nan if pd.api.types.is_numeric_dtype(column) else None})
-            yield name, having, replace(part, stays=unknown)
+    n, known_names = len(rules.concepts), {name: number for number, name in enumerate(rules.concepts)}
+    columns = np.array([known_names.get(name, NO_CONCEPT) for name in NAMES])
+    having = np.zeros((n + len(_DESCRIPTORS), len(stays)), dtype=bool)
+    having[columns[seen.concept], seen.stay] = True
+    having[n:] = [stays[name].notna() for name in _DESCRIPTORS]
+    omitted, stay = np.nonzero(having & (at_end >= 0))
+    static = windows.static[stay]
+    for number, name in enumerate(_DESCRIPTORS, start=n):
+        nothing = np.nan if pd.api.types.is_numeric_dtype(stays[name]) else None
+        without = scaler.scale_static(static_features(stays.assign(**{name: nothing})))
+        static[omitted == number] = without[stay[omitted == number]]
+    concept = np.where(omitted < n, omitted, NO_CONCEPT)
+    variants = windows_without(windows, grid, seen, columns, at_end[stay], concept, static)
+    change = np.zeros((len(stays), len(having)))
+    change[stay, omitted] = whole[stay] - log_odds(forecaster.forecast(variants, variants.stop - 1).mortality_risk())
+    return change
 
 
 def _strongest(known: Known, names: list[str], change: np.ndarray) -> pd.DataFrame:

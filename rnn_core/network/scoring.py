@@ -7,11 +7,11 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -19,6 +19,7 @@ from threadpoolctl import ThreadpoolController
 from rnn_core.contracts.config import Cell
 from rnn_core.contracts.errors import ContractError
 from rnn_core.contracts.frames import Windows
+from rnn_core.series.omission import NO_CONCEPT, ChannelsWithout
 from rnn_core.series.person_periods import masses_of_hazards
 
 # Hours of windows in one batch: 340 windows of two days, 15 MB of input.
@@ -46,6 +47,11 @@ class FittedNetwork:
     def mass_shape(self) -> tuple[int, ...]:
         """Bins and causes."""
         return self.weights["head/bias"].shape
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the recurrent layers and the head read an embedding of each hour, as all but the first networks do."""
+        return "embed_hour/kernel" in self.weights
 
     @cached_property
     def steps(self) -> tuple[_Step, ...]:
@@ -94,21 +100,29 @@ def score_rows(networks: Sequence[FittedNetwork], windows: Windows, window: np.n
     if not len(row):
         return out
     read, of_row = np.unique(window, return_inverse=True)
-    last = np.zeros(len(read), dtype=np.int64)
+    start, last = windows.start[read], np.zeros(len(read), dtype=np.int64)
     np.maximum.at(last, of_row, row)
+    of_variants = isinstance(windows.channels, ChannelsWithout) and all(one.is_embedded for one in networks)
+    reader = _read_variants if of_variants else _read_complete
+    read_hours = reader(networks, windows, windows.start[window], row)
 
-    def score(batch: np.ndarray) -> None:
-        wanted = np.flatnonzero(np.isin(of_row, batch))
-        place = np.zeros(len(read), dtype=np.int64)
-        place[batch] = np.arange(len(batch))
-        start = windows.start[read[batch]]
-        packed = Packed.of(last[batch] + 1 - start)
-        x = windows.channels[packed.rows(start)]
-        static = windows.static[windows.stay[read[batch]]]
+    parts = batches(last + 1 - start)
+    order = np.concatenate(parts)
+    number, place = np.empty((2, len(read)), dtype=np.int64)
+    number[order] = np.repeat(np.arange(len(parts)), [len(batch) for batch in parts])
+    place[order] = np.concatenate([np.arange(len(batch)) for batch in parts])
+    by_batch = np.argsort(number[of_row], kind="stable")
+    of_batch = np.split(by_batch, np.searchsorted(number[of_row][by_batch], np.arange(1, len(parts))))
+
+    def score(k: int) -> None:
+        batch, wanted = parts[k], of_batch[k]
+        packed = Packed.of(last[batch] + 1 - start[batch])
         at = packed.position(place[of_row[wanted]], row[wanted] - windows.start[window[wanted]])
-        out[wanted] = _masses(networks, packed, x, static, at)
+        hours, features = read_hours(packed.rows(start[batch]), windows.static[windows.stay[read[batch]]], packed, at)
+        each = (_masses(network, hour, features, packed, at) for network, hour in zip(networks, hours, strict=True))
+        out[wanted] = sum(each) / len(networks)
 
-    in_parallel(score, batches(last + 1 - windows.start[read]))
+    in_parallel(score, range(len(parts)))
     return out
 
 
@@ -166,9 +180,12 @@ def batches(lengths: np.ndarray) -> list[np.ndarray]:
     return np.split(order, np.flatnonzero(np.diff(batch)) + 1)
 
 
-def in_parallel(work: Callable[[np.ndarray], None], parts: Sequence[np.ndarray]) -> None:
-    """Call `work` for each part, on as many threads as there are CPUs; NumPy releases the interpreter's lock."""
-    with _one_thread_each(), ThreadPoolExecutor(_cpus()) as threads:
+def in_parallel(work: Callable[[Any], None], parts: Sequence[Any]) -> None:
+    """Call `work` for each part, on as many threads as there are CPUs; NumPy releases the interpreter's lock.
+
+    The products of a step are small: threads of their own would wait for each other.
+    """
+    with _thread_pools().limit(limits=1, user_api="blas"), ThreadPoolExecutor(_cpus()) as threads:
         for _ in threads.map(work, parts):
             pass
 
@@ -177,44 +194,102 @@ def _cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """The products of a step are small: threads of theirs would wait for each other."""
-    with _thread_pools().limit(limits=1, user_api="blas"):
-        yield
-
-
 @lru_cache(maxsize=1)
 def _thread_pools() -> ThreadpoolController:
     return ThreadpoolController()
 
 
 def _masses(
-    networks: Sequence[FittedNetwork], packed: Packed, x: np.ndarray, static: np.ndarray, at: np.ndarray
+    network: FittedNetwork, hour: np.ndarray, features: np.ndarray | None, packed: Packed, at: np.ndarray
 ) -> np.ndarray:
-    """Mean masses of the networks at the positions `at`, [n, bins, 2]."""
-    total = np.zeros((len(at), *networks[0].mass_shape))
-    features = None
-    for network in networks:
-        hour = embed(network, x, static[packed.sequence])
-        hidden = recur(network, hour, packed.first)[at]
-        if network.n_concepts and features is None:
-            features = head_features(x, static[packed.sequence[at]], network.n_concepts, packed, at)
-        total += masses_of(head(network, hidden, hour[at], features))
-    return total / len(networks)
+    """Of what `_Read` returns, masses at the positions `at`, [n, bins, 2]."""
+    return masses_of(head(network, recur(network, hour, packed.first)[at], hour[at], features))
 
 
-def embed(network: FittedNetwork, x: np.ndarray, static: np.ndarray) -> np.ndarray:
-    """What the recurrent layers read, [rows, units], of channels and static features, [rows, ...] each."""
-    return np.tanh(embedding(network, x, static)) if "embed_hour/kernel" in network.weights else x
+# What one batch needs: given absolute rows of channels, static features per sequence, how these are packed, and positions,
+# what the recurrent layers of each network read, [rows, units], and what their heads read besides at the positions.
+_Read = Callable[[np.ndarray, np.ndarray, Packed, np.ndarray], tuple[Iterator[np.ndarray], np.ndarray | None]]
 
 
-def embedding(network: FittedNetwork, x: np.ndarray, static: np.ndarray) -> np.ndarray:
-    """The same before its activation."""
-    hour = x @ network.weights["embed_hour/kernel"] + network.weights["embed_hour/bias"]
+def _read_complete(networks: Sequence[FittedNetwork], windows: Windows, first: np.ndarray, last: np.ndarray) -> _Read:
+    n = networks[0].n_concepts
+
+    def read(
+        rows: np.ndarray, static: np.ndarray, packed: Packed, at: np.ndarray
+    ) -> tuple[Iterator[np.ndarray], np.ndarray | None]:
+        x = windows.channels[rows]
+        features = head_features(x, static[packed.sequence[at]], n, packed, at) if n else None
+        return (_activated(network, _embedding(network, x), static, packed) for network in networks), features
+
+    return read
+
+
+def _read_variants(networks: Sequence[FittedNetwork], windows: Windows, first: np.ndarray, last: np.ndarray) -> _Read:
+    """The same of `ChannelsWithout`. What the variants of an hour have in common is computed once.
+
+    first, last: int64 [n], rows of each prediction: the start of its window, and where it is made.
+    """
+    channels, n = windows.channels, networks[0].n_concepts
+    ends, which = np.unique(channels.row[last], return_index=True)
+    begins = channels.row[first[which]]
+    step = np.zeros(len(channels.complete) + 1, dtype=np.int64)
+    np.add.at(step, begins, 1)
+    np.add.at(step, ends + 1, -1)
+    used = np.cumsum(step[:-1]) > 0
+    place, x = np.cumsum(used) - 1, channels.complete[used]
+    complete_hours = [_embedding(network, x) for network in networks]
+    complete_summaries = np.empty((len(ends), x.shape[1] + 7 * n), dtype=np.float32)
+    for batch in batches(ends + 1 - begins) if n else []:
+        packed = Packed.of((ends + 1 - begins)[batch])
+        at = packed.position(np.arange(len(batch)), (ends - begins)[batch])
+        complete_summaries[batch] = summaries(channels.complete[packed.rows(begins[batch])], n, packed, at)
+
+    def read(
+        rows: np.ndarray, static: np.ndarray, packed: Packed, at: np.ndarray
+    ) -> tuple[Iterator[np.ndarray], np.ndarray | None]:
+        row, lacks = channels.row[rows], channels.concept[rows]
+        order = np.argsort(lacks, kind="stable")
+        changes = []
+        for group in np.split(order, np.flatnonzero(np.diff(lacks[order])) + 1):
+            if lacks[group[0]] != NO_CONCEPT:
+                columns = channels.columns(lacks[group[:1]])[0]
+                changes.append(
+                    (group, columns, channels.values(rows[group]) - channels.complete[row[group]][:, columns])
+                )
+
+        def hours() -> Iterator[np.ndarray]:
+            for network, complete in zip(networks, complete_hours, strict=True):
+                hour, kernel = complete[place[row]], network.weights["embed_hour/kernel"]
+                for group, columns, change in changes:
+                    hour[group] += change @ kernel[columns]
+                yield _activated(network, hour, static, packed)
+
+        if not n:
+            return hours(), None
+        found, lacks = complete_summaries[np.searchsorted(ends, row[at])], lacks[at]
+        found[:, x.shape[1] - n - 1] = channels.log_count[rows[at]]
+        without = np.flatnonzero(lacks != NO_CONCEPT)
+        # Observed now, age, and after the time channels what was summarised: a concept that was never observed has none.
+        found[without, lacks[without]], found[without, n + lacks[without]] = 0, 1
+        for block in range(8):
+            found[without, x.shape[1] - n + block * n + lacks[without]] = 0
+        return hours(), np.concatenate([static[packed.sequence[at]], found], axis=1)
+
+    return read
+
+
+def _embedding(network: FittedNetwork, x: np.ndarray) -> np.ndarray:
+    """The part of the hours' embedding that channels contribute, [rows, units]; the channels themselves if there is none."""
+    return x @ network.weights["embed_hour/kernel"] + network.weights["embed_hour/bias"] if network.is_embedded else x
+
+
+def _activated(network: FittedNetwork, hour: np.ndarray, static: np.ndarray, packed: Packed) -> np.ndarray:
+    """What the recurrent layers read, of an embedding that is overwritten."""
+    if not network.is_embedded:
+        return hour
     if "embed_static/kernel" in network.weights:
-        hour += static @ network.weights["embed_static/kernel"]
-    return hour
+        hour += (static @ network.weights["embed_static/kernel"])[packed.sequence]
+    return np.tanh(hour, out=hour)
 
 
 def recur(network: FittedNetwork, inputs: np.ndarray, first: np.ndarray) -> np.ndarray:
@@ -242,7 +317,7 @@ def regress(network: FittedNetwork, series: np.ndarray) -> np.ndarray:
 
 def head(network: FittedNetwork, hidden: np.ndarray, hour: np.ndarray, features: np.ndarray | None) -> np.ndarray:
     """Logits [n, bins, 2]; features: of `head_features`."""
-    parts = [hidden] + [hour] * ("embed_hour/kernel" in network.weights)
+    parts = [hidden] + [hour] * network.is_embedded
     if network.n_concepts:
         values = features[:, -4 * network.n_concepts :]
         parts += [features, *(np.maximum(way - knot, 0) for knot in network.knots for way in (values, -values))]
@@ -254,10 +329,12 @@ def head(network: FittedNetwork, hidden: np.ndarray, hour: np.ndarray, features:
 
 
 def head_features(x: np.ndarray, static: np.ndarray, n: int, packed: Packed, at: np.ndarray) -> np.ndarray:
-    """Static features and the summaries of `encoding.RunningSummaries` of `n` concepts at the positions `at`, [n, features].
+    """What all heads read besides the network's own: static features of the positions `at`, and `summaries` there."""
+    return np.concatenate([static, summaries(x, n, packed, at)], axis=1)
 
-    static: at the same positions.
-    """
+
+def summaries(x: np.ndarray, n: int, packed: Packed, at: np.ndarray) -> np.ndarray:
+    """`encoding.RunningSummaries` of `n` concepts of packed channels x, [rows, channels], at positions, [positions, features]."""
     order = np.argsort(at, kind="stable")
     at, k = at[order], packed.first[1]
     seen, counted = np.zeros((k, n), dtype=bool), np.zeros((2, k, n), dtype=np.float32)
@@ -295,9 +372,8 @@ def head_features(x: np.ndarray, static: np.ndarray, n: int, packed: Packed, at:
             ]
             rest = x[begin:end, n:][here]
             found.append(np.concatenate([rest, *history, now, mean, *ends], axis=1, dtype=np.float32))
-    out = np.empty((len(at), static.shape[1] + found[0].shape[1]), dtype=np.float32)
-    out[:, : static.shape[1]] = static
-    out[order, static.shape[1] :] = np.concatenate(found)
+    out = np.concatenate(found)
+    out[order] = out.copy()
     return out
 
 
@@ -313,20 +389,24 @@ def masses_of(logits: np.ndarray) -> np.ndarray:
 
 def _lstm(w: Mapping[str, np.ndarray]) -> _Step:
     # sigmoid(z) = (1 + tanh(z / 2)) / 2: one tanh makes all gates.
-    halved = np.repeat(np.array([0.5, 0.5, 1, 0.5], dtype=np.float32), len(w["recurrent_kernel"]))
+    units = len(w["recurrent_kernel"])
+    halved = np.repeat(np.array([0.5, 0.5, 1, 0.5], dtype=np.float32), units)
     kernel, bias = np.concatenate([w["kernel"], w["recurrent_kernel"]]) * halved, w["bias"] * halved
 
     def step(read: np.ndarray, memory: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         gates = read @ kernel
         gates += bias
         np.tanh(gates, out=gates)
-        enters, stays, new, leaves = np.split(gates, 4, axis=1)
+        enters, stays, new, leaves = (gates[:, k * units : (k + 1) * units] for k in range(4))
         memory = memory * (stays + 1)
-        memory += (enters + 1) * new
+        enters += 1
+        enters *= new
+        memory += enters
         memory *= 0.5
         output = np.tanh(memory)
-        output *= leaves + 1
-        output *= 0.5
+        leaves += 1
+        leaves *= 0.5
+        output *= leaves
         return output, memory
 
     return step

@@ -87,6 +87,13 @@ def make_grid(
     )
 
 
+def observation_rows(grid: Grid, observations: Observations) -> np.ndarray:
+    """The row of each observation, int64 [n]; -1 for those that became available after the last row of their stay."""
+    base_us = grid.base.astype("datetime64[us]").view(np.int64)
+    cell = np.maximum(_cell(_us(observations.available_at), base_us[observations.stay]), 0)
+    return np.where(cell < grid.lengths[observations.stay], grid.offsets[observations.stay] + cell, -1)
+
+
 def _newest(position: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
     """float32 [size]: at each position the value that comes last in `values`, NaN where there is none."""
     newest = np.full(size, np.nan, dtype=np.float32)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from rnn_core.contracts.frames import Windows
+from rnn_core.series.omission import NO_CONCEPT, ChannelsWithout
 from rnn_core.series.windows import TIME_CHANNELS
 
 
@@ -18,9 +19,17 @@ def summary_features(windows: Windows, rows: np.ndarray) -> np.ndarray:
     the last one, each per concept; the time channels of the row; the static features of the stay.
     """
     window = windows.window_of(rows)
-    start = windows.start[window]
-    n = (windows.channels.shape[1] - len(TIME_CHANNELS)) // 3
-    value, observed = windows.channels[:, :n], windows.channels[:, n : 2 * n]
+    channels, start = windows.channels, windows.start[window]
+    static = windows.static[windows.stay[window]]
+    if isinstance(channels, ChannelsWithout):
+        return np.concatenate([_without(channels, start, rows), static], axis=1)
+    return np.concatenate([_of_channels(channels, start, rows), static], axis=1)
+
+
+def _of_channels(channels: np.ndarray, start: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """All but the static features, of the hours from the rows `start` to `rows`."""
+    n = (channels.shape[1] - len(TIME_CHANNELS)) // 3
+    value, observed = channels[:, :n], channels[:, n : 2 * n]
     return np.concatenate(
         [
             value[rows],
@@ -28,8 +37,7 @@ def summary_features(windows: Windows, rows: np.ndarray) -> np.ndarray:
             _range_extreme(np.minimum, value, start, rows),
             _range_extreme(np.maximum, value, start, rows),
             1 - _range_mean(observed, start, rows),
-            windows.channels[rows, 2 * n :],
-            windows.static[windows.stay[window]],
+            channels[rows, 2 * n :],
         ],
         axis=1,
     )
@@ -42,6 +50,19 @@ def clock_columns(n_concepts: int) -> list[int]:
     [14, 15]
     """
     return [6 * n_concepts + TIME_CHANNELS.index(f"hour_of_day_{part}") for part in ("sin", "cos")]
+
+
+def _without(channels: ChannelsWithout, start: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The same of variants: summaries of the complete hours, of which those of one concept are as if it was never charted."""
+    hours = np.column_stack([channels.row[start], channels.row[rows]])
+    complete, which = np.unique(hours, axis=0, return_inverse=True)
+    features, n = _of_channels(channels.complete, *complete.T)[which], channels.n_concepts
+    lacks = np.flatnonzero(channels.concept[rows] != NO_CONCEPT)
+    concept = channels.concept[rows[lacks]]
+    for block, never in enumerate((0, 0, 0, 0, 1, 1)):
+        features[lacks, block * n + concept] = never
+    features[:, -1] = channels.log_count[rows]
+    return features
 
 
 def _range_mean(values: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:

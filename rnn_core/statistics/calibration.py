@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from rnn_core.contracts.errors import ContractError
@@ -173,6 +172,8 @@ def fit_mortality_calibration(
         return value, row_weight * design @ (expit(eta) - y) + precision * away
 
     bounds = [SLOPE_BOUNDS, (None, None), (None, None), (None, None)]
+    from scipy.optimize import minimize  # half a second that forecasting does without
+
     fit = minimize(loss, centre, method="L-BFGS-B", jac=True, bounds=bounds)
     return PlattCalibration(*fit.x.tolist())
 
@@ -217,5 +218,7 @@ def fit_time_calibration(
         return penalty - row_weight * np.log(np.maximum(likelihood, 1e-12) / np.maximum(condition, 1e-12)).sum()
 
     bounds = [*[tuple(np.log(POWER_BOUNDS))] * 2, (None, None), (None, None)]
+    from scipy.optimize import minimize  # half a second that forecasting does without
+
     fit = minimize(loss, np.zeros(4), method="L-BFGS-B", bounds=bounds)
     return TimeCalibration(*np.exp(fit.x[:2]).tolist(), *fit.x[2:].tolist())

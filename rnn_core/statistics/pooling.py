@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import minimize
 from scipy.special import expit, log_softmax, logit, softmax
 
 from rnn_core.contracts.frames import ALIVE, DIED
@@ -160,6 +159,8 @@ def fit_pool(
         slope[..., DIED] += (lived / (1 - risk) - died / risk)[:, None]
         gradient = precision * parameters + row_weight * terms.gradient(pooled, slope)
         return (precision * parameters**2).sum() / 2 - row_weight * (by_time + by_death), gradient.ravel()
+
+    from scipy.optimize import minimize  # half a second that forecasting does without
 
     found = minimize(loss, np.zeros(6 * n), jac=True, method="L-BFGS-B").x.reshape(2, 3, n)
     return LogarithmicPool(*(tuple(found[outcome, term].tolist()) for term in range(3) for outcome in range(2)))
