@@ -5,6 +5,7 @@ import sys
 import typer
 
 from flows.commands import benchmark, database, inspection, jobs, models, public_data, scheduling, source, trial
+from flows.runtime.flow import run_directly
 from flows.runtime.settings import load_settings, quiet_environment
 from rnn_core.contracts.errors import ForecastError
 
@@ -28,6 +29,8 @@ def main() -> None:
     """Entry point: an error of ours ends the process with its one sentence and exit code 1."""
     try:
         quiet_environment(load_settings())
+        if "--direct" in sys.argv:
+            run_directly()
         app()
     except ForecastError as error:
         typer.secho(f"icu-forecast: {error}", err=True, fg=typer.colors.RED)

@@ -6,12 +6,12 @@ from contextvars import copy_context
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from prefect import flow
 from sqlalchemy import Engine
 
 from flows.jobs.forecast import load_model, publish_slot, require_serving, role_of
 from flows.runtime import clock
 from flows.runtime.databases import open_store
+from flows.runtime.flow import flow
 from flows.runtime.log import log
 from flows.runtime.naming import run_name
 from flows.runtime.run_report import report

@@ -2,13 +2,13 @@
 
 from datetime import datetime, timedelta
 
-from prefect import flow
 from sqlalchemy import Engine
 
 from flows.jobs.backfill import publish_slots, up_to_watermark, warn_of_early_slots
 from flows.jobs.forecast import PATIENCE, load_model, require_serving, role_of
 from flows.runtime import clock
 from flows.runtime.databases import open_store
+from flows.runtime.flow import flow
 from flows.runtime.log import log
 from flows.runtime.naming import run_name
 from flows.runtime.run_report import report_run

@@ -3,11 +3,11 @@
 from datetime import datetime, timedelta
 
 import pandas as pd
-from prefect import flow
 from sqlalchemy import Engine
 
 from flows.jobs.promotion import promote_challenger
 from flows.runtime.databases import open_store
+from flows.runtime.flow import flow
 from flows.runtime.log import log
 from flows.runtime.naming import run_name
 from flows.runtime.run_report import report_run

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from prefect import flow
 from sqlalchemy import Engine
 
 from flows.runtime import clock
 from flows.runtime.databases import open_store
+from flows.runtime.flow import flow
 from flows.runtime.log import log
 from flows.runtime.naming import run_name
 from flows.runtime.run_report import AGE, hours_old, report

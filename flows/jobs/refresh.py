@@ -3,10 +3,10 @@
 from datetime import datetime
 from uuid import UUID
 
-from prefect import flow
 from sqlalchemy import Engine
 
 from flows.runtime.databases import open_store
+from flows.runtime.flow import flow
 from flows.runtime.log import log
 from flows.runtime.naming import run_name
 from flows.runtime.run_report import report_run

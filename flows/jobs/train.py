@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
-from prefect import flow
 from sqlalchemy import Engine
 
 from flows.jobs.start import Start, ancestor, find_start, learned_from
 from flows.runtime import clock
 from flows.runtime.databases import open_source, open_store
+from flows.runtime.flow import flow
 from flows.runtime.log import log
 from flows.runtime.naming import run_name
 from flows.runtime.quiet_tensorflow import import_tensorflow

@@ -3,12 +3,11 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-from prefect import flow
-from prefect.settings import PREFECT_API_URL
 from sqlalchemy import Engine
 
 from flows.runtime import clock, notify
 from flows.runtime.databases import open_store
+from flows.runtime.flow import flow
 from flows.runtime.log import log
 from flows.runtime.run_report import AGE, report
 from flows.runtime.settings import load_settings
@@ -26,6 +25,8 @@ def watch(dry_run: bool = False) -> dict:
     dry_run: only look; restart nothing and send nothing.
     """
     store = _open_or_tell(dry_run)
+    from prefect.settings import PREFECT_API_URL
+
     has_prefect = bool(PREFECT_API_URL.value())
     restarted, given_up = start_dead_runs_again() if has_prefect and not dry_run else ([], [])
     sources = sorted(load_settings().sources) or runs.known_sources(store)

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
+from flows.runtime.flow import flow_run_context
 from rnn_core.contracts.errors import ForecastError
 
 
@@ -62,9 +63,7 @@ def newest(times: np.ndarray) -> datetime | None:
 
 def scheduled_time() -> datetime | None:
     """When the current Prefect flow run was first scheduled; None outside a flow run."""
-    from prefect.context import FlowRunContext
-
-    context = FlowRunContext.get()
+    context = flow_run_context()
     if not context or not context.flow_run or not context.flow_run.expected_start_time:
         return None
     # Prefect's own datetime type subtracts to durations that divide differently from Python's.

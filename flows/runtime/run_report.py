@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from prefect.artifacts import create_table_artifact
-from prefect.context import FlowRunContext
 from sqlalchemy import Engine
 
+from flows.runtime.flow import flow_run_context
 from flows.runtime.log import log
 from flows.runtime.steps import Recorded
 from sql.intake.landing import read_watermark
@@ -31,7 +30,9 @@ def report(engine: Engine, kind: str, source: str, as_of: datetime, counts: Mapp
             watermark = read_watermark(connection, source)
         counts[AGE] = hours_old(as_of, watermark)
     log.info("%s of %s done: %s", kind, source, ", ".join(f"{name} {value}" for name, value in counts.items()))
-    if FlowRunContext.get():
+    if flow_run_context():
+        from prefect.artifacts import create_table_artifact
+
         create_table_artifact(
             table=[{"what": name, "value": "" if value is None else str(value)} for name, value in counts.items()],
             key=f"{kind}-{source}".replace("_", "-"),

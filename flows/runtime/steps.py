@@ -6,18 +6,16 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-from prefect.context import FlowRunContext
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from flows.runtime import clock
 from flows.runtime.databases import adapter_name
+from flows.runtime.flow import flow_run_context
 from flows.runtime.log import log
 from flows.runtime.naming import step_name
 from flows.runtime.settings import load_settings
@@ -75,20 +73,25 @@ def step(name: str, retries: int = 0) -> Callable[[Callable[P, R]], Callable[P, 
             except Exception as error:
                 raise StepFailed(safe_sentence(error), transient=_is_broken_connection(error)) from None
 
-        as_task = task(
-            name=name,
-            task_run_name=partial(step_name, name),
-            retries=retries,
-            retry_delay_seconds=10,
-            cache_policy=NO_CACHE,
-            persist_result=False,
-            cache_result_in_memory=False,
-            retry_condition_fn=_is_transient if retries else None,
-        )(guarded)
+        @cache
+        def as_task() -> Any:
+            from prefect import task
+            from prefect.cache_policies import NO_CACHE
+
+            return task(
+                name=name,
+                task_run_name=partial(step_name, name),
+                retries=retries,
+                retry_delay_seconds=10,
+                cache_policy=NO_CACHE,
+                persist_result=False,
+                cache_result_in_memory=False,
+                retry_condition_fn=_is_transient if retries else None,
+            )(guarded)
 
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            return as_task(*args, **kwargs) if FlowRunContext.get() else guarded(*args, **kwargs)
+            return as_task()(*args, **kwargs) if flow_run_context() else guarded(*args, **kwargs)
 
         return call
 
@@ -228,5 +231,5 @@ def safe_sentence(error: BaseException) -> str:
 
 
 def _flow_run_id() -> str | None:
-    context = FlowRunContext.get()
+    context = flow_run_context()
     return str(context.flow_run.id) if context and context.flow_run else None

@@ -1,9 +1,11 @@
 """Runs the suites of `expectations/` in the database through Great Expectations and moves failing rows to quarantine."""
 
 import logging
+import sys
 import warnings
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import LazyLoader, find_spec, module_from_spec
 from typing import Any
 
 import pandas as pd
@@ -69,6 +71,7 @@ def validate(engine: Engine, suite: str, relation: str) -> list[CheckOutcome]:
 
     Raises QualityError if a check itself cannot run, which is a fault of the suite.
     """
+    _import_lazily("scipy.stats")
     import great_expectations as gx
     from great_expectations.datasource.fluent import GxDatasourceWarning
     from great_expectations.expectations import UnexpectedRowsExpectation
@@ -101,6 +104,17 @@ def validate(engine: Engine, suite: str, relation: str) -> list[CheckOutcome]:
         source.get_execution_engine().close()
     by_name = {result.expectation_config.meta["check"]: result for result in results.results}
     return [_outcome(suite, check, by_name[check.name]) for check in checks]
+
+
+def _import_lazily(name: str) -> None:
+    """Let whoever imports a module have it, and load it once something in it is used.
+
+    Great Expectations imports some for checks that are not ours: a second of every job.
+    """
+    if name not in sys.modules and (spec := find_spec(name)) and spec.loader:
+        spec.loader = LazyLoader(spec.loader)
+        module = sys.modules[name] = module_from_spec(spec)
+        spec.loader.exec_module(module)
 
 
 def _outcome(suite: str, check: Check, result: Any) -> CheckOutcome:
