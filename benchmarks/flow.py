@@ -36,7 +36,7 @@ print(json.dumps({{"seconds": perf_counter() - begun, "stays": counts["stays_sco
 
 
 def run(stage: Stage) -> Iterator[Row]:
-    _register_untrained(stage)
+    register_untrained(stage)
     script = SCRIPT.format(source=SOURCE, as_of=AS_OF.isoformat())
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, env={**os.environ}
@@ -54,7 +54,7 @@ def run(stage: Stage) -> Iterator[Row]:
     )
 
 
-def _register_untrained(stage: Stage) -> None:
+def register_untrained(stage: Stage) -> None:
     """Weights do not matter for the time: an ensemble of the default size serves untrained."""
     known = canonical.read_known(stage.store, SOURCE, AS_OF, only_open=True)
     stays, grid = known.stays, make_grid(known.stays, known.observations, known.as_of)

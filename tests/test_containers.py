@@ -41,7 +41,7 @@ def run(*command: str, **options) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module")
 def compose():
     """A function that runs compose 2 or newer with nothing set but the passwords it is given."""
-    environment = {"COMPOSE_PROFILES": "gpu,no-gpu", "PATH": os.environ["PATH"]}
+    environment = {"COMPOSE_PROFILES": "gpu,no-gpu,cluster", "PATH": os.environ["PATH"]}
     for command in _compose_programs():
         if re.search(r"version v?([2-9]|\d\d)\.", run(*command, "version").stdout):
             return lambda *words, **passwords: run(
@@ -131,7 +131,7 @@ def test_no_service_has_more_rights_than_it_needs(services):
 def test_what_runs_long_has_a_health_check_and_comes_back(services):
     lasting = {name: service for name, service in services.items() if name not in ONE_SHOT}
     assert all("healthcheck" in service and service["restart"] == "unless-stopped" for service in lasting.values())
-    assert len(lasting) == 5
+    assert len(lasting) == 7
 
 
 def test_nobody_starts_before_what_it_needs(services):
@@ -143,6 +143,22 @@ def test_nobody_starts_before_what_it_needs(services):
     assert needs["deploy"] == {"migrate": "service_completed_successfully", "prefect-server": "service_healthy"}
     for worker in ("worker-cpu", "worker-gpu", "worker-gpu-without-gpu"):
         assert needs[worker] == {"deploy": "service_completed_successfully"}
+    assert needs["dask-worker"] == {"dask-scheduler": "service_healthy"}
+
+
+def test_the_cluster_profile_starts_dask_of_the_image_as_its_own_command_line_takes_it(services, compose):
+    listed = compose("config", "--services", **PASSWORDS).stdout.split()
+    assert {"dask-scheduler", "dask-worker"} <= set(listed)
+    assert services["dask-scheduler"]["image"] == services["dask-worker"]["image"] == services["worker-cpu"]["image"]
+    assert "ports" not in services["dask-scheduler"] and "networks" not in services["dask-scheduler"]
+    assert "ICU_DATABASE_URL" not in services["dask-scheduler"]["environment"]
+    pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+    for name in ("dask-scheduler", "dask-worker"):
+        which, *words = services[name]["command"]
+        options = run(sys.executable, "-m", "dask", which, "--help").stdout
+        assert all(word in options for word in words if word.startswith("--")), name
+    requirements = (ROOT / "requirements-cpu.txt").read_text()
+    assert "\ndistributed==" in requirements
 
 
 def test_workers_share_the_artifacts_and_only_one_asks_for_a_gpu(services):

@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from flows.jobs.train import NO_RISK
-from flows.runtime import notify
+from flows.runtime import compute, notify
 from flows.runtime.databases import open_source, store_url
 from flows.runtime.quiet_tensorflow import import_tensorflow
 from flows.runtime.settings import Settings
@@ -58,6 +58,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from database
     if database[0].state == "ok":
         yield from _examine_store(open_engine(store_url(settings)), settings)
+    yield from _look("compute", _compute, seconds=IMPORT_SECONDS)
     yield from _look("training device", _training_device, seconds=IMPORT_SECONDS)
     yield from _look("prefect", _prefect)
     yield _alerts()
@@ -205,6 +206,15 @@ def _models(store: Engine, source: str, settings: Settings) -> Iterator[Finding]
                 yield Finding(what, "note", f"{found}; risk of death {NO_RISK}")
         except ForecastError as error:
             yield Finding(what, "fault", str(error))
+
+
+def _compute() -> Iterator[Finding]:
+    yield Finding("compute", "ok", f"shards are computed {compute.describe()}")
+    if compute.is_open_to_others():
+        found = "a tcp:// scheduler beyond this machine runs anyone's code, and patients' data reach it unencrypted"
+        yield Finding(
+            "compute", "note", f"{found}; use tls:// unless the network is the cluster's own (docs/scale.md)."
+        )
 
 
 def _training_device() -> Finding:

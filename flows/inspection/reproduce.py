@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flows.jobs.forecast import load_model, read_open_stays, score
+from flows.jobs.forecast import load_model, score
+from flows.jobs.shards import OpenStays
 from flows.runtime.databases import open_store
 from rnn_core.contracts.errors import ForecastError
 from sql.published import registry, results, runs
@@ -31,8 +32,9 @@ def reproduce(run_id: int) -> dict[str, Any]:
     if published.empty and run["stays_scored"] + run["stays_abstained"] > 0:
         raise ForecastError(f"A later run of the same model has replaced the slot of run {run_id}; see forecast.run.")
     model = registry.read_model(store, run["model_id"])
-    known = read_open_stays(store, run["source"], run["as_of"], run["started_at"])
-    again = score(load_model(model["artifact"]), known).numbers.set_index("stay_id")
+    load_model(model["artifact"])
+    stays = OpenStays(run["source"], run["as_of"], model["artifact"], ingested_by=run["started_at"])
+    again = score(store, stays).numbers.set_index("stay_id")
     return {
         "run": run_id,
         "model": run["model_id"],

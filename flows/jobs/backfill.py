@@ -3,18 +3,22 @@
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextvars import copy_context
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
 from flows.jobs.forecast import load_model, publish_slot, require_serving, role_of
+from flows.jobs.shards import kept_forecaster
 from flows.runtime import clock
+from flows.runtime.compute import INLINE, map_shards
 from flows.runtime.databases import open_store
 from flows.runtime.flow import flow
 from flows.runtime.log import log
 from flows.runtime.naming import run_name
 from flows.runtime.run_report import report
+from flows.runtime.settings import load_settings
 from flows.runtime.steps import alone, attempted
 from sql.intake.landing import read_watermark
 from sql.published import runs
@@ -77,6 +81,23 @@ def warn_of_early_slots(slots: list[datetime], serving: dict) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Slot:
+    """A slot of a back-fill to publish with `model`, a row of the registry."""
+
+    source: str
+    as_of: datetime
+    model: dict
+    kind: str
+    role: str
+
+
+def publish_one(store: Engine, slot: Slot) -> None:
+    """All steps of a slot, in a worker."""
+    forecaster = kept_forecaster(slot.model["artifact"])
+    publish_slot(store, slot.source, slot.as_of, forecaster, slot.model, kind=slot.kind, role=slot.role)
+
+
 def publish_slots(
     store: Engine,
     source: str,
@@ -88,10 +109,19 @@ def publish_slots(
     role: str,
     jobs: int = 1,
 ) -> None:
-    """Publish each slot, `jobs` at a time; the caller holds the lock of the source (`alone`).
+    """Publish each slot, `jobs` at a time, or where there are workers as many as these; the caller holds the lock of the
+    source (`alone`).
 
-    The first failure ends it: running slots are finished, the rest is left for the next time.
+    The first failure ends it: running slots are finished, those of workers only within seconds; the rest is left for the
+    next time.
     """
+    if load_settings().compute != INLINE:
+        try:
+            map_shards(store, publish_one, [Slot(source, at, serving, kind, role) for at in slots], "publishing slots")
+        finally:
+            # A worker that died left its run open.
+            runs.close_dead_runs(store, source, kind)
+        return
     began = time.monotonic()
     with ThreadPoolExecutor(jobs) as pool:
         pending = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from sqlalchemy import Engine
 
+from flows.jobs.shards import OpenForecasts, OpenStays, explain_open_stays, load_forecaster, score_open_stays
 from flows.runtime import clock
 from flows.runtime.databases import open_store
 from flows.runtime.flow import flow
@@ -18,14 +19,13 @@ from flows.runtime.run_report import AGE, hours_old, report
 from flows.runtime.settings import load_settings
 from flows.runtime.steps import Recorded, alone, attempted, recorded, step
 from rnn_core.contracts.errors import ForecastError
-from rnn_core.contracts.known import Known
 from sql.intake import quality
 from sql.intake.landing import read_watermark
 from sql.published import canonical, registry, results, runs, trials
 from sql.published.results import Publication
 
 if TYPE_CHECKING:
-    from rnn_core.forecasters.stay import StayForecaster, StayForecasts
+    from rnn_core.forecasters.stay import StayForecaster
 
 # Seconds that one forecast run waits for another: the hourly run for the catch-up, and vice versa.
 PATIENCE = 600.0
@@ -43,7 +43,7 @@ def forecast(source: str, as_of: datetime | None = None, dry_run: bool = False) 
         serving = require_serving(store, source)
         forecaster = load_model(serving["artifact"])
         if dry_run:
-            forecasts = score(forecaster, read_open_stays(store, source, slot)).numbers
+            forecasts = score(store, OpenStays(source, slot, serving["artifact"])).numbers
             return {"open stays": len(forecasts), **forecasts["status"].value_counts().to_dict(), "published": 0}
         with alone(store, source, "forecast", PATIENCE):
             counts = publish_slot(store, source, slot, forecaster, serving, kind="forecast", role=role)
@@ -64,16 +64,15 @@ def publish_slot(
     """All steps of one slot, for schedule, back-fill and shadow; the caller holds the lock of the source (`alone`)."""
     with recorded(store, source, kind, as_of, role=role, model_id=model["model_id"]) as run:
         started_at = runs.read_run(store, run.run_id)["started_at"]
-        known = read_open_stays(store, source, as_of, started_at)
-        forecasts = score(forecaster, known)
+        stays = OpenStays(source, as_of, model["artifact"], ingested_by=started_at)
+        forecasts = score(store, stays)
         check_forecasts(store, run, forecasts.numbers)
         # A back-fill is read in bulk, not per patient, and a shadow run by nobody.
         drivers, census, units = None, None, (None, None)
         if kind == "forecast" and role != "shadow":
-            drivers = _unless_refused(run, "drivers", explain, forecaster, known, forecasts.numbers)
+            drivers = _unless_refused(run, "drivers", explain, store, stays, forecasts.numbers)
         if role != "shadow":
-            given = store, source, as_of, started_at, forecaster, known, forecasts
-            census = _unless_refused(run, "census", forecast_census, *given)
+            census = _unless_refused(run, "census", forecast_census, store, stays, forecaster, forecasts)
             units = forecast_units(store, source, as_of)
         publication = Publication(
             run_id=run.run_id,
@@ -86,7 +85,7 @@ def publish_slot(
             census=census,
             units=units[0],
             unit_model_id=units[1],
-            newest_observation_at=clock.newest(known.observations.available_at),
+            newest_observation_at=forecasts.newest,
         )
         run.counts |= publish(store, run, publication)
         run.counts |= {"model": model["model_id"], "stage": model["stage"]}
@@ -142,53 +141,34 @@ def require_serving(store: Engine, source: str) -> dict:
 
 @step("load the model")
 def load_model(artifact: str) -> "StayForecaster":
-    from rnn_core.forecasters.stay import load_stay_forecaster
-
-    return load_stay_forecaster(load_settings().artifact_folder / artifact)
+    return load_forecaster(artifact)
 
 
-@step("read open stays", retries=2)
-def read_open_stays(store: Engine, source: str, as_of: datetime, ingested_by: datetime | None = None) -> Known:
-    """ingested_by: what the tables held then; a run uses its own start, so that it can be reproduced at any time."""
-    known = canonical.read_known(store, source, as_of, only_open=True, ingested_by=ingested_by)
-    log.info("%d open stays, %s observations", len(known.stays), f"{len(known.observations):,}")
-    return known
-
-
-@step("score")
-def score(forecaster: "StayForecaster", known: Known) -> "StayForecasts":
-    from rnn_core.forecasters.stay import forecast_stays
-
-    return forecast_stays(forecaster, known)
+@step("score", retries=2)
+def score(store: Engine, stays: OpenStays) -> OpenForecasts:
+    """Reads the open stays and scores them, in shards."""
+    return score_open_stays(store, stays)
 
 
 @step("explain")
-def explain(forecaster: "StayForecaster", known: Known, forecasts: pd.DataFrame) -> pd.DataFrame:
+def explain(store: Engine, stays: OpenStays, forecasts: pd.DataFrame) -> pd.DataFrame:
     """Drivers of the highest risks."""
-    from rnn_core.forecasters.drivers import explain_stays
-
-    return explain_stays(forecaster, known, forecasts["mortality_risk"].to_numpy())
+    return explain_open_stays(store, stays, forecasts)
 
 
 @step("forecast the census")
 def forecast_census(
-    store: Engine,
-    source: str,
-    as_of: datetime,
-    ingested_by: datetime,
-    forecaster: "StayForecaster",
-    known: Known,
-    forecasts: "StayForecasts",
+    store: Engine, stays: OpenStays, forecaster: "StayForecaster", forecasts: OpenForecasts
 ) -> pd.DataFrame:
     """How many patients each unit will hold, also tomorrow morning, from the forecasts of those in and what came before."""
     from rnn_core.census.census import forecast_census as of_units
     from rnn_core.contracts.census import horizons_at
 
-    newest = clock.newest(known.observations.available_at)
-    units = canonical.read_units(store, source, as_of, newest=newest, ingested_by=ingested_by)
+    source, as_of = stays.source, stays.as_of
+    units = canonical.read_units(store, source, as_of, newest=forecasts.newest, ingested_by=stays.ingested_by)
     timezone = load_settings().source(source).data_timezone
-    horizons = horizons_at(known.as_of, timezone)
-    return of_units(units, forecasts.scored, timezone=timezone, sampling=forecaster.sampling, horizons=horizons)
+    scored, horizons = forecasts.forecasts.scored, horizons_at(clock.to_numpy(as_of), timezone)
+    return of_units(units, scored, timezone=timezone, sampling=forecaster.sampling, horizons=horizons)
 
 
 @step("check the forecasts")

@@ -3,14 +3,15 @@
 import shutil
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from math import isfinite
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from sqlalchemy import Engine
 
+from flows.jobs.fit_shards import after_epoch, checkpoints, fit_side_by_side
 from flows.jobs.start import Start, ancestor, find_start, learned_from
 from flows.runtime import clock
 from flows.runtime.databases import open_source, open_store
@@ -20,7 +21,7 @@ from flows.runtime.naming import run_name
 from flows.runtime.quiet_tensorflow import import_tensorflow
 from flows.runtime.run_report import report_run
 from flows.runtime.settings import load_settings
-from flows.runtime.steps import Recorded, check_still_open, recorded_alone, step
+from flows.runtime.steps import Recorded, recorded_alone, step
 from rnn_core.contracts.config import Kind, ModelConfig, Sampling, UnitConfig
 from rnn_core.contracts.errors import ArtifactError, ContractError, DataTooSmallError, ForecastError
 from rnn_core.contracts.known import Known
@@ -234,29 +235,11 @@ def fit(
         now,
         config,
         sampling=sampling,
-        checkpoint_dir=_checkpoints(source),
+        checkpoint_dir=checkpoints(source),
         warm_from=warm and WarmStart(warm),
-        progress=_after_epoch,
+        progress=after_epoch,
+        beforehand=partial(fit_side_by_side, source),
     )
-
-
-def _after_epoch(record: dict[str, float]) -> None:
-    """An epoch of networks, or a member of trees, has ended."""
-    check_still_open()
-    log.info(
-        "member %d of %d, epoch %d of %d: loss %.4f, validation %.4f (%.1f s)",
-        record["member"],
-        record["members"],
-        record["epoch"],
-        record["epochs"],
-        record["train_loss"],
-        record["valid_loss"],
-        record["seconds"],
-    )
-
-
-def _checkpoints(source: str) -> Path:
-    return load_settings().artifact_folder / ".checkpoints" / source
 
 
 @step("judge")
@@ -364,7 +347,7 @@ def register(store: Engine, run: Recorded, stay: Candidate, unit: UnitCandidate 
             registry.register(connection, row | _described(model_id) | {"model_id": model_id, "source": run.source})
             registry.assign_stage(connection, model_id, verdicts[model_id].stage, verdicts[model_id].reason)
         finished["model_id"] = stay.model_id
-    shutil.rmtree(_checkpoints(run.source), ignore_errors=True)
+    shutil.rmtree(checkpoints(run.source), ignore_errors=True)
 
 
 def _origin(source: str, stay: Candidate, then: Known) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Settings, read from the environment and .env under the prefix ICU_; no other module reads the environment."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -66,7 +67,20 @@ class Settings(BaseSettings):
         None, description="where alerts go: an Apprise URL, or prefect:<kind>/<name> of a block"
     )
     board: Literal["hourly"] | None = Field(None, description="hourly: each forecast writes the board to HOME/reports")
+    compute: str = Field(
+        "inline", description="what computes shards: inline, processes:N, or a Dask scheduler at tcp:// or tls://"
+    )
+    compute_tls: Path | None = Field(
+        None, description="folder with ca.pem, cert.pem and key.pem for a tls:// scheduler"
+    )
     overlap_hours: Annotated[float, Field(ge=0)] = 48.0
+
+    @field_validator("compute")
+    @classmethod
+    def _known_engine(cls, name: str) -> str:
+        if not re.fullmatch(r"inline|processes:[1-9]\d?|(tcp|tls)://[\w.:\[\]-]+:\d+", name):
+            raise ValueError("expected inline, processes:4, tcp://host:8786 or tls://host:8786")
+        return name
 
     @property
     def artifact_folder(self) -> Path:

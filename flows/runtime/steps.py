@@ -39,7 +39,7 @@ class Refused(ForecastError):
 class StepFailed(ForecastError):
     """A step failed on an unexpected error; holds the type and place of that error, never its text."""
 
-    def __init__(self, sentence: str, transient: bool) -> None:
+    def __init__(self, sentence: str, transient: bool = False) -> None:
         super().__init__(sentence)
         self.transient = transient
 
@@ -71,7 +71,7 @@ def step(name: str, retries: int = 0) -> Callable[[Callable[P, R]], Callable[P, 
             except ForecastError:
                 raise
             except Exception as error:
-                raise StepFailed(safe_sentence(error), transient=_is_broken_connection(error)) from None
+                raise StepFailed(safe_sentence(error), transient=is_broken_connection(error)) from None
 
         @cache
         def as_task() -> Any:
@@ -98,7 +98,8 @@ def step(name: str, retries: int = 0) -> Callable[[Callable[P, R]], Callable[P, 
     return wrap
 
 
-def _is_broken_connection(error: Exception) -> bool:
+def is_broken_connection(error: Exception) -> bool:
+    """Whether a database went away, so that the same call may succeed later."""
     return isinstance(error, OperationalError | InterfaceError) or getattr(error, "connection_invalidated", False)
 
 

@@ -19,7 +19,7 @@ from rnn_core.evaluation.holdout import (
     score_stays,
     unseen,
 )
-from rnn_core.forecasters.fit_stay import fit_forecaster
+from rnn_core.forecasters.fit_stay import Beforehand, fit_forecaster
 from rnn_core.forecasters.forecaster import Start
 from rnn_core.forecasters.stay import StayForecaster
 from rnn_core.series.finished_stays import FinishedStays
@@ -70,11 +70,12 @@ def fit_stay_forecaster(
     checkpoint_dir: Path | None = None,
     warm_from: Start | None = None,
     progress: Callable[[EpochRecord], None] | None = None,
+    beforehand: Beforehand | None = None,
 ) -> tuple[StayForecaster, FitReport]:
     """Fit on `then`, what was known at the cut-off, and evaluate on `now`, on stays that had no part in the fit.
 
-    warm_from: what the networks start from. Raises DataTooSmallError if too few stays have finished, ContractError if
-    nothing can start from `warm_from`.
+    warm_from: what the networks start from. beforehand: see `fit_forecaster`. Raises DataTooSmallError if too few stays have
+    finished, ContractError if nothing can start from `warm_from`.
     """
     learned = split_stays(then.stays, then.as_of).learned & then.sound
     with _cause_named(now):
@@ -88,6 +89,7 @@ def fit_stay_forecaster(
             checkpoint_dir=checkpoint_dir,
             warm_from=warm_from,
             progress=progress,
+            beforehand=beforehand,
         )
     judged, newer = unseen(now, then)
     parts = {"learned": then.take(learned), "judged": now.take(judged), "newer": now.take(newer)}

@@ -74,7 +74,7 @@ class Blend:
                 learned,
                 part,
                 checkpoint_dir=checkpoint_dir,
-                warm_from=_start_of(part, warm_from),
+                warm_from=start_of(part, warm_from),
                 progress=progress,
                 folds=folds,
             )
@@ -83,7 +83,7 @@ class Blend:
         return join(material, fitted, config)
 
 
-def _start_of(part: ModelConfig, warm_from: Forecaster | None) -> Forecaster | None:
+def start_of(part: ModelConfig, warm_from: Forecaster | None) -> Forecaster | None:
     """What a part starts from: networks from those of `warm_from`, all others from nothing."""
     if warm_from is None or part.forecaster != "recurrent":
         return None

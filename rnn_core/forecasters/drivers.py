@@ -56,14 +56,19 @@ def explain_stays(
     last_value in `value_unit` as known at the prediction time, with the time it was observed; null for descriptors that
     are not numeric.
     """
-    scored = np.flatnonzero(~np.isnan(risk))
-    chosen = np.sort(scored[np.argsort(-risk[scored], kind="stable")][:limit])
+    chosen = highest(risk, limit)
     part = forecaster.reads(known).take(np.isin(np.arange(len(known.stays)), chosen))
     part = replace(part, observations=part.observations.known_at(part.as_of))
     if not len(chosen):
         return pd.DataFrame(columns=list(COLUMNS))
     change = np.concatenate([_changes(forecaster, some) for some in _portions(part)])
     return _strongest(part, [*forecaster.config.window.concepts, *_DESCRIPTORS], change)
+
+
+def highest(risk: np.ndarray, limit: int = MAX_EXPLAINED) -> np.ndarray:
+    """Positions, rising, of the `limit` highest of `risk`, or of all that are not NaN: the stays to explain."""
+    scored = np.flatnonzero(~np.isnan(risk))
+    return np.sort(scored[np.argsort(-risk[scored], kind="stable")][:limit])
 
 
 def _portions(known: Known) -> Iterator[Known]:

@@ -10,7 +10,7 @@ from rnn_core.contracts.config import ModelConfig, Sampling
 from rnn_core.contracts.frames import EpochRecord
 from rnn_core.contracts.known import Known
 from rnn_core.contracts.thresholds import RISK_THRESHOLDS
-from rnn_core.forecasters.forecaster import OutOfFold, Start, kind_of
+from rnn_core.forecasters.forecaster import Forecaster, OutOfFold, Start, kind_of
 from rnn_core.forecasters.stay import StayForecaster, one_end
 from rnn_core.series.material import JUDGE_EVERY_HOURS, Material, make_material, make_served_grid
 from rnn_core.series.scaling import Scaler, fit_scaler, static_features
@@ -26,6 +26,8 @@ _STRETCH_ROWS = 4000
 # With so many patients who died, half of the stretch that theory gives is applied.
 _STRETCH_DEATHS = 200
 
+Beforehand = Callable[[Material, np.ndarray, ModelConfig, Forecaster | None], None]
+
 
 def fit_forecaster(
     known: Known,
@@ -36,10 +38,12 @@ def fit_forecaster(
     checkpoint_dir: Path | None = None,
     warm_from: Start | None = None,
     progress: Callable[[EpochRecord], None] | None = None,
+    beforehand: Beforehand | None = None,
 ) -> tuple[StayForecaster, OutOfFold]:
     """A forecaster that learned from the stays `learned`, bool [stays of known], and was calibrated on nothing else.
 
-    Calibration and risk bands come from the out-of-fold forecasts. warm_from: what the networks start from.
+    Calibration and risk bands come from the out-of-fold forecasts. warm_from: what the networks start from. beforehand: gets
+    what will be fitted; it may leave checkpoints of members in `checkpoint_dir`, from which the fit goes on.
     """
     if warm_from is not None:
         # Fine steps only: large ones forget what the start knows.
@@ -49,12 +53,15 @@ def fit_forecaster(
     scaler = fit_scaler(grid, static_features(known.stays), np.flatnonzero(learned))
     scaler = warm_from.scaler(scaler) if warm_from else scaler
     material = make_material(known, grid, scaler, config, sampling)
+    start = warm_from.networks(material, learned, config) if warm_from else None
+    if beforehand is not None:
+        beforehand(material, learned, config, start)
     fitted = kind_of(config).fit(
         material,
         learned,
         config,
         checkpoint_dir=checkpoint_dir,
-        warm_from=warm_from.networks(material, learned, config) if warm_from else None,
+        warm_from=start,
         progress=progress,
     )
     return make_forecaster(material, fitted, scaler, sampling), fitted

@@ -1,7 +1,9 @@
 """Reads as of a time: stays, observations, the lengths of stay of a unit, and forecasts with outcomes."""
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,19 @@ from rnn_core.contracts.frames import STAY_COLUMNS, Observations, check_stays
 from rnn_core.contracts.known import Known
 from sql.store.engine import connect_arrow
 
+
+class Shard(NamedTuple):
+    """The patients whose hash leaves the remainder `number`, 0 to `of` - 1: a part of the stays that is read by itself.
+
+    The hash is MD5, so that every database and every version of one agrees; all stays of a patient are in one shard.
+    """
+
+    number: int
+    of: int
+
+
+_SHARD = "('x' || left(md5(coalesce(s.patient_id, s.stay_id)), 8))::bit(32)::bigint % :of = :number"
+
 _TIMES = ("intime", "outtime", "hospital_intime", "hospital_outtime", "died_at")
 
 
@@ -26,12 +41,13 @@ def read_known(
     only_open: bool = False,
     since: datetime | None = None,
     ingested_by: datetime | None = None,
+    part: Shard | Sequence[str] | None = None,
 ) -> Known:
     """Stays of `source` and their observations as they were known at `as_of`; see `read_stays`.
 
     since: without stays that had ended by then. Times carry their zone.
     """
-    stays = read_stays(engine, source, as_of, only_open=only_open, ingested_by=ingested_by)
+    stays = read_stays(engine, source, as_of, only_open=only_open, ingested_by=ingested_by, part=part)
     if since is not None:
         gone = stays["outtime"] <= pd.Timestamp(since.astimezone(UTC)).tz_localize(None)
         stays = stays[~gone].reset_index(drop=True)
@@ -47,17 +63,18 @@ def read_stays(
     only_open: bool = False,
     only_sound: bool = False,
     ingested_by: datetime | None = None,
+    part: Shard | Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Stays as known at `as_of`, one row each, ordered by (intime, stay_id), with the columns of STAY_COLUMNS and `sound`.
 
     sound: False if the stay audit finds, by what was known at `as_of`, times of the stay that contradict each other.
     only_sound: without those. only_open: stays whose end was not known then; the audit concerns ends, so it is skipped and
     the frame has no column `sound`, unless only_sound is set.
-    ingested_by: what the tables held then, to reproduce a past run.
+    ingested_by: what the tables held then, to reproduce a past run. part: the stays of a shard or those with these ids.
     """
     columns, conditions, audit = [f"s.{c}" for c in STAY_COLUMNS], ["s.source = :source"], ""
     if only_open:
-        conditions.append("s.outtime is null and s.outcome is null")
+        conditions.append(_OPEN)
     if only_sound or not only_open:
         columns.append("faulty.stay_id is null as sound")
         audit = (
@@ -66,11 +83,17 @@ def read_stays(
         )
     if only_sound:
         conditions.append("faulty.stay_id is null")
+    bound = _as_known(source, as_of, ingested_by)
+    if isinstance(part, Shard):
+        conditions.append(_SHARD)
+        bound |= part._asdict()
+    elif part is not None:
+        conditions.append("s.stay_id = any(:stay_ids)")
+        bound["stay_ids"] = list(part)
     query = text(
         f"select {', '.join(columns)} from icu.stay_at(:as_of, :ingested_by) s{audit}"
         f" where {' and '.join(conditions)} order by s.intime, s.stay_id"
     )
-    bound = {"source": source, "as_of": as_of, "ingested_by": ingested_by or datetime.max.replace(tzinfo=UTC)}
     with engine.connect() as connection:
         frame = pd.read_sql_query(query, connection, params=bound)
     for column in _TIMES:
@@ -78,6 +101,20 @@ def read_stays(
     for column in ("end_precision_hours", "age_years", "height_cm", "weight_kg"):
         frame[column] = frame[column].astype("float64")
     return check_stays(frame)
+
+
+_OPEN = "s.outtime is null and s.outcome is null"
+_COUNT_OPEN = f"select count(*) from icu.stay_at(:as_of, :ingested_by) s where s.source = :source and {_OPEN}"
+
+
+def count_open(engine: Engine, source: str, as_of: datetime, *, ingested_by: datetime | None = None) -> int:
+    """How many stays `read_stays` returns with only_open."""
+    with engine.connect() as connection:
+        return connection.execute(text(_COUNT_OPEN), _as_known(source, as_of, ingested_by)).scalar_one()
+
+
+def _as_known(source: str, as_of: datetime, ingested_by: datetime | None) -> dict[str, Any]:
+    return {"source": source, "as_of": as_of, "ingested_by": ingested_by or datetime.max.replace(tzinfo=UTC)}
 
 
 def _utc(times: pd.Series) -> pd.Series:
@@ -163,7 +200,7 @@ def read_units(
     newest: when the newest observation became available; that of stays is read. ingested_by: as for `read_stays`.
     """
     since = as_of - timedelta(days=CENSUS_HISTORY_DAYS)
-    bound = {"source": source, "as_of": as_of, "ingested_by": ingested_by or datetime.max.replace(tzinfo=UTC)}
+    bound = _as_known(source, as_of, ingested_by)
     with engine.connect() as connection:
         stays = pd.read_sql_query(text(_UNIT_STAYS), connection, params=bound | {"since": since})
         beds = pd.read_sql_query(text(_BEDS), connection, params=bound)

@@ -1,4 +1,4 @@
-"""Health checks of our database: rights that its user lacks, missing indices."""
+"""Health checks of our database: which one it is, rights that its user lacks, missing indices."""
 
 from sqlalchemy import Engine, text
 
@@ -8,7 +8,16 @@ _GRANTED = """
 select schema from unnest(cast(:schemas as text[])) schema
 where has_schema_privilege(current_user, schema, 'usage, create')
 """
+_IDENTITY = """
+select concat(system_identifier, '/', d.oid) from pg_control_system(), pg_database d where d.datname = current_database()
+"""
 _VALID_INDICES = "select c.relname from pg_index i join pg_class c on c.oid = i.indexrelid where i.indisvalid"
+
+
+def identity(engine: Engine) -> str:
+    """The same for everybody who is connected to this database of this server, whatever the host, user and password."""
+    with engine.connect() as connection:
+        return connection.execute(text(_IDENTITY)).scalar_one()
 
 
 def lacking_grants(engine: Engine) -> list[str]:

@@ -163,17 +163,17 @@ def test_a_training_that_was_taken_for_dead_stops_after_the_epoch(trained, monke
 @pytest.mark.soak
 def test_a_training_cut_off_after_an_epoch_goes_on_to_the_same_weights(trained, monkeypatch):
     train.fn("clif", AT, epochs=2, members=2, forecaster="recurrent", warm=False)
-    told = train_module._after_epoch
+    told = train_module.after_epoch
 
     def cut_off(record):
         told(record)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_module, "_after_epoch", cut_off)
+    monkeypatch.setattr(train_module, "after_epoch", cut_off)
     with pytest.raises(KeyboardInterrupt):
         train.fn("clif", AT, epochs=2, members=2, forecaster="recurrent", warm=False)
     epochs = []
-    monkeypatch.setattr(train_module, "_after_epoch", lambda r: epochs.append((r["member"], r["epoch"])))
+    monkeypatch.setattr(train_module, "after_epoch", lambda r: epochs.append((r["member"], r["epoch"])))
     train.fn("clif", AT, epochs=2, members=2, forecaster="recurrent", warm=False)
     assert epochs == [(1, 2), (2, 1), (2, 2)], "the first epoch was not trained again"
     undisturbed, resumed = sorted(models(trained), key=lambda model: model["version"])[-2:]

@@ -1,6 +1,6 @@
 """What is learned of the risk of death near the cut-off, where of the stays that began only the short ones have ended."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 
 import numpy as np
@@ -13,6 +13,8 @@ from rnn_core.forecasters.forecaster import OutOfFold
 from rnn_core.forecasters.recurrent import RecurrentEnsemble
 from rnn_core.network import training
 from rnn_core.series.material import JUDGE_EVERY_HOURS, Material
+from rnn_core.series.material_files import read_material, write_material
+from rnn_core.series.splits import patient_folds
 from rnn_core.statistics.calibration import fit_mortality_calibration
 from rnn_core.statistics.distribution import Distribution
 
@@ -45,6 +47,20 @@ def world(when: str) -> Material:
         for t in np.arange(b + 0.5, e, 12)
     ]
     return material_of(Known(stays, observed(*seen), at(cutoff)), CONFIG)
+
+
+def test_material_in_files_is_what_a_fit_reads_of_it(tmp_path):
+    material = world("late")
+    write_material(tmp_path, material)
+    found = read_material(tmp_path)
+    for name in ("windows", "labels"):
+        parts, again = getattr(material, name), getattr(found, name)
+        for field in fields(parts):
+            np.testing.assert_array_equal(getattr(again, field.name), getattr(parts, field.name), strict=True)
+    for name in ("stay_of_row", "judged_rows", "settled_death", "known_until"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(material, name), strict=True)
+    folds = [patient_folds(one.known.stays["patient_id"], 5) for one in (found, material)]
+    np.testing.assert_array_equal(*folds)
 
 
 @pytest.mark.parametrize("when", WORLDS)
