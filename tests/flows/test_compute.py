@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -242,7 +241,8 @@ def small_shards(monkeypatch):
     """As many shards of the demo's stays as tens of thousands have, for both scoring and explaining."""
     monkeypatch.setattr(shards, "MOST_STAYS", 8)
     monkeypatch.setattr(shards, "FEWEST_EXPLAINED", 2)
-    monkeypatch.setattr(drivers, "highest", partial(drivers.highest, limit=4))
+    highest = drivers.highest
+    monkeypatch.setattr(drivers, "highest", lambda risk, limit=4: highest(risk, min(limit, 4)))
     monkeypatch.setattr(compute, "n_workers", lambda: 2)
     monkeypatch.setattr(shards, "n_workers", lambda: 2)
 
