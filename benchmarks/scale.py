@@ -7,6 +7,7 @@ from time import perf_counter
 
 import numpy as np
 
+from benchmarks import ingest
 from benchmarks.flow import register_untrained
 from benchmarks.stage import AS_OF, SOURCE, Row, Stage
 from flows.jobs.shards import OpenStays, explain_open_stays, load_forecaster, score_open_stays, score_shard
@@ -18,6 +19,8 @@ PAIRS, FEW, EMPTY_SHARDS = 5, 22, 100
 
 
 def run(stage: Stage) -> Iterator[Row]:
+    if not canonical.count_open(stage.store, SOURCE, AS_OF):
+        list(ingest.run(stage))
     if registry.serving_model(stage.store, SOURCE, "stay") is None:
         register_untrained(stage)
     store, stays = stage.store, OpenStays(SOURCE, AS_OF, "untrained")
