@@ -31,7 +31,7 @@ def run(stage: Stage) -> Iterator[Row]:
     # Nobody died among the stays that an untrained network saw: any risks will do to choose whom to explain.
     numbers["mortality_risk"] = np.random.default_rng(0).random(len(numbers))
     yield _compared(f"scoring {len(numbers):,} open stays", lambda: score_open_stays(store, stays), first)
-    yield _compared("explaining the 100 highest risks", lambda: explain_open_stays(store, stays, numbers), None)
+    yield _compared("explaining the 1,000 highest risks", lambda: explain_open_stays(store, stays, numbers), None)
 
     _use("processes:2")
     empty = _timed(lambda: compute.map_shards(store, _nothing, range(EMPTY_SHARDS), "nothing"))
