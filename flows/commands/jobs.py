@@ -1,7 +1,7 @@
 """Commands that run a job: ingest, train, forecast and what keeps them going."""
 
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -48,6 +48,12 @@ def _is_ensemble(members: int | None) -> int | None:
         raise typer.BadParameter(str(error)) from None
 
 
+def _are_cells(cells: str) -> str:
+    if unknown := set(cells.split(",")) - set(get_args(Cell)):
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: a cell is one of {', '.join(get_args(Cell))}.")
+    return cells
+
+
 @app.command()
 def train(
     source: Source,
@@ -69,7 +75,13 @@ def train(
     forecaster: Annotated[
         Kind, typer.Option(help="Recurrent networks, boosted trees, logistic regressions, or a blend.")
     ] = "blend",
-    cell: Annotated[Cell, typer.Option(help="Type of recurrent cell.")] = "lstm",
+    cell: Annotated[
+        str,
+        typer.Option(
+            help="Type of recurrent cell; several, such as lstm,gru, for as many networks in each member.",
+            callback=_are_cells,
+        ),
+    ] = "lstm",
     mixed_precision: Annotated[bool, typer.Option(help="Compute in bfloat16, if all GPUs are fast at it.")] = False,
     no_serve: Annotated[
         bool, typer.Option("--no-serve", help="Register and judge it, but leave what serves as it is.")

@@ -83,6 +83,7 @@ def train(
     """Train the stay forecaster and the unit forecaster of `source` on what was known at `as_of`; returns counts.
 
     forecaster: the kind of stay forecaster, see `forecasters.forecaster.KINDS`.
+    cell: of the networks; several, separated by commas: each member is the mean of as many networks.
     epochs: at most so many; for trees, at most so many trees per outcome.
     warm: start the networks from those of the serving model if it has the same shape. Trees always start from scratch. An
         interrupted training of networks resumes.
@@ -124,10 +125,11 @@ def _kept_back(candidate: C) -> C:
 def _configure(
     seed: int, epochs: int | None, members: int | None, cell: str, mixed_precision: bool, forecaster: Kind
 ) -> ModelConfig:
-    config = ModelConfig()
+    config, cells = ModelConfig(), cell.split(",")
     training = replace(
         config.train,
         seed=seed,
+        cells=tuple(cells) if len(cells) > 1 else (),
         epochs=epochs or config.train.epochs,
         folds=config.train.folds if members is None else members,
         mixed_precision=mixed_precision,
@@ -135,7 +137,7 @@ def _configure(
     return ModelConfig(
         forecaster=forecaster,
         train=training,
-        network=replace(config.network, cell=cell),
+        network=replace(config.network, cell=cells[0]),
         trees=replace(config.trees, trees=epochs or config.trees.trees),
     )
 
@@ -183,7 +185,8 @@ def _same_shape(serving: "StayForecaster", config: ModelConfig) -> bool:
     sizes = {name: getattr(theirs.network, name) for name in ("n_channels", "n_concepts", "n_static")}
     same_network = theirs.network == replace(ours.network, **sizes)
     same_kind = theirs.forecaster == ours.forecaster
-    return same_kind and same_network and (theirs.window, theirs.train.folds) == (ours.window, ours.train.folds)
+    same_members = (theirs.train.folds, theirs.train.cells) == (ours.train.folds, ours.train.cells)
+    return same_kind and same_network and same_members and theirs.window == ours.window
 
 
 @step("find the model to start from")

@@ -78,6 +78,7 @@ class TrainConfig(Saved):
     """How networks are fitted; the defaults are those of the stay forecaster.
 
     folds: members of the ensemble; each is stopped early, and the ensemble calibrated, on the fold it did not learn from.
+    cells: of a member that is the mean of several networks, one of each; none: one of the cell of `NetworkConfig`.
     batch_size: windows in a step, fewer where an epoch would have less than 50 steps, but at least 16.
     loss_every: the loss of a step is taken at one in so many hours of each window, drawn anew in every epoch.
     alert_budget: shares of the forecasts that may be in the band medium or above, high or above, very high.
@@ -85,6 +86,7 @@ class TrainConfig(Saved):
 
     seed: int = 0
     folds: int = 5
+    cells: tuple[Cell, ...] = ()
     epochs: int = 8
     patience: int = 3
     batch_size: int = 64

@@ -43,11 +43,13 @@ class Networks:
         """Never changed by who reads it."""
         return load_keras_model(self.source) if isinstance(self.source, Path) else self.source
 
-    def members(self) -> tuple["Networks", ...]:
-        from rnn_core.network.build import members_of
+    def members(self, of: int = 1) -> tuple["Networks", ...]:
+        """Its networks, or runs of `of` of them."""
+        from rnn_core.network.build import build_ensemble, members_of
 
         models = members_of(self.keras_model)
-        return tuple(Networks((one,), model) for one, model in zip(self.plain, models, strict=True))
+        runs = [slice(first, first + of) for first in range(0, len(self.plain), of)]
+        return tuple(Networks(self.plain[run], build_ensemble(models[run])) for run in runs)
 
     @classmethod
     def join(cls, members: Sequence["Networks"]) -> Self:

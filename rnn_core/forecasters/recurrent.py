@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from rnn_core.contracts.config import ModelConfig
+from rnn_core.contracts.config import Cell, ModelConfig
 from rnn_core.contracts.errors import ContractError
 from rnn_core.contracts.frames import EpochRecord, Windows
 from rnn_core.forecasters.forecaster import Forecaster, OutOfFold, join_folds
@@ -22,12 +22,17 @@ if TYPE_CHECKING:
     import keras
 
 
+# Between the seeds of two networks of one member.
+_NEXT_SEED = 10_007
+
+
 @dataclass(frozen=True)
 class RecurrentEnsemble:
-    """Networks whose mean is forecast."""
+    """Networks whose mean is forecast; `per_member` of them are the mean that is a member."""
 
     networks: Networks
     edges: tuple[float, ...]
+    per_member: int = 1
 
     @property
     def network(self) -> "keras.Model":
@@ -39,14 +44,15 @@ class RecurrentEnsemble:
         return Distribution(score_rows(self.networks.plain, windows, windows.window_of(rows), rows), self.edges)
 
     def members(self) -> tuple["RecurrentEnsemble", ...]:
-        return tuple(RecurrentEnsemble(member, self.edges) for member in self.networks.members())
+        n = self.per_member
+        return tuple(RecurrentEnsemble(member, self.edges, n) for member in self.networks.members(n))
 
     def save(self, folder: Path) -> None:
         self.networks.save(folder)
 
     @classmethod
     def load(cls, folder: Path, config: ModelConfig) -> Self:
-        return cls(Networks.load(folder), config.network.horizon_edges)
+        return cls(Networks.load(folder), config.network.horizon_edges, len(_cells(config)))
 
     @classmethod
     def fit(
@@ -65,32 +71,44 @@ class RecurrentEnsemble:
 
         n_folds, edges, rows = config.train.folds, config.network.horizon_edges, material.judged_rows
         stay, fold = material.stay_of_row[rows], patient_folds(material.known.stays["patient_id"], n_folds)
-        left_out = range(n_folds) if folds is None else folds
+        left_out, cells = range(n_folds) if folds is None else folds, _cells(config)
         labels = replace(material.labels, death=material.settled_death)
         fixed = fixed_inputs(material.windows, config)
+        starts = iter(_starts(warm_from, len(left_out) * len(cells)))
         fitted, members, held_out_forecasts = [], [], []
-        for k, start in zip(left_out, _starts(warm_from, len(left_out)), strict=True):
-            held_out = learned & (fold == k)
-            fitted.append(
-                fit_stay_model(
-                    material.windows,
-                    labels,
-                    learned & (fold != k),
-                    held_out,
-                    replace(config, train=replace(config.train, seed=config.train.seed * n_folds + k)),
-                    warm_from=start,
-                    checkpoint_dir=checkpoint_dir and checkpoint_dir / f"member_{k}",
-                    progress=progress and partial(_report_member, progress, k + 1, n_folds),
-                    fixed=fixed,
+        for k in left_out:
+            held_out, networks = learned & (fold == k), []
+            for number, cell in enumerate(cells):
+                # The first network of a member learns with the seed of an only one.
+                seed = config.train.seed * n_folds + k + _NEXT_SEED * number
+                name = k * len(cells) + number
+                fitted.append(
+                    fit_stay_model(
+                        material.windows,
+                        labels,
+                        learned & (fold != k),
+                        held_out,
+                        replace(
+                            config,
+                            network=replace(config.network, cell=cell),
+                            train=replace(config.train, seed=seed),
+                        ),
+                        warm_from=next(starts),
+                        checkpoint_dir=checkpoint_dir and checkpoint_dir / f"member_{name}",
+                        progress=progress and partial(_report_member, progress, name + 1, n_folds * len(cells)),
+                        fixed=fixed,
+                    )
                 )
-            )
-            members.append(Networks.of(fitted[-1].model))
+                networks.append(Networks.of(fitted[-1].model))
+            members.append(Networks.join(networks))
             mine = rows[held_out[stay]]
             held_out_forecasts.append((mine, cls(members[-1], edges).forecast(material.windows, mine)))
         row, forecast = join_folds(held_out_forecasts)
         return OutOfFold(
-            forecaster=cls(Networks.join(members), edges),
-            config=replace(fitted[0].config, train=config.train),
+            forecaster=cls(Networks.join([one for member in members for one in member.members()]), edges, len(cells)),
+            config=replace(
+                config, network=replace(fitted[0].config.network, cell=config.network.cell), train=config.train
+            ),
             row=row,
             forecast=forecast,
             histories=tuple(one.history for one in fitted),
@@ -98,8 +116,13 @@ class RecurrentEnsemble:
         )
 
 
+def _cells(config: ModelConfig) -> tuple[Cell, ...]:
+    """Of the networks of a member."""
+    return config.train.cells or (config.network.cell,)
+
+
 def _starts(warm_from: Forecaster | None, n: int) -> Sequence["keras.Model | None"]:
-    """The network that each of `n` members starts from."""
+    """The network that each of `n` networks starts from."""
     from rnn_core.network.build import members_of
 
     if warm_from is None:

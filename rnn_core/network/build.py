@@ -67,8 +67,10 @@ def build_ensemble(members: Sequence[keras.Model]) -> keras.Model:
     """
     if len(members) == 1:
         return members[0]
-    for number, member in enumerate(members):
-        member.name = f"member_{number}"
+    # Those of a larger ensemble keep the names that it knows them by.
+    if len({member.name for member in members}) < len(members):
+        for number, member in enumerate(members):
+            member.name = f"member_{number}"
     inputs = [keras.Input(tensor.shape[1:], name=tensor.name) for tensor in members[0].inputs]
     return keras.Model(inputs, [member(inputs) for member in members], name="ensemble")
 

@@ -5,6 +5,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,6 +57,27 @@ def test_the_ensemble_says_the_mean_of_its_members(material, fitted):
     row = material.judged_rows[::7]
     said = [member.forecast(material.windows, row).masses for member in fitted.forecaster.members()]
     np.testing.assert_allclose(fitted.forecaster.forecast(material.windows, row).masses, np.mean(said, 0), atol=1e-6)
+
+
+def test_a_member_may_be_the_mean_of_networks_of_several_cells(material, fitted, tmp_path):
+    config = replace(CONFIG, train=replace(CONFIG.train, cells=("lstm", "gru")))
+    several = RecurrentEnsemble.fit(material, np.ones(60, bool), config)
+    networks, row = several.forecaster.networks, material.judged_rows
+    assert [network.cells for network in networks.plain] == [("lstm",), ("gru",)] * 2
+    assert several.config.train.cells == ("lstm", "gru") and several.config.network == fitted.config.network
+    # The first network of each member is the only one of an ensemble of single networks.
+    for first, only in zip(networks.plain[::2], fitted.forecaster.networks.plain, strict=True):
+        np.testing.assert_array_equal(first.weights["head/kernel"], only.weights["head/kernel"])
+    several.forecaster.save(tmp_path)
+    for forecaster in (several.forecaster, RecurrentEnsemble.load(tmp_path, several.config)):
+        fold = patient_folds(material.known.stays["patient_id"], 2)[material.stay_of_row[row]]
+        members = [member.forecast(material.windows, row).masses for member in forecaster.members()]
+        np.testing.assert_allclose(np.choose(fold[:, None, None], members), several.forecast.masses, atol=1e-6)
+        np.testing.assert_allclose(forecaster.forecast(material.windows, row).masses, np.mean(members, 0), atol=1e-6)
+    again = RecurrentEnsemble.fit(material, np.ones(60, bool), config, warm_from=several.forecaster)
+    assert len(again.histories) == 4
+    with pytest.raises(ContractError, match="needs 2 members; the model has 4"):
+        RecurrentEnsemble.fit(material, np.ones(60, bool), CONFIG, warm_from=several.forecaster)
 
 
 def test_rows_may_come_in_any_order_and_together_or_alone(material, fitted):
