@@ -52,7 +52,7 @@ class RecurrentEnsemble:
 
     @classmethod
     def load(cls, folder: Path, config: ModelConfig) -> Self:
-        return cls(Networks.load(folder), config.network.horizon_edges, len(_cells(config)))
+        return cls(Networks.load(folder), config.network.horizon_edges, len(member_cells(config)))
 
     @classmethod
     def fit(
@@ -71,7 +71,7 @@ class RecurrentEnsemble:
 
         n_folds, edges, rows = config.train.folds, config.network.horizon_edges, material.judged_rows
         stay, fold = material.stay_of_row[rows], patient_folds(material.known.stays["patient_id"], n_folds)
-        left_out, cells = range(n_folds) if folds is None else folds, _cells(config)
+        left_out, cells = range(n_folds) if folds is None else folds, member_cells(config)
         labels = replace(material.labels, death=material.settled_death)
         fixed = fixed_inputs(material.windows, config)
         starts = iter(_starts(warm_from, len(left_out) * len(cells)))
@@ -79,9 +79,7 @@ class RecurrentEnsemble:
         for k in left_out:
             held_out, networks = learned & (fold == k), []
             for number, cell in enumerate(cells):
-                # The first network of a member learns with the seed of an only one.
-                seed = config.train.seed * n_folds + k + _NEXT_SEED * number
-                name = k * len(cells) + number
+                seed, name = network_seed(config, k, number), k * len(cells) + number
                 fitted.append(
                     fit_stay_model(
                         material.windows,
@@ -116,9 +114,14 @@ class RecurrentEnsemble:
         )
 
 
-def _cells(config: ModelConfig) -> tuple[Cell, ...]:
+def member_cells(config: ModelConfig) -> tuple[Cell, ...]:
     """Of the networks of a member."""
     return config.train.cells or (config.network.cell,)
+
+
+def network_seed(config: ModelConfig, fold: int, number: int) -> int:
+    """Of the network `number` of the member without `fold`; the first has the seed of an only one."""
+    return config.train.seed * config.train.folds + fold + _NEXT_SEED * number
 
 
 def _starts(warm_from: Forecaster | None, n: int) -> Sequence["keras.Model | None"]:

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass, replace
+from itertools import product
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ from rnn_core.contracts.config import ModelConfig
 from rnn_core.contracts.errors import ContractError
 from rnn_core.forecasters.blend import Blend
 from rnn_core.forecasters.networks import Networks
-from rnn_core.forecasters.recurrent import RecurrentEnsemble
+from rnn_core.forecasters.recurrent import RecurrentEnsemble, member_cells, network_seed
 from rnn_core.forecasters.stay import StayForecaster, one_end
 from rnn_core.network.build import build_ensemble, build_network, members_of
 from rnn_core.network.carry_over import carry_over
@@ -50,7 +51,8 @@ class WarmStart:
         )
 
     def networks(self, material: Material, learned: np.ndarray, config: ModelConfig) -> RecurrentEnsemble:
-        """Networks of the shape of `config`, one per fold, with the weights of the model's in turn (`carry_over`).
+        """Networks of the shape of `config`, as many per fold as it has, with the weights of the model's in turn
+        (`carry_over`).
 
         material: made with `scaler`. learned: bool [stays], those to learn from. Where the level of the forecasts starts
         afresh, that of a network is set by the stays of all folds but its own. Of the same patients as the model learned
@@ -65,25 +67,26 @@ class WarmStart:
             n_static=windows.static.shape[1],
             longest_hours=2 * config.window.chunk_hours,
         )
-        members = members_of(self._ensemble().network)
+        members, cells, their_cells = self._ensemble().members(), member_cells(config), member_cells(theirs)
         new_level = bool(self._changed(config, one_end(material.known.stays)))
         fold = patient_folds(material.known.stays["patient_id"], n_folds)
         made = []
-        for k in range(n_folds):
-            random.seed(config.train.seed * n_folds + k)  # Keras draws what starts afresh from here
-            made.append(build_network(network))
+        for k, (number, cell) in product(range(n_folds), enumerate(cells)):
+            random.seed(network_seed(config, k, number))  # Keras draws what starts afresh from here
+            ours, turn = replace(network, cell=cell), number % len(their_cells)
+            made.append(build_network(ours))
             carry_over(
                 made[-1],
-                network,
+                ours,
                 config.window.concepts,
-                members[k % len(members)],
-                theirs.network,
+                members_of(members[k % len(members)].network)[turn],
+                replace(theirs.network, cell=their_cells[turn]),
                 theirs.window.concepts,
                 self.model.scaler.unseen,
             )
             if new_level:
                 _set_level(made[-1], material, learned & (fold != k))
-        return RecurrentEnsemble(Networks.of(build_ensemble(made)), network.horizon_edges)
+        return RecurrentEnsemble(Networks.of(build_ensemble(made)), network.horizon_edges, len(cells))
 
     def _ensemble(self) -> RecurrentEnsemble:
         for part in self.model.model.parts if isinstance(self.model.model, Blend) else (self.model.model,):
@@ -95,9 +98,10 @@ class WarmStart:
         """What differs besides concepts: the level of the model's forecasts then means little, and starts afresh too."""
         theirs, ours = self.model.config.network, config.network
         units = ", ".join(map(str, theirs.units))
+        cells, our_cells = member_cells(self.model.config), member_cells(config)
         differs = {
-            f"the recurrent layers (it has {theirs.cell} of {units} units)": (theirs.cell, theirs.units)
-            != (ours.cell, ours.units),
+            f"the recurrent layers (it has {' and '.join(cells)} of {units} units)": (cells, theirs.units)
+            != (our_cells, ours.units),
             "the bins of another horizon": theirs.horizon_edges != ours.horizon_edges,
             "what the head reads of the summaries": (theirs.wide, theirs.knots) != (ours.wide, ours.knots),
             f"the level of its forecasts (its stays end at the {self.model.ends_at})": self.model.ends_at != ends_at,

@@ -13,6 +13,7 @@ from rnn_core.contracts.known import Known
 from rnn_core.forecasters.recurrent import RecurrentEnsemble
 from rnn_core.forecasters.start import WarmStart
 from rnn_core.forecasters.stay import StayForecaster
+from rnn_core.network.build import members_of
 from rnn_core.series.material import Material, make_material, make_served_grid
 from rnn_core.series.person_periods import population_masses
 from rnn_core.series.scaling import Scaler
@@ -100,11 +101,14 @@ def test_stays_that_end_elsewhere_start_from_their_own_level(start, at_home):
 def test_another_cell_or_horizon_keeps_what_the_head_knows_of_the_features(start):
     edges = (0.0, 6.0, 24.0, *CONFIG.network.horizon_edges[4:])
     other = replace(
-        CONFIG, network=replace(CONFIG.network, cell="gru", horizon_edges=edges), train=replace(CONFIG.train, folds=3)
+        CONFIG,
+        network=replace(CONFIG.network, cell="gru", horizon_edges=edges),
+        train=replace(CONFIG.train, folds=3, cells=("gru", "lstm")),
     )
     networks, _ = begun(start, known(NAMES), other)
     assert len(networks.members()) == 3, "the members of the start in turn"
-    ours, theirs = (one.members()[0].network for one in (networks, start.model))
+    (ours, second), theirs = members_of(networks.members()[0].network), start.model.members()[0].network
+    np.testing.assert_array_equal(*(one.get_layer("recurrent_0").get_weights()[1] for one in (second, theirs)))
     np.testing.assert_array_equal(*(one.get_layer("embed_static").get_weights()[0] for one in (ours, theirs)))
     kernel, old = (one.get_layer("head").get_weights()[0] for one in (ours, theirs))
     np.testing.assert_array_equal(kernel[16 : 16 + 3, :2], old[16 : 16 + 3, :2])
