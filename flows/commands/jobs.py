@@ -67,6 +67,16 @@ def train(
             show_default=False,
         ),
     ] = None,
+    learn_with: Annotated[
+        str | None,
+        typer.Option(
+            "--with",
+            metavar="<sources>",
+            help="Other sources whose stays the networks learn from too, comma-separated; default: as the serving model did.",
+            show_default=False,
+        ),
+    ] = None,
+    alone: Annotated[bool, typer.Option("--alone", help="Learn from this source alone.")] = False,
     seed: Seed = 0,
     epochs: Annotated[int | None, typer.Option(help="Maximum number of epochs, or of trees.", min=1)] = None,
     members: Annotated[
@@ -95,6 +105,9 @@ def train(
     """
     if cold and warm_from:
         raise typer.BadParameter("--cold starts from no model, --warm-from from one: give one of them.")
+    if alone and learn_with:
+        raise typer.BadParameter("--alone learns from one source, --with from several: give one of them.")
+    others = [] if alone else None if learn_with is None else [known_source(name) for name in split_names(learn_with)]
     from flows.jobs.train import train as flow
 
     _run(
@@ -105,6 +118,7 @@ def train(
         as_of=as_of,
         warm=not cold,
         warm_from=warm_from,
+        learn_with=others,
         seed=seed,
         epochs=epochs,
         members=members,

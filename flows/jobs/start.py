@@ -42,7 +42,7 @@ class Start:
                 f"{self.model_id} has learned from stays of {source} until {later[0]['data_cutoff']}, on which this training, "
                 f"with the cut-off {cutoff}, would be judged. Train as of a later time, or start from another model."
             )
-        counts = {one["members"] for one in self.learned_from}
+        counts = {one["members"] for one in self.learned_from if one["source"] == source or one["members"]}
         if own and counts != {members}:
             return (
                 f"{self.model_id} has learned from {source} with other folds ({_listed(counts)} members, not {members}), so "
@@ -52,7 +52,7 @@ class Start:
 
 
 def _listed(counts: set[int]) -> str:
-    return " and ".join(map(str, sorted(counts)))
+    return " and ".join(str(count) if count else "in all" for count in sorted(counts))
 
 
 def find_start(store: Engine, model: str) -> Start:

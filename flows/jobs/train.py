@@ -1,6 +1,7 @@
 """The train flow: fit a model, evaluate it, register it, and let it serve if it passes the gate."""
 
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -45,13 +46,14 @@ NO_RISK = "not forecast: the stays learned from all ended alike. Is `outcome` in
 
 @dataclass(frozen=True)
 class Candidate:
-    """A fitted stay model on its way to the registry, and the model that it started from."""
+    """A fitted stay model on its way to the registry, the model that it started from, and the other sources it learned from."""
 
     model_id: str
     forecaster: "StayForecaster"
     report: "FitReport"
     verdict: "Verdict"
     start: Start | None
+    learn_with: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ def train(
     as_of: datetime | None = None,
     warm: bool = True,
     warm_from: str | None = None,
+    learn_with: Sequence[str] | None = None,
     seed: int = 0,
     epochs: int | None = None,
     members: int | None = None,
@@ -89,6 +92,8 @@ def train(
         interrupted training of networks resumes.
     warm_from: start them from this model instead, by its id or the folder of its artifact. It may be of another source or
         another shape: what does not fit starts afresh.
+    learn_with: other sources whose stays the networks learn from too, with an intercept of each; None: those of the serving
+        model, so that a scheduled training goes on as it was begun. Trees, calibration and gate use `source` alone.
     mixed_precision: compute in bfloat16 if all GPUs are fast in it; else in float32.
     serve: let the models serve, or score in the shadow, if their verdict says so; else they stay candidates.
     """
@@ -102,9 +107,10 @@ def train(
             start = named_start(store, warm_from, source, then, config)
         else:
             start = own_start(store, incumbent, serving, then, config) if warm else None
-        fitted, report = fit(source, then, now, config, sampling, start and start.forecaster)
+        others = read_others(store, source, learn_with, incumbent, then, sampling)
+        fitted, report = fit(source, then, now, config, sampling, start and start.forecaster, others)
         verdict = give_verdict(incumbent, serving, fitted, report, then, now)
-        stay = Candidate(_model_id(run, "stay"), fitted, report, verdict, start)
+        stay = Candidate(_model_id(run, "stay"), fitted, report, verdict, start, tuple(others))
         unit = fit_units(store, run, seed)
         if not serve:
             stay, unit = _kept_back(stay), unit and _kept_back(unit)
@@ -224,9 +230,64 @@ def own_start(
     return start
 
 
+@step("read the other sources", retries=2)
+def read_others(
+    store: Engine,
+    source: str,
+    requested: Sequence[str] | None,
+    incumbent: dict | None,
+    then: Known,
+    sampling: Sampling,
+) -> dict[str, Known]:
+    """Stays of other sources, as known at the cut-off.
+
+    requested: raises ForecastError if one cannot be learned from. None: those that the serving model learned from; one that
+    cannot be learned from any more is left out with a warning.
+    """
+    inherited = incumbent["metrics"].get("learn_with", []) if incumbent else []
+    found = {}
+    for name in inherited if requested is None else dict.fromkeys(requested):
+        try:
+            found[name] = _read_other(store, source, name, then, sampling)
+        except ForecastError as error:
+            if requested is not None:
+                raise
+            log.warning("%s is left out: %s", name, error)
+    for name, known in found.items():
+        log.info("learns from %d stays of %s too", len(known.stays), name)
+    return found
+
+
+def _read_other(store: Engine, source: str, name: str, then: Known, sampling: Sampling) -> Known:
+    """Raises ForecastError if its stays are none, or mean something else."""
+    from rnn_core.forecasters.stay import one_end
+
+    if name == source:
+        raise ForecastError(f"{source} is learned from anyway; --with names other sources.")
+    adapter, _ = open_source(name)
+    known = canonical.read_known(store, name, pd.Timestamp(then.as_of, tz="UTC").to_pydatetime())
+    if not len(known.stays):
+        raise ForecastError(
+            f"No stay of {name} is known at the cut-off {then.as_of}; run `icu-forecast ingest {name}`."
+        )
+    ends, own = one_end(known.stays), one_end(then.stays)
+    if (ends, adapter.sampling) != (own, sampling):
+        raise ForecastError(
+            f"The stays of {name} end at the {ends} and those of {source} at the {own}, or they entered the sample in another "
+            f"way: their lengths mean something else. --warm-from can start from a model of {name}."
+        )
+    return known
+
+
 @step("fit the stay forecaster")
 def fit(
-    source: str, then: Known, now: Known, config: ModelConfig, sampling: Sampling, warm: "StayForecaster | None"
+    source: str,
+    then: Known,
+    now: Known,
+    config: ModelConfig,
+    sampling: Sampling,
+    warm: "StayForecaster | None",
+    others: Mapping[str, Known],
 ) -> "tuple[StayForecaster, FitReport]":
     from rnn_core.evaluation.judged_fit import fit_stay_forecaster
     from rnn_core.forecasters.start import WarmStart
@@ -238,6 +299,7 @@ def fit(
         now,
         config,
         sampling=sampling,
+        borrowed=list(others.values()),
         checkpoint_dir=checkpoints(source),
         warm_from=warm and WarmStart(warm),
         progress=after_epoch,
@@ -355,10 +417,13 @@ def register(store: Engine, run: Recorded, stay: Candidate, unit: UnitCandidate 
 
 def _origin(source: str, stay: Candidate, then: Known) -> dict[str, Any]:
     """All that the model has learned from, and what it did not take over from its start."""
-    own = ancestor(stay.model_id, source, then.as_of, stay.forecaster.config.train.folds)
-    if stay.start is None:
-        return {"learned_from": [own]}
-    return {"learned_from": [own, *stay.start.learned_from], "afresh": list(stay.start.afresh)}
+    learned = [ancestor(stay.model_id, source, then.as_of, stay.forecaster.config.train.folds)]
+    # Every member has learned from all of the others' stays: no fold of these is left out.
+    learned += [ancestor(stay.model_id, name, then.as_of, members=0) for name in stay.learn_with]
+    if stay.start is not None:
+        learned += stay.start.learned_from
+    afresh = list(stay.start.afresh) if stay.start else []
+    return {"learned_from": learned, "learn_with": list(stay.learn_with), "afresh": afresh}
 
 
 def _described(model_id: str) -> dict[str, Any]:
@@ -383,6 +448,8 @@ def _summary(stay: Candidate, unit: UnitCandidate | None) -> dict[str, Any]:
     shown: dict[str, Any] = {"model": stay.model_id, "stage": stay.verdict.stage, "reason": stay.verdict.reason}
     if not stay.forecaster.forecasts_death:
         shown["risk of death"] = NO_RISK
+    if stay.learn_with:
+        shown["learned with"] = ", ".join(stay.learn_with)
     shown |= {f"{part} stays": f"{n} ({report.n_deaths[part]} died)" for part, n in report.n_stays.items()}
     for metric in main_metrics():
         estimate, trivial = report.metrics[metric.name], report.metrics[f"baseline_{metric.name}"]

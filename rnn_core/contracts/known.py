@@ -27,6 +27,11 @@ class Known:
         return self.stays["sound"].to_numpy(bool) if "sound" in self.stays else np.ones(len(self.stays), bool)
 
     @property
+    def borrowed(self) -> np.ndarray:
+        """bool [stays], True for stays of other sources (`borrow`): learned from, never calibrated or judged on."""
+        return self.stays["borrowed"].to_numpy(bool) if "borrowed" in self.stays else np.zeros(len(self.stays), bool)
+
+    @property
     def intime(self) -> np.ndarray:
         """datetime64[us] [stays]."""
         return self.stays["intime"].to_numpy("datetime64[us]")
@@ -67,6 +72,18 @@ class Known:
         part = self.observations.take(chosen[self.observations.stay])
         part = replace(part, stay=number[part.stay].astype(np.int32))
         return Known(self.stays[chosen].reset_index(drop=True), part, self.as_of)
+
+
+def borrow(own: Known, others: Sequence[Known], apart_from: pd.Series) -> Known:
+    """`own` with the sound stays of other sources behind its own, marked as `borrowed`.
+
+    Patients with an id that is in `apart_from` are left out of the others: they may be the same, and have their own folds.
+    """
+    parts = [replace(own, stays=own.stays.assign(borrowed=False))]
+    for other in others:
+        part = other.take(other.sound & ~other.stays["patient_id"].isin(apart_from).to_numpy())
+        parts.append(replace(part, stays=part.stays.assign(borrowed=True)))
+    return stack(parts)
 
 
 def stack(parts: Sequence[Known]) -> Known:

@@ -1,15 +1,17 @@
 """Fits a stay forecaster on what was known at its cut-off and evaluates it on stays that had no part in the fit."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rnn_core.contracts.config import ModelConfig, Sampling
 from rnn_core.contracts.errors import DataTooSmallError
 from rnn_core.contracts.frames import EpochRecord
-from rnn_core.contracts.known import Known
+from rnn_core.contracts.known import Known, borrow
 from rnn_core.evaluation.holdout import (
     count_deaths,
     count_ends,
@@ -67,6 +69,7 @@ def fit_stay_forecaster(
     config: ModelConfig,
     *,
     sampling: Sampling = Sampling(),
+    borrowed: Sequence[Known] = (),
     checkpoint_dir: Path | None = None,
     warm_from: Start | None = None,
     progress: Callable[[EpochRecord], None] | None = None,
@@ -74,16 +77,20 @@ def fit_stay_forecaster(
 ) -> tuple[StayForecaster, FitReport]:
     """Fit on `then`, what was known at the cut-off, and evaluate on `now`, on stays that had no part in the fit.
 
-    warm_from: what the networks start from. beforehand: see `fit_forecaster`. Raises DataTooSmallError if too few stays have
-    finished, ContractError if nothing can start from `warm_from`.
+    borrowed: stays of other sources as known at the cut-off; networks learn from them too, and nothing is stopped,
+        calibrated or judged on them. Patients whose id `now` holds are left out of them.
+    warm_from: what the networks start from. beforehand: see `fit_forecaster`.
+
+    Raises DataTooSmallError if too few stays have finished, ContractError if nothing can start from `warm_from`.
     """
     learned = split_stays(then.stays, then.as_of).learned & then.sound
     with _cause_named(now):
         if not learned.any():
             raise DataTooSmallError(f"No stay known at {then.as_of} can be learned from. Load more finished stays.")
+        joined = borrow(then, borrowed, now.stays["patient_id"]) if borrowed else then
         forecaster, fitted = fit_forecaster(
-            then,
-            learned,
+            joined,
+            np.concatenate([learned, np.ones(len(joined.stays) - len(learned), bool)]),
             config,
             sampling=sampling,
             checkpoint_dir=checkpoint_dir,

@@ -162,6 +162,7 @@ class HazardForecaster:
         if warm_from is not None:
             raise ContractError(f"{cls.__name__} are always fitted from scratch.")
         n_folds, edges = config.train.folds, config.network.horizon_edges
+        learned = learned & ~material.known.borrowed  # networks have an intercept of each source, these have none
         fold = patient_folds(material.known.stays["patient_id"], n_folds)[material.stay_of_row]
         rows, judged = sampled_rows(material, learned, config, cls.max_rows), material.judged_rows
         judged = judged[learned[material.stay_of_row[judged]]]

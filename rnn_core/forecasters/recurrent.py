@@ -15,7 +15,6 @@ from rnn_core.forecasters.forecaster import Forecaster, OutOfFold, join_folds
 from rnn_core.forecasters.networks import Networks
 from rnn_core.network.scoring import score_rows
 from rnn_core.series.material import Material
-from rnn_core.series.splits import patient_folds
 from rnn_core.statistics.distribution import Distribution
 
 if TYPE_CHECKING:
@@ -66,37 +65,35 @@ class RecurrentEnsemble:
         progress: Callable[[EpochRecord], None] | None = None,
         folds: Sequence[int] | None = None,
     ) -> OutOfFold:
-        """See `Forecaster`. The fold that a network did not learn from stops it."""
+        """See `Forecaster`. The fold that a network did not learn from stops it. Each learns from borrowed stays too, with an
+        intercept of their source."""
+        from rnn_core.network.carry_over import without_static
         from rnn_core.network.training import fit_stay_model, fixed_inputs
 
         n_folds, edges, rows = config.train.folds, config.network.horizon_edges, material.judged_rows
-        stay, fold = material.stay_of_row[rows], patient_folds(material.known.stays["patient_id"], n_folds)
+        stay, fold = material.stay_of_row[rows], material.folds(n_folds)
         left_out, cells = range(n_folds) if folds is None else folds, member_cells(config)
         labels = replace(material.labels, death=material.settled_death)
-        fixed = fixed_inputs(material.windows, config)
+        windows = material.windows_with_origin
+        fixed = fixed_inputs(windows, config)
         starts = iter(_starts(warm_from, len(left_out) * len(cells)))
         fitted, members, held_out_forecasts = [], [], []
         for k in left_out:
             held_out, networks = learned & (fold == k), []
             for number, cell in enumerate(cells):
                 seed, name = network_seed(config, k, number), k * len(cells) + number
-                fitted.append(
-                    fit_stay_model(
-                        material.windows,
-                        labels,
-                        learned & (fold != k),
-                        held_out,
-                        replace(
-                            config,
-                            network=replace(config.network, cell=cell),
-                            train=replace(config.train, seed=seed),
-                        ),
-                        warm_from=next(starts),
-                        checkpoint_dir=checkpoint_dir and checkpoint_dir / f"member_{name}",
-                        progress=progress and partial(_report_member, progress, name + 1, n_folds * len(cells)),
-                        fixed=fixed,
-                    )
+                one = fit_stay_model(
+                    windows,
+                    labels,
+                    learned & (fold != k),
+                    held_out,
+                    replace(config, network=replace(config.network, cell=cell), train=replace(config.train, seed=seed)),
+                    warm_from=next(starts),
+                    checkpoint_dir=checkpoint_dir and checkpoint_dir / f"member_{name}",
+                    progress=progress and partial(_report_member, progress, name + 1, n_folds * len(cells)),
+                    fixed=fixed,
                 )
+                fitted.append(without_static(one, material.windows.static.shape[1]))
                 networks.append(Networks.of(fitted[-1].model))
             members.append(Networks.join(networks))
             mine = rows[held_out[stay]]

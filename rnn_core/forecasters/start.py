@@ -20,7 +20,6 @@ from rnn_core.network.scoring import score_windows
 from rnn_core.series.material import Material
 from rnn_core.series.person_periods import population_masses
 from rnn_core.series.scaling import Scaler
-from rnn_core.series.splits import patient_folds
 
 # Windows by which the level of a start is measured.
 _LEVEL_WINDOWS = 400
@@ -42,7 +41,7 @@ class WarmStart:
         Raises ContractError if the model or `config` has no networks.
         """
         if "recurrent" not in (config.forecaster, *(config.blend if config.forecaster == "blend" else ())):
-            raise ContractError("Only recurrent networks start from another model; trees are fitted from scratch.")
+            raise ContractError("Only recurrent networks start from another model; all others are fitted from scratch.")
         self._ensemble()
         reads, read = config.window.concepts, self.model.config.window.concepts
         concepts = [name for name in reads if name not in read or name in self.model.scaler.unseen]
@@ -58,18 +57,18 @@ class WarmStart:
         afresh, that of a network is set by the stays of all folds but its own. Of the same patients as the model learned
         from, only a fit with as many folds keeps each network from those that stop it.
         """
-        windows, n_folds, theirs = material.windows, config.train.folds, self.model.config
+        n_folds, theirs = config.train.folds, self.model.config
         network = replace(
             config.network,
             head="competing_risk",
-            n_channels=windows.channels.shape[1],
+            n_channels=material.windows.channels.shape[1],
             n_concepts=len(config.window.concepts),
-            n_static=windows.static.shape[1],
+            n_static=material.windows_with_origin.static.shape[1],
             longest_hours=2 * config.window.chunk_hours,
         )
         members, cells, their_cells = self._ensemble().members(), member_cells(config), member_cells(theirs)
         new_level = bool(self._changed(config, one_end(material.known.stays)))
-        fold = patient_folds(material.known.stays["patient_id"], n_folds)
+        own, fold = learned & ~material.known.borrowed, material.folds(n_folds)
         made = []
         for k, (number, cell) in product(range(n_folds), enumerate(cells)):
             random.seed(network_seed(config, k, number))  # Keras draws what starts afresh from here
@@ -85,14 +84,14 @@ class WarmStart:
                 self.model.scaler.unseen,
             )
             if new_level:
-                _set_level(made[-1], material, learned & (fold != k))
+                _set_level(made[-1], material, own & (fold != k))
         return RecurrentEnsemble(Networks.of(build_ensemble(made)), network.horizon_edges, len(cells))
 
     def _ensemble(self) -> RecurrentEnsemble:
         for part in self.model.model.parts if isinstance(self.model.model, Blend) else (self.model.model,):
             if isinstance(part, RecurrentEnsemble):
                 return part
-        raise ContractError("A model of trees alone has no networks to start from.")
+        raise ContractError("The model has no recurrent networks to start from.")
 
     def _changed(self, config: ModelConfig, ends_at: str) -> list[str]:
         """What differs besides concepts: the level of the model's forecasts then means little, and starts afresh too."""
@@ -111,7 +110,7 @@ class WarmStart:
 
 def _set_level(network: keras.Model, material: Material, stays: np.ndarray) -> None:
     """Shift the bias of the head so that the mean of its forecasts is about that of the population, on `stays`."""
-    windows, labels = material.windows, material.labels
+    windows, labels = material.windows_with_origin, material.labels
     window = np.flatnonzero(stays[windows.stay])
     row, said = score_windows(Networks.of(network).plain, windows, window[:: -(-len(window) // _LEVEL_WINDOWS) or 1])
     usable = labels.usable[row]

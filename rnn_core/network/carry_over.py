@@ -1,13 +1,16 @@
 """A network that starts from another one: weights that mean the same in both are taken over, the others start afresh."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import keras
 import numpy as np
 
 from rnn_core.contracts.config import NetworkConfig
 from rnn_core.contracts.errors import ContractError
+from rnn_core.network.build import build_network
 from rnn_core.network.heads import N_CAUSES
+from rnn_core.network.training import FittedModel
 
 _Names = tuple[str, ...]
 # A channel that is 1, not 0, as long as a concept was never measured.
@@ -46,6 +49,17 @@ def carry_over(
                 )
             merged = _merged(fresh, ours[name], old, theirs[name])
         layer.set_weights(merged)
+
+
+def without_static(fitted: FittedModel, n: int) -> FittedModel:
+    """The same for stays in which all static features but the first `n` are 0."""
+    config, concepts = fitted.config, fitted.config.window.concepts
+    if config.network.n_static == n:
+        return fitted
+    network = replace(config.network, n_static=n)
+    model = build_network(network)
+    carry_over(model, network, concepts, fitted.model, config.network, concepts)
+    return replace(fitted, model=model, config=replace(config, network=network))
 
 
 def _read(start: keras.Model, name: str) -> list[np.ndarray]:

@@ -12,6 +12,7 @@ from rnn_core.series.grid import make_grid
 from rnn_core.series.labels import make_labels
 from rnn_core.series.scaling import Scaler
 from rnn_core.series.serving_rule import is_fresh, is_served, served_until
+from rnn_core.series.splits import patient_folds
 from rnn_core.series.windows import make_windows
 from rnn_core.statistics.outcomes import settled_age
 
@@ -32,6 +33,26 @@ class Material:
     def stay_of_row(self) -> np.ndarray:
         """int64 [hours], the stay that a row belongs to."""
         return np.repeat(np.arange(len(self.known.stays)), np.diff(self.windows.offsets))
+
+    def folds(self, n: int) -> np.ndarray:
+        """Fold of each stay (`splits.patient_folds`), int64 [stays]; -1 of borrowed ones, from which each member learns."""
+        return np.where(self.known.borrowed, -1, patient_folds(self.known.stays["patient_id"], n))
+
+    @cached_property
+    def origin(self) -> np.ndarray:
+        """1 in the column of the other source that a borrowed stay is from, else 0; float32 [stays, other sources].
+
+        With these as static features, a network learns an intercept of each source. They are 0 in all of one's own stays,
+        so what is served does without them.
+        """
+        source = np.where(self.known.borrowed, self.known.stays["source"], None)
+        others = np.array(sorted(set(source) - {None}), dtype=object)
+        return (source[:, None] == others).astype(np.float32)
+
+    @property
+    def windows_with_origin(self) -> Windows:
+        """The windows that networks learn from: with `origin` behind the static features."""
+        return replace(self.windows, static=np.concatenate([self.windows.static, self.origin], axis=1))
 
     @cached_property
     def settled_death(self) -> np.ndarray:
@@ -54,8 +75,8 @@ class Material:
 
     @property
     def judged_rows(self) -> np.ndarray:
-        """All rows at which a prediction is made that is judged, rising, int64 [n]."""
-        rows = np.flatnonzero(self.windows.scored)
+        """All rows at which a prediction is made that is judged, rising, int64 [n]; none of borrowed stays."""
+        rows = np.flatnonzero(self.windows.scored & ~self.known.borrowed[self.stay_of_row])
         return rows[self.is_judged(rows)]
 
     def is_judged(self, row: np.ndarray) -> np.ndarray:

@@ -29,10 +29,11 @@ def each_fit_once(fits, monkeypatch):
     """Fits of the same data from the same start give the same, so that what comes after them needs one of each."""
     fit = train_module.fit
 
-    def fit_once(source, then, now, config, sampling, warm):
-        made = (source, str(then.as_of), str(now.as_of), repr(config), repr(sampling), warm and id(warm.model.network))
+    def fit_once(source, then, now, config, sampling, warm, others):
+        start = warm and id(warm.model.network)
+        made = (source, str(then.as_of), str(now.as_of), repr(config), repr(sampling), start, *others)
         if made not in fits:
-            fits[made] = fit(source, then, now, config, sampling, warm)
+            fits[made] = fit(source, then, now, config, sampling, warm, others)
         return fits[made]
 
     monkeypatch.setattr(train_module, "fit", fit_once)

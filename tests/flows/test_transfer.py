@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -18,7 +19,7 @@ from flows.jobs.forecast import forecast
 from flows.jobs.ingest import ingest
 from flows.jobs.promotion import promote
 from flows.jobs.start import find_start
-from flows.jobs.train import train
+from flows.jobs.train import read_others, read_training_set, train
 from flows.jobs.transfer import measure_transfer, recalibrate
 from flows.runtime.databases import open_store
 from flows.runtime.settings import load_settings
@@ -155,12 +156,43 @@ def test_a_training_starts_from_a_model_of_another_source_and_says_what_that_has
     for model, forecaster, sentence in (
         ("nobody", "blend", "no model 'nobody'; there are: clif-stay"),
         (unit["model_id"], "blend", "forecasts units"),
-        (row["model_id"], "trees", "trees are fitted from scratch"),
+        (row["model_id"], "trees", "all others are fitted from scratch"),
     ):
         with pytest.raises(ForecastError, match=sentence):
             again(warm_from=model, forecaster=forecaster)
     shown = CliRunner().invoke(app, ["train", "clif", "--cold", "--warm-from", row["model_id"]])
     assert shown.exit_code == 2 and "--cold" in shown.output and "--warm-from" in shown.output
+
+
+def test_other_sources_are_learned_from_as_known_at_the_cut_off_or_refused_with_a_sentence(two, caplog):
+    then, _, sampling = read_training_set(two, "clif", AT)
+    read = partial(read_others, two, "clif", then=then, sampling=sampling)
+    found = read(["mimic_iii"], None)["mimic_iii"]
+    assert len(found.stays) > 100 and found.as_of == then.as_of and set(found.stays["source"]) == {"mimic_iii"}
+    elsewhere = replace(then, stays=then.stays.assign(ends_at="hospital"))
+    for name, given, sentence in (
+        ("clif", then, "is learned from anyway"),
+        ("eicu", then, "No stay of eicu is known at the cut-off"),
+        ("mimic_iii", elsewhere, "end at the unit and those of clif at the hospital.*--warm-from"),
+    ):
+        with pytest.raises(ForecastError, match=sentence):
+            read([name], None, then=given)
+    # A training that names none goes on as the serving model was made, as far as it can.
+    serving_with = {"metrics": {"learn_with": ["eicu", "mimic_iii"]}}
+    assert list(read(None, serving_with)) == ["mimic_iii"] and "eicu is left out: No stay" in caplog.text
+    assert read([], serving_with) == read(None, None) == {}
+
+
+@pytest.mark.soak
+def test_a_model_that_learned_with_another_source_says_so_and_so_does_its_successor(two):
+    again = partial(train.fn, "clif", AT, epochs=1, members=2)
+    for told in (again(learn_with=["mimic_iii"]), again()):
+        assert told["learned with"] == "mimic_iii"
+        row = registry.read_model(two, told["model"])
+        assert {one["source"] for one in row["metrics"]["learned_from"]} == {"clif", "mimic_iii"}
+        assert "also learned from stays of mimic_iii" in model_card(told["model"])
+        assert find_start(two, told["model"]).leak("mimic_iii", np.datetime64("2030-01-01"), members=2)
+    assert "learned with" not in again(learn_with=[])
 
 
 def test_a_death_after_the_hospital_is_none_and_an_open_hospital_stay_is_not_told(two):

@@ -119,7 +119,7 @@ def test_another_cell_or_horizon_keeps_what_the_head_knows_of_the_features(start
 
 
 def test_trees_neither_give_nor_take_a_start(start):
-    with pytest.raises(ContractError, match="no networks to start from"):
+    with pytest.raises(ContractError, match="no recurrent networks to start from"):
         WarmStart(replace(start, model=object())).afresh(CONFIG, "unit")
     with pytest.raises(ContractError, match="from scratch"):
         WarmStart(start).afresh(replace(CONFIG, forecaster="trees"), "unit")
