@@ -22,7 +22,8 @@ Ancestor = dict[str, Any]
 
 @dataclass(frozen=True)
 class Start:
-    """learned_from: this model and those that it started from, in turn. afresh: what is not taken over from it, in words."""
+    """learned_from: of each source and number of members, the newest model among this one and those that it started from, in
+    turn; 0 members where each learned from all stays. afresh: what is not taken over from it, in words."""
 
     model_id: str
     forecaster: "StayForecaster"

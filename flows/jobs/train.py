@@ -107,8 +107,12 @@ def train(
             start = named_start(store, warm_from, source, then, config)
         else:
             start = own_start(store, incumbent, serving, then, config) if warm else None
-        others = read_others(store, source, learn_with, incumbent, then, sampling)
-        fitted, report = fit(source, then, now, config, sampling, start and start.forecaster, others)
+        others = read_others(store, source, learn_with, incumbent, then, sampling) if _has_networks(config) else {}
+        if learn_with and not others:
+            raise ForecastError(
+                "Only recurrent networks learn from other sources; use --forecaster blend or recurrent."
+            )
+        fitted, report = fit(source, then, now, config, sampling, start, others)
         verdict = give_verdict(incumbent, serving, fitted, report, then, now)
         stay = Candidate(_model_id(run, "stay"), fitted, report, verdict, start, tuple(others))
         unit = fit_units(store, run, seed)
@@ -279,6 +283,10 @@ def _read_other(store: Engine, source: str, name: str, then: Known, sampling: Sa
     return known
 
 
+def _has_networks(config: ModelConfig) -> bool:
+    return "recurrent" in (config.forecaster, *(config.blend if config.forecaster == "blend" else ()))
+
+
 @step("fit the stay forecaster")
 def fit(
     source: str,
@@ -286,7 +294,7 @@ def fit(
     now: Known,
     config: ModelConfig,
     sampling: Sampling,
-    warm: "StayForecaster | None",
+    warm: Start | None,
     others: Mapping[str, Known],
 ) -> "tuple[StayForecaster, FitReport]":
     from rnn_core.evaluation.judged_fit import fit_stay_forecaster
@@ -301,7 +309,7 @@ def fit(
         sampling=sampling,
         borrowed=list(others.values()),
         checkpoint_dir=checkpoints(source),
-        warm_from=warm and WarmStart(warm),
+        warm_from=warm and WarmStart(warm.forecaster, fine=warm.learned_from[0]["source"] == source),
         progress=after_epoch,
         beforehand=partial(fit_side_by_side, source),
     )
@@ -420,10 +428,11 @@ def _origin(source: str, stay: Candidate, then: Known) -> dict[str, Any]:
     learned = [ancestor(stay.model_id, source, then.as_of, stay.forecaster.config.train.folds)]
     # Every member has learned from all of the others' stays: no fold of these is left out.
     learned += [ancestor(stay.model_id, name, then.as_of, members=0) for name in stay.learn_with]
-    if stay.start is not None:
-        learned += stay.start.learned_from
-    afresh = list(stay.start.afresh) if stay.start else []
-    return {"learned_from": learned, "learn_with": list(stay.learn_with), "afresh": afresh}
+    earlier, afresh = (stay.start.learned_from, list(stay.start.afresh)) if stay.start else ([], [])
+    # Of trainings week after week the newest says all that matters.
+    seen = {(one["source"], one["members"]): one for one in reversed([*learned, *earlier])}
+    newest = sorted(seen.values(), key=[*learned, *earlier].index)
+    return {"learned_from": newest, "learn_with": list(stay.learn_with), "afresh": afresh}
 
 
 def _described(model_id: str) -> dict[str, Any]:

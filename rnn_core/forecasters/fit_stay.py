@@ -45,8 +45,7 @@ def fit_forecaster(
     Calibration and risk bands come from the out-of-fold forecasts. warm_from: what the networks start from. beforehand: gets
     what will be fitted; it may leave checkpoints of members in `checkpoint_dir`, from which the fit goes on.
     """
-    if warm_from is not None:
-        # Fine steps only: large ones forget what the start knows.
+    if warm_from is not None and warm_from.fine:
         config = replace(config, train=replace(config.train, learning_rate=config.train.learning_rate / 4))
     known = known.of_concepts(config.window.concepts)
     grid = make_served_grid(known, config.window, sampling)

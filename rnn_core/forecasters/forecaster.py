@@ -66,7 +66,9 @@ class Forecaster(Protocol):
 
 
 class Start(Protocol):
-    """What a fit starts from, see `start.WarmStart`."""
+    """What a fit starts from, and whether it learns in fine steps; see `start.WarmStart`."""
+
+    fine: bool
 
     def scaler(self, fitted: Scaler) -> Scaler:
         """The scaler to fit with, given the one `fitted` to the stays to learn from."""

@@ -27,9 +27,14 @@ _LEVEL_WINDOWS = 400
 
 @dataclass(frozen=True)
 class WarmStart:
-    """A fit starts from the networks of `model`, a forecaster of the same source or another one."""
+    """A fit starts from the networks of `model`, a forecaster of the same source or another one.
+
+    fine: learn in fine steps, as from a model of the same source, of which large steps would forget. One of another source has
+    more to learn than to keep.
+    """
 
     model: StayForecaster
+    fine: bool = False
 
     def scaler(self, fitted: Scaler) -> Scaler:
         """See `Start`: that of the model for all that it has seen."""

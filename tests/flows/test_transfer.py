@@ -177,6 +177,8 @@ def test_other_sources_are_learned_from_as_known_at_the_cut_off_or_refused_with_
     ):
         with pytest.raises(ForecastError, match=sentence):
             read([name], None, then=given)
+    with pytest.raises(ForecastError, match="Only recurrent networks learn from other sources"):
+        train.fn("clif", AT, forecaster="trees", learn_with=["mimic_iii"])
     # A training that names none goes on as the serving model was made, as far as it can.
     serving_with = {"metrics": {"learn_with": ["eicu", "mimic_iii"]}}
     assert list(read(None, serving_with)) == ["mimic_iii"] and "eicu is left out: No stay" in caplog.text
