@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from flows.jobs.fit_shards import after_epoch, checkpoints, fit_side_by_side
 from flows.jobs.start import Start, ancestor, find_start, learned_from
 from flows.runtime import clock
-from flows.runtime.databases import open_source, open_store
+from flows.runtime.databases import adapter_name, open_source, open_store
 from flows.runtime.flow import flow
 from flows.runtime.log import log
 from flows.runtime.naming import run_name
@@ -28,6 +28,7 @@ from rnn_core.contracts.errors import ArtifactError, ContractError, DataTooSmall
 from rnn_core.contracts.known import Known
 from rnn_core.series.finished_stays import FinishedStays
 from rnn_core.series.splits import split_stays
+from sql.intake.adapter import load_adapter
 from sql.published import canonical, registry, runs
 
 if TYPE_CHECKING:
@@ -268,7 +269,7 @@ def _read_other(store: Engine, source: str, name: str, then: Known, sampling: Sa
 
     if name == source:
         raise ForecastError(f"{source} is learned from anyway; --with names other sources.")
-    adapter, _ = open_source(name)
+    adapter = load_adapter(adapter_name(name))
     known = canonical.read_known(store, name, pd.Timestamp(then.as_of, tz="UTC").to_pydatetime())
     if not len(known.stays):
         raise ForecastError(
