@@ -14,11 +14,13 @@ from rnn_core.series.material import Material
 def write_material(folder: Path, material: Material) -> None:
     """Write what a fit of members reads of `material` into `folder`, which exists. The files hold patients' data.
 
-    Of `known` these are patient, intime and `as_of`. Raises OSError where the disk is full.
+    Of `known` these are patient, source, intime, `borrowed` and `as_of`. Raises OSError where the disk is full.
     """
     known = material.known
     arrays = {
         "patient_id": known.stays["patient_id"].to_numpy(str),
+        "source": known.stays["source"].to_numpy(str),
+        "borrowed": known.borrowed,
         "intime": known.intime,
         "as_of": np.asarray(known.as_of),
         "known_until": material.known_until,
@@ -38,7 +40,8 @@ def read_material(folder: Path) -> Material:
     def parts(name: str, kind: type) -> dict[str, np.ndarray]:
         return {field.name: np.asarray(read(f"{name}.{field.name}")) for field in fields(kind)}
 
-    stays = pd.DataFrame({"patient_id": read("patient_id").astype(object), "intime": np.array(read("intime"))})
+    stays = pd.DataFrame({name: read(name).astype(object) for name in ("patient_id", "source")})
+    stays = stays.assign(intime=np.array(read("intime")), borrowed=np.array(read("borrowed")))
     nothing = Observations(*(np.empty(0, kind) for kind in ("i4", "i2", "M8[us]", "M8[us]", "f8")))
     as_of = np.load(folder / "as_of.npy", allow_pickle=False)[()]
     return Material(
