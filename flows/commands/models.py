@@ -90,7 +90,7 @@ def recalibrate(model_id: ModelId, source: Source, as_of: AsOf = None, as_json: 
 @app.command()
 def rollback(
     source: Source,
-    name: Annotated[Literal["stay", "unit"], typer.Option(help="Which forecaster.")] = "stay",
+    name: Annotated[Literal["stay", "unit", "arrivals"], typer.Option(help="Which forecaster.")] = "stay",
     as_json: Json = False,
 ) -> None:
     """Bring back the model that served before.

@@ -188,10 +188,12 @@ def _stays(store: Engine, source: str) -> Iterator[Finding]:
 
 
 def _models(store: Engine, source: str, settings: Settings) -> Iterator[Finding]:
-    """The stay forecaster, and the unit forecaster if the source is large enough for one."""
+    """The stay forecaster, and those of units and arrivals where they serve."""
     from rnn_core.forecasters.artifact import check_artifact
 
-    for name, what in (("stay", f"model {source}"), ("unit", f"unit model {source}")):
+    for name, what in zip(
+        registry.NAMES, (f"model {source}", f"unit model {source}", f"arrival model {source}"), strict=True
+    ):
         serving = registry.serving_model(store, source, name)
         if serving is None:
             if name == "stay":

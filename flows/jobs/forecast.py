@@ -18,13 +18,14 @@ from flows.runtime.naming import run_name
 from flows.runtime.run_report import AGE, hours_old, report
 from flows.runtime.settings import load_settings
 from flows.runtime.steps import Recorded, alone, attempted, recorded, step
-from rnn_core.contracts.errors import ForecastError
+from rnn_core.contracts.errors import ArtifactError, ForecastError
 from sql.intake import quality
 from sql.intake.landing import read_watermark
 from sql.published import canonical, registry, results, runs, trials
 from sql.published.results import Publication
 
 if TYPE_CHECKING:
+    from rnn_core.contracts.census import RateFactors
     from rnn_core.forecasters.stay import StayForecaster
 
 # Seconds that one forecast run waits for another: the hourly run for the catch-up, and vice versa.
@@ -168,7 +169,25 @@ def forecast_census(
     units = canonical.read_units(store, source, as_of, newest=forecasts.newest, ingested_by=stays.ingested_by)
     timezone = load_settings().source(source).data_timezone
     scored, horizons = forecasts.forecasts.scored, horizons_at(clock.to_numpy(as_of), timezone)
-    return of_units(units, scored, timezone=timezone, sampling=forecaster.sampling, horizons=horizons)
+    factors = load_rate_factors(store, source, as_of)
+    return of_units(units, scored, timezone=timezone, sampling=forecaster.sampling, horizons=horizons, factors=factors)
+
+
+def load_rate_factors(store: Engine, source: str, as_of: datetime) -> "RateFactors | None":
+    """Of the recurrent model of arrivals that serves, if there is one. It is not used before the time up to which it was
+    judged, nor where its artifact is damaged: the census stands without it."""
+    from rnn_core.forecasters.arrivals import ArrivalForecaster
+
+    serving = registry.serving_model(store, source, "arrivals")
+    if serving is None or as_of < serving["data_cutoff"]:
+        return None
+    try:
+        loaded = ArrivalForecaster.load(load_settings().artifact_folder / serving["artifact"])
+    except ArtifactError as error:
+        log.warning("arrivals are forecast without their recurrent model: %s", error)
+        return None
+    log.info("%s corrects the arrivals", serving["model_id"])
+    return loaded.factors
 
 
 @step("check the forecasts")

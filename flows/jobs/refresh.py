@@ -74,10 +74,10 @@ def count_drifted(store: Engine, source: str) -> int | None:
 
 @step("check the serving models")
 def find_fault(store: Engine, source: str) -> str | None:
-    """Why an artifact that serves, of the stay or the unit forecaster, cannot be loaded; None if each can."""
+    """Why an artifact that serves, of a forecaster of stays, units or arrivals, cannot be loaded; None if each can."""
     from rnn_core.forecasters.artifact import check_artifact
 
-    serving = [found for name in ("stay", "unit") if (found := registry.serving_model(store, source, name))]
+    serving = [found for name in registry.NAMES if (found := registry.serving_model(store, source, name))]
     try:
         for model in serving:
             check_artifact(load_settings().artifact_folder / model["artifact"])

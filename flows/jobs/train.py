@@ -34,6 +34,7 @@ from sql.published import canonical, registry, runs
 if TYPE_CHECKING:
     from rnn_core.evaluation.gate import Verdict
     from rnn_core.evaluation.judged_fit import FitReport
+    from rnn_core.forecasters.arrivals import ArrivalForecaster
     from rnn_core.forecasters.stay import StayForecaster
     from rnn_core.forecasters.unit import UnitForecaster
 
@@ -66,7 +67,16 @@ class UnitCandidate:
     verdict: "Verdict"
 
 
-C = TypeVar("C", Candidate, UnitCandidate)
+@dataclass(frozen=True)
+class ArrivalCandidate:
+    """A fitted recurrent model of arrivals on its way to the registry."""
+
+    model_id: str
+    fitted: "ArrivalForecaster"
+    verdict: "Verdict"
+
+
+C = TypeVar("C", Candidate, UnitCandidate, ArrivalCandidate)
 
 
 @flow(name="train", flow_run_name=run_name)
@@ -84,7 +94,7 @@ def train(
     forecaster: Kind = "blend",
     serve: bool = True,
 ) -> dict:
-    """Train the stay forecaster and the unit forecaster of `source` on what was known at `as_of`; returns counts.
+    """Train the forecasters of stays, units and arrivals of `source` on what was known at `as_of`; returns counts.
 
     forecaster: the kind of stay forecaster, see `forecasters.forecaster.KINDS`.
     cell: of the networks; several, separated by commas: each member is the mean of as many networks.
@@ -117,11 +127,12 @@ def train(
         verdict = give_verdict(incumbent, serving, fitted, report, then, now)
         stay = Candidate(_model_id(run, "stay"), fitted, report, verdict, start, tuple(others))
         unit = fit_units(store, run, seed)
+        arrivals = fit_arrivals(store, run, seed)
         if not serve:
-            stay, unit = _kept_back(stay), unit and _kept_back(unit)
-        save(run, stay, unit, then, now)
-        register(store, run, stay, unit, then)
-        run.counts |= _summary(stay, unit)
+            stay, unit, arrivals = _kept_back(stay), unit and _kept_back(unit), arrivals and _kept_back(arrivals)
+        save(run, stay, unit, arrivals, then, now)
+        register(store, run, stay, unit, arrivals, then, serve)
+        run.counts |= _summary(stay, unit, arrivals)
         report_run(run, "train")
     return run.counts
 
@@ -380,21 +391,62 @@ def fit_units(store: Engine, run: Recorded, seed: int) -> "UnitCandidate | None"
     return UnitCandidate(_model_id(run, "unit"), fitted, judge_unit(fitted.report.to_json(), serving_mse))
 
 
+@step("fit the forecaster of arrivals")
+def fit_arrivals(store: Engine, run: Recorded, seed: int) -> "ArrivalCandidate | None":
+    """The recurrent model of arrivals; a source with too few of them goes without."""
+    from rnn_core.census.census import learn_from_arrivals
+    from rnn_core.contracts.config import ArrivalConfig
+    from rnn_core.evaluation.gate import Verdict
+    from rnn_core.forecasters.arrivals import fit_arrival_forecaster
+
+    units = canonical.read_units(store, run.source, run.as_of)
+    try:
+        lessons = learn_from_arrivals(units, timezone=load_settings().source(run.source).data_timezone, seed=seed)
+    except DataTooSmallError as error:
+        log.info("no recurrent model of arrivals: %s", error)
+        return None
+    config = ArrivalConfig(seed=seed)
+    fitted = fit_arrival_forecaster(lessons.learned, lessons.choosing, lessons.judged, config)
+    stage = "champion" if fitted.report.is_better else "candidate"
+    return ArrivalCandidate(_model_id(run, "arrivals"), fitted, Verdict(stage, fitted.report.sentence()))
+
+
 @step("save the artifacts")
-def save(run: Recorded, stay: Candidate, unit: UnitCandidate | None, then: Known, now: Known) -> None:
+def save(
+    run: Recorded,
+    stay: Candidate,
+    unit: UnitCandidate | None,
+    arrivals: ArrivalCandidate | None,
+    then: Known,
+    now: Known,
+) -> None:
     from rnn_core.forecasters.stay import save_stay_forecaster
     from rnn_core.forecasters.unit import save_unit_forecaster
 
     folder, times = load_settings().artifact_folder, {"data_cutoff": str(then.as_of), "as_of": str(now.as_of)}
     meta = {**times, "metrics": stay.report.to_json(), **_origin(run.source, stay, then)}
     save_stay_forecaster(folder, stay.model_id, stay.forecaster, meta)
+    later = times | {"data_cutoff": times["as_of"]}
     if unit is not None:
-        save_unit_forecaster(folder, unit.model_id, unit.fitted, times | {"data_cutoff": times["as_of"]})
+        save_unit_forecaster(folder, unit.model_id, unit.fitted, later)
+    if arrivals is not None:
+        arrivals.fitted.save(folder, arrivals.model_id, later)
 
 
 @step("register")
-def register(store: Engine, run: Recorded, stay: Candidate, unit: UnitCandidate | None, then: Known) -> None:
-    """The last step, in one transaction with the end of the run: a failed training leaves the models unchanged."""
+def register(
+    store: Engine,
+    run: Recorded,
+    stay: Candidate,
+    unit: UnitCandidate | None,
+    arrivals: ArrivalCandidate | None,
+    then: Known,
+    serve: bool,
+) -> None:
+    """The last step, in one transaction with the end of the run: a failed training leaves the models unchanged.
+
+    A recurrent model of arrivals serves only as long as the newest one, on the newest weeks, is better than the rates.
+    """
     rows = {
         stay.model_id: {
             "name": "stay",
@@ -408,18 +460,21 @@ def register(store: Engine, run: Recorded, stay: Candidate, unit: UnitCandidate 
         }
     }
     verdicts = {stay.model_id: stay.verdict}
-    if unit is not None:
-        rows[unit.model_id] = {
-            "name": "unit",
-            "config": unit.fitted.config.to_json(),
-            "metrics": unit.fitted.report.to_json(),
+    others = {name: found for name, found in (("unit", unit), ("arrivals", arrivals)) if found is not None}
+    for name, found in others.items():
+        rows[found.model_id] = {
+            "name": name,
+            "config": found.fitted.config.to_json(),
+            "metrics": found.fitted.report.to_json(),
             "data_cutoff": run.as_of,
         }
-        verdicts[unit.model_id] = unit.verdict
+        verdicts[found.model_id] = found.verdict
     with runs.finishing(store, run.run_id) as (connection, finished):
         for model_id, row in rows.items():
             registry.register(connection, row | _described(model_id) | {"model_id": model_id, "source": run.source})
             registry.assign_stage(connection, model_id, verdicts[model_id].stage, verdicts[model_id].reason)
+        if serve and not (arrivals and arrivals.verdict.stage == "champion"):
+            registry.retire_serving(connection, run.source, "arrivals", f"run {run.run_id} found nothing to correct")
         finished["model_id"] = stay.model_id
     shutil.rmtree(checkpoints(run.source), ignore_errors=True)
 
@@ -451,7 +506,7 @@ def _model_id(run: Recorded, name: str) -> str:
     return f"{run.source}-{name}-{run.as_of:%Y%m%dT%H}-{run.run_id}"
 
 
-def _summary(stay: Candidate, unit: UnitCandidate | None) -> dict[str, Any]:
+def _summary(stay: Candidate, unit: UnitCandidate | None, arrivals: ArrivalCandidate | None) -> dict[str, Any]:
     from rnn_core.statistics.metric import main_metrics
 
     report = stay.report
@@ -468,6 +523,9 @@ def _summary(stay: Candidate, unit: UnitCandidate | None) -> dict[str, Any]:
             if isfinite(estimate.value)
             else "not measurable on these stays"
         )
+    if arrivals is not None:
+        shown |= {"arrival model": arrivals.model_id, "arrival stage": arrivals.verdict.stage}
+        shown["arrivals"] = arrivals.fitted.report.sentence()
     if unit is None:
         return shown | {"unit model": "none, too few stays per unit"}
     return shown | {

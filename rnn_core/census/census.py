@@ -30,7 +30,7 @@ from rnn_core.contracts.census import (
     RateFactors,
 )
 from rnn_core.contracts.config import Sampling
-from rnn_core.contracts.errors import ContractError
+from rnn_core.contracts.errors import ContractError, DataTooSmallError
 from rnn_core.contracts.frames import ALIVE, DIED, HOUR, OUTCOMES
 from rnn_core.statistics.scored_stays import ScoredStays
 
@@ -102,9 +102,11 @@ def forecast_census(
 def learn_from_arrivals(known: KnownUnits, *, timezone: str = "UTC", seed: int = 0) -> ArrivalLessons:
     """What a recurrent model of arrivals learns from and is judged by, see `split_arrivals`; of stays without a unit, nothing.
 
-    Raises DataTooSmallError for too little.
+    Raises DataTooSmallError for too little, and where no unit has a forecast.
     """
     source = _Source.of(known, Sampling(), np.array(CENSUS_HORIZONS))
+    if all(reason is not None for reason in source.reasons[:-1]):
+        raise DataTooSmallError("No unit of the source has a census forecast, so its arrivals are not learned.")
     return split_arrivals(source.history().of(slice(-1)), source.usable_now[:-1], timezone, seed)
 
 

@@ -10,6 +10,8 @@ from rnn_core.contracts.errors import ContractError, ForecastError
 from sql.store.schema import model
 
 SERVING: tuple[str, ...] = ("champion", "provisional")
+# Forecasters of a source: of its stays, of the next lengths of stay per unit, and the recurrent one of arrivals.
+NAMES: tuple[str, ...] = ("stay", "unit", "arrivals")
 STAGES: tuple[str, ...] = ("candidate", "provisional", "challenger", "champion", "retired")
 
 # Begins the reason of a model that was trained to be looked at (`train --no-serve`), until somebody promotes it.
@@ -107,6 +109,16 @@ def assign_stage(connection: Connection, model_id: str, stage: str, reason: str)
             f"champion. Promote {model_id} or make it a challenger."
         )
     return _hand_over(connection, before, model_id, stage, reason, served_at=func.clock_timestamp())
+
+
+def retire_serving(connection: Connection, source: str, name: str, reason: str) -> str | None:
+    """Let nothing serve any more; returns the id of the model that did, None if none did."""
+    _lock(connection, source, name)
+    before = _serving(connection, source, name)
+    if before is None:
+        return None
+    _write_stage(connection, before["model_id"], "retired", reason)
+    return before["model_id"]
 
 
 def rollback(engine: Engine, source: str, name: str, reason: str = "rolled back") -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from builders_census import constant_arrival_forecaster
 from builders_sql import tuples
 from sqlalchemy import text
 from typer.testing import CliRunner
@@ -591,6 +592,22 @@ def test_forecasts_that_cannot_be_explained_or_counted_are_published_without_dri
     assert len(census_of(trained, AT)) == 0
     assert counts["board"] == str(hourly_board) and "published without a census" in hourly_board.read_text()
     assert len(read(trained, "select * from forecast.current_risk")) > 10
+
+
+def test_a_model_of_arrivals_corrects_the_census_from_its_cut_off_on_and_without_its_file_nothing(trained):
+    add_an_earlier_month(trained)
+    forecast.fn("clif", AT)
+    without = census_of(trained, AT)
+    folder = constant_arrival_forecaster(2.0).save(load_settings().artifact_folder, "clif-arrivals", {})
+    row = {"model_id": "clif-arrivals", "name": "arrivals", "source": "clif", "artifact": "clif-arrivals"}
+    with trained.begin() as connection:
+        registry.register(connection, row | {"data_cutoff": AT, "config": {}, "metrics": {}})
+    registry.set_stage(trained, "clif-arrivals", "champion", "test")
+    forecast.fn("clif", AT)
+    np.testing.assert_allclose(census_of(trained, AT)["expected_arrivals"], 2 * without["expected_arrivals"], rtol=1e-5)
+    assert forecast_module.load_rate_factors(trained, "clif", AT - timedelta(hours=1)) is None
+    (folder / "weights.npz").unlink()
+    assert forecast_module.load_rate_factors(trained, "clif", AT) is None
 
 
 def test_evaluate_pairs_outcomes_once_stays_have_ended_and_fills_the_scorecard(trained):

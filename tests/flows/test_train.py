@@ -4,12 +4,13 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from builders_census import constant_arrival_forecaster
 from sqlalchemy import text
 
 from flows.inspection.models import list_models, model_card
 from flows.jobs import train as train_module
 from flows.jobs.forecast import forecast
-from flows.jobs.train import train
+from flows.jobs.train import ArrivalCandidate, train
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.errors import ForecastError
 from rnn_core.evaluation.gate import Verdict
@@ -73,10 +74,21 @@ def test_the_cut_off_lies_before_the_stays_that_judge(trained):
 
 
 @pytest.mark.usefixtures("each_fit_once")
-def test_a_second_training_starts_from_the_serving_model_and_a_cold_one_says_it_did_not(trained):
+def test_a_second_training_starts_from_the_serving_model_and_a_cold_one_says_it_did_not(trained, monkeypatch):
     first = models(trained)[0]["model_id"]
-    train.fn("clif", AT, epochs=1, members=2, forecaster="recurrent")
+    # The demo is too short for a recurrent model of arrivals.
+    of_arrivals = ArrivalCandidate(
+        "clif-arrivals-1", constant_arrival_forecaster(2.0), Verdict("champion", "It is better.")
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(train_module, "fit_arrivals", lambda *_: of_arrivals)
+        counts = train.fn("clif", AT, epochs=1, members=2, forecaster="recurrent")
+    serving = registry.serving_model(trained, "clif", "arrivals")
+    assert (
+        serving["model_id"] == counts["arrival model"] == "clif-arrivals-1" and serving["metrics"]["gain"]["low"] == 0.1
+    )
     train.fn("clif", AT, epochs=1, members=2, forecaster="recurrent", warm=False)
+    assert registry.serving_model(trained, "clif", "arrivals") is None, "none is better any more"
     by_version = sorted(models(trained), key=lambda model: model["version"])
     assert [model["warm_from"] for model in by_version] == [None, first, None]
     assert sum(model["stage"] in ("champion", "provisional") for model in by_version) == 1
