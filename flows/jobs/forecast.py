@@ -167,10 +167,10 @@ def forecast_census(
 
     source, as_of = stays.source, stays.as_of
     units = canonical.read_units(store, source, as_of, newest=forecasts.newest, ingested_by=stays.ingested_by)
-    timezone = load_settings().source(source).data_timezone
-    scored, horizons = forecasts.forecasts.scored, horizons_at(clock.to_numpy(as_of), timezone)
+    calendar = clock.calendar(source)
+    scored, horizons = forecasts.forecasts.scored, horizons_at(clock.to_numpy(as_of), calendar.timezone)
     factors = load_rate_factors(store, source, as_of)
-    return of_units(units, scored, timezone=timezone, sampling=forecaster.sampling, horizons=horizons, factors=factors)
+    return of_units(units, scored, calendar=calendar, sampling=forecaster.sampling, horizons=horizons, factors=factors)
 
 
 def load_rate_factors(store: Engine, source: str, as_of: datetime) -> "RateFactors | None":

@@ -401,7 +401,7 @@ def fit_arrivals(store: Engine, run: Recorded, seed: int) -> "ArrivalCandidate |
 
     units = canonical.read_units(store, run.source, run.as_of)
     try:
-        lessons = learn_from_arrivals(units, timezone=load_settings().source(run.source).data_timezone, seed=seed)
+        lessons = learn_from_arrivals(units, calendar=clock.calendar(run.source), seed=seed)
     except DataTooSmallError as error:
         log.info("no recurrent model of arrivals: %s", error)
         return None

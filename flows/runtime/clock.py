@@ -1,11 +1,16 @@
 """The slot of a run: the hour it runs for, which is when it was first scheduled, not when it started."""
 
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flows.runtime.flow import flow_run_context
+from flows.runtime.settings import load_settings
 from rnn_core.contracts.errors import ForecastError
+
+if TYPE_CHECKING:
+    from rnn_core.contracts.census import Calendar
 
 
 def floor_hour(time: datetime) -> datetime:
@@ -59,6 +64,14 @@ def to_numpy(time: datetime) -> np.datetime64:
 def newest(times: np.ndarray) -> datetime | None:
     """The latest of some datetime64 times as a UTC time; None if there are none."""
     return times.max().astype("datetime64[us]").item().replace(tzinfo=UTC) if len(times) else None
+
+
+def calendar(source: str) -> "Calendar":
+    """What the arrivals of a source follow."""
+    from rnn_core.contracts.census import Calendar
+
+    settings = load_settings().source(source)
+    return Calendar(settings.data_timezone, settings.holidays)
 
 
 def scheduled_time() -> datetime | None:

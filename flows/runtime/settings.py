@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -38,6 +39,9 @@ class SourceSettings(BaseModel):
     )
     read_timeout_minutes: Annotated[float, Field(gt=0)] = 60.0
     timezone: str = Field("UTC", description="time zone in which the source's schedules are read")
+    holidays: frozenset[date] = Field(
+        frozenset(), description="dates on which as many patients come as on a Sunday, past ones too"
+    )
     schedules: dict[str, str] = Field(
         default_factory=dict, description="cron line per deployment, e.g. forecast_hourly; empty for none"
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from rnn_core.census.arrivals import Arrivals, History, fit_arrivals, hours_of_week
-from rnn_core.contracts.census import ARRIVAL_PART_HOURS, PARTS_AHEAD, PARTS_BEFORE, ArrivalWindows
+from rnn_core.contracts.census import ARRIVAL_PART_HOURS, PARTS_AHEAD, PARTS_BEFORE, ArrivalWindows, Calendar
 from rnn_core.contracts.errors import DataTooSmallError
 from rnn_core.contracts.frames import HOUR
 
@@ -32,7 +32,7 @@ class ArrivalLessons:
     judged: ArrivalWindows
 
 
-def split_arrivals(history: History, beds: np.ndarray, timezone: str, seed: int = 0) -> ArrivalLessons:
+def split_arrivals(history: History, beds: np.ndarray, calendar: Calendar, seed: int = 0) -> ArrivalLessons:
     """Windows of a history at hours drawn at random, those to judge by at every eighth hour.
 
     beds: see `fit_arrivals`. Raises DataTooSmallError for less than `MIN_DAYS` or `MIN_BEGINS`.
@@ -57,32 +57,32 @@ def split_arrivals(history: History, beds: np.ndarray, timezone: str, seed: int 
         draw(choosing, judged, _CHOOSING_ROWS),
         np.arange(judged, hours - _AHEAD + 1, _JUDGED_EVERY),
     )
-    return ArrivalLessons(*(past_windows(history, beds, timezone, slots) for slots in parts))
+    return ArrivalLessons(*(past_windows(history, beds, calendar, slots) for slots in parts))
 
 
-def past_windows(history: History, beds: np.ndarray, timezone: str, slots: np.ndarray) -> ArrivalWindows:
+def past_windows(history: History, beds: np.ndarray, calendar: Calendar, slots: np.ndarray) -> ArrivalWindows:
     """Windows at `slots`, rising hours of a history, a row per unit and slot; all were known a week before its end.
 
     What was expected at each follows from what came before it alone. Rhythm and half-life are found every 28 days, the level
     every day, counted back from the end of the history.
     """
-    hours, week = history.counts.shape[1], history.hours_of_week(timezone)
+    hours, week = history.counts.shape[1], history.hours_of_week(calendar)
     came, parts = _summed(history.counts), []
     block = slots // (_REFIT_DAYS * 24)
     for number in np.unique(block):
         chosen, start = slots[block == number], number * _REFIT_DAYS * 24
-        then = fit_arrivals(history.until(start), beds, timezone)
-        level = then.followed(history.until(min(start + _REFIT_DAYS * 24, hours) // 24 * 24), timezone)
+        then = fit_arrivals(history.until(start), beds, calendar)
+        level = then.followed(history.until(min(start + _REFIT_DAYS * 24, hours) // 24 * 24), calendar)
         expected = _summed(history.open * then.rhythm[:, week])
         day = (history.start + chosen * HOUR).astype("datetime64[D]").astype(np.int64)
         parts.append(_windows(came, expected, level[:, chosen // 24], chosen, day))
     return _concatenate(parts)
 
 
-def windows_now(history: History, arrivals: Arrivals, timezone: str) -> ArrivalWindows:
+def windows_now(history: History, arrivals: Arrivals, calendar: Calendar) -> ArrivalWindows:
     """Windows at the end of a history, a row per unit; what comes next is not known."""
     hours = history.counts.shape[1]
-    week = hours_of_week(history.start, hours + _AHEAD, timezone)
+    week = hours_of_week(history.start, hours + _AHEAD, calendar)
     # Before a short history nobody was expected and nobody came; ahead everything is open.
     missing = max(_BEFORE - hours, 0)
     is_open = np.pad(history.open, ((0, 0), (0, _AHEAD)), constant_values=1.0)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import gammaln
 
+from rnn_core.contracts.census import Calendar
 from rnn_core.contracts.frames import HOUR
 
 # Half-lives of the level, in days; the last is as good as none.
@@ -54,14 +55,14 @@ class Arrivals:
     blocked: np.ndarray
     prior: "Prior"
 
-    def rates(self, as_of: np.datetime64, hours: int, timezone: str) -> np.ndarray:
+    def rates(self, as_of: np.datetime64, hours: int, calendar: Calendar) -> np.ndarray:
         """Expected begins in each of the `hours` after `as_of`, float64 [units, hours]."""
-        return self.level[:, None] * self.rhythm[:, hours_of_week(as_of, hours, timezone)]
+        return self.level[:, None] * self.rhythm[:, hours_of_week(as_of, hours, calendar)]
 
-    def followed(self, history: "History", timezone: str) -> np.ndarray:
+    def followed(self, history: "History", calendar: Calendar) -> np.ndarray:
         """The level known before each day of a history and after the last, float64 [units, days + 1], with this rhythm and
         half-life."""
-        exposure = history.open * self.rhythm[:, history.hours_of_week(timezone)]
+        exposure = history.open * self.rhythm[:, history.hours_of_week(calendar)]
         shape, rate = _levels(_by_day(history.counts), _by_day(exposure), self.prior)
         unit = np.arange(len(self.level))
         chosen = np.searchsorted(HALF_LIVES, self.half_life_days)
@@ -79,11 +80,10 @@ class Arrivals:
         return 1 / np.maximum(variance, 1e-12)
 
 
-def hours_of_week(start: np.datetime64, hours: int, timezone: str) -> np.ndarray:
+def hours_of_week(start: np.datetime64, hours: int, calendar: Calendar) -> np.ndarray:
     """Hour of the local week, 0 is Monday 00:00, of each of the `hours` from `start` on, int64 [hours]."""
-    first = pd.Timestamp(start).tz_localize("UTC")
-    local = pd.date_range(first, periods=hours, freq="h").tz_convert(timezone)
-    return (local.dayofweek * 24 + local.hour).to_numpy(np.int64)
+    local = calendar.local(start + np.arange(hours) * HOUR)
+    return calendar.weekday(local) * 24 + local.hour.to_numpy(np.int64)
 
 
 def hour_of_day(times: np.ndarray, timezone: str) -> np.ndarray:
@@ -138,9 +138,9 @@ class History:
             most=self.most[units],
         )
 
-    def hours_of_week(self, timezone: str) -> np.ndarray:
+    def hours_of_week(self, calendar: Calendar) -> np.ndarray:
         """Of each hour, see `hours_of_week`, [hours]."""
-        return hours_of_week(self.start, self.counts.shape[1], timezone)
+        return hours_of_week(self.start, self.counts.shape[1], calendar)
 
 
 def make_history(
@@ -227,7 +227,7 @@ def _is_blocked(found: np.ndarray, full: np.ndarray) -> bool:
     return bool(usual >= 3 and (~found).sum() < _BLOCKED * usual)
 
 
-def fit_arrivals(history: History, beds: np.ndarray, timezone: str) -> Arrivals:
+def fit_arrivals(history: History, beds: np.ndarray, calendar: Calendar) -> Arrivals:
     """Rhythm, level and scatter of each unit; what one unit says too little about is taken from all.
 
     beds: float64 [units], NaN where not known: the greatest census stands for them. A unit of so many beds is expected to
@@ -239,7 +239,7 @@ def fit_arrivals(history: History, beds: np.ndarray, timezone: str) -> Arrivals:
     Scatter: likewise, 0 (Poisson) unless another was clearly more likely.
     """
     n_units = len(history.counts)
-    week = history.hours_of_week(timezone)
+    week = history.hours_of_week(calendar)
     rhythm = _fit_rhythm(_by_hour_of_week(history.counts, week), _by_hour_of_week(history.open, week))
     counts, exposure = _by_day(history.counts), _by_day(history.open * rhythm[:, week])
     days = counts.shape[1]

@@ -26,6 +26,7 @@ from rnn_core.contracts.census import (
     CENSUS_HORIZONS,
     CENSUS_QUANTILES,
     HOSPITAL,
+    Calendar,
     KnownUnits,
     RateFactors,
 )
@@ -46,13 +47,14 @@ _KEPT_TAIL = 1e-9
 _FACTORS = 4
 # Stays without a unit are in the hospital, in no unit that is published.
 _NO_UNIT = ""
+_ANY_DAY = Calendar()
 
 
 def forecast_census(
     known: KnownUnits,
     scored: ScoredStays,
     *,
-    timezone: str = "UTC",
+    calendar: Calendar = _ANY_DAY,
     sampling: Sampling | None = None,
     horizons: Sequence[int] = CENSUS_HORIZONS,
     factors: RateFactors | None = None,
@@ -82,15 +84,15 @@ def forecast_census(
     The hospital (`*`) is the convolution of its units and of stays without a unit. It abstains if a unit does that has anyone
     in or had a begin within 28 days; its beds are known if those of all units are.
 
-    timezone: of the clock that arrivals and leaving follow. sampling: how stays entered the source (delayed entry).
+    calendar: which arrivals and leaving follow. sampling: how stays entered the source (delayed entry).
     horizons: hours ahead, rising, at most the longest of `CENSUS_HORIZONS`. factors: of a model that corrects the rates of
     arrivals. Raises ContractError for a unit named `*` or the empty text.
     """
     if not len(known.stays) and not len(known.beds):
         return pd.DataFrame(columns=list(CENSUS_COLUMNS))
     source = _Source.of(known, sampling or Sampling(), np.array(horizons))
-    fresh = source.fit_fresh(timezone)
-    parts = _forecast(source, source.present(scored, fresh, timezone), fresh, timezone, factors)
+    fresh = source.fit_fresh(calendar)
+    parts = _forecast(source, source.present(scored, fresh, calendar), fresh, calendar, factors)
     units = np.arange(len(source.names) - 1)
     of_units = _frame(source.names[:-1], parts.of(units), source.held(units), source.reasons[:-1], source.horizons)
     frame = pd.concat([of_units, _hospital(parts, source)], ignore_index=True)
@@ -99,7 +101,7 @@ def forecast_census(
     return frame
 
 
-def learn_from_arrivals(known: KnownUnits, *, timezone: str = "UTC", seed: int = 0) -> ArrivalLessons:
+def learn_from_arrivals(known: KnownUnits, *, calendar: Calendar = _ANY_DAY, seed: int = 0) -> ArrivalLessons:
     """What a recurrent model of arrivals learns from and is judged by, see `split_arrivals`; of stays without a unit, nothing.
 
     Raises DataTooSmallError for too little, and where no unit has a forecast.
@@ -107,7 +109,7 @@ def learn_from_arrivals(known: KnownUnits, *, timezone: str = "UTC", seed: int =
     source = _Source.of(known, Sampling(), np.array(CENSUS_HORIZONS))
     if all(reason is not None for reason in source.reasons[:-1]):
         raise DataTooSmallError("No unit of the source has a census forecast, so its arrivals are not learned.")
-    return split_arrivals(source.history().of(slice(-1)), source.usable_now[:-1], timezone, seed)
+    return split_arrivals(source.history().of(slice(-1)), source.usable_now[:-1], calendar, seed)
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ class _Source:
             Plans.of(known.plans, pd.Index(names), stays, known.as_of),
         )
 
-    def fit_fresh(self, timezone: str) -> FreshStays:
+    def fit_fresh(self, calendar: Calendar) -> FreshStays:
         """From stays that began within the history: those that began before are read only if they lasted until then."""
         stays = self.known.stays
         since = self.known.as_of - np.timedelta64(CENSUS_HISTORY_DAYS * 24, "h")
@@ -194,10 +196,10 @@ class _Source:
         alive, died = (stays["outcome"].eq(outcome).fillna(False).to_numpy(bool) for outcome in OUTCOMES)
         causes = np.select([self.is_open, alive, died], [NOT_ENDED, ALIVE, DIED], NOT_KNOWN)[usable]
         entry = np.full(len(lasted), self.sampling.delayed_entry_hours)
-        clock = hour_of_day(self.begins[usable], timezone)
+        clock = hour_of_day(self.begins[usable], calendar.timezone)
         return fit_fresh_stays(self.unit[usable], lasted, causes, len(self.names), entry, clock)
 
-    def present(self, scored: ScoredStays, fresh: FreshStays, timezone: str) -> "_Present":
+    def present(self, scored: ScoredStays, fresh: FreshStays, calendar: Calendar) -> "_Present":
         """Of open stays, their probabilities of staying and dying."""
         rows = np.flatnonzero(self.is_open)
         unit, hours = self.unit[rows], self.horizons
@@ -209,7 +211,7 @@ class _Source:
         for column, h in enumerate(hours):
             stays[has_own, column] = forecast.survival(h)
             dies[has_own, column] = forecast.cumulative_incidence(h, DIED)
-        elapsed, clock = (self.known.as_of - self.begins[rows]) / HOUR, _clock(self.known.as_of, timezone)
+        elapsed, clock = (self.known.as_of - self.begins[rows]) / HOUR, _clock(self.known.as_of, calendar)
         curves = fresh.ahead(unit[~has_own], elapsed[~has_own], clock)
         stays[~has_own], dies[~has_own] = (curve[:, hours] for curve in curves)
         stays, dies = self.plans.leaving(stays, dies, rows, hours)
@@ -244,9 +246,9 @@ def _versions(beds: pd.DataFrame, names: pd.Index) -> list[tuple[np.ndarray, np.
     return list(zip(np.split(times[order], bounds), np.split(numbers[order], bounds), strict=True))
 
 
-def _clock(as_of: np.datetime64, timezone: str) -> int:
+def _clock(as_of: np.datetime64, calendar: Calendar) -> int:
     """Hour of the local day of a slot; where the zone's clock is off by half an hour, that in which it is."""
-    return int(hour_of_day(np.array([as_of]), timezone)[0])
+    return int(hour_of_day(np.array([as_of]), calendar.timezone)[0])
 
 
 def _usable(beds: np.ndarray) -> np.ndarray:
@@ -310,18 +312,18 @@ class _Parts:
 
 
 def _forecast(
-    source: _Source, present: _Present, fresh: FreshStays, timezone: str, factors: RateFactors | None
+    source: _Source, present: _Present, fresh: FreshStays, calendar: Calendar, factors: RateFactors | None
 ) -> _Parts:
     n_units, horizons = len(source.names), source.horizons
     history = source.history()
-    arrivals = fit_arrivals(history, source.usable_now, timezone)
+    arrivals = fit_arrivals(history, source.usable_now, calendar)
     plans = source.plans
-    rates = arrivals.rates(source.known.as_of, max(CENSUS_HORIZONS), timezone) * ~source.closed[:, None]
+    rates = arrivals.rates(source.known.as_of, max(CENSUS_HORIZONS), calendar) * ~source.closed[:, None]
     if factors is not None:
-        rates *= hourly(factors(windows_now(history, arrivals, timezone)), rates.shape[1])
+        rates *= hourly(factors(windows_now(history, arrivals, calendar)), rates.shape[1])
     # In place, so that a share of 0 leaves every bit of the sums as it was.
-    rates *= 1 - plans.share(source.unit, source.begins, n_units, timezone)
-    clock = _clock(source.known.as_of, timezone)
+    rates *= 1 - plans.share(source.unit, source.begins, n_units, calendar)
+    clock = _clock(source.known.as_of, calendar)
     come, still_in = np.zeros((2, n_units, len(horizons)))
     for column, h in enumerate(horizons):
         come[:, column] = rates[:, :h].sum(axis=1)

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 import pandas as pd
 
-from rnn_core.contracts.census import CENSUS_HISTORY_DAYS, CENSUS_HORIZONS
+from rnn_core.contracts.census import CENSUS_HISTORY_DAYS, CENSUS_HORIZONS, Calendar
 from rnn_core.contracts.frames import HOUR
 
 # So long after its time a plan counts as due now; then no more.
@@ -115,7 +115,7 @@ class Plans:
             dies[at] *= 1 - p
         return stays, dies
 
-    def share(self, unit: np.ndarray, begins: np.ndarray, n_units: int, timezone: str) -> np.ndarray:
+    def share(self, unit: np.ndarray, begins: np.ndarray, n_units: int, calendar: Calendar) -> np.ndarray:
         """Of those who come in each of the hours ahead, the part that is planned by now, float64 [units, hours].
 
         For each lead, part of the day and unit: what the plans that held so long before let expect, over the begins that
@@ -131,13 +131,13 @@ class Plans:
         first = max(first, self.as_of - np.timedelta64(CENSUS_HISTORY_DAYS, "D"))
         came = (begins >= first) & (begins < self.as_of)
         past = self.comes & (self.expected >= first) & (self.expected < self.as_of)
-        of_begins = unit[came] * _PARTS + _part_of_day(begins[came], timezone)
+        of_begins = unit[came] * _PARTS + _part_of_day(begins[came], calendar)
         n_came = np.bincount(of_begins, self._weight(begins[came]), n_units * _PARTS).reshape(n_units, _PARTS)
 
         expected, weight = self.expected[past], self.probability[past] * self._weight(self.expected[past])
         longest = (expected - self.since[past]) / HOUR
         shortest = np.maximum((expected - np.minimum(self.until[past], self.as_of)) / HOUR, -OVERDUE_HOURS)
-        cell = self.unit[past] * _PARTS + _part_of_day(expected, timezone)
+        cell = self.unit[past] * _PARTS + _part_of_day(expected, calendar)
         planned = np.zeros((len(_LEADS) - 1, n_units, _PARTS))
         for lead, (lower, upper) in enumerate(pairwise(_LEADS)):
             # One that is overdue counts among the next few hours.
@@ -149,7 +149,7 @@ class Plans:
         expected_planned = by_part @ n_came.T
         of_unit = planned.sum(axis=2) / np.where(expected_planned > 0, expected_planned, np.inf)
         ahead = self.as_of + np.arange(len(_OF_HOUR)) * HOUR
-        shares = of_unit.T[:, _OF_HOUR] * by_part[_OF_HOUR, _part_of_day(ahead, timezone)]
+        shares = of_unit.T[:, _OF_HOUR] * by_part[_OF_HOUR, _part_of_day(ahead, calendar)]
         return np.clip(shares, 0.0, 1.0)
 
     def _weight(self, times: np.ndarray) -> np.ndarray:
@@ -185,7 +185,7 @@ def _end_with_begins(
                 until[same] = np.minimum(until[same], begin)
 
 
-def _part_of_day(times: np.ndarray, timezone: str) -> np.ndarray:
+def _part_of_day(times: np.ndarray, calendar: Calendar) -> np.ndarray:
     """Number of the part of a working day or of a day of the weekend, 0 to 11, int64 [times]."""
-    local = pd.DatetimeIndex(times.astype("datetime64[us]"), tz="UTC").tz_convert(timezone)
-    return ((local.dayofweek >= 5) * (_PARTS // 2) + local.hour // (48 // _PARTS)).to_numpy(np.int64)
+    local = calendar.local(times)
+    return (calendar.weekday(local) >= 5) * (_PARTS // 2) + local.hour.to_numpy(np.int64) // (48 // _PARTS)

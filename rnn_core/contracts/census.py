@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import date
 
 import numpy as np
 import pandas as pd
@@ -52,6 +53,32 @@ PLAN_COLUMNS: tuple[str, ...] = (
     "status",
     "stay_id",
 )
+
+
+@dataclass(frozen=True)
+class Calendar:
+    """The clock of a hospital, and the days on which as many come as on a Sunday.
+
+    holidays: dates on that clock, past ones too: without them a past holiday is an ordinary day on which few came.
+    """
+
+    timezone: str = "UTC"
+    holidays: frozenset[date] = frozenset()
+
+    def local(self, times: np.ndarray) -> pd.DatetimeIndex:
+        """Times in UTC, datetime64 [times], on the hospital's clock."""
+        return pd.DatetimeIndex(times.astype("datetime64[us]"), tz="UTC").tz_convert(self.timezone)
+
+    def weekday(self, local: pd.DatetimeIndex) -> np.ndarray:
+        """0 is Monday, 6 is Sunday or a holiday, int64 [times].
+
+        >>> christmas = Calendar(holidays=frozenset({date(2026, 12, 25)}))
+        >>> christmas.weekday(christmas.local(np.array(["2026-12-24T12", "2026-12-25T12"], "datetime64[us]"))).tolist()
+        [3, 6]
+        """
+        days = local.tz_localize(None).normalize()
+        is_holiday = days.isin(pd.DatetimeIndex(sorted(self.holidays), dtype=days.dtype))
+        return np.where(is_holiday, 6, local.dayofweek)
 
 
 def horizons_at(as_of: np.datetime64, timezone: str) -> tuple[int, ...]:

@@ -32,7 +32,7 @@ from flows.pages.trial import report_trial
 from flows.runtime import clock
 from flows.runtime.settings import load_settings
 from rnn_core.census.census import forecast_census
-from rnn_core.contracts.census import CENSUS_HORIZONS, no_plans
+from rnn_core.contracts.census import CENSUS_HORIZONS, Calendar, no_plans
 from rnn_core.contracts.config import UnitConfig
 from rnn_core.contracts.errors import ArtifactError, ForecastError, QualityError, SourceError
 from rnn_core.evaluation.holdout import Comparison
@@ -207,7 +207,7 @@ def check_that_units_agree_with_their_stays(engine, at: datetime) -> None:
         read(engine, "select * from forecast.stay_forecast where prediction_time = :at", at=at), on="stay_id"
     )
     source = _Source.of(known, Sampling(), np.array(CENSUS_HORIZONS))
-    fresh = source.fit_fresh("UTC")
+    fresh = source.fit_fresh(Calendar())
     scored = census[(census["horizon_hours"] == 24) & (census["status"] == "scored")].set_index("unit")
     assert len(scored) > 3 and stays["status"].nunique() == 2
     for unit, row in scored.drop(index="*", errors="ignore").iterrows():

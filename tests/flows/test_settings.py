@@ -1,10 +1,14 @@
 """A home of its own for a part of a process: no setting of the installation applies in it, all apply again after it."""
 
 import os
+from datetime import date
 
 import pytest
 
+from flows.runtime import clock
 from flows.runtime.settings import Settings, export_settings, load_settings, own_home
+from rnn_core.contracts.census import Calendar
+from rnn_core.contracts.errors import ForecastError
 
 
 @pytest.fixture
@@ -57,3 +61,15 @@ def test_a_home_that_cannot_be_used_leaves_the_settings_as_they_were(installatio
     with pytest.raises(PermissionError), own_home(tmp_path / "own"):
         pytest.fail("the block ran")
     assert dict(os.environ) == environment and load_settings() == installation_settings
+
+
+def test_the_calendar_of_a_source_has_its_time_zone_and_holidays(installation_settings, monkeypatch):
+    monkeypatch.setenv("ICU_SOURCES__WARD__DATA_TIMEZONE", "Europe/Zurich")
+    monkeypatch.setenv("ICU_SOURCES__WARD__HOLIDAYS", '["2026-12-25", "2026-08-01"]')
+    load_settings.cache_clear()
+    expected = Calendar("Europe/Zurich", frozenset({date(2026, 12, 25), date(2026, 8, 1)}))
+    assert clock.calendar("ward") == expected
+    monkeypatch.setenv("ICU_SOURCES__WARD__HOLIDAYS", '["Christmas"]')
+    load_settings.cache_clear()
+    with pytest.raises(ForecastError, match="HOLIDAYS"):
+        load_settings()

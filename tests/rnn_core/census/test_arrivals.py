@@ -1,16 +1,20 @@
 """Arrivals in worlds whose rate is known: rhythm, level and its changes, scatter, full units, gaps, small units."""
 
+from datetime import timedelta
+
 import numpy as np
 import pytest
 from builders_census import HOUR_OF_DAY, START, WEEKDAY, World, at
 
 from rnn_core.census.arrivals import find_gaps, fit_arrivals, hours_of_week, make_history
+from rnn_core.contracts.census import Calendar
 
+ANY_DAY = Calendar()
 NO_BEDS = np.empty(0, "datetime64[us]"), np.empty(0)
 SINCE = np.array(["1000-01-01"], "datetime64[us]")
 
 
-def fitted(world: World, days: int, *, usable=None, gaps=None, keep=None, timezone="UTC"):
+def fitted(world: World, days: int, *, usable=None, gaps=None, keep=None, calendar=ANY_DAY):
     """What is learned from the first days of a world."""
     chosen = (world.begin < days * 24) & (True if keep is None else keep)
     begin, end = (START + (x[chosen] * 3.6e9).astype("timedelta64[us]") for x in (world.begin, world.end))
@@ -18,7 +22,7 @@ def fitted(world: World, days: int, *, usable=None, gaps=None, keep=None, timezo
     beds = [NO_BEDS] * world.n_units if usable is None else [(SINCE, np.array([n], float)) for n in usable]
     gaps = np.empty((0, 2), "datetime64[us]") if gaps is None else gaps
     history = make_history(world.unit[chosen], begin, end, beds, gaps, at(days * 24), days)
-    return fit_arrivals(history, np.array([np.nan] * world.n_units if usable is None else usable, float), timezone)
+    return fit_arrivals(history, np.array([np.nan] * world.n_units if usable is None else usable, float), calendar)
 
 
 def test_hour_of_day_weekday_and_level_are_found():
@@ -28,19 +32,41 @@ def test_hour_of_day_weekday_and_level_are_found():
         np.testing.assert_allclose(rhythm[unit].mean(axis=0), HOUR_OF_DAY, atol=0.25)
         np.testing.assert_allclose(rhythm[unit].mean(axis=1), WEEKDAY, atol=0.15)
     np.testing.assert_allclose(found.level, [0.3, 0.5], rtol=0.1)
-    day = found.rates(at(300 * 24), 24, "UTC")
+    day = found.rates(at(300 * 24), 24, ANY_DAY)
     np.testing.assert_allclose(day.sum(axis=1), found.level * rhythm[:, 300 % 7].sum(axis=1))
 
 
 def test_the_clock_is_the_hospitals_through_summer_time_and_winter_time():
     monday = np.datetime64("2026-03-23T00:00", "us")
-    assert hours_of_week(monday, 2, "Europe/Zurich").tolist() == [1, 2]
-    assert hours_of_week(monday + np.timedelta64(7, "D"), 2, "Europe/Zurich").tolist() == [2, 3]
+    assert hours_of_week(monday, 2, Calendar("Europe/Zurich")).tolist() == [1, 2]
+    assert hours_of_week(monday + np.timedelta64(7, "D"), 2, Calendar("Europe/Zurich")).tolist() == [2, 3]
     world = World(np.random.default_rng(0), [1.0], 60)
     peak = [
-        np.argmax(fitted(world, 60, timezone=zone).rhythm.reshape(7, 24).sum(axis=0)) for zone in ("UTC", "Etc/GMT-6")
+        np.argmax(fitted(world, 60, calendar=Calendar(zone)).rhythm.reshape(7, 24).sum(axis=0))
+        for zone in ("UTC", "Etc/GMT-6")
     ]
     assert (peak[1] - peak[0]) % 24 == 6
+
+
+def test_as_many_come_on_a_holiday_as_on_a_sunday_and_past_holidays_make_no_weekday_quiet():
+    """Every fourth Wednesday is a holiday, on which a tenth of the usual patients come, as on Sundays."""
+    days = np.arange(301)
+    first = START.astype("datetime64[D]").item()
+    weekday = (first.weekday() + days) % 7
+    holiday = (weekday == 2) & (days // 7 % 4 == 0)
+    rate = np.repeat(np.where(holiday | (weekday == 6), 0.05, 0.5) / WEEKDAY[weekday], 24)
+    world = World(np.random.default_rng(6), [rate], 301)
+    known = Calendar(holidays=frozenset(first + timedelta(days=int(day)) for day in days[holiday]))
+    ahead = np.flatnonzero(holiday[:294])[-1]  # the last one: forecast from the midnight before
+    with_dates, without = (
+        fitted(world, int(ahead), calendar=calendar)
+        .rates(at(ahead * 24), 8 * 24, calendar)[0]
+        .reshape(8, 24)
+        .sum(axis=1)
+        for calendar in (known, ANY_DAY)
+    )
+    assert with_dates[0] == pytest.approx(1.2, abs=0.6) and without[0] > 6
+    assert with_dates[7] == pytest.approx(12, rel=0.15) and without[7] < with_dates[7]
 
 
 def test_a_month_after_a_change_of_level_the_new_one_is_forecast():
@@ -110,5 +136,5 @@ def test_a_unit_that_opened_late_is_not_judged_by_the_time_before():
 def test_without_a_begin_nobody_is_expected():
     none = np.empty(0, "datetime64[us]")
     history = make_history(np.empty(0, int), none, none, [NO_BEDS], np.empty((0, 2), "datetime64[us]"), at(240), 10)
-    assert fit_arrivals(history, np.array([np.nan]), "UTC").level[0] == pytest.approx(0, abs=1e-6)
+    assert fit_arrivals(history, np.array([np.nan]), ANY_DAY).level[0] == pytest.approx(0, abs=1e-6)
     assert len(find_gaps(none, none, at(240))) == 0
