@@ -115,6 +115,10 @@ def _import_lazily(name: str) -> None:
         spec.loader = LazyLoader(spec.loader)
         module = sys.modules[name] = module_from_spec(spec)
         spec.loader.exec_module(module)
+        package, _, own = name.rpartition(".")
+        if package:
+            # Without it `from package import own` looks into the module, which loads it.
+            setattr(sys.modules[package], own, module)
 
 
 def _outcome(suite: str, check: Check, result: Any) -> CheckOutcome:
