@@ -20,6 +20,7 @@ from sql.intake.relations import BEDS, OBSERVATION, PLANNED, RELATIONS, STAY, Re
 from sql.intake.retention import purged_until
 from sql.store.copy import copy_arrow
 from sql.store.schema import observation
+from sql.store.snapshot import begin_commit_of_ingest
 
 OVERLAP = timedelta(hours=48)
 _BETWEEN = "\x1f"
@@ -391,6 +392,7 @@ def _finish(connection: Connection, batch: Batch, added: dict[str, int]) -> Batc
         ).scalar()
         for relation in batch.relations
     }
+    begin_commit_of_ingest(connection, batch.source)
     watermark = connection.execute(
         text(_MOVE_WATERMARKS),
         newest

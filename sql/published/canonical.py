@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from psycopg.sql import Literal
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from rnn_core.contracts.census import CENSUS_HISTORY_DAYS, PLAN_COLUMNS, KnownUnits
 from rnn_core.contracts.concepts import NAMES
@@ -16,6 +16,7 @@ from rnn_core.contracts.config import WindowConfig
 from rnn_core.contracts.frames import STAY_COLUMNS, Observations, check_stays
 from rnn_core.contracts.known import Known
 from sql.store.engine import connect_arrow
+from sql.store.snapshot import one_snapshot, share_snapshot
 
 
 class Shard(NamedTuple):
@@ -43,20 +44,33 @@ def read_known(
     ingested_by: datetime | None = None,
     part: Shard | Sequence[str] | None = None,
 ) -> Known:
-    """Stays of `source` and their observations as they were known at `as_of`; see `read_stays`.
+    """Stays of `source` and their observations as they were known at `as_of`, of one state of the tables; see `read_stays`.
 
     since: without stays that had ended by then. Times carry their zone.
     """
-    stays = read_stays(engine, source, as_of, only_open=only_open, ingested_by=ingested_by, part=part)
-    if since is not None:
-        gone = stays["outtime"] <= pd.Timestamp(since.astimezone(UTC)).tz_localize(None)
-        stays = stays[~gone].reset_index(drop=True)
-    observations = read_observations(engine, source, stays, as_of, ingested_by=ingested_by)
+    with one_snapshot(engine) as connection:
+        stays = _read_stays(connection, source, as_of, only_open=only_open, ingested_by=ingested_by, part=part)
+        if since is not None:
+            gone = stays["outtime"] <= pd.Timestamp(since.astimezone(UTC)).tz_localize(None)
+            stays = stays[~gone].reset_index(drop=True)
+        observations = read_observations(engine, source, stays, as_of, ingested_by=ingested_by, seen_by=connection)
     return Known(stays, observations, np.datetime64(as_of.astimezone(UTC).replace(tzinfo=None), "us"))
 
 
-def read_stays(
-    engine: Engine,
+def read_stays(engine: Engine, source: str, as_of: datetime, **chosen: Any) -> pd.DataFrame:
+    """Stays as known at `as_of`, one row each, ordered by (intime, stay_id), with the columns of STAY_COLUMNS and `sound`.
+
+    sound: False if the stay audit finds, by what was known at `as_of`, times of the stay that contradict each other.
+    only_sound: without those. only_open: stays whose end was not known then; the audit concerns ends, so it is skipped and
+    the frame has no column `sound`, unless only_sound is set.
+    ingested_by: what the tables held then, to reproduce a past run. part: the stays of a shard or those with these ids.
+    """
+    with engine.connect() as connection:
+        return _read_stays(connection, source, as_of, **chosen)
+
+
+def _read_stays(
+    connection: Connection,
     source: str,
     as_of: datetime,
     *,
@@ -65,13 +79,6 @@ def read_stays(
     ingested_by: datetime | None = None,
     part: Shard | Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Stays as known at `as_of`, one row each, ordered by (intime, stay_id), with the columns of STAY_COLUMNS and `sound`.
-
-    sound: False if the stay audit finds, by what was known at `as_of`, times of the stay that contradict each other.
-    only_sound: without those. only_open: stays whose end was not known then; the audit concerns ends, so it is skipped and
-    the frame has no column `sound`, unless only_sound is set.
-    ingested_by: what the tables held then, to reproduce a past run. part: the stays of a shard or those with these ids.
-    """
     columns, conditions, audit = [f"s.{c}" for c in STAY_COLUMNS], ["s.source = :source"], ""
     if only_open:
         conditions.append(_OPEN)
@@ -94,8 +101,7 @@ def read_stays(
         f"select {', '.join(columns)} from icu.stay_at(:as_of, :ingested_by) s{audit}"
         f" where {' and '.join(conditions)} order by s.intime, s.stay_id"
     )
-    with engine.connect() as connection:
-        frame = pd.read_sql_query(query, connection, params=bound)
+    frame = pd.read_sql_query(query, connection, params=bound)
     for column in _TIMES:
         frame[column] = _utc(frame[column])
     for column in ("end_precision_hours", "age_years", "height_cm", "weight_kg"):
@@ -140,14 +146,25 @@ _INGESTED = " and o.batch_id in (select batch_id from icu.batch where ingested_a
 
 
 def read_observations(
-    engine: Engine, source: str, stays: pd.DataFrame, as_of: datetime, *, ingested_by: datetime | None = None
+    engine: Engine,
+    source: str,
+    stays: pd.DataFrame,
+    as_of: datetime,
+    *,
+    ingested_by: datetime | None = None,
+    seen_by: Connection | None = None,
 ) -> Observations:
-    """All versions of all observations of `stays` known at `as_of`, sorted by (available_at, observed_at)."""
+    """All versions of all observations of `stays` known at `as_of`, sorted by (available_at, observed_at).
+
+    seen_by: a transaction of `one_snapshot`, whose state of the tables is read.
+    """
     query = _OBSERVATIONS if ingested_by is None else _OBSERVATIONS + _INGESTED
     literals = {"source": source, "as_of": as_of, "ingested_by": ingested_by}
     query = query.format(**{name: Literal(value).as_string() for name, value in literals.items()})
     # ADBC fills arrow columns in C; SQLAlchemy would build a tuple of Python objects per observation.
     with connect_arrow(engine) as connection, connection.cursor() as cursor:
+        if seen_by is not None:
+            share_snapshot(seen_by, cursor)
         cursor.execute(_ASKED, [json.dumps(stays["stay_id"].tolist()), json.dumps(list(NAMES))])
         cursor.execute(query)
         table = cursor.fetch_arrow_table().combine_chunks()
@@ -201,7 +218,7 @@ def read_units(
     """
     since = as_of - timedelta(days=CENSUS_HISTORY_DAYS)
     bound = _as_known(source, as_of, ingested_by)
-    with engine.connect() as connection:
+    with one_snapshot(engine) as connection:
         stays = pd.read_sql_query(text(_UNIT_STAYS), connection, params=bound | {"since": since})
         beds = pd.read_sql_query(text(_BEDS), connection, params=bound)
         plans = pd.read_sql_query(text(_PLANS), connection, params=bound | {"since": since})
@@ -287,11 +304,11 @@ def read_outcome_pairs(engine: Engine, source: str, as_of: datetime) -> pd.DataF
     Left out: stays flagged by the audit by what was known then, predictions not after their model's data cut-off, whose
     outcomes the model may have learned from, and predictions after which an open stay was not followed at all.
     """
-    with engine.connect() as connection:
+    with one_snapshot(engine) as connection:
         until = connection.execute(text(_TOLD_UNTIL), {"source": source, "as_of": as_of}).scalar_one()
         bound = {"source": source, "until": until}
         scored = pd.read_sql_query(text(_SCORED), connection, params=bound)
-        stays = read_stays(engine, source, until, only_sound=True)
+        stays = _read_stays(connection, source, until, only_sound=True)
         stays = stays[stays["stay_id"].isin(scored["stay_id"])]
         is_open = stays["outtime"].isna() & stays["outcome"].isna()
         bound["stay_ids"] = stays.loc[is_open, "stay_id"].tolist()

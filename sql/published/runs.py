@@ -21,6 +21,7 @@ from sqlalchemy import (
 from rnn_core.contracts.errors import ContractError, ForecastError
 from sql.published.registry import KEPT_BACK
 from sql.store.schema import model, run
+from sql.store.snapshot import cut_between_ingests
 
 _FINISHED_WITH = ("stays_scored", "stays_abstained", "watermark", "newest_observation_at", "model_id")
 
@@ -35,8 +36,12 @@ def start_run(
     flow_run_id: str | None = None,
     model_id: str | None = None,
 ) -> int:
-    """Record that a run has started, committed at once, and return its run_id; `as_of` is its slot."""
+    """Record that a run has started, committed at once, and return its run_id; `as_of` is its slot.
+
+    Its `started_at` is a cut between ingests of the source: reads of what was ingested by then see the same at any time.
+    """
     with engine.begin() as connection:
+        cut_between_ingests(connection, source)
         row = {"source": source, "kind": kind, "role": role, "as_of": utc(as_of)}
         return connection.execute(
             insert(run).values(**row, flow_run_id=flow_run_id, model_id=model_id).returning(run.c.run_id)

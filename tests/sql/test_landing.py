@@ -2,18 +2,20 @@
 
 import math
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import builders_sql as b
 import pyarrow as pa
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, event, text
 
 from rnn_core.contracts.config import Sampling
 from sql.intake import landing
 from sql.intake.adapter import Adapter, Beds, MappedVariable
 from sql.intake.reading import BEGINNING
+from sql.published import canonical, runs
 from sql.store.engine import open_engine
 
 ADAPTER = Adapter(
@@ -214,6 +216,48 @@ def test_rows_that_are_read_again_are_counted_as_quarantined_once(hospital):
     hospital.add_values("a", 11, value="lost")
     again = hospital.ingest(12)
     assert (again.observations_read, again.quarantined) == (3, 1)
+
+
+def test_an_ingest_that_commits_during_a_read_is_seen_by_no_statement_of_it(hospital):
+    hospital.add_stay("a", 0)
+    hospital.add_values("a", 1)
+    hospital.ingest(2)
+
+    def read():
+        known = canonical.read_known(hospital.store, b.SOURCE, at(5))
+        return len(known.stays), len(known.observations)
+
+    late: list[int] = []
+
+    def ingest_between(_connection, _cursor, statement, *_):
+        if "icu.stay_at" in statement and late:
+            hospital.ingest(late.pop())
+
+    event.listen(hospital.store, "after_cursor_execute", ingest_between)
+    assert read() == (1, 1)
+    hospital.add_stay("b", 0)
+    hospital.add_values("a", 1.5)
+    late.append(3)
+    assert read() == (1, 1) and not late
+    assert read() == (2, 2)
+
+
+def test_a_run_that_starts_while_an_ingest_commits_waits_so_that_its_start_divides_ingests(hospital):
+    hospital.add_stay("a", 0)
+    batch = landing.begin_batch(hospital.store, b.SOURCE, at(2))
+    landing.land(hospital.store, batch, ADAPTER, hospital.source, lambda _: None)
+    landing.cast_and_map(hospital.store, batch, ADAPTER)
+    outcomes = landing.check(hospital.store, batch)
+    with ThreadPoolExecutor(1) as pool:
+        with hospital.store.begin() as connection:
+            landing.take_over(connection, batch, outcomes, {})
+            other = runs.start_run(hospital.store, "another source", "forecast", at(2))
+            starting = pool.submit(runs.start_run, hospital.store, b.SOURCE, "forecast", at(2))
+            with pytest.raises(TimeoutError):
+                starting.result(timeout=0.3)
+        started_at = runs.read_run(hospital.store, starting.result(timeout=30))["started_at"]
+    ingested_at = b.one(hospital.store, "select ingested_at from icu.batch")["ingested_at"]
+    assert runs.read_run(hospital.store, other)["started_at"] < started_at and ingested_at < started_at
 
 
 def test_known_and_not_used_holds_for_each_unit_of_a_variable():
