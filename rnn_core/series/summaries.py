@@ -8,6 +8,9 @@ from rnn_core.contracts.frames import Windows
 from rnn_core.series.omission import NO_CONCEPT, ChannelsWithout
 from rnn_core.series.windows import TIME_CHANNELS
 
+# Hours that are summarised at a time: sums and extremes of all of them lie in memory.
+_SPAN = 65_536
+
 
 def summary_features(windows: Windows, rows: np.ndarray) -> np.ndarray:
     """Summaries of a window up to the end of each of its scored rows, float32 [rows, features].
@@ -23,11 +26,25 @@ def summary_features(windows: Windows, rows: np.ndarray) -> np.ndarray:
     static = windows.static[windows.stay[window]]
     if isinstance(channels, ChannelsWithout):
         return np.concatenate([_without(channels, start, rows), static], axis=1)
-    return np.concatenate([_of_channels(channels, start, rows), static], axis=1)
+    return np.concatenate([_in_spans(channels, start, rows), static], axis=1)
+
+
+def _in_spans(channels: np.ndarray, start: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """All but the static features, of the hours from the rows `start` to `rows`, which may be anywhere in `channels`."""
+    n = (channels.shape[1] - len(TIME_CHANNELS)) // 3
+    out = np.empty((len(rows), 6 * n + len(TIME_CHANNELS)), dtype=np.float32)
+    span = start // _SPAN
+    for number in np.unique(span):
+        part = np.flatnonzero(span == number)
+        # From the same row on for whatever rows are requested, so that sums are equal to the bit.
+        first = int(number) * _SPAN
+        near = channels[first : int(rows[part].max()) + 1]
+        out[part] = _of_channels(near, start[part] - first, rows[part] - first)
+    return out
 
 
 def _of_channels(channels: np.ndarray, start: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """All but the static features, of the hours from the rows `start` to `rows`."""
+    """The same, of rows that lie close together."""
     n = (channels.shape[1] - len(TIME_CHANNELS)) // 3
     value, observed = channels[:, :n], channels[:, n : 2 * n]
     return np.concatenate(

@@ -7,6 +7,7 @@ from builders import observed, random_observations, random_stays, stays_frame, w
 from rnn_core.contracts.concepts import INDEX, NAMES
 from rnn_core.contracts.config import WindowConfig
 from rnn_core.contracts.errors import ContractError
+from rnn_core.series import summaries
 from rnn_core.series.summaries import summary_features
 from rnn_core.series.windows import TIME_CHANNELS
 
@@ -47,7 +48,7 @@ def test_summaries_are_those_of_the_window_up_to_the_row_and_no_more(long_window
         assert features[i] == pytest.approx(np.concatenate(expected), rel=1e-4, abs=1e-4)
 
 
-def test_summaries_do_not_depend_on_what_comes_later_or_on_what_else_is_asked(long_windows):
+def test_summaries_do_not_depend_on_what_comes_later_or_on_what_else_is_asked(long_windows, monkeypatch):
     rows = scored_rows(long_windows)
     shuffled = np.random.default_rng(3).permutation(rows)[:50]
     whole = summary_features(long_windows, rows)
@@ -59,6 +60,9 @@ def test_summaries_do_not_depend_on_what_comes_later_or_on_what_else_is_asked(lo
     later[row + 1 :] += 5
     changed = summary_features(replace(long_windows, channels=later), np.array([row]))
     assert np.array_equal(changed, whole[:1])
+    monkeypatch.setattr(summaries, "_SPAN", 100)
+    assert len(long_windows.channels) > 1000
+    assert summary_features(long_windows, rows) == pytest.approx(whole, rel=1e-6, abs=1e-6)
 
 
 def test_a_hand_made_heart_rate_is_summed_up_right():
