@@ -3,7 +3,7 @@
 -- The roles cannot log in; grant them to your users: create user nightly in role icu_forecast_job password '...'.
 --   icu_forecast_migrator   owns the tables and views; only for `icu-forecast db migrate`
 --   icu_forecast_job        what the flows need: rows of all four schemas, and batch tables in `landing`
---   icu_forecast_analyst    the views of `forecast`; no tables, no canonical rows, no functions
+--   icu_forecast_analyst    the views of `forecast` and `clif`; no tables, no canonical rows, no functions
 do $$
 declare
     wanted text;
@@ -27,8 +27,8 @@ begin
     grant select, insert, update, delete on all tables in schema icu, landing, quality, forecast to icu_forecast_job;
     grant select on public.icu_forecast_version to icu_forecast_job;
 
-    grant usage on schema forecast to icu_forecast_analyst;
-    for wanted in select format('%I.%I', schemaname, viewname) from pg_views where schemaname = 'forecast' loop
+    grant usage on schema forecast, clif to icu_forecast_analyst;
+    for wanted in select format('%I.%I', schemaname, viewname) from pg_views where schemaname in ('forecast', 'clif') loop
         execute format('grant select on %s to icu_forecast_analyst', wanted);
     end loop;
 end

@@ -238,7 +238,9 @@ def test_the_columns_of_the_data_dictionary_are_those_of_the_database(make_datab
         " where table_schema || '.' || table_name = :relation order by ordinal_position"
     )
     document = read("docs/data-dictionary.md")
-    views = [relation for relation in RELATIONS if relation.startswith("forecast.") and not is_function(relation)]
+    views = [
+        relation for relation in RELATIONS if relation.startswith(("forecast.", "clif.")) and not is_function(relation)
+    ]
     with engine.connect() as connection:
         found = {view: list(connection.execute(query, {"relation": view}).scalars()) for view in views}
     engine.dispose()

@@ -8,7 +8,7 @@ from functools import partial
 from sqlalchemy import Engine
 
 from flows.runtime import clock
-from flows.runtime.databases import open_source, open_store
+from flows.runtime.databases import adapter_name, open_source, open_store
 from flows.runtime.flow import flow
 from flows.runtime.log import log
 from flows.runtime.naming import run_name
@@ -49,7 +49,8 @@ def _landed(store: Engine, source: str, as_of: datetime, reconcile: bool) -> Ite
     adapter, database = open_source(source)
     check_source(adapter, database)
     overlap = timedelta(hours=load_settings().overlap_hours)
-    batch = landing.begin_batch(store, source, as_of, reconcile=reconcile, overlap=overlap, timezone=adapter.timezone)
+    read_by = {"timezone": adapter.timezone, "adapter": adapter_name(source)}
+    batch = landing.begin_batch(store, source, as_of, reconcile=reconcile, overlap=overlap, **read_by)
     try:
         read_rows(store, batch, adapter, database)
         cast_rows(store, batch, adapter)

@@ -79,12 +79,13 @@ def begin_batch(
     reconcile: bool = False,
     overlap: timedelta = OVERLAP,
     timezone: str = "UTC",
+    adapter: str | None = None,
 ) -> Batch:
     """Open a batch; one that died before is marked abandoned and its tables are dropped.
 
     Each relation is read from its own watermark less `overlap`, so one that pauses while the other continues is read from
     where it stopped. To reconcile, and until something was accepted from it, from the beginning or from the last purge.
-    timezone: the clock of the hospital, by which views know its day.
+    timezone: the clock of the hospital, by which views know its day. adapter: the folder of sql/sources that reads it.
     """
     with engine.begin() as connection:
         dead = connection.execute(
@@ -103,14 +104,15 @@ def begin_batch(
         }
         batch_id = connection.execute(
             text(
-                "insert into icu.batch (source, as_of, read_since, timezone)"
-                " values (:source, :as_of, :since, :timezone) returning batch_id"
+                "insert into icu.batch (source, as_of, read_since, timezone, adapter)"
+                " values (:source, :as_of, :since, :timezone, :adapter) returning batch_id"
             ),
             {
                 "source": source,
                 "as_of": as_of,
                 "since": min(since[STAY.name], since[OBSERVATION.name]),
                 "timezone": timezone,
+                "adapter": adapter,
             },
         ).scalar_one()
     return Batch(batch_id, source, as_of, since)

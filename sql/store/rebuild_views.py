@@ -21,6 +21,7 @@ RELATIONS: tuple[str, ...] = (
     "quality.stay_audit",
     "forecast.current_risk",
     "forecast.current_driver",
+    "forecast.fhir_risk_assessment",
     "forecast.risk_history",
     "forecast.unit_census",
     "forecast.unit_outlook",
@@ -33,6 +34,8 @@ RELATIONS: tuple[str, ...] = (
     "forecast.drift",
     "forecast.run_health",
     "forecast.quarantine_summary",
+    "clif.scores",
+    "clif.model_registry",
 )
 
 

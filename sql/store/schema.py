@@ -75,6 +75,7 @@ batch = Table(
     ),
     _time("beds_watermark", comment="the same of versions of beds, for a source that has beds.sql"),
     _time("plans_watermark", comment="the same of plans, for a source that has arrivals.sql"),
+    Column("adapter", Text, comment="folder of sql/sources that read it"),
     CheckConstraint("status in ('running', 'done', 'failed', 'abandoned')", name="status"),
     Index(None, "source", "batch_id"),
     schema="icu",

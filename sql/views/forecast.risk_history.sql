@@ -4,13 +4,8 @@
 -- Purpose: the course of one patient, and what readers saw at a given time.
 --   risk_change is the change since the stay's previous row, null in the first row and next to an abstention.
 -- Units: prediction_time UTC, durations in hours, risks and probabilities 0 to 1.
-with slot as (
-    select distinct on (r.source, r.as_of) r.source, r.as_of, r.run_id, r.kind, r.model_id, r.model_stage
-    from forecast.run r
-    join forecast.model m on m.model_id = r.model_id and m.name = 'stay'
-    where r.kind in ('forecast', 'backfill') and r.role = 'champion' and r.status = 'published'
-    order by r.source, r.as_of, r.run_id desc
-)
+with
+-- include parts/published_slots.sql
 select
     f.source,
     s.unit,

@@ -253,7 +253,7 @@ def test_the_right_to_read_a_view_is_enough_to_read_it(engine):
     with engine.begin() as connection:
         if not connection.execute(text("select 1 from pg_roles where rolname = 'reader'")).scalar():
             connection.execute(text("create role reader"))
-        connection.execute(text("grant usage on schema icu, quality, forecast to reader"))
+        connection.execute(text("grant usage on schema icu, quality, forecast, clif to reader"))
         readable = [relation for relation in rebuild_views.RELATIONS if not rebuild_views.is_function(relation)]
         for relation in readable:
             connection.execute(text(f"grant select on {relation} to reader"))

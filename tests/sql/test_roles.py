@@ -123,7 +123,7 @@ def test_the_analyst_asks_on_the_command_line_too(engines, monkeypatch):
 
 
 def test_the_analyst_reads_every_view_of_forecast_and_no_table_or_canonical_row(engines):
-    for relation in (r for r in rebuild_views.RELATIONS if r.startswith("forecast.")):
+    for relation in (r for r in rebuild_views.RELATIONS if r.startswith(("forecast.", "clif."))):
         tuples(engines["analyst"], f"select * from {relation}")
     tables = tuples(
         engines["owner"],
