@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from flows.commands import benchmark, database, inspection, jobs, models, public_data, scheduling, source, trial
+from flows.commands import benchmark, database, export, inspection, jobs, models, public_data, scheduling, source, trial
 from flows.runtime.flow import run_directly
 from flows.runtime.settings import load_settings, quiet_environment
 from rnn_core.contracts.errors import ForecastError
@@ -19,6 +19,7 @@ app = typer.Typer(
 for topic in (public_data, jobs, scheduling, inspection):
     app.add_typer(topic.app)
 app.add_typer(database.app, name="db")
+app.add_typer(export.app, name="export")
 app.add_typer(models.app, name="models")
 app.add_typer(source.app, name="source")
 app.add_typer(trial.app, name="trial")
