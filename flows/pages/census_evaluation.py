@@ -18,6 +18,7 @@ _TABLES = {
         "crps_persistence": "as now",
         "crps_moving_average": "mean of 7 days",
         "crps_last_week": "a week ago",
+        "crps_curves": "unit's curve",
         "mae": "MAE",
     },
     "calibration; in brackets the Brier score of the share of full hours before": {
@@ -40,8 +41,9 @@ def census_section(judged: pd.DataFrame, scores: Sequence[dict[str, Any]]) -> Se
         return Section("Beds", ["No published forecast of a unit can be evaluated yet."])
     paragraphs = [
         "Published forecasts of the patients of each unit, with those who were there. Simple answers: as many as now, the mean "
-        "of 7 days, as many as at the same hour a week before, each with a distribution of its own past errors. 95 % intervals "
-        "over whole weeks; none with fewer than five.",
+        "of 7 days, as many as at the same hour a week before, each with a distribution of its own past errors; and the forecast "
+        "itself as if every patient had the curve of the unit, which shows what the patients' own forecasts add. 95 % "
+        "intervals over whole weeks; none with fewer than five.",
         "If the forecast is right, a range of whole patients covers at least its share. By the randomised PIT, which divides "
         "the patients at the ends of a range by chance, it covers exactly that. Skill: the share of the Brier score that is "
         "avoided, compared with the share of hours in which the unit was full in the last 90 days.",

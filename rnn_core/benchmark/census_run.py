@@ -13,9 +13,9 @@ from rnn_core.benchmark.census_contest import CensusJudgement, Setting, judge
 from rnn_core.benchmark.replay_truth import draw_futures
 from rnn_core.benchmark.whole_stays import Fold
 from rnn_core.census.census import forecast_census, learn_from_arrivals
-from rnn_core.census.counts import CountDistribution
+from rnn_core.census.counts import from_arrays
 from rnn_core.census.simple_answers import ERROR_DAYS, SIMPLE, WEEK, Answer, answer_simply, from_draws
-from rnn_core.contracts.census import CENSUS_COLUMNS, CENSUS_HORIZONS, HOSPITAL, KnownUnits, RateFactors
+from rnn_core.contracts.census import CENSUS_HORIZONS, CURVES, HOSPITAL, KnownUnits, RateFactors
 from rnn_core.contracts.config import ArrivalConfig, ModelConfig, Sampling
 from rnn_core.contracts.errors import ContractError, DataTooSmallError
 from rnn_core.contracts.frames import Windows
@@ -29,7 +29,7 @@ from rnn_core.statistics.distribution import Distribution
 from rnn_core.statistics.scored_stays import ScoredStays
 
 Kind = Literal["none", "trees", "recurrent", "blend"]
-PATIENTS, CURVES, ENDS, FLOOR = "patients", "curves", "ends", "floor"
+PATIENTS, ENDS, FLOOR = "patients", "ends", "floor"
 # As `CURVES`, with arrivals corrected by a recurrent model.
 LSTM = "lstm"
 _BATCHES = 4
@@ -197,17 +197,19 @@ def run(
     hospital = Hospital.open(known.stays, beds, days, seed)
     slots = judged_slots(days, judged_days)
     progress(f"{len(known.stays):,} stays arrive {len(hospital.stays):,} times, {len(slots)} times of forecast")
-    contenders = {CURVES: StayForecasts.none(), ENDS: StayForecasts.of_known_ends(hospital.lengths)}
-    if kind != "none":
-        contenders = {PATIENTS: forecast_stays(known, sampling, config, kind, folds, progress)} | contenders
     answers = {}
     setting = make_setting(hospital, slots)
-    for name, forecasts in contenders.items():
-        answers[name] = forecast_all(hospital, slots, forecasts, sampling)
-        progress(f"{name}: forecast")
+    if kind != "none":
+        forecasts = forecast_stays(known, sampling, config, kind, folds, progress)
+        answers[PATIENTS], _ = forecast_all(hospital, slots, forecasts, sampling)
+        progress(f"{PATIENTS}: forecast")
+    known_ends = StayForecasts.of_known_ends(hospital.lengths)
+    of_ends, answers[CURVES] = forecast_all(hospital, slots, known_ends, sampling)
+    answers[ENDS] = of_ends
+    progress(f"{CURVES}, {ENDS}: forecast")
     recurrent = fit_recurrent(hospital, int(slots[0]), seed)
     if isinstance(recurrent, ArrivalForecaster):
-        answers[LSTM] = forecast_all(hospital, slots, contenders[CURVES], sampling, recurrent.factors)
+        _, answers[LSTM] = forecast_all(hospital, slots, StayForecasts.none(), sampling, recurrent.factors)
     about_lstm = recurrent.report.sentence() if isinstance(recurrent, ArrivalForecaster) else str(recurrent)
     progress(f"{LSTM}: {about_lstm}")
     for name in SIMPLE:
@@ -218,7 +220,7 @@ def run(
     progress("floor: drawn")
     protocol = _protocol(hospital, kind, folds, draws) | {"floor_crps_monte_carlo_error": _error(futures, setting)}
     protocol["recurrent_arrivals"] = about_lstm
-    first = next(iter(contenders))
+    first = next(iter(answers))
     pairs = [(first, other) for other in answers if other != first] + [(CURVES, FLOOR)] * (first != CURVES)
     pairs += [(LSTM, CURVES)] * (LSTM in answers)
     return judge(answers, setting, protocol, pairs, {FLOOR: draws}, n)
@@ -275,21 +277,19 @@ def forecast_all(
     forecasts: StayForecasts,
     sampling: Sampling,
     factors: RateFactors | None = None,
-) -> Answer:
-    """The published distribution at each slot, from what was known then."""
+) -> tuple[Answer, Answer]:
+    """The published distribution at each slot, from what was known then, and that with the curves of units alone."""
     units = (*hospital.world.process.units, HOSPITAL)
-    said: list[list[np.ndarray]] = [[] for _ in units]
+    frames = []
     for slot in slots:
         known, scored = hospital.known_at(int(slot)), hospital.scored_at(int(slot), forecasts)
-        frame = forecast_census(known, scored, sampling=sampling, factors=factors)
-        arrays = frame[list(CENSUS_COLUMNS)].set_index("unit")["census_probabilities"]
-        for row, unit in enumerate(units):
-            said[row].extend(arrays.loc[unit])
-    rows = [array for of_unit in said for array in of_unit]
-    probabilities = np.zeros((len(rows), max(map(len, rows))))
-    for row, array in enumerate(rows):
-        probabilities[row, : len(array)] = array
-    return Answer.of(CountDistribution(probabilities), (len(units), len(slots), len(CENSUS_HORIZONS)))
+        frames.append(forecast_census(known, scored, sampling=sampling, factors=factors))
+    of_unit = pd.concat(frames).set_index("unit").loc[list(units)]
+    shape = len(units), len(slots), len(CENSUS_HORIZONS)
+    own, alike = (
+        Answer.of(from_arrays(of_unit[name]), shape) for name in ("census_probabilities", "curves_probabilities")
+    )
+    return own, alike
 
 
 def _error(futures: np.ndarray, setting: Setting) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """The census forecast: the patients of each unit who stay, and those who come, summed exactly."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -76,7 +76,8 @@ def forecast_census(
 
     expected_discharges: of those in now, who leave alive until h; expected_deaths: who die. If the model says nothing of
     deaths they are null, and discharges count every end. prob_full: P(census >= usable beds), the staffed ones where known,
-    else all.
+    else all. curves_probabilities: as census_probabilities, if the patients in now were forecast by the curve of their
+    unit alone, given their elapsed hours: a comparison that shows what their own forecasts add.
 
     A unit abstains, and says why: `stale` (nothing of the source became known for 24 hours), `ends_with_hospital` (stays end
     with the hospital stay, so nobody knows who lies where), `too_little_history` (less than 28 days since the unit's first
@@ -92,7 +93,9 @@ def forecast_census(
         return pd.DataFrame(columns=list(CENSUS_COLUMNS))
     source = _Source.of(known, sampling or Sampling(), np.array(horizons))
     fresh = source.fit_fresh(calendar)
-    parts = _forecast(source, source.present(scored, fresh, calendar), fresh, calendar, factors)
+    none = replace(scored, stay_ids=[], forecast=scored.forecast.take(np.empty(0, np.int64)))
+    own, alike = (source.present(of_stays, fresh, calendar) for of_stays in (scored, none))
+    parts = _forecast(source, own, alike, fresh, calendar, factors)
     units = np.arange(len(source.names) - 1)
     of_units = _frame(source.names[:-1], parts.of(units), source.held(units), source.reasons[:-1], source.horizons)
     frame = pd.concat([of_units, _hospital(parts, source)], ignore_index=True)
@@ -297,9 +300,10 @@ class _Present:
 
 @dataclass(frozen=True)
 class _Parts:
-    """The forecast of units: census a row per unit and horizon; the others float64 [units, horizons]."""
+    """The forecast of units: census, and with curves alone, a row per unit and horizon; the others float64 [units, horizons]."""
 
     census: CountDistribution
+    curves: CountDistribution
     arrivals: np.ndarray
     discharges: np.ndarray
     deaths: np.ndarray
@@ -308,12 +312,19 @@ class _Parts:
         """Only these units, by their row numbers."""
         n = self.arrivals.shape[1]
         rows = (units[:, None] * n + np.arange(n)).ravel()
-        return _Parts(self.census.take(rows), self.arrivals[units], self.discharges[units], self.deaths[units])
+        numbers = (values[units] for values in (self.arrivals, self.discharges, self.deaths))
+        return _Parts(self.census.take(rows), self.curves.take(rows), *numbers)
 
 
 def _forecast(
-    source: _Source, present: _Present, fresh: FreshStays, calendar: Calendar, factors: RateFactors | None
+    source: _Source,
+    present: _Present,
+    alike: _Present,
+    fresh: FreshStays,
+    calendar: Calendar,
+    factors: RateFactors | None,
 ) -> _Parts:
+    """present: by the patients' own forecasts. alike: by the curves of their units alone."""
     n_units, horizons = len(source.names), source.horizons
     history = source.history()
     arrivals = fit_arrivals(history, source.usable_now, calendar)
@@ -329,14 +340,17 @@ def _forecast(
         come[:, column] = rates[:, :h].sum(axis=1)
         still_in[:, column] = (rates[:, :h] * fresh.newcomers(clock, h)).sum(axis=1)
     size = np.stack([arrivals.size(mean) for mean in come.T], axis=1)
-    there = present.with_planned(plans, fresh, clock).staying(n_units)
     beds = np.where(arrivals.blocked & ~source.closed, np.maximum(source.usable_now, source.n_present), np.nan)
-    census = _with_newcomers(there, still_in.ravel(), size.ravel(), np.repeat(beds, len(horizons)))
+    newcomers = still_in.ravel(), size.ravel(), np.repeat(beds, len(horizons))
+    census, curves = (
+        _with_newcomers(those_in.with_planned(plans, fresh, clock).staying(n_units), *newcomers)
+        for those_in in (present, alike)
+    )
     coming = plans.coming()
     planned = plans.probability[coming, None] * (plans.due[coming, None] <= horizons)
     np.add.at(come, plans.unit[coming], planned)
     leave_alive = np.maximum(1 - present.stays - present.dies, 0.0)
-    return _Parts(census, come, present.total(leave_alive, n_units), present.total(present.dies, n_units))
+    return _Parts(census, curves, come, present.total(leave_alive, n_units), present.total(present.dies, n_units))
 
 
 def _with_newcomers(
@@ -368,9 +382,13 @@ def _hospital(parts: _Parts, source: _Source) -> pd.DataFrame:
     if not len(missing) and not has[:-1].any():
         missing = source.reasons[:-1]
     chosen = np.nonzero(has)[0]
-    each = [parts.of(row).census for row in chosen[:, None]]
+    each = [parts.of(row) for row in chosen[:, None]]
+    totals = (
+        total_of([getattr(part, name) for part in each]) if each else nobody(len(source.horizons))
+        for name in ("census", "curves")
+    )
     sums = (values[chosen].sum(axis=0, keepdims=True) for values in (parts.arrivals, parts.discharges, parts.deaths))
-    whole = _Parts(total_of(each) if each else nobody(len(source.horizons)), *sums)
+    whole = _Parts(*totals, *sums)
     beds, usable = source.beds[:-1], source.usable_now[:-1]
     # With staff known of some units, what can be used is what has staff there and all beds elsewhere.
     staffed = np.nan if np.isnan(beds[:, 1]).all() else usable.sum()
@@ -415,9 +433,9 @@ def _frame(names: Sequence[str], parts: _Parts, held: _Held, reasons: np.ndarray
             **{f"prob_free_{k}": np.where(has_beds, census.cdf(limit - k), np.nan) for k in (1, 2, 3)},
         }
     )
-    kept = census.kept_counts(_KEPT_TAIL)
-    arrays = [row[:k] if h else None for row, k, h in zip(census.probabilities, kept, has, strict=True)]
-    frame["census_probabilities"] = pd.Series(arrays, dtype=object)
+    for name, counts in {"census_probabilities": census, "curves_probabilities": parts.curves}.items():
+        rows = zip(counts.probabilities, counts.kept_counts(_KEPT_TAIL), has, strict=True)
+        frame[name] = pd.Series([row[:k] if h else None for row, k, h in rows], dtype=object)
     return frame[list(CENSUS_COLUMNS)]
 
 

@@ -1,5 +1,6 @@
 """Distributions of a number of patients: Poisson-binomial, Poisson, negative binomial, and exact sums of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -125,6 +126,14 @@ class CountDistribution:
         kept = np.where(np.arange(self.probabilities.shape[1]) <= np.asarray(n)[:, None], self.probabilities, 0.0)
         total = kept.sum(axis=1, keepdims=True)
         return self._trusted(_cut(np.where(total > 1e-6, kept / np.maximum(total, 1e-6), self.probabilities)))
+
+
+def from_arrays(arrays: Sequence[np.ndarray]) -> CountDistribution:
+    """A row per array of probabilities; they may be of different lengths."""
+    lengths = np.array([len(array) for array in arrays])
+    probabilities = np.zeros((len(lengths), lengths.max()))
+    probabilities[np.arange(lengths.max()) < lengths[:, None]] = np.concatenate(list(arrays))
+    return CountDistribution(probabilities)
 
 
 def mixture(parts: list[CountDistribution]) -> CountDistribution:

@@ -14,6 +14,8 @@ CENSUS_HORIZONS: tuple[int, ...] = (4, 8, 12, 24, 36, 48, 72, 96, 120, 168)
 CENSUS_QUANTILES: tuple[int, ...] = (5, 10, 25, 50, 75, 90, 95)
 # How far back begins and lengths of stay are read.
 CENSUS_HISTORY_DAYS = 400
+# A census in which each patient is forecast by the curve of the unit alone: what the patients' own forecasts are compared with.
+CURVES = "curves"
 # The whole hospital among the units.
 HOSPITAL = "*"
 # A recurrent model of arrivals counts begins in parts of so many hours: two weeks before a time, and the week after it.
@@ -39,6 +41,7 @@ CENSUS_COLUMNS: tuple[str, ...] = (
     "prob_free_2",
     "prob_free_3",
     "census_probabilities",
+    "curves_probabilities",
 )
 
 
@@ -125,7 +128,8 @@ class PublishedCensus:
     """Published forecasts of units whose time has come, and the stays that say what came.
 
     forecasts: a row per forecast with model_id, unit, prediction_time (datetime64[us], UTC, a whole hour), horizon_hours,
-        usable_beds (NaN where not known) and census_probabilities (float64 array).
+        usable_beds (NaN where not known), census_probabilities (float64 array) and curves_probabilities (likewise; None where
+        the forecast was published without).
     stays: a row per stay with unit (None where not known), intime, outtime (NaT unless it ended) and outcome.
     since: from when on all stays that were in are known, datetime64[us]; earlier ones may be purged or were not read.
     """

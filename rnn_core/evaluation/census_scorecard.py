@@ -5,16 +5,18 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from rnn_core.census.counts import CountDistribution
+from rnn_core.census.counts import from_arrays
 from rnn_core.census.simple_answers import ERROR_DAYS, SIMPLE, WEEK, answer_simply, n_errors
-from rnn_core.contracts.census import HOSPITAL, PublishedCensus
+from rnn_core.contracts.census import CURVES, HOSPITAL, PublishedCensus
 from rnn_core.contracts.frames import HOUR
 from rnn_core.evaluation.census_figures import BLOCK_DAYS, census_figures
 from rnn_core.evaluation.scorecard import ALL, DIMENSIONS
 from rnn_core.statistics.metric import CENSUS_METRICS, Metric, census_metric_name
 
-# What the simple answers are compared in.
+# What forecasts are compared with, and in what.
+ANSWERS = (*SIMPLE, CURVES)
 COMPARED = ("crps", "mae")
+_ARRAYS = ["census_probabilities", "curves_probabilities"]
 _RESAMPLES = 200
 # The errors of a simple answer are those at the same hour of the day; a distribution needs those of a week.
 _STEP, _LEAST_ERRORS = 24, 7
@@ -25,12 +27,13 @@ def judge_published_census(published: PublishedCensus) -> pd.DataFrame:
 
     The single number of a forecast is its median, that of a simple answer (`simple_answers`) what it says; its figures are in
     `crps_<name>` and `mae_<name>`, NaN where it knows fewer than seven of its own errors. A simple answer reads what came
-    until the prediction time and nothing later. The reference of a full unit is the share of full hours in the 90 days
-    before. Also month (YYYY-MM of the prediction, UTC) and block (the week that is resampled).
+    until the prediction time and nothing later. `curves` is the census that was published beside the forecast, as if each
+    patient had been forecast by the curve of the unit alone. The reference of a full unit is the share of full hours in
+    the 90 days before. Also month (YYYY-MM of the prediction, UTC) and block (the week that is resampled).
     """
     forecasts = published.forecasts.reset_index(drop=True)
     if forecasts.empty:
-        return forecasts.drop(columns="census_probabilities")
+        return forecasts.drop(columns=_ARRAYS)
     times = forecasts["prediction_time"].to_numpy("datetime64[us]")
     start, last = _bounds(published, times, forecasts["horizon_hours"])
     slots = ((times - start) / HOUR).astype(np.int64)
@@ -75,21 +78,22 @@ def _judge_unit(rows: pd.DataFrame, census: np.ndarray, slots: np.ndarray, seed:
     """rows: forecasts of one unit. census: int64 [hours]. slots: hours of the census, [rows]."""
     horizons = rows["horizon_hours"].to_numpy(np.int64)
     observed, beds = census[slots + horizons], rows["usable_beds"].to_numpy(np.float64)
-    said = _distribution(rows["census_probabilities"])
+    said = from_arrays(rows["census_probabilities"])
     found = census_figures(said, said.quantile(0.5), observed, beds, _share_full(census, beds, slots), seed=seed)
-    frame = rows.drop(columns="census_probabilities").assign(census=observed, **found)
-    for name in SIMPLE:
-        figures = _simple_figures(name, census, slots, horizons, observed)
+    frame = rows.drop(columns=_ARRAYS).assign(census=observed, **found)
+    answers = {name: _simple_figures(name, census, slots, horizons, observed) for name in SIMPLE}
+    for name, figures in (answers | {CURVES: _figures_of_curves(rows["curves_probabilities"], observed)}).items():
         frame = frame.assign(**{f"{figure}_{name}": values for figure, values in figures.items()})
     return frame
 
 
-def _distribution(arrays: pd.Series) -> CountDistribution:
-    """From an array of probabilities per row, of different lengths."""
-    lengths = arrays.map(len).to_numpy()
-    probabilities = np.zeros((len(arrays), lengths.max()))
-    probabilities[np.arange(lengths.max()) < lengths[:, None]] = np.concatenate(arrays.to_list())
-    return CountDistribution(probabilities)
+def _figures_of_curves(arrays: pd.Series, observed: np.ndarray) -> dict[str, np.ndarray]:
+    """By `COMPARED`, float64 [rows], NaN where the forecast was published without curves."""
+    figures, known = {figure: np.full(len(arrays), np.nan) for figure in COMPARED}, arrays.notna().to_numpy()
+    if known.any():
+        said, came = from_arrays(arrays[known]), observed[known]
+        figures["crps"][known], figures["mae"][known] = said.crps(came), np.abs(said.quantile(0.5) - came)
+    return figures
 
 
 def _share_full(census: np.ndarray, beds: np.ndarray, slots: np.ndarray) -> np.ndarray:
@@ -123,8 +127,8 @@ def score_census(judged: pd.DataFrame) -> list[dict]:
     """Rows of forecast.score from `judge_published_census`: per model and horizon over all units, of each month, of each unit
     and of the hospital (unit `*`, which is no part of the others).
 
-    metric: `census_24h_crps` and so on; `census_24h_crps_persistence` and the like are those of the simple answers, and
-    baseline is the best of them on the same rows, which nobody could have chosen beforehand. Intervals are over weeks.
+    metric: `census_24h_crps` and so on; `census_24h_crps_persistence` and the like are those of `ANSWERS`, and baseline is the
+    best of them on the same rows, which nobody could have chosen beforehand. Intervals are over weeks.
     """
     rows = []
     for group, part in _groups(judged):
@@ -149,7 +153,7 @@ def _score(rows: pd.DataFrame) -> dict[str, dict]:
     """Name → columns of forecast.score, of forecasts at one horizon."""
     found = {name: _estimate(metric, rows, metric.needs) for name, metric in CENSUS_METRICS.items()}
     for name in COMPARED:
-        simple = {f"{name}_{of}": _estimate(CENSUS_METRICS[name], rows, (f"{name}_{of}",)) for of in SIMPLE}
+        simple = {f"{name}_{of}": _estimate(CENSUS_METRICS[name], rows, (f"{name}_{of}",)) for of in ANSWERS}
         values = [row["value"] for row in simple.values() if row["n"] == len(rows)]
         found[name]["baseline"] = min(values, default=np.nan)
         found |= simple

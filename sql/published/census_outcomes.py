@@ -21,7 +21,8 @@ where source = :source and ingested_at is not null and as_of <= :as_of
 """
 _FORECASTS = """
 select f.model_id, f.unit, f.prediction_time, f.horizon_hours,
-    coalesce(f.staffed_beds, f.beds)::double precision as usable_beds, f.census_probabilities
+    coalesce(f.staffed_beds, f.beds)::double precision as usable_beds, f.census_probabilities,
+    f.curves_probabilities
 from forecast.unit_forecast f
 join forecast.run r on r.run_id = f.run_id and r.status = 'published'
 join forecast.model m on m.model_id = f.model_id

@@ -411,6 +411,9 @@ unit_forecast = Table(
     *_probability("prob_full"),
     *(part for n in (1, 2, 3) for part in _probability(f"prob_free_{n}")),
     Column("census_probabilities", ARRAY(Double), comment="of 0, 1, 2 and more patients"),
+    Column(
+        "curves_probabilities", ARRAY(Double), comment="the same, if patients were forecast by their unit's curve alone"
+    ),
     CheckConstraint("horizon_hours > 0", name="horizon_hours"),
     CheckConstraint("status in ('scored', 'abstained')", name="status"),
     CheckConstraint("(status_reason is null) = (status = 'scored')", name="abstains_with_a_reason"),

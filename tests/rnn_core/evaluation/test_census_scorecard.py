@@ -46,7 +46,7 @@ def published(shift: int = 0, unit: str = "A", model: str = "m", since=START) ->
     now = count_present(STAYS, "A", START, DAYS * 24 + 1)[slots]
     parts = [
         pd.DataFrame({"prediction_time": START + slots * HOUR, "horizon_hours": h}).assign(
-            census_probabilities=law(now, h, shift)
+            census_probabilities=law(now, h, shift), curves_probabilities=law(now, h, 2)
         )
         for h in HORIZONS
     ]
@@ -86,10 +86,14 @@ def test_a_census_drawn_from_its_forecast_is_found_right(judged, card):
             assert exact["low"] <= level / 100 <= exact["high"] and wide["value"] > exact["value"]
         crps, full = of.loc[f"census_{h}h_crps"], of.loc[f"census_{h}h_brier_full"]
         simple = [
-            of.loc[f"census_{h}h_crps_{name}", "value"] for name in ("persistence", "moving_average", "last_week")
+            of.loc[f"census_{h}h_crps_{name}", "value"]
+            for name in ("persistence", "moving_average", "last_week", "curves")
         ]
         assert crps["value"] < min(simple) == crps["baseline"] and crps["low"] < crps["value"]
         assert crps["high"] < of.loc[f"census_{h}h_crps_persistence", "low"]
+        # The curves of this hospital say two patients too many.
+        curves = of.loc[f"census_{h}h_mae_curves"]
+        assert simple[-1] > 1.05 * crps["value"] and curves["value"] > of.loc[f"census_{h}h_mae", "value"]
         assert full["value"] < full["baseline"]
         assert of.loc[f"census_{h}h_skill_full", "value"] == pytest.approx(1 - full["value"] / full["baseline"])
 
@@ -142,7 +146,7 @@ def test_without_enough_history_there_is_a_score_and_no_simple_answer(monkeypatc
     monkeypatch.setattr(census_scorecard, "_RESAMPLES", 2)
     late = START + (DAYS - JUDGED + 100) * 24 * HOUR
     short = published(since=late)
-    recent = short.forecasts[short.forecasts["prediction_time"] >= late]
+    recent = short.forecasts[short.forecasts["prediction_time"] >= late].assign(curves_probabilities=None)
     judged = judge_published_census(PublishedCensus(recent, STAYS, late))
     day = ((judged["prediction_time"] - pd.Timestamp(late)) / pd.Timedelta(days=1)).to_numpy()
     # A week to look back, and seven errors that had been seen.
@@ -152,14 +156,15 @@ def test_without_enough_history_there_is_a_score_and_no_simple_answer(monkeypatc
     card = pd.DataFrame(score_census(judged)).set_index(["unit", "metric"])
     rows = card.loc["A"]
     assert rows.loc["census_24h_crps_last_week", "n"] < rows.loc["census_24h_crps", "n"]
-    assert np.isnan(rows.loc["census_24h_crps", "baseline"])
+    assert np.isnan(rows.loc["census_24h_crps", "baseline"]) and "census_24h_crps_curves" not in rows.index
 
 
 def test_the_page_has_a_table_by_horizon_the_pit_and_the_reliability_of_full(judged, scores):
     section = census_section(judged[judged["model_id"] == "m"], [row for row in scores if row["model_id"] == "m"])
     assert [len(table.rows) for table in section.tables] == [2, 2, 2, 2]
     errors, calibration = section.tables[:2]
-    assert errors.columns[2:6] == ["CRPS", "as now", "mean of 7 days", "a week ago"] and "-" not in errors.rows[0]
+    assert errors.columns[2:7] == ["CRPS", "as now", "mean of 7 days", "a week ago", "unit's curve"]
+    assert "-" not in errors.rows[0]
     assert "Brier score of full" in calibration.columns and "Brier score of full" not in section.tables[3].columns
     assert len(section.plots) == 3 and not any("no data" in plot.svg for plot in section.plots)
     nothing = judge_published_census(PublishedCensus(published().forecasts.head(0), STAYS, START))
