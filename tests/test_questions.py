@@ -65,6 +65,7 @@ def numbers(unit: str, horizon: int, n: int, counts: np.ndarray, usable: int | N
     leave = n * (1 - np.exp(-horizon / 100))
     row = {"unit": unit, "horizon_hours": horizon, "status": "scored", "n_present": n}
     row |= {"expected_census": counts @ np.arange(len(counts)), "census_probabilities": counts.tolist()}
+    row["curves_probabilities"] = None
     for name in ("05", "10", "25", "50", "75", "90", "95"):
         row[f"census_p{name}"] = int(np.searchsorted(np.cumsum(counts), int(name) / 100 - 1e-12))
     row |= {"expected_arrivals": leave, "expected_discharges": 0.9 * leave, "expected_deaths": 0.1 * leave}

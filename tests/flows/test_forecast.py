@@ -631,7 +631,8 @@ def test_evaluate_pairs_outcomes_once_stays_have_ended_and_fills_the_scorecard(t
     for (unit, horizon), error in errors.items():
         (found,) = card[(card["unit"] == unit) & (card["metric"] == f"census_{horizon}h_mae")]["value"]
         assert found == pytest.approx(error), (unit, horizon)
-    assert {"census_24h_crps", "census_24h_crps_persistence", "census_24h_pit_coverage_80"} <= set(card["metric"])
+    names = ("crps", "crps_persistence", "crps_curves", "mae_curves", "pit_coverage_80")
+    assert {f"census_24h_{name}" for name in names} <= set(card["metric"])
     drift = read(trained, "select * from forecast.drift")
     assert len(drift) > 10 and drift["psi"].notna().any()
     burden = read(trained, "select * from forecast.alert_burden where risk_band = 'low'")
@@ -639,7 +640,7 @@ def test_evaluate_pairs_outcomes_once_stays_have_ended_and_fills_the_scorecard(t
     page = Path(counts["page"]).read_text()
     patients = read(trained, "select stay_id from icu.stay_version union select patient_id from icu.stay_version")
     assert not [name for name in patients["stay_id"] if name in page]
-    assert page.count("<svg") >= 7 and "mean of 7 days" in page
+    assert page.count("<svg") >= 7 and "mean of 7 days" in page and "unit&#39;s curve" in page
     assert not re.search(r"(src|href)=.https?:", page), "it opens without a network"
 
 
