@@ -2,11 +2,13 @@
 
 from collections import Counter
 from datetime import timedelta
+from time import sleep
 
 import pytest
 from sqlalchemy import text
 
 from benchmarks import large_source, reading
+from benchmarks.turns import take_turns
 from sql.intake.adapter import load_adapter
 from sql.intake.catalogue import check_source
 from sql.intake.reading import BEGINNING, read_observations, read_stays
@@ -86,3 +88,19 @@ def test_pandas_reads_the_newest_part_of_a_source_that_would_not_fit_in_memory()
     assert since == reading.AS_OF - share * timedelta(days=100)
     assert reading._what_fits(begin, 10, reading.Measured(1, 1, start_kib=0, peak_kib=1), 1) == ("begin", 1)
     assert reading._what_fits(begin, 1, None, 1) == ("begin", 1)
+
+
+def rests():
+    return "found", lambda: sleep(0.02)
+
+
+def fails():
+    raise ValueError("no such network")
+
+
+def test_contenders_take_turns_and_a_fault_of_one_ends_the_comparison():
+    turns = take_turns({"a": rests, "b": rests}, rounds=2)
+    assert [(one.found, len(one.seconds)) for one in turns.values()] == [("found", 2)] * 2
+    assert all((one.seconds >= 0.02).all() and one.peak_gb > 0 for one in turns.values())
+    with pytest.raises(RuntimeError, match=r"(?s)b: .*no such network"):
+        take_turns({"a": rests, "b": fails}, rounds=1)
