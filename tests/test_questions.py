@@ -13,7 +13,7 @@ import builders_sql as b
 import numpy as np
 import pandas as pd
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import insert, text, update
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -24,7 +24,7 @@ from rnn_core.contracts.errors import DataTooSmallError, ForecastError
 from rnn_core.evaluation.census_scorecard import judge_published_census, score_census
 from sql.published import results, runs, trials
 from sql.published.census_outcomes import read_published_census
-from sql.store.schema import batch, model
+from sql.store.schema import batch, model, planned
 
 PAGE = (Path(__file__).parents[1] / "docs" / "questions.md").read_text(encoding="utf-8")
 QUESTIONS = dict(
@@ -34,6 +34,18 @@ QUESTIONS = dict(
 NOW = datetime(2026, 2, 12, 19, tzinfo=UTC)
 HORIZONS = (4, 8, 12, 24, 36, 48, 72, 96, 120, 168)
 BEDS = {"ICU1": (6, 5), "ICU2": (4, None)}
+# Kind, unit, hours ahead, probability, stay, status; the first is before midnight in UTC and after it in Zurich.
+PLANS = (
+    ("admission", "ICU1", 4.5, 0.8, None, "planned"),
+    ("admission", "ICU1", 16, 0.5, None, "planned"),
+    ("transfer", "ICU2", 20, 0.9, "c1", "planned"),
+    ("transfer", "ICU2", 40, 0.6, "c4", "planned"),
+    ("discharge", "ICU1", 40, 0.7, "c2", "planned"),
+    ("discharge", "ICU1", 40, 0.7, "c6", "planned"),
+    ("admission", "ICU2", 40, 0.7, None, "cancelled"),
+    ("admission", "ICU2", 169, 0.7, None, "planned"),
+    ("admission", "ICU2", -2, 0.7, None, "planned"),
+)
 
 
 def hours(n: float) -> timedelta:
@@ -109,6 +121,12 @@ def icu(make_database, migrated_template):
             b.add_stay(engine, **{k: v for k, v in row.items() if k not in ("outtime", "outcome")} | known)
             if "outtime" in row:
                 b.end_stay(engine, **row | {"batch_id": first})
+        for number, (kind, unit, ahead, probability, stay, status) in enumerate(PLANS):
+            row = {"planned_id": f"plan{number}", "kind": kind, "unit": unit, "probability": probability}
+            row |= {"source": b.SOURCE, "stay_id": stay, "status": status, "batch_id": first}
+            times = {"expected_at": NOW + hours(ahead), "available_at": NOW - hours(30)}
+            with engine.begin() as connection:
+                connection.execute(insert(planned).values(row | times))
         b.add_model(engine, "icu-stay-1")
         with engine.begin() as connection:
             connection.execute(update(model).values(data_cutoff=NOW - hours(24 * 14)))
@@ -233,6 +251,19 @@ def test_the_board_counts_what_changed_and_who_is_at_risk(icu, board):
     for row in bands:
         assert f"{row['n']} {row['risk_band']}" in sections(board)[row["unit"]]
     assert "Likely to leave within 24 hours: 0 of 4." in sections(board)["ICU1"]
+
+
+def test_the_board_counts_what_is_planned_by_day_and_how_many_of_it_are_expected(board):
+    """Not what is over, cancelled, too far ahead, or of a stay that has ended; a transfer of who is in already is an end."""
+    head = ["day", "admissions", "transfers in", "to leave"]
+    friday, saturday = "Fri 13 Feb", "Sat 14 Feb"
+    planned_of = {
+        "Hospital": [[friday, "2 (1.3)", "1 (0.9)", "0"], [saturday, "0", "0", "2 (1.3)"]],
+        "ICU1": [[friday, "2 (1.3)", "0", "0"], [saturday, "0", "0", "1 (0.7)"]],
+        "ICU2": [[friday, "0", "1 (0.9)", "0"], [saturday, "0", "0", "1 (0.6)"]],
+    }
+    for title, rows in planned_of.items():
+        assert cells(sections(board)[title], "plans of the next seven days") == [head, *rows]
 
 
 def test_the_board_names_patients_only_where_they_are_requested(icu, board):

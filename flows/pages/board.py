@@ -30,6 +30,8 @@ REASONS = {
     "ends_with_hospital": "stays of this source end with the hospital stay, so who is in which unit is not known",
 }
 _CHANGES = {"admitted": "admitted", "left": "left", "died": "died", "risk_up": "risk up", "risk_down": "risk down"}
+# Kinds of plans, in words.
+_PLANNED = {"admission": "admissions", "transfer": "transfers in", "discharge": "to leave"}
 
 
 def write_board(store: Engine, source: str, path: Path | None = None, *, patients: bool = False) -> Path:
@@ -119,6 +121,8 @@ def _section(board: Board, unit: str) -> Section:
     ]
     plots = [_fan(board, unit, scored)] if len(scored) else []
     tables = [_horizons(scored, unit)] if len(scored) else []
+    planned = board.planned[board.planned["unit"] == unit]
+    tables += [_planned(planned, unit)] if len(planned) else []
     if board.patients is not None:
         # Who is in no unit that is known stands with the hospital.
         here = board.patients["unit"].isna() if unit == HOSPITAL else board.patients["unit"] == unit
@@ -205,6 +209,15 @@ def _horizons(scored: pd.DataFrame, unit: str) -> Table:
         rows.append(cells)
     beds = ", and probabilities of being full and of at least 1, 2 and 3 free beds" if has_beds else ""
     return Table(f"{_name(unit)}: expected patients with ranges{beds}", columns, rows)
+
+
+def _planned(planned: pd.DataFrame, unit: str) -> Table:
+    rows = []
+    for day, of_day in planned.groupby("day"):
+        cells = {row["kind"]: f"{row['n']} ({row['expected']:.1f})" for _, row in of_day.iterrows()}
+        rows.append([f"{day:%a %-d %b}", *(cells.get(kind, "0") for kind in _PLANNED)])
+    words = f"{_name(unit)}: plans of the next seven days; in brackets the expected number"
+    return Table(words, ["day", *_PLANNED.values()], rows)
 
 
 def _patients(patients: pd.DataFrame, unit: str) -> Table:

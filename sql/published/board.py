@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from sqlalchemy import Connection, Engine, text
 
-from rnn_core.contracts.census import HOSPITAL
+from rnn_core.contracts.census import CENSUS_HORIZONS, HOSPITAL
 from rnn_core.contracts.thresholds import LIKELY, RISK_BANDS
 from sql.store.statements import read_statement
 
@@ -46,6 +46,22 @@ select case grouping(unit) when 1 then :hospital else unit end as unit, change, 
 from forecast.changes where source = :source
 group by grouping sets ((unit, change), (change))
 """
+# Of a stay that has ended nothing is planned any more. A transfer is one to the unit, unless its stay is there already.
+_PLANNED = """
+select
+    case grouping(unit) when 1 then :hospital else unit end as unit, day, kind, count(*) as n, sum(probability) as expected
+from (
+    select
+        p.unit, p.probability, (p.expected_at at time zone :timezone)::date as day,
+        case when p.kind = 'transfer' and s.unit = p.unit then 'discharge' else p.kind end as kind
+    from icu.planned_at(:as_of, :started_at) p
+    left join icu.stay_at(:as_of, :started_at) s on s.source = p.source and s.stay_id = p.stay_id
+    where p.source = :source and p.status = 'planned' and p.expected_at > :as_of and p.expected_at <= :until
+        and s.outcome is null and (s.outtime is null or s.outtime > :as_of)
+) plan
+group by grouping sets ((unit, day, kind), (day, kind))
+order by day, kind
+"""
 _PATIENTS = (
     "select * from forecast.current_risk where source = :source order by mortality_risk desc nulls last, stay_id"
 )
@@ -62,6 +78,8 @@ class Board:
     patients_now: per unit counts of patients with a row in the run, of those who abstain, and by risk band; how many are
         expected to leave within 24 hours, and how many leave with a probability of LIKELY or more.
     changes: counts since yesterday [units, CHANGES].
+    planned: what was planned for the next days when the run began: n plans of a kind per unit and day of the hospital's clock,
+        and expected, the sum of their probabilities.
     patients, changed: the rows of forecast.current_risk and forecast.changes; None unless requested.
     """
 
@@ -72,6 +90,7 @@ class Board:
     past: pd.DataFrame
     patients_now: pd.DataFrame
     changes: pd.DataFrame
+    planned: pd.DataFrame
     patients: pd.DataFrame | None
     changed: pd.DataFrame | None
 
@@ -102,6 +121,9 @@ def read_board(engine: Engine, source: str, *, patients: bool = False) -> Board 
         shown = [HOSPITAL, *units]
         times = {"as_of": run["as_of"], "since": run["as_of"] - pd.Timedelta(days=PAST_DAYS)}
         past = read(_PAST, started_at=run["started_at"], **times, **total)
+        horizon = run["as_of"] + pd.Timedelta(hours=max(CENSUS_HORIZONS))
+        known = {"as_of": run["as_of"], "started_at": run["started_at"], "timezone": run["timezone"], "until": horizon}
+        planned = read(_PLANNED, **known, **total)
         bands = ", ".join(f"count(*) filter (where risk_band = '{band}') as \"{band}\"" for band in RISK_BANDS)
         now = read(_PATIENTS_NOW.format(bands=bands), likely=LIKELY, **total)
         changes = read(_CHANGES, **total)
@@ -113,6 +135,7 @@ def read_board(engine: Engine, source: str, *, patients: bool = False) -> Board 
             past=_by_unit(past, "at", "census").reindex(columns=shown, fill_value=0),
             patients_now=now[now["unit"].notna()].set_index("unit").reindex(shown).fillna(0),
             changes=_by_unit(changes, "change", "n").T.reindex(index=shown, columns=CHANGES, fill_value=0),
+            planned=planned,
             patients=read(_PATIENTS) if patients else None,
             changed=read(_CHANGED) if patients else None,
         )
