@@ -28,14 +28,24 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 # What a server may forget when the machine stops, and what would make two runs differ in speed.
 CARELESS = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "autovacuum": "off", "jit": "off"}
+# In memory, where the data are, a log of 4 GB would be waste.
+CARELESS |= {"max_wal_size": "512MB"}
 _names = itertools.count()
+
+
+# Hundreds of databases of some 300 files each: a file system in memory makes and removes them in no time.
+IN_MEMORY, ENOUGH_BYTES = Path("/dev/shm"), 6 * 2**30
+
+
+def _has_room_in_memory() -> bool:
+    return os.access(IN_MEMORY, os.W_OK) and shutil.disk_usage(IN_MEMORY).free > ENOUGH_BYTES
 
 
 class Server:
     """The embedded PostgreSQL of a session, in a folder that its workers share."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="icu-pg-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="icu-pg-", dir=IN_MEMORY if _has_room_in_memory() else None))
 
     def start(self) -> str:
         from sql.store import embedded
@@ -44,7 +54,7 @@ class Server:
         url = embedded.start(self.folder / "pg")
         with open_engine(url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             for name, value in CARELESS.items():
-                connection.exec_driver_sql(f"alter system set {name} = {value}")
+                connection.exec_driver_sql(f"alter system set {name} = '{value}'")
             connection.exec_driver_sql("select pg_reload_conf()")
         return url.render_as_string(hide_password=False)
 
@@ -106,6 +116,18 @@ def make_database(server):
         return url.set(database=name)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def drop_database(server):
+    """A function that removes the database at a URL, whoever is still connected to it."""
+    from sql.store.engine import open_engine
+
+    def drop(url) -> None:
+        with open_engine(server[0]).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql(f"drop database {url.database} with (force)")
+
+    return drop
 
 
 @pytest.fixture(scope="session")
@@ -265,7 +287,7 @@ def _enter(monkeypatch, folder: Path, store, clif_source) -> None:
 
 
 @pytest.fixture
-def installation(make_database, migrated_template, clif_source, tmp_path, monkeypatch):
+def installation(make_database, drop_database, migrated_template, clif_source, tmp_path, monkeypatch):
     """A fresh installation: settings in the environment, an empty migrated database, the CLIF demo as a source."""
     from flows.runtime.databases import open_store
     from flows.runtime.settings import load_settings
@@ -274,6 +296,7 @@ def installation(make_database, migrated_template, clif_source, tmp_path, monkey
     engine = open_store()
     yield engine
     engine.dispose()
+    drop_database(engine.url)
     load_settings.cache_clear()
 
 
@@ -328,7 +351,7 @@ def trained_forecaster(trained_template):
 
 
 @pytest.fixture
-def copy_installation(make_database, clif_source, tmp_path, monkeypatch):
+def copy_installation(make_database, drop_database, clif_source, tmp_path, monkeypatch):
     """A function that makes an installation of this test from a template and returns its engine."""
     from flows.runtime.databases import open_store
     from flows.runtime.settings import load_settings
@@ -344,6 +367,7 @@ def copy_installation(make_database, clif_source, tmp_path, monkeypatch):
     yield copy
     for engine in engines:
         engine.dispose()
+        drop_database(engine.url)
     load_settings.cache_clear()
 
 

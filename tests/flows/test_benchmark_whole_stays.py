@@ -45,6 +45,7 @@ def folders(tmp_path_factory):
     return folder
 
 
+@pytest.mark.soak
 def test_on_withheld_hospitals_every_model_has_every_figure_at_every_landmark(folders, tmp_path):
     out, page = tmp_path / "out.json", tmp_path / "out.html"
     models = ("prevalence", "logistic", "apache")
@@ -66,6 +67,7 @@ def test_on_withheld_hospitals_every_model_has_every_figure_at_every_landmark(fo
     assert "prevalence | 24h" in summary_table(judgement) and "Quantile reliability" in page.read_text()
 
 
+@pytest.mark.soak
 def test_across_hospitals_every_stay_with_a_forecast_is_judged_once(folders):
     found = run_benchmark([folders / "a", folders / "b"], [], models=("prevalence",), folds=2).to_json()
     stays = found["protocol"]["judged_stays"]

@@ -52,7 +52,7 @@ def both_ended(trained_template, make_template, clif_source, mimic_iii_source):
 
 
 @pytest.fixture
-def two(both_ended, trained, make_database, mimic_iii_source, monkeypatch):
+def two(both_ended, trained, make_database, drop_database, mimic_iii_source, monkeypatch):
     """The installation in which a model of the CLIF demo serves, with all stays of both demos ended."""
     url = make_database("both", both_ended)
     monkeypatch.setenv("ICU_DATABASE_URL", url.render_as_string(hide_password=False))
@@ -61,6 +61,7 @@ def two(both_ended, trained, make_database, mimic_iii_source, monkeypatch):
     engine = open_store()
     yield engine
     engine.dispose()
+    drop_database(url)
 
 
 def serving(store):

@@ -152,7 +152,7 @@ def test_first_loads_that_meet_at_the_empty_table_take_turns(hospitals):
     ("setting", "value", "sentence"),
     [
         ("URL", "postgresql://nobody@127.0.0.1:1/hospital", "The source south does not answer"),
-        ("DB_SCHEMA", "nowhere", "needs the table nowhere"),
+        pytest.param("DB_SCHEMA", "nowhere", "needs the table nowhere", marks=pytest.mark.soak),
     ],
 )
 def test_a_source_that_is_down_touches_no_other(published, clif_source, monkeypatch, setting, value, sentence):

@@ -268,6 +268,7 @@ def test_a_test_alert_reaches_the_receiver_and_a_wrong_address_is_refused_withou
     assert "token-123" not in str(refused.value)
 
 
+@pytest.mark.soak
 def test_an_evaluation_of_real_outcomes_raises_no_alarm_on_small_numbers(healthy, inbox):
     """Ten deaths give wide intervals, and a watch that cried at them would be switched off."""
     ingest.fn("clif", AT + timedelta(days=14))

@@ -34,6 +34,12 @@ PAIRS = [
     for source in adapter_names()
     for dialect in load_adapter(source).dialects
 ]
+# Each takes a source over once more: other engines than PostgreSQL read the same SELECTs, in the soak.
+FAULTY = [
+    pytest.param(*pair.values, id=pair.id, marks=() if pair.values[1] == "postgresql" else pytest.mark.soak)
+    for pair in PAIRS
+    if pair.values[0] not in WITHOUT_ENDS
+]
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +136,7 @@ def test_observations_are_known_when_the_hospital_knew_them_in_the_units_of_the_
     assert [row[4] for row in found] == pytest.approx([row[4] for row in as_rows(wanted)], rel=1e-9)
 
 
-@pytest.mark.parametrize(("source", "dialect"), [pair for pair in PAIRS if pair.values[0] not in WITHOUT_ENDS])
+@pytest.mark.parametrize(("source", "dialect"), FAULTY)
 def test_stays_with_impossible_times_are_not_present_and_change_no_other(
     store, build_and_ingest, monkeypatch, source, dialect
 ):

@@ -93,6 +93,7 @@ def test_a_missing_wheel_is_told_with_the_way_to_get_it(monkeypatch):
         clif.read_table("adt")
 
 
+@pytest.mark.soak
 def test_loading_again_replaces_the_tables_and_names_each(loaded):
     engine, reports = loaded
     said = []

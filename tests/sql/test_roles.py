@@ -61,7 +61,7 @@ def refused(engine, statement: str) -> bool:
     return "permission denied" in str(error.value) or "must be owner" in str(error.value)
 
 
-@pytest.mark.parametrize("source", ["clif", "mimic_iii"])
+@pytest.mark.parametrize("source", ["clif", pytest.param("mimic_iii", marks=pytest.mark.soak)])
 def test_the_reader_of_a_source_selects_what_the_adapter_reads_and_nothing_else(request, source):
     url = request.getfixturevalue(f"{source}_source")
     owner, adapter, role = open_engine(url), load_adapter(source), f"reader_of_{source}"

@@ -919,6 +919,7 @@ def test_a_slice_depends_only_on_rows_known_by_its_end(world, eicu, hour):
         pd.testing.assert_frame_equal(sorted_rows(read(eicu, "eicu", which)), sorted_rows(whole))
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("which", ["stays", "observations"])
 def test_slices_together_are_one_pass(world, which):
     """Hours through a day, then odd parts of days, then the rest."""

@@ -283,6 +283,7 @@ def test_a_slice_depends_only_on_rows_known_by_its_end(demo, stays):
             assert len(whole) > (0 if which == "stays" else 100)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("which", ["stays", "observations"])
 def test_slices_together_are_one_pass(demo, stays, which):
     begin = stays["intime"].sort_values().iloc[60].to_pydatetime()
@@ -308,7 +309,8 @@ def few_patients(mimic_iii_folder):
     return tables
 
 
-@pytest.mark.parametrize("dialect", ["duckdb", pytest.param("sqlite", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("dialect", ["duckdb", "sqlite"])
 def test_other_engines_give_the_rows_that_postgresql_gives(few_patients, versions, observations, tmp_path, dialect):
     engine = open_engine(f"{dialect}:///{tmp_path / 'mimic3.db'}")
     loader.fill(engine, few_patients.items(), "main")

@@ -87,6 +87,7 @@ def observation_hash(engine, since, until):
         return tuple(connection.execute(text(query), {"since": since, "until": until}).one())
 
 
+@pytest.mark.soak
 def test_slices_together_are_one_pass(physionet):
     start = loader.START
     edges = [BEGINNING, *(start + timedelta(days=31.3 * k) for k in range(14)), END]

@@ -59,6 +59,7 @@ def test_all_errors_are_of_the_same_newest_windows_in_days_squared(fitted):
     assert report.test_mse == pytest.approx(mse(np.array(one_by_one)), rel=1e-4)
 
 
+@pytest.mark.soak
 def test_with_enough_epochs_the_network_beats_the_median():
     longer = replace(TINY, first_epochs=10, second_epochs=15, units=(12, 6), dropout=0.0)
     report = fit_unit_forecaster(SERIES, longer).report
