@@ -200,6 +200,7 @@ def test_training_without_stays_says_what_to_do(installation):
         train.fn("clif", AT - timedelta(days=300))
 
 
+@pytest.mark.soak
 def test_boosted_trees_train_beside_a_recurrent_model_and_serve_and_describe_themselves(trained, caplog):
     (recurrent,) = models(trained)
     counts = train.fn("clif", AT, epochs=4, members=2, forecaster="trees")

@@ -130,6 +130,7 @@ def test_a_model_is_no_transfer_where_it_or_its_origin_has_learned(two):
         measure_transfer(told["model"], ["clif", "mimic_iii"], AT)
 
 
+@pytest.mark.soak
 def test_a_training_starts_from_a_model_of_another_source_and_says_what_that_has_learned(two):
     row, _ = serving(two)
     again = partial(train.fn, "mimic_iii", AT, epochs=1, members=2, forecaster="recurrent")
@@ -154,13 +155,18 @@ def test_a_training_starts_from_a_model_of_another_source_and_says_what_that_has
     assert "until" in back().leak("clif", cutoff - 1, members=2)
     assert "2 members, not 3" in back().leak("clif", cutoff, members=3)
     (unit,) = registry.list_models(two, "mimic_iii", "unit")
+    with pytest.raises(ForecastError, match="forecasts units"):
+        again(warm_from=unit["model_id"])
+
+
+def test_a_start_that_fits_nothing_is_refused_with_a_sentence(two):
+    row, _ = serving(two)
     for model, forecaster, sentence in (
         ("nobody", "blend", "no model 'nobody'; there are: clif-stay"),
-        (unit["model_id"], "blend", "forecasts units"),
         (row["model_id"], "trees", "all others are fitted from scratch"),
     ):
         with pytest.raises(ForecastError, match=sentence):
-            again(warm_from=model, forecaster=forecaster)
+            train.fn("mimic_iii", AT, warm_from=model, forecaster=forecaster)
     shown = CliRunner().invoke(app, ["train", "clif", "--cold", "--warm-from", row["model_id"]])
     assert shown.exit_code == 2 and "--cold" in shown.output and "--warm-from" in shown.output
 

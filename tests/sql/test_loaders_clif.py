@@ -16,10 +16,10 @@ END = ANCHOR + timedelta(days=clif.DAYS)
 
 
 @pytest.fixture(scope="module")
-def loaded(make_database):
+def loaded(make_database, clif_schemas):
     """An engine on a database with the demo in the schemas `published` and `moved` (re-anchored), and the reports."""
-    engine = open_engine(make_database("clif_loader"))
-    reports = {"published": clif.load(engine, "published"), "moved": clif.load(engine, "moved", reanchor=True)}
+    template, reports = clif_schemas
+    engine = open_engine(make_database("clif_loader", template))
     yield engine, reports
     engine.dispose()
 

@@ -13,16 +13,17 @@ ONE_OUTCOME = ["7,6,1,5,-1,0"]
 
 
 @pytest.fixture(scope="module")
-def engine(make_database):
-    engine = open_engine(make_database("physionet_loader"))
+def engine(make_database, physionet_set_a):
+    """Set a as published, in the schema `public`; tests load others into schemas of their own."""
+    engine = open_engine(make_database("physionet_loader", physionet_set_a[0]))
     yield engine
     engine.dispose()
 
 
 @pytest.fixture(scope="module")
-def set_a(engine, physionet_folder):
-    """Set a as published, in the schema `a`; the report of its load."""
-    return physionet_2012.load(engine, physionet_folder, sets=["a"], schema="a")
+def set_a(physionet_set_a):
+    """The report of the load of set a."""
+    return physionet_set_a[1]
 
 
 def rows(engine, sql):
@@ -32,13 +33,13 @@ def rows(engine, sql):
 
 def test_set_a_arrives_whole(engine, set_a):
     assert set_a.rows == {"record": 4000, "measurement": 1_757_980, "outcome": 4000}
-    query = "select sum(in_hospital_death), count(*) filter (where length_of_stay = -1) from a.outcome"
+    query = "select sum(in_hospital_death), count(*) filter (where length_of_stay = -1) from outcome"
     assert rows(engine, query) == [(554, 60)]
 
 
 def test_a_published_file_can_be_read_back_line_by_line(engine, set_a, physionet_folder):
     name, content = next(physionet_2012._read_files(physionet_folder / "set-a.tar.gz"))
-    back = rows(engine, f"select time, parameter, value from a.measurement where record_id = {name} order by ctid")
+    back = rows(engine, f"select time, parameter, value from measurement where record_id = {name} order by ctid")
     assert [",".join(line) for line in back] == content.decode().splitlines()[1:]
 
 
@@ -46,7 +47,7 @@ def test_the_calendar_gives_whole_hours_of_one_year_and_says_so(engine, set_a):
     (first, last, odd, hours) = rows(
         engine,
         "select min(intime), max(intime), count(*) filter (where date_trunc('hour', intime) <> intime), "
-        "count(distinct intime) from a.record",
+        "count(distinct intime) from record",
     )[0]
     assert START <= first < START + timedelta(days=1)
     assert START + timedelta(days=364) < last < START + timedelta(days=365)

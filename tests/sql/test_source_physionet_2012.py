@@ -25,10 +25,9 @@ from sql.store.engine import open_engine
 
 
 @pytest.fixture(scope="module")
-def physionet(make_database, physionet_folder):
+def physionet(make_database, physionet_set_a):
     """A database with set a as published."""
-    engine = open_engine(make_database("physionet_source"))
-    loader.load(engine, physionet_folder, sets=["a"])
+    engine = open_engine(make_database("physionet_source", physionet_set_a[0]))
     yield engine
     engine.dispose()
 
