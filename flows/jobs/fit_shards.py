@@ -57,8 +57,8 @@ def fit_side_by_side(
 ) -> None:
     """Fit the networks of a model in the workers, if there are any: what `Forecaster.fit` with the same arguments resumes from.
 
-    The material is handed over in files, which are removed when the members are fitted. Trees keep no checkpoints and are
-    left to the job.
+    The material is handed over in a folder of files, which is removed when the members are fitted. Trees keep no checkpoints
+    and are left to the job.
     """
     n_folds = config.train.folds
     kinds = config.blend if config.forecaster == "blend" else (config.forecaster,)
@@ -79,7 +79,7 @@ def _handed_over(
     from rnn_core.series.material_files import write_material
 
     folder = _material_folder(source)
-    partial = folder.with_name(".material.partial")
+    partial = folder.with_name(".members.partial")
     try:
         for left in (folder, partial):
             shutil.rmtree(left, ignore_errors=True)
@@ -103,7 +103,7 @@ def _handed_over(
 
 
 def _material_folder(source: str) -> Path:
-    return checkpoints(source) / "material"
+    return checkpoints(source) / "members"
 
 
 def fit_member(_store: Engine, member: Member) -> int:

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
+from flows.jobs.stored_stays import read_stored
 from flows.jobs.train import judge_beside
 from flows.runtime import clock
 from flows.runtime.log import log
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.errors import ForecastError
-from sql.published import canonical, registry
+from sql.published import registry
 
 if TYPE_CHECKING:
     from rnn_core.evaluation.gate import Verdict
@@ -39,7 +40,7 @@ def judge_candidate(store: Engine, model_id: str, as_of: datetime) -> "Verdict":
 
     folder = load_settings().artifact_folder
     ours, theirs = (load_stay_forecaster(folder / each["artifact"]) for each in (row, serving))
-    then, now = (canonical.read_known(store, row["source"], time) for time in (row["data_cutoff"], as_of))
+    then, now = (read_stored(store, row["source"], time) for time in (row["data_cutoff"], as_of))
     return judge_beside(serving, theirs, ours, then, now)
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 
 from flows.jobs.fit_shards import after_epoch, checkpoints, fit_side_by_side
 from flows.jobs.start import Start, ancestor, find_start, learned_from
+from flows.jobs.stored_stays import read_stored
 from flows.runtime import clock
 from flows.runtime.databases import adapter_name, open_source, open_store
 from flows.runtime.flow import flow
@@ -25,7 +26,7 @@ from flows.runtime.settings import load_settings
 from flows.runtime.steps import Recorded, recorded_alone, step
 from rnn_core.contracts.config import Kind, ModelConfig, Sampling, UnitConfig
 from rnn_core.contracts.errors import ArtifactError, ContractError, DataTooSmallError, ForecastError
-from rnn_core.contracts.known import Known
+from rnn_core.contracts.known import Cohort
 from rnn_core.series.finished_stays import FinishedStays
 from rnn_core.series.splits import split_stays
 from sql.intake.adapter import load_adapter
@@ -165,23 +166,17 @@ def _configure(
 
 
 @step("read the training set", retries=2)
-def read_training_set(store: Engine, source: str, as_of: datetime) -> tuple[Known, Known, Sampling]:
+def read_training_set(store: Engine, source: str, as_of: datetime) -> tuple[Cohort, Cohort, Sampling]:
     """What was known at the cut-off, for fitting, and at `as_of`, for evaluation; and how the source samples stays."""
     adapter, _ = open_source(source)
-    now = canonical.read_known(store, source, as_of)
+    now = read_stored(store, source, as_of)
     if len(now.stays) == 0:
         raise DataTooSmallError(
             f"There is no stay of {source} as of {as_of.isoformat()}; run `icu-forecast ingest {source}`."
         )
     cutoff = now.stays["intime"].quantile(1 - HOLD_OUT_SHARE).floor("h")
-    then = canonical.read_known(store, source, cutoff.tz_localize("UTC").to_pydatetime())
-    log.info(
-        "%d stays, %s observations; learning from the %d stays known at %s",
-        len(now.stays),
-        f"{len(now.observations):,}",
-        len(then.stays),
-        cutoff,
-    )
+    then = read_stored(store, source, cutoff.tz_localize("UTC").to_pydatetime())
+    log.info("%d stays; learning from the %d stays known at %s", len(now.stays), len(then.stays), cutoff)
     for doubt in FinishedStays.of(now.stays).doubts().values():
         log.warning("%s", doubt)
     return then, now, adapter.sampling
@@ -212,7 +207,7 @@ def _same_shape(serving: "StayForecaster", config: ModelConfig) -> bool:
 
 
 @step("find the model to start from")
-def named_start(store: Engine, model: str, source: str, then: Known, config: ModelConfig) -> Start:
+def named_start(store: Engine, model: str, source: str, then: Cohort, config: ModelConfig) -> Start:
     """The model that was requested. Raises ForecastError if nothing can start from it."""
     import_tensorflow()
     from rnn_core.forecasters.start import WarmStart
@@ -227,7 +222,7 @@ def named_start(store: Engine, model: str, source: str, then: Known, config: Mod
 
 
 def own_start(
-    store: Engine, incumbent: dict | None, serving: "StayForecaster | None", then: Known, config: ModelConfig
+    store: Engine, incumbent: dict | None, serving: "StayForecaster | None", then: Cohort, config: ModelConfig
 ) -> Start | None:
     """The serving model, if it has the same shape and learned from nothing that this training is judged on."""
     from rnn_core.forecasters.start import WarmStart
@@ -252,9 +247,9 @@ def read_others(
     source: str,
     requested: Sequence[str] | None,
     incumbent: dict | None,
-    then: Known,
+    then: Cohort,
     sampling: Sampling,
-) -> dict[str, Known]:
+) -> dict[str, Cohort]:
     """Stays of other sources, as known at the cut-off.
 
     requested: raises ForecastError if one cannot be learned from. None: those that the serving model learned from; one that
@@ -274,14 +269,14 @@ def read_others(
     return found
 
 
-def _read_other(store: Engine, source: str, name: str, then: Known, sampling: Sampling) -> Known:
+def _read_other(store: Engine, source: str, name: str, then: Cohort, sampling: Sampling) -> Cohort:
     """Raises ForecastError if its stays are none, or mean something else."""
     from rnn_core.forecasters.stay import one_end
 
     if name == source:
         raise ForecastError(f"{source} is learned from anyway; --with names other sources.")
     adapter = load_adapter(adapter_name(name))
-    known = canonical.read_known(store, name, pd.Timestamp(then.as_of, tz="UTC").to_pydatetime())
+    known = read_stored(store, name, pd.Timestamp(then.as_of, tz="UTC").to_pydatetime())
     if not len(known.stays):
         raise ForecastError(
             f"No stay of {name} is known at the cut-off {then.as_of}; run `icu-forecast ingest {name}`."
@@ -302,12 +297,12 @@ def _has_networks(config: ModelConfig) -> bool:
 @step("fit the stay forecaster")
 def fit(
     source: str,
-    then: Known,
-    now: Known,
+    then: Cohort,
+    now: Cohort,
     config: ModelConfig,
     sampling: Sampling,
     warm: Start | None,
-    others: Mapping[str, Known],
+    others: Mapping[str, Cohort],
 ) -> "tuple[StayForecaster, FitReport]":
     from rnn_core.evaluation.judged_fit import fit_stay_forecaster
     from rnn_core.forecasters.start import WarmStart
@@ -333,8 +328,8 @@ def give_verdict(
     serving: "StayForecaster | None",
     forecaster: "StayForecaster",
     report: "FitReport",
-    then: Known,
-    now: Known,
+    then: Cohort,
+    now: Cohort,
 ) -> "Verdict":
     """Against the serving model on stays that began after both cut-offs; against the trivial baseline without one, or if
     that forecasts no death and the new one does."""
@@ -350,7 +345,7 @@ def give_verdict(
 
 
 def judge_beside(
-    incumbent: dict, serving: "StayForecaster", forecaster: "StayForecaster", then: Known, now: Known
+    incumbent: dict, serving: "StayForecaster", forecaster: "StayForecaster", then: Cohort, now: Cohort
 ) -> "Verdict":
     """The gate on the newest stays that neither model has learned from; `then` is what the new one learned from."""
     from rnn_core.evaluation.gate import Verdict, judge_challenger
@@ -417,8 +412,8 @@ def save(
     stay: Candidate,
     unit: UnitCandidate | None,
     arrivals: ArrivalCandidate | None,
-    then: Known,
-    now: Known,
+    then: Cohort,
+    now: Cohort,
 ) -> None:
     from rnn_core.forecasters.stay import save_stay_forecaster
     from rnn_core.forecasters.unit import save_unit_forecaster
@@ -440,7 +435,7 @@ def register(
     stay: Candidate,
     unit: UnitCandidate | None,
     arrivals: ArrivalCandidate | None,
-    then: Known,
+    then: Cohort,
     serve: bool,
 ) -> None:
     """The last step, in one transaction with the end of the run: a failed training leaves the models unchanged.
@@ -479,7 +474,7 @@ def register(
     shutil.rmtree(checkpoints(run.source), ignore_errors=True)
 
 
-def _origin(source: str, stay: Candidate, then: Known) -> dict[str, Any]:
+def _origin(source: str, stay: Candidate, then: Cohort) -> dict[str, Any]:
     """All that the model has learned from, and what it did not take over from its start."""
     learned = [ancestor(stay.model_id, source, then.as_of, stay.forecaster.config.train.folds)]
     # Every member has learned from all of the others' stays: no fold of these is left out.

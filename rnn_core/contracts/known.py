@@ -1,8 +1,9 @@
 """Stays and observations as known at one time: what reads return and computations take."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -10,16 +11,29 @@ import pandas as pd
 from rnn_core.contracts.concepts import NAMES
 from rnn_core.contracts.frames import HOUR, Observations
 
+# More stays are not looked at together: what is made of them lies in memory.
+PART_STAYS = 1000
 
-@dataclass(frozen=True)
-class Known:
-    """Stays and their observations as they were known at `as_of`; nothing later is in it.
+R = TypeVar("R")
 
-    sound: bool [stays], False where a stay's times contradict each other: it is used neither for training nor evaluation.
+
+def parts_of(n_stays: int) -> list[slice]:
+    """Runs of stays that are worked on one after another, or side by side; one that is empty if there are none.
+
+    >>> parts_of(2500)[-1]
+    slice(2000, 2500, None)
+    """
+    return [slice(first, min(first + PART_STAYS, n_stays)) for first in range(0, max(n_stays, 1), PART_STAYS)]
+
+
+class Cohort(Protocol):
+    """Stays as they were known at `as_of`, and how their observations are read: part by part.
+
+    stays: all of them, one row each, with the columns of STAY_COLUMNS. sound: bool [stays], False where a stay's times
+    contradict each other: it is used neither for training nor evaluation.
     """
 
     stays: pd.DataFrame
-    observations: Observations
     as_of: np.datetime64
 
     @property
@@ -35,6 +49,33 @@ class Known:
     def intime(self) -> np.ndarray:
         """datetime64[us] [stays]."""
         return self.stays["intime"].to_numpy("datetime64[us]")
+
+    def take(self, chosen: np.ndarray) -> Self:
+        """Only the stays marked in `chosen`, bool [stays]."""
+
+    def beside(self, others: Sequence[Self]) -> Self:
+        """These stays and, behind them, those of others with the same `as_of`."""
+
+    def map(
+        self,
+        function: Callable[..., R],
+        parts: Sequence[slice],
+        what: str,
+        *given: Sequence[Any],
+        observed: bool = True,
+    ) -> list[R]:
+        """`function(known, ...)` of what is known of the stays of each of `parts`, in their order, with the next of each of
+        `given` as in Python's `map`. It may run in another process. what: it does, for people. observed: False where it
+        reads no observations."""
+
+
+@dataclass(frozen=True)
+class Known(Cohort):
+    """Stays and their observations, in memory, as they were known at `as_of`; nothing later is in it."""
+
+    stays: pd.DataFrame
+    observations: Observations
+    as_of: np.datetime64
 
     @property
     def elapsed_hours(self) -> np.ndarray:
@@ -73,17 +114,38 @@ class Known:
         part = replace(part, stay=number[part.stay].astype(np.int32))
         return Known(self.stays[chosen].reset_index(drop=True), part, self.as_of)
 
+    def beside(self, others: "Sequence[Known]") -> "Known":
+        return stack([self, *others])
 
-def borrow(own: Known, others: Sequence[Known], apart_from: pd.Series) -> Known:
+    def map(
+        self,
+        function: Callable[..., R],
+        parts: Sequence[slice],
+        what: str,
+        *given: Sequence[Any],
+        observed: bool = True,
+    ) -> list[R]:
+        return [function(self._part(part), *each) for part, *each in zip(parts, *given, strict=True)]
+
+    def _part(self, part: slice) -> "Known":
+        chosen = np.zeros(len(self.stays), bool)
+        chosen[part] = True
+        return self if chosen.all() else self.take(chosen)
+
+
+C = TypeVar("C", bound=Cohort)
+
+
+def borrow(own: C, others: Sequence[C], apart_from: pd.Series) -> C:
     """`own` with the sound stays of other sources behind its own, marked as `borrowed`.
 
     Patients with an id that is in `apart_from` are left out of the others: they may be the same, and have their own folds.
     """
-    parts = [replace(own, stays=own.stays.assign(borrowed=False))]
+    borrowed = []
     for other in others:
         part = other.take(other.sound & ~other.stays["patient_id"].isin(apart_from).to_numpy())
-        parts.append(replace(part, stays=part.stays.assign(borrowed=True)))
-    return stack(parts)
+        borrowed.append(replace(part, stays=part.stays.assign(borrowed=True)))
+    return replace(own, stays=own.stays.assign(borrowed=False)).beside(borrowed)
 
 
 def stack(parts: Sequence[Known]) -> Known:

@@ -1,6 +1,8 @@
 """Judges a stay forecaster on stays it never saw, beside the trivial baseline, and compares two of them."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,12 @@ from rnn_core.contracts.concepts import NAMES
 from rnn_core.contracts.config import ModelConfig, Sampling
 from rnn_core.contracts.frames import HOUR
 from rnn_core.contracts.groups import patient_groups
-from rnn_core.contracts.known import Known
+from rnn_core.contracts.known import Cohort, Known, parts_of
 from rnn_core.evaluation.baselines import fit_population
 from rnn_core.evaluation.drift import describe_concepts
 from rnn_core.forecasters.stay import StayForecaster
 from rnn_core.series.material import Material, known_until, make_material, make_served_grid
-from rnn_core.series.splits import split_stays
+from rnn_core.series.splits import is_in_sample, split_stays
 from rnn_core.statistics.bootstrap import Estimate
 from rnn_core.statistics.distribution import Distribution
 from rnn_core.statistics.metric import METRICS, gate_metrics, score
@@ -32,6 +34,8 @@ _IN_GROUPS = (
     "mortality_calibration_slope",
     "los_mae_days",
 )
+# Enough for deciles of what was charted; of more, all observations would be in memory.
+_DESCRIBED_STAYS = 4000
 # Fewer stays of a group of patients hold too few deaths to say anything.
 MIN_GROUP_STAYS = 50
 
@@ -50,7 +54,7 @@ class Scored:
     hour: np.ndarray
 
 
-def unseen(now: Known, then: Known) -> tuple[np.ndarray, np.ndarray]:
+def unseen(now: Cohort, then: Cohort) -> tuple[np.ndarray, np.ndarray]:
     """Sound stays of `now` of patients whom a fit on `then` never saw, and those of them that began after the cut-off;
     two bool [stays of now].
 
@@ -64,7 +68,7 @@ def unseen(now: Known, then: Known) -> tuple[np.ndarray, np.ndarray]:
 
 
 def score_holdout(
-    forecaster: StayForecaster, scored: Scored, population: Known
+    forecaster: StayForecaster, scored: Scored, population: Cohort
 ) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
     """Metrics of what the forecaster said (`score_stays`) and of the trivial baseline, the curve of `population`; and the
     paired differences between the two."""
@@ -90,15 +94,23 @@ def _score_group(scored: Scored, rows: np.ndarray) -> dict[str, Estimate]:
     return score(happened | dict(numbers), metrics, scored.outcomes.groups[rows], n=_RESAMPLES)
 
 
-def describe(known: Known) -> dict[str, Any]:
-    """Who is in the data, in counts, dates of the first and last admission, and quantiles; no patient."""
-    stays, seen = known.stays, known.observations
+def describe(known: Cohort) -> dict[str, Any]:
+    """Who is in the data, in counts, dates of the first and last admission, and quantiles; no patient.
+
+    What was charted is described of `_DESCRIBED_STAYS` stays, if there are more, which a hash of the patients chooses.
+    """
+    stays = known.stays
+    share = _DESCRIBED_STAYS / max(len(stays), 1)
+    some = known.take(is_in_sample(stays["patient_id"], share, "described")) if share < 1 else known
+    (some,) = some.map(_itself, [slice(0, len(some.stays))], "describing")
+    seen = some.observations
     age = pd.to_numeric(stays["age_years"]).astype(float)
-    with_concept = np.zeros((len(stays), len(NAMES)), bool)
+    with_concept = np.zeros((len(some.stays), len(NAMES)), bool)
     with_concept[seen.stay, seen.concept] = True
     return {
         "stays": len(stays),
         "patients": int(stays["patient_id"].nunique()),
+        "described": len(some.stays),
         "observations": len(seen),
         "first_admission": str(stays["intime"].min()),
         "last_admission": str(stays["intime"].max()),
@@ -110,19 +122,27 @@ def describe(known: Known) -> dict[str, Any]:
         "stays_without": {
             name: round(float(share), 4) for name, share in zip(NAMES, 1 - with_concept.mean(axis=0), strict=True)
         },
-        "concepts": describe_concepts(known),
+        "concepts": describe_concepts(some),
     }
 
 
-def _curve_for(forecaster: StayForecaster, population: Known, scored: Scored) -> Distribution:
+def _itself(known: Known) -> Known:
+    return known
+
+
+def _curve_for(forecaster: StayForecaster, population: Cohort, scored: Scored) -> Distribution:
     return population_forecast(population, forecaster.config, forecaster.sampling, scored.outcomes.elapsed_hours)
 
 
 def population_forecast(
-    population: Known, config: ModelConfig, sampling: Sampling, elapsed_hours: np.ndarray
+    population: Cohort, config: ModelConfig, sampling: Sampling, elapsed_hours: np.ndarray
 ) -> Distribution:
     """What one would say without a model: the population's curve after as many hours, [rows]."""
-    until = known_until(population, config.window)
+    until, end = np.full(len(population.stays), population.as_of), population.stays["outtime"]
+    is_open = (end.isna() | (end > population.as_of)).to_numpy()
+    still = population.take(is_open)
+    read = partial(known_until, window=config.window)
+    until[is_open] = np.concatenate(still.map(read, parts_of(len(still.stays)), "reading until when stays go on"))
     curve = fit_population(population.stays, population.as_of, sampling.delayed_entry_hours, until)
     return curve.forecast_after(elapsed_hours, config.network.horizon_edges)
 
@@ -138,7 +158,7 @@ class Comparison:
 
 
 def compare_forecasters(
-    challenger: StayForecaster, champion: StayForecaster, judged: Known, population: Known
+    challenger: StayForecaster, champion: StayForecaster, judged: Cohort, population: Cohort
 ) -> Comparison:
     """Differences over the hours of `judged` that both of them forecast, in the `gate_metrics`, and from the curve of
     `population` in the `curve_metrics`."""
@@ -174,17 +194,34 @@ def _same_moments(ours: Scored, theirs: Scored) -> tuple[np.ndarray, np.ndarray]
     return both["index_x"].to_numpy(), both["index_y"].to_numpy()
 
 
-def count_deaths(known: Known) -> int:
+def count_deaths(known: Cohort) -> int:
     return int(known.stays["outcome"].eq("died").sum())
 
 
-def count_ends(known: Known) -> int:
+def count_ends(known: Cohort) -> int:
     """Stays whose end is known."""
     return int((known.stays["outcome"].notna() & known.stays["outtime"].notna()).sum())
 
 
-def score_stays(forecaster: StayForecaster, judged: Known) -> Scored:
+def score_stays(forecaster: StayForecaster, judged: Cohort) -> Scored:
     """Forecasts of the judged stays every `JUDGE_EVERY_HOURS` hours, and what became of them."""
+    parts = parts_of(len(judged.stays))
+    found = judged.map(partial(_score_part, forecaster), parts, "evaluating")
+    return Scored(
+        Distribution.concatenate([one.forecast for one in found]),
+        _join([one.outcomes for one in found]),
+        np.concatenate([one.stay + part.start for one, part in zip(found, parts, strict=True)]),
+        np.concatenate([one.hour for one in found]),
+    )
+
+
+def _join(parts: Sequence[Outcomes]) -> Outcomes:
+    names = [field.name for field in fields(Outcomes) if field.name != "ends_alike"]
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return Outcomes(**columns, ends_alike=parts[0].ends_alike)
+
+
+def _score_part(forecaster: StayForecaster, judged: Known) -> Scored:
     judged = forecaster.reads(judged)
     grid = make_served_grid(judged, forecaster.config.window, forecaster.sampling)
     material = make_material(judged, grid, forecaster.scaler, forecaster.config, forecaster.sampling)

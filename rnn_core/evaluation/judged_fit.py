@@ -11,7 +11,7 @@ import numpy as np
 from rnn_core.contracts.config import ModelConfig, Sampling
 from rnn_core.contracts.errors import DataTooSmallError
 from rnn_core.contracts.frames import EpochRecord
-from rnn_core.contracts.known import Known, borrow
+from rnn_core.contracts.known import Cohort, borrow
 from rnn_core.evaluation.holdout import (
     count_deaths,
     count_ends,
@@ -64,12 +64,12 @@ class FitReport:
 
 
 def fit_stay_forecaster(
-    then: Known,
-    now: Known,
+    then: Cohort,
+    now: Cohort,
     config: ModelConfig,
     *,
     sampling: Sampling = Sampling(),
-    borrowed: Sequence[Known] = (),
+    borrowed: Sequence[Cohort] = (),
     checkpoint_dir: Path | None = None,
     warm_from: Start | None = None,
     progress: Callable[[EpochRecord], None] | None = None,
@@ -115,7 +115,7 @@ def fit_stay_forecaster(
 
 
 @contextmanager
-def _cause_named(now: Known) -> Iterator[None]:
+def _cause_named(now: Cohort) -> Iterator[None]:
     """Too few stays to learn from are often many stays of one patient id, or with one begin: then the error says that."""
     try:
         yield

@@ -1,5 +1,6 @@
 """Fits a stay forecaster on what was known at its cut-off: an ensemble over folds of patients, calibrated out of fold."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +9,13 @@ import numpy as np
 
 from rnn_core.contracts.config import ModelConfig, Sampling
 from rnn_core.contracts.frames import EpochRecord
-from rnn_core.contracts.known import Known
+from rnn_core.contracts.known import Cohort
 from rnn_core.contracts.thresholds import RISK_THRESHOLDS
 from rnn_core.forecasters.forecaster import Forecaster, OutOfFold, Start, kind_of
 from rnn_core.forecasters.stay import StayForecaster, one_end
-from rnn_core.series.material import JUDGE_EVERY_HOURS, Material, make_material, make_served_grid
-from rnn_core.series.scaling import Scaler, fit_scaler, static_features
+from rnn_core.forecasters.training_material import build_material
+from rnn_core.series.material import JUDGE_EVERY_HOURS, Material
+from rnn_core.series.scaling import Scaler
 from rnn_core.series.splits import patient_folds
 from rnn_core.statistics.calibration import Calibration, PlattCalibration, fit_calibration
 from rnn_core.statistics.calibration_metrics import log_odds
@@ -30,7 +32,7 @@ Beforehand = Callable[[Material, np.ndarray, ModelConfig, Forecaster | None], No
 
 
 def fit_forecaster(
-    known: Known,
+    known: Cohort,
     learned: np.ndarray,
     config: ModelConfig,
     *,
@@ -43,15 +45,14 @@ def fit_forecaster(
     """A forecaster that learned from the stays `learned`, bool [stays of known], and was calibrated on nothing else.
 
     Calibration and risk bands come from the out-of-fold forecasts. warm_from: what the networks start from. beforehand: gets
-    what will be fitted; it may leave checkpoints of members in `checkpoint_dir`, from which the fit goes on.
+    what will be fitted; it may leave checkpoints of members in `checkpoint_dir`, from which the fit goes on. The material is
+    in files of that folder, or in memory without one.
     """
     if warm_from is not None and warm_from.fine:
         config = replace(config, train=replace(config.train, learning_rate=config.train.learning_rate / 4))
-    known = known.of_concepts(config.window.concepts)
-    grid = make_served_grid(known, config.window, sampling)
-    scaler = fit_scaler(grid, static_features(known.stays), np.flatnonzero(learned))
-    scaler = warm_from.scaler(scaler) if warm_from else scaler
-    material = make_material(known, grid, scaler, config, sampling)
+    folder = checkpoint_dir and checkpoint_dir / "material"
+    completed = {"completed": warm_from.scaler} if warm_from else {}
+    material, scaler = build_material(known, learned, config, sampling, folder, **completed)
     start = warm_from.networks(material, learned, config) if warm_from else None
     if beforehand is not None:
         beforehand(material, learned, config, start)
@@ -63,7 +64,10 @@ def fit_forecaster(
         warm_from=start,
         progress=progress,
     )
-    return make_forecaster(material, fitted, scaler, sampling), fitted
+    forecaster = make_forecaster(material, fitted, scaler, sampling)
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+    return forecaster, fitted
 
 
 def make_forecaster(material: Material, fitted: OutOfFold, scaler: Scaler, sampling: Sampling) -> StayForecaster:

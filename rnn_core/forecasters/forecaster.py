@@ -82,7 +82,7 @@ class OutOfFold:
     """A fit, with what each member says of the fold that it never saw.
 
     config: with the sizes that the data gave. histories, best_epochs: of each member, where it has epochs.
-    row: absolute rows, rising, of `Material.judged_rows` of the folds that were left out, int64 [n]. forecast: uncalibrated,
+    row: absolute rows, rising, of `Material.calibration_rows` of the folds that were left out, int64 [n]. forecast: uncalibrated,
         at these rows, by the member that left the stay's fold out, [n].
     """
 

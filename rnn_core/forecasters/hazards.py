@@ -164,7 +164,7 @@ class HazardForecaster:
         n_folds, edges = config.train.folds, config.network.horizon_edges
         learned = learned & ~material.known.borrowed  # networks have an intercept of each source, these have none
         fold = patient_folds(material.known.stays["patient_id"], n_folds)[material.stay_of_row]
-        rows, judged = sampled_rows(material, learned, config, cls.max_rows), material.judged_rows
+        rows, judged = sampled_rows(material, learned, config, cls.max_rows), material.calibration_rows
         judged = judged[learned[material.stay_of_row[judged]]]
         features, labels = summary_features(material.windows, rows), material.labels.take(rows)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 from zipfile import BadZipFile
 
 from rnn_core.contracts.errors import ArtifactError
@@ -25,11 +25,14 @@ class Networks:
     """One network, or the members of an ensemble.
 
     plain: what scores. source: the same as one Keras model (`network.build.build_ensemble`), or the folder that holds it:
-    only who trains or saves needs Keras, which takes seconds to import.
+    only who trains or saves needs Keras, which takes seconds to import. It is not sent to other processes, which score.
     """
 
     plain: tuple[FittedNetwork, ...]
-    source: "keras.Model | Path"
+    source: "keras.Model | Path | None"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"plain": self.plain, "source": None}
 
     @classmethod
     def of(cls, model: "keras.Model") -> Self:

@@ -13,7 +13,7 @@ from rnn_core.contracts.errors import ContractError
 from rnn_core.contracts.frames import EpochRecord, Windows
 from rnn_core.forecasters.forecaster import Forecaster, OutOfFold, join_folds
 from rnn_core.forecasters.networks import Networks
-from rnn_core.network.scoring import score_rows
+from rnn_core.network.scoring import fixed_inputs, score_rows
 from rnn_core.series.material import Material
 from rnn_core.statistics.distribution import Distribution
 
@@ -68,14 +68,14 @@ class RecurrentEnsemble:
         """See `Forecaster`. The fold that a network did not learn from stops it. Each learns from borrowed stays too, with an
         intercept of their source."""
         from rnn_core.network.carry_over import without_static
-        from rnn_core.network.training import fit_stay_model, fixed_inputs
+        from rnn_core.network.training import fit_stay_model
 
-        n_folds, edges, rows = config.train.folds, config.network.horizon_edges, material.judged_rows
+        n_folds, edges, rows = config.train.folds, config.network.horizon_edges, material.calibration_rows
         stay, fold = material.stay_of_row[rows], material.folds(n_folds)
         left_out, cells = range(n_folds) if folds is None else folds, member_cells(config)
         labels = replace(material.labels, death=material.settled_death)
         windows = material.windows_with_origin
-        fixed = fixed_inputs(windows, config)
+        fixed = fixed_inputs(windows, config) if material.fixed is None else material.fixed
         starts = iter(_starts(warm_from, len(left_out) * len(cells)))
         fitted, members, held_out_forecasts = [], [], []
         for k in left_out:

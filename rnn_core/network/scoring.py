@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from rnn_core.contracts.config import Cell
+from rnn_core.contracts.config import Cell, ModelConfig
 from rnn_core.contracts.errors import ContractError
 from rnn_core.contracts.frames import Windows
 from rnn_core.series.omission import NO_CONCEPT, ChannelsWithout
@@ -52,6 +52,10 @@ class FittedNetwork:
     def is_embedded(self) -> bool:
         """Whether the recurrent layers and the head read an embedding of each hour, as all but the first networks do."""
         return "embed_hour/kernel" in self.weights
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without its steps, which no other process could read."""
+        return {name: value for name, value in vars(self).items() if name != "steps"}
 
     @cached_property
     def steps(self) -> tuple[_Step, ...]:
@@ -331,6 +335,29 @@ def head(network: FittedNetwork, hidden: np.ndarray, hour: np.ndarray, features:
 def head_features(x: np.ndarray, static: np.ndarray, n: int, packed: Packed, at: np.ndarray) -> np.ndarray:
     """What all heads read besides the network's own: static features of the positions `at`, and `summaries` there."""
     return np.concatenate([static, summaries(x, n, packed, at)], axis=1)
+
+
+def fixed_inputs(windows: Windows, config: ModelConfig) -> np.ndarray:
+    """What the head reads that no weight changes, of every scored hour, float16 [rows, features]; 0 in other hours.
+
+    Computed once: in the steps of a fit it would be computed anew in every epoch and for every member of an ensemble.
+    """
+    rows, n = len(windows.channels), len(config.window.concepts)
+    if not config.network.wide:
+        return np.empty((rows, 0), np.float16)
+    width = windows.static.shape[1] + windows.channels.shape[1] + 7 * n
+    found = np.zeros((rows, width), np.float16)
+
+    def compute(batch: np.ndarray) -> None:
+        packed = Packed.of((windows.stop - windows.start)[batch])
+        row = packed.rows(windows.start[batch])
+        scored = np.flatnonzero(row >= windows.score_from[batch][packed.sequence])
+        static = windows.static[windows.stay[batch]][packed.sequence[scored]]
+        found[row[scored]] = head_features(windows.channels[row], static, n, packed, scored)
+
+    if len(windows):
+        in_parallel(compute, batches(windows.stop - windows.start))
+    return found
 
 
 def summaries(x: np.ndarray, n: int, packed: Packed, at: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -22,8 +23,8 @@ from rnn_core.network.build import build_network, split_at_head
 from rnn_core.network.devices import Devices, choose_devices, share_of_replica
 from rnn_core.network.heads import logits_of
 from rnn_core.network.losses import stay_loss
-from rnn_core.network.scoring import Packed, head_features, in_parallel
-from rnn_core.network.scoring import batches as packed_batches
+from rnn_core.network.scoring import fixed_inputs
+from rnn_core.series.mapped import release
 from rnn_core.series.windows import batch_rows, bucket_lengths, gather_batch
 
 MIN_WINDOWS = 10
@@ -34,6 +35,9 @@ _STEPS_OF_EPOCH, _SMALLEST_BATCH = 50, 16
 _STATE = 3
 # Trainers of this many architectures are kept between fits.
 _TRAINERS_KEPT = 4
+
+# Rows of the data that are looked at together, and batches after which mapped files are let go.
+_BLOCK, _RELEASE = 65_536, 50
 
 # Enough rows for the overall distribution of ends; more would only cost time.
 _MARGINAL_ROWS = 20_000
@@ -131,30 +135,6 @@ def sized(config: ModelConfig, windows: Windows) -> ModelConfig:
         "longest_hours": 2 * config.window.chunk_hours,
     }
     return replace(config, network=replace(config.network, head="competing_risk", **sizes))
-
-
-def fixed_inputs(windows: Windows, config: ModelConfig) -> np.ndarray:
-    """What the head reads that no weight changes, of every scored hour, float16 [rows, features]; 0 in other hours.
-
-    Computed once, by what serves: in the steps it would be computed anew in every epoch and for every member of an
-    ensemble. Takes about as much memory as the windows and their labels.
-    """
-    rows, n = len(windows.channels), len(config.window.concepts)
-    if not config.network.wide:
-        return np.empty((rows, 0), np.float16)
-    width = windows.static.shape[1] + windows.channels.shape[1] + 7 * n
-    found = np.zeros((rows, width), np.float16)
-
-    def compute(batch: np.ndarray) -> None:
-        packed = Packed.of((windows.stop - windows.start)[batch])
-        row = packed.rows(windows.start[batch])
-        scored = np.flatnonzero(row >= windows.score_from[batch][packed.sequence])
-        static = windows.static[windows.stay[batch]][packed.sequence[scored]]
-        found[row[scored]] = head_features(windows.channels[row], static, n, packed, scored)
-
-    if len(windows):
-        in_parallel(compute, packed_batches(windows.stop - windows.start))
-    return found
 
 
 def _check_rows(windows: Windows, labels: Labels, train_stays: np.ndarray, valid_stays: np.ndarray) -> None:
@@ -415,10 +395,12 @@ class _Run:
     def _total(
         self, step: Callable[..., Any], examples: _Examples, batches: list[np.ndarray], rng: np.random.Generator
     ) -> float:
-        every = self.config.train.loss_every
+        every, gathered = self.config.train.loss_every, count(1)
 
         def gather(window: np.ndarray) -> list[tf.Tensor]:
             batch = _gather(self.windows, self.labels, self.fixed, window, every, rng)
+            if next(gathered) % _RELEASE == 0:
+                release(self.windows.channels, self.labels.weights, self.labels.entry, self.fixed)
             return [tf.convert_to_tensor(part) for part in batch]
 
         # Read only at the end, so that an accelerator need not wait for the next batch to be gathered.
@@ -505,5 +487,7 @@ def _fingerprint(
     arrays = [windows.channels, windows.static, windows.start, windows.stop, windows.score_from]
     arrays += [labels.weights, labels.entry, labels.death, labels.usable, train.window, valid.window, *first_weights]
     for array in arrays:
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        for first in range(0, len(array), _BLOCK):
+            digest.update(np.ascontiguousarray(array[first : first + _BLOCK]).reshape(-1).view(np.uint8))
+        release(array)
     return digest.hexdigest()

@@ -1,33 +1,44 @@
 """The data of a fit or an evaluation: stays as known at one time, their windows, and labels of the hours that are served."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 
 from rnn_core.contracts.config import ModelConfig, Sampling, WindowConfig
 from rnn_core.contracts.frames import HOUR, Grid, Labels, Windows
-from rnn_core.contracts.known import Known
+from rnn_core.contracts.known import Cohort, Known
 from rnn_core.series.grid import make_grid
 from rnn_core.series.labels import make_labels
 from rnn_core.series.scaling import Scaler
 from rnn_core.series.serving_rule import is_fresh, is_served, served_until
-from rnn_core.series.splits import patient_folds
+from rnn_core.series.splits import is_in_sample, patient_folds
 from rnn_core.series.windows import make_windows
 from rnn_core.statistics.outcomes import settled_age
 
 # Metrics are taken every so many hours of a stay: neighbouring hours are nearly the same.
 JUDGE_EVERY_HOURS = 6
+# Forecasts of so many stays calibrate and pool; those of more would only take memory.
+MOST_CALIBRATED_STAYS = 10_000
+# Hours that are looked at together.
+_BLOCK = 65_536
 
 
 @dataclass(frozen=True)
 class Material:
-    """Windows and labels of stays, made with one scaler; labels are usable where a forecast would have been served."""
+    """Windows and labels of stays, made with one scaler; labels are usable where a forecast would have been served.
 
-    known: Known
+    Of `known`, whoever has the material reads the stays alone. fixed: `network.scoring.fixed_inputs` of
+    `windows_with_origin`, where they were computed beforehand.
+    """
+
+    known: Cohort
     windows: Windows
     labels: Labels
     known_until: np.ndarray
+    fixed: np.ndarray | None = None
 
     @property
     def stay_of_row(self) -> np.ndarray:
@@ -45,9 +56,7 @@ class Material:
         With these as static features, a network learns an intercept of each source. They are 0 in all of one's own stays,
         so what is served does without them.
         """
-        source = np.where(self.known.borrowed, self.known.stays["source"], None)
-        others = np.array(sorted(set(source) - {None}), dtype=object)
-        return (source[:, None] == others).astype(np.float32)
+        return origin_of(self.known.stays, self.known.borrowed, other_sources(self.known))
 
     @property
     def windows_with_origin(self) -> Windows:
@@ -61,13 +70,23 @@ class Material:
         A risk of death that is learned or calibrated from whatever has ended would, near the cut-off, be that of short
         stays. The likelihood of `labels` has no such bias: it counts an open stay as open. An outcome without a time is kept.
         """
-        rows, stay, labels = self.judged_rows, self.stay_of_row, self.labels
-        hour = self.windows.prediction_hour.astype(np.float64)
+        rows, death = self.judged_rows, np.empty_like(self.labels.death)
+        age, stayed, ended = self._followed(rows)
+        settled = settled_age(age, stayed, ended)
+        for first in range(0, len(death), _BLOCK):
+            block = np.arange(first, min(first + _BLOCK, len(death)))
+            age, stayed, _ = self._followed(block)
+            death[block] = np.where((age >= settled) | np.isnan(stayed), self.labels.death[block], np.nan)
+        return death
+
+    def _followed(self, row: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of absolute rows: hours from the prediction to `as_of`; to the end or, until it is known, to `known_until`, NaN
+        if an outcome has no time; and whether the end is known; [n] each."""
+        stay, hour = self.windows.stay_of(row), self.windows.prediction_hour[row].astype(np.float64)
         age, followed = (((at - self.known.intime) / HOUR)[stay] - hour for at in (self.known.as_of, self.known_until))
-        ended = ~np.isnan(labels.remaining_hours)
-        stayed = np.where(ended, labels.remaining_hours, np.where(np.isnan(labels.death), followed, np.nan))
-        kept = age >= settled_age(age[rows], stayed[rows], ended[rows])
-        return np.where(kept | np.isnan(stayed), labels.death, np.nan).astype(np.float32)
+        remaining = self.labels.remaining_hours[row]
+        ended = ~np.isnan(remaining)
+        return age, np.where(ended, remaining, np.where(np.isnan(self.labels.death[row]), followed, np.nan)), ended
 
     def hour_of_row(self, row: np.ndarray) -> np.ndarray:
         """Prediction hours since the stay's first, from 1, of absolute rows."""
@@ -78,6 +97,17 @@ class Material:
         """All rows at which a prediction is made that is judged, rising, int64 [n]; none of borrowed stays."""
         rows = np.flatnonzero(self.windows.scored & ~self.known.borrowed[self.stay_of_row])
         return rows[self.is_judged(rows)]
+
+    @property
+    def calibration_rows(self) -> np.ndarray:
+        """The `judged_rows` that calibrate and pool, int64 [n]: of `MOST_CALIBRATED_STAYS` stays, if there are more, which a
+        hash of the patients chooses."""
+        rows, own = self.judged_rows, int((~self.known.borrowed).sum())
+        share = MOST_CALIBRATED_STAYS / max(own, 1)
+        if share >= 1:
+            return rows
+        chosen = is_in_sample(self.known.stays["patient_id"], share, "calibration")
+        return rows[chosen[self.windows.stay_of(rows)]]
 
     def is_judged(self, row: np.ndarray) -> np.ndarray:
         """Of absolute rows, those every `JUDGE_EVERY_HOURS` hours of which an outcome can be known, bool [n]."""
@@ -95,9 +125,28 @@ def judged_hours(windows: Windows, rules: WindowConfig, sampling: Sampling) -> n
     return rows[is_served(windows, rows, rules, sampling)]
 
 
-def make_material(known: Known, grid: Grid, scaler: Scaler, config: ModelConfig, sampling: Sampling) -> Material:
-    """Windows and labels of `known`, whose `grid` is that of `make_served_grid`."""
-    until = known_until(known, config.window)
+def other_sources(known: Cohort) -> list[str]:
+    """Those that stays are borrowed from."""
+    return sorted(set(known.stays["source"][known.borrowed])) if known.borrowed.any() else []
+
+
+def origin_of(stays: pd.DataFrame, borrowed: np.ndarray, others: Sequence[str]) -> np.ndarray:
+    """See `Material.origin`; others: `other_sources` of all of the material."""
+    source = np.where(borrowed, stays["source"], None)
+    return (source[:, None] == np.array(others, dtype=object)).astype(np.float32)
+
+
+def make_material(
+    known: Known,
+    grid: Grid,
+    scaler: Scaler,
+    config: ModelConfig,
+    sampling: Sampling,
+    until: np.ndarray | None = None,
+) -> Material:
+    """Windows and labels of `known`, whose `grid` is that of `make_served_grid`. until: its `known_until`, where that is
+    known already; then no observations are read."""
+    until = known_until(known, config.window) if until is None else until
     windows = make_windows(grid, known.stays, scaler, config.window)
     labels = make_labels(
         windows, known.stays, config.network.horizon_edges, sampling.delayed_entry_hours, known.as_of, known_until=until

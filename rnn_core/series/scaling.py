@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -115,25 +116,57 @@ def static_features(stays: pd.DataFrame) -> np.ndarray:
     return np.column_stack([*numbers, *missing, *levels]).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Of the observed cells of each concept: how many, their mean, and the sum of squared differences from it; float64
+    [concepts] each."""
+
+    n: np.ndarray
+    mean: np.ndarray
+    squares: np.ndarray
+
+    @classmethod
+    def of(cls, grid: Grid, chosen: np.ndarray) -> Self:
+        """chosen: bool [stays of the grid]."""
+        rows = np.flatnonzero(np.repeat(chosen, grid.lengths))
+        found = np.zeros((3, len(NAMES)))
+        for c in range(len(NAMES)):  # one concept at a time, so that no copy of the whole grid is made
+            values = _transform(_known(grid.last[rows, c]), c)
+            if len(values):
+                found[:, c] = len(values), values.mean(dtype=np.float64), values.var(dtype=np.float64) * len(values)
+        return cls(*found)
+
+    def joined(self, other: Self) -> Self:
+        """Of the cells of both (Chan, Golub & LeVeque, Am Stat 37, 1983, 242-247)."""
+        n, apart = self.n + other.n, other.mean - self.mean
+        share = np.divide(other.n, n, out=np.zeros_like(n), where=n > 0)
+        return type(self)(n, self.mean + share * apart, self.squares + other.squares + share * self.n * apart**2)
+
+
 def fit_scaler(grid: Grid, static_raw: np.ndarray, stay_rows: np.ndarray) -> Scaler:
+    """`scaler_of` the stays of a grid with the row numbers `stay_rows`, int [n], whose `static_features` are `static_raw`."""
+    chosen = np.zeros(grid.n_stays, dtype=bool)
+    chosen[stay_rows] = True
+    return scaler_of(Moments.of(grid, chosen), static_raw[chosen])
+
+
+def scaler_of(moments: Moments, static_raw: np.ndarray) -> Scaler:
     """Mean and standard deviation over the observed cells of the training stays, and of their static numbers.
 
-    static_raw: `static_features` of all stays of the grid. stay_rows: int [n], row numbers of the training stays.
+    static_raw: their `static_features`.
     A feature that training never saw is centred in its plausible range and scaled so that the range maps to [-2, 2];
     one that hardly varied (spread under a hundredth of that scale) keeps its mean and takes that scale.
     """
-    in_training = np.zeros(grid.n_stays, dtype=bool)
-    in_training[stay_rows] = True
-    rows = np.flatnonzero(np.repeat(in_training, grid.lengths))
-    positions = np.arange(len(NAMES))
-    low, high = (_transform(bound, positions) for bound in bounds())
+    bound = zip(*(_transform(each, np.arange(len(NAMES))) for each in bounds()), strict=True)
+    spread = np.sqrt(moments.squares / np.maximum(moments.n, 1))
     fitted = [
-        _center_and_scale(_transform(_known(grid.last[rows, c]), c), low[c], high[c]) for c in positions
-    ]  # one concept at a time, so that no copy of the whole grid is made
-    numbers = [
-        _center_and_scale(_known(static_raw[in_training, i]), *STATIC_RANGES[name])
-        for i, name in enumerate(STATIC_RANGES)
+        _center_and_scale(*each, *pair) for *each, pair in zip(moments.n, moments.mean, spread, bound, strict=True)
     ]
+    numbers = []
+    for i, name in enumerate(STATIC_RANGES):
+        values = _known(static_raw[:, i])
+        found = (values.mean(dtype=np.float64), values.std(dtype=np.float64)) if len(values) else (0.0, 0.0)
+        numbers.append(_center_and_scale(len(values), *found, *STATIC_RANGES[name]))
     indicators = [(0.0, 1.0)] * (len(STATIC_NAMES) - len(STATIC_RANGES))
     center, scale = np.array(fitted, dtype=np.float32).T.copy()
     static_center, static_scale = np.array(numbers + indicators, dtype=np.float32).T.copy()
@@ -150,23 +183,22 @@ def _known(column: np.ndarray) -> np.ndarray:
     return column[~np.isnan(column)]
 
 
-def _center_and_scale(values: np.ndarray, low: float, high: float) -> tuple[float, float]:
+def _center_and_scale(n: float, mean: float, spread: float, low: float, high: float) -> tuple[float, float]:
     range_scale = (float(high) - float(low)) / 4
-    if not len(values):
+    if not n:
         return (float(high) + float(low)) / 2, range_scale
-    spread = float(values.std(dtype=np.float64))
-    return float(values.mean(dtype=np.float64)), spread if spread > range_scale / 100 else range_scale
+    return float(mean), float(spread) if spread > range_scale / 100 else range_scale
 
 
 def _plain_concepts() -> np.ndarray:
     """Centre and scale of each concept if training never sees it, float32 [concepts, 2]."""
     ranges = [_transform(bound, np.arange(len(NAMES))) for bound in bounds()]
-    return np.array([_center_and_scale(np.empty(0), *pair) for pair in zip(*ranges, strict=True)], dtype=np.float32)
+    return np.array([_center_and_scale(0, 0, 0, *pair) for pair in zip(*ranges, strict=True)], dtype=np.float32)
 
 
 def _plain_static() -> np.ndarray:
     """Likewise of the static features."""
-    plain = [_center_and_scale(np.empty(0), *STATIC_RANGES[name]) for name in STATIC_RANGES]
+    plain = [_center_and_scale(0, 0, 0, *STATIC_RANGES[name]) for name in STATIC_RANGES]
     return np.array(plain + [(0.0, 1.0)] * (len(STATIC_NAMES) - len(plain)), dtype=np.float32)
 
 

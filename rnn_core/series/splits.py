@@ -30,6 +30,11 @@ def patient_folds(patient_ids: Sequence[str] | pd.Series | np.ndarray, folds: in
     return (_positions(patient_ids, f"{salt}|fold") * folds).astype(np.int64)
 
 
+def is_in_sample(patient_ids: Sequence[str] | pd.Series | np.ndarray, share: float, purpose: str) -> np.ndarray:
+    """Whether a stay is in a sample of about this share of the patients, by a hash of its patient: bool [stays]."""
+    return _positions(patient_ids, f"{SALT}|{purpose}") < share
+
+
 def _positions(patient_ids: Sequence[str] | pd.Series | np.ndarray, salt: str) -> np.ndarray:
     code, patients = pd.factorize(np.asarray(patient_ids, dtype=object))
     if missing := int((code < 0).sum()):

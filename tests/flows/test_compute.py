@@ -380,7 +380,7 @@ def test_a_training_whose_scheduler_is_killed_ends_with_its_sentence_and_keeps_n
     training = subprocess.Popen(
         [sys.executable, "-m", "flows.cli", *words], env=dict(os.environ), stderr=subprocess.PIPE, text=True
     )
-    material, deadline = tmp_path / "artifacts" / ".checkpoints" / "clif" / "material", time.monotonic() + 120
+    material, deadline = tmp_path / "artifacts" / ".checkpoints" / "clif" / "members", time.monotonic() + 120
     while not material.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(cluster.pid, signal.SIGKILL)

@@ -13,8 +13,8 @@ from rnn_core.network.build import build_network, split_at_head
 from rnn_core.network.devices import Devices
 from rnn_core.network.fitted import networks_of
 from rnn_core.network.heads import masses
-from rnn_core.network.scoring import score_windows
-from rnn_core.network.training import MIN_WINDOWS, fit_stay_model, fixed_inputs, sized
+from rnn_core.network.scoring import fixed_inputs, score_windows
+from rnn_core.network.training import MIN_WINDOWS, fit_stay_model, sized
 
 EDGES = (0.0, 6.0, 12.0, 24.0)
 TINY = ModelConfig(

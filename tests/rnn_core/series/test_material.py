@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 from builders import at, material_of, observed, small_config, stays_frame
 
+from rnn_core.contracts.config import Sampling
 from rnn_core.contracts.known import Known
-from rnn_core.forecasters import blend, fit_stay
+from rnn_core.forecasters import blend, fit_stay, training_material
 from rnn_core.forecasters.forecaster import OutOfFold
 from rnn_core.forecasters.recurrent import RecurrentEnsemble
+from rnn_core.forecasters.training_material import build_material
 from rnn_core.network import training
-from rnn_core.series.material import JUDGE_EVERY_HOURS, Material
+from rnn_core.network.scoring import fixed_inputs
+from rnn_core.series.material import JUDGE_EVERY_HOURS, Material, known_until, make_served_grid
 from rnn_core.series.material_files import read_material, write_material
+from rnn_core.series.scaling import fit_scaler, static_features
 from rnn_core.statistics.calibration import fit_mortality_calibration
 from rnn_core.statistics.distribution import Distribution
 
@@ -65,6 +69,46 @@ def test_material_in_files_is_what_a_fit_reads_of_it(tmp_path):
     np.testing.assert_array_equal(found.folds(5), material.folds(5))
     np.testing.assert_array_equal(found.windows_with_origin.static, material.windows_with_origin.static)
     assert material.origin.sum() == borrowed.sum() > 0
+
+
+def test_material_made_part_by_part_in_files_is_that_of_all_stays_together(tmp_path, monkeypatch):
+    material, stays = world("late"), np.arange(N)
+    sources = np.where(stays % 5 == 0, "other", "own")
+    known = replace(material.known, stays=material.known.stays.assign(source=sources, borrowed=sources == "other"))
+    learned, read = stays % 7 > 0, []
+    together, scaler = build_material(known, learned, CONFIG, Sampling())
+    assert (
+        scaler.to_json()
+        == fit_scaler(
+            make_served_grid(known, CONFIG.window, Sampling()), static_features(known.stays), np.flatnonzero(learned)
+        ).to_json()
+    )
+    monkeypatch.setattr("rnn_core.contracts.known.PART_STAYS", 90)
+    monkeypatch.setattr(training_material, "known_until", lambda *given: read.append(1) or known_until(*given))
+    _, again = build_material(known, learned, CONFIG, Sampling())
+    np.testing.assert_allclose(again.center, scaler.center, rtol=1e-6)
+    np.testing.assert_allclose(again.scale, scaler.scale, rtol=1e-6)
+    assert len(read) == 5
+    for expected in (5, 0):
+        del read[:]
+        in_files, _ = build_material(known, learned, CONFIG, Sampling(), tmp_path, lambda _: scaler)
+        assert len(read) == expected, "what an interrupted fit has read is not read again"
+        assert isinstance(in_files.windows.channels, np.memmap)
+        assert_same(in_files, together)
+    assert_same(build_material(known, learned, CONFIG, Sampling(), completed=lambda _: scaler)[0], together)
+    later = replace(known, as_of=known.as_of + np.timedelta64(1, "h"))
+    build_material(later, learned, CONFIG, Sampling(), tmp_path)
+    assert len(read) == 10 and len(list(tmp_path.iterdir())) == 1, "what another fit has read is removed"
+
+
+def assert_same(ours: Material, theirs: Material) -> None:
+    for part in ("windows", "labels"):
+        for field in fields(getattr(ours, part)):
+            one, other = (getattr(getattr(each, part), field.name) for each in (ours, theirs))
+            np.testing.assert_array_equal(one, other, strict=True, err_msg=field.name)
+    for name in ("known_until", "settled_death", "judged_rows", "fixed"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), strict=True)
+    np.testing.assert_array_equal(ours.fixed, fixed_inputs(ours.windows_with_origin, CONFIG))
 
 
 @pytest.mark.parametrize("when", WORLDS)

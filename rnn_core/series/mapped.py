@@ -1,0 +1,36 @@
+"""Arrays in files, which are read where they are needed: written in parts, and shared by processes."""
+
+import mmap
+from pathlib import Path
+
+import numpy as np
+
+
+def create(path: Path, shape: tuple[int, ...], dtype: np.dtype | type) -> None:
+    """A `.npy` file of zeros, which takes no space before it is written."""
+    np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+
+
+def write(path: Path, first: int, rows: np.ndarray) -> None:
+    """Put `rows` from row `first` on into a file of `create`. Several processes may write other rows at the same time.
+
+    Raises OSError if the disk is full.
+    """
+    into = read(path)
+    with path.open("r+b") as file:
+        file.seek(into.offset + first * into.strides[0])
+        np.ascontiguousarray(rows, into.dtype).tofile(file)
+
+
+def read(path: Path) -> np.ndarray:
+    """The array of a `.npy` file; its pages are read when they are needed."""
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def release(*arrays: np.ndarray) -> None:
+    """Let pages of mapped files go that this process has read: the system has them, and needs no second reading from disk."""
+    for array in arrays:
+        while array is not None and not isinstance(array, mmap.mmap):
+            array = array.base
+        if array is not None and hasattr(array, "madvise"):
+            array.madvise(mmap.MADV_DONTNEED)
