@@ -13,7 +13,7 @@ from flows.runtime.settings import own_home
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "physionet-2012"
 STAGED = ("ingest", "windows", "training", "scoring", "flow", "scale", "units")
-NAMES = (*STAGED, "census", "reading")
+NAMES = (*STAGED, "stays", "census", "reading")
 ROWS = 30_000_000
 # At a tenth of fewer there is no history before the hour that is read.
 FEWEST_ROWS = 1_000_000
@@ -23,6 +23,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; default: all")
     parser.add_argument("--rows", type=int, default=ROWS, help=f"charted values that are read; default: {ROWS:,}")
+    parser.add_argument(
+        "--stays", default="1000,4000", help="made-up stays that are learned from; default: %(default)s"
+    )
     given = parser.parse_args()
     names = given.names or list(NAMES)
     if unknown := sorted(set(names) - set(NAMES)):
@@ -30,6 +33,8 @@ def main() -> int:
     if given.rows < FEWEST_ROWS:
         parser.error(f"--rows is at least {FEWEST_ROWS:,}")
     rows = list(_run_staged([name for name in STAGED if name in names]))
+    if "stays" in names:
+        rows += _told("stays").run(DATA.parent / "eicu-demo", [int(size) for size in given.stays.split(",")])
     if "census" in names:
         rows += _told("census").run()
     if "reading" in names:

@@ -52,22 +52,23 @@ def fit_forecaster(
         config = replace(config, train=replace(config.train, learning_rate=config.train.learning_rate / 4))
     folder = checkpoint_dir and checkpoint_dir / "material"
     completed = {"completed": warm_from.scaler} if warm_from else {}
-    material, scaler = build_material(known, learned, config, sampling, folder, **completed)
-    start = warm_from.networks(material, learned, config) if warm_from else None
-    if beforehand is not None:
-        beforehand(material, learned, config, start)
-    fitted = kind_of(config).fit(
-        material,
-        learned,
-        config,
-        checkpoint_dir=checkpoint_dir,
-        warm_from=start,
-        progress=progress,
-    )
-    forecaster = make_forecaster(material, fitted, scaler, sampling)
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
-    return forecaster, fitted
+    try:
+        material, scaler = build_material(known, learned, config, sampling, folder, **completed)
+        start = warm_from.networks(material, learned, config) if warm_from else None
+        if beforehand is not None:
+            beforehand(material, learned, config, start)
+        fitted = kind_of(config).fit(
+            material,
+            learned,
+            config,
+            checkpoint_dir=checkpoint_dir,
+            warm_from=start,
+            progress=progress,
+        )
+        return make_forecaster(material, fitted, scaler, sampling), fitted
+    finally:
+        if folder is not None:  # patients' data
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_forecaster(material: Material, fitted: OutOfFold, scaler: Scaler, sampling: Sampling) -> StayForecaster:

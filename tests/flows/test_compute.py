@@ -380,14 +380,14 @@ def test_a_training_whose_scheduler_is_killed_ends_with_its_sentence_and_keeps_n
     training = subprocess.Popen(
         [sys.executable, "-m", "flows.cli", *words], env=dict(os.environ), stderr=subprocess.PIPE, text=True
     )
-    material, deadline = tmp_path / "artifacts" / ".checkpoints" / "clif" / "members", time.monotonic() + 120
-    while not material.exists() and time.monotonic() < deadline:
+    checkpoints, deadline = tmp_path / "artifacts" / ".checkpoints" / "clif", time.monotonic() + 120
+    while not (checkpoints / "members").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(cluster.pid, signal.SIGKILL)
     _, error = training.communicate(timeout=120)
     assert training.returncode == 1
     assert error.splitlines()[-1].startswith("icu-forecast: The scheduler at tcp://127.0.0.1:")
-    assert not material.exists()
+    assert not (checkpoints / "members").exists() and not (checkpoints / "material").exists()
     with trained.connect() as connection:
         newest = connection.execute(text("select status, error from forecast.run order by run_id desc limit 1")).one()
     assert newest.status == "failed" and newest.error.startswith("The scheduler at tcp://127.0.0.1:")

@@ -2,13 +2,14 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
+from pandas.testing import assert_frame_equal
 from scipy.stats import spearmanr
 from sqlalchemy import text
 from typer.testing import CliRunner
@@ -24,7 +25,8 @@ from flows.jobs.transfer import measure_transfer, recalibrate
 from flows.runtime.databases import open_store
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.errors import ArtifactError, DataTooSmallError, ForecastError
-from rnn_core.contracts.known import Known
+from rnn_core.contracts.frames import Observations
+from rnn_core.contracts.known import Known, stack
 from rnn_core.evaluation.transfer import deaths, recalibrated, risks_at
 from rnn_core.forecasters.artifact import read_meta
 from rnn_core.forecasters.stay import forecast_stays, load_stay_forecaster
@@ -176,6 +178,14 @@ def test_other_sources_are_learned_from_as_known_at_the_cut_off_or_refused_with_
     read = partial(read_others, two, "clif", then=then, sampling=sampling)
     found = read(["mimic_iii"], None)["mimic_iii"]
     assert len(found.stays) > 100 and found.as_of == then.as_of and set(found.stays["source"]) == {"mimic_iii"}
+    at = pd.Timestamp(then.as_of, tz="UTC").to_pydatetime()
+    in_memory = stack([canonical.read_known(two, name, at) for name in ("clif", "mimic_iii")])
+    half = slice(len(then.stays) // 2, len(then.stays) + 40)
+    (ours,) = then.beside([found]).map(lambda known: known, [half], "reading")
+    (theirs,) = in_memory.map(lambda known: known, [half], "reading")
+    assert_frame_equal(ours.stays, theirs.stays)
+    for column in fields(Observations):
+        np.testing.assert_array_equal(*(getattr(one.observations, column.name) for one in (ours, theirs)), strict=True)
     elsewhere = replace(then, stays=then.stays.assign(ends_at="hospital"))
     for name, given, sentence in (
         ("clif", then, "is learned from anyway"),
