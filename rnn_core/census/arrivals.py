@@ -68,16 +68,21 @@ class Arrivals:
         chosen = np.searchsorted(HALF_LIVES, self.half_life_days)
         return shape[chosen, unit] / rate[chosen, unit]
 
-    def size(self, mean: np.ndarray) -> np.ndarray:
-        """Size of the negative binomial of a horizon in which `mean` [units] are expected; infinite for Poisson.
+    def size(self, rates: np.ndarray, stays: np.ndarray) -> np.ndarray:
+        """Size of the negative binomial number of those who come and are in still, infinite for Poisson, [units].
 
-        All begins of the horizon share one gamma factor of mean 1. Its variance is scatter / mean, so that the count varies
-        by 1 + scatter times what a Poisson count would at any horizon, as bursts make it; and 1 / certainty, since the level
-        is an estimate. Those of them still in are a part drawn at random, with the same factor: negative binomial with the
-        same size.
+        rates: expected begins of each hour ahead; stays: the probability that who comes in it is in still at the end; float64
+        [units, hours] each. The variance of the count over its mean m, squared, less that of a Poisson count, has two parts:
+
+        - bursts: hours scatter on their own, 1 + scatter times as much as Poisson counts, so scatter * sum(rate stays²) / m²;
+        - the level, one factor on all hours: it is known as well as from so many begins, which count less where they come in
+          bursts, (1 + scatter) / begins; and it goes on drifting, so that what is known fades as much as with the half-life.
         """
-        variance = self.scatter / np.maximum(mean, 1e-12) + 1 / self.certainty
-        return 1 / np.maximum(variance, 1e-12)
+        mean = np.maximum((rates * stays).sum(axis=1), 1e-12)
+        bursts = self.scatter * (rates * stays**2).sum(axis=1) / mean**2
+        days = rates.shape[1] / 24
+        begins = (self.certainty - self.prior.begins) * 0.5 ** (days / self.half_life_days) + self.prior.begins
+        return 1 / np.maximum(bursts + (1 + self.scatter) / begins, 1e-12)
 
 
 def hours_of_week(start: np.datetime64, hours: int, calendar: Calendar) -> np.ndarray:
@@ -346,5 +351,5 @@ def _faded(daily: np.ndarray) -> np.ndarray:
 def _log_likelihood(counts: np.ndarray, mean: np.ndarray, certainty: np.ndarray, scatter: float) -> np.ndarray:
     """Of daily counts, negative binomial as `Arrivals.size` says but for what is the same in all, in the shape of `mean`."""
     mean = np.maximum(mean, 1e-12)
-    size = 1 / (scatter / mean + 1 / certainty)
+    size = 1 / (scatter / mean + (1 + scatter) / certainty)
     return gammaln(counts + size) - gammaln(size) - size * np.log1p(mean / size) - counts * np.log1p(size / mean)

@@ -68,10 +68,11 @@ def forecast_census(
     The first is Poisson-binomial: each patient stays with the probability of the stay's own forecast, and a stay that
     abstained with that of a stay of the unit which has lasted as long (`fresh_stay`). With the probability of a planned
     discharge or transfer the patient leaves at its time instead. Who is planned to come does so at the time and with the
-    probability of the plan. All others are negative binomial (`arrivals`), without the part of them that is planned by now
-    (`plans`), thinned by the stays that begin. All parts are independent and convolved exactly, tails below 1e-9 cut. If
-    hardly anyone comes to a unit while it is full, its census is that distribution given that it is at most its usable beds,
-    for each value of the factor that all begins share: exact for the Erlang loss system in its steady state.
+    probability of the plan, as early or late as those who were planned. All others are negative binomial (`arrivals`),
+    without the part of them that is planned by now (`plans`), thinned by the stays that begin. All parts are independent and
+    convolved exactly, tails below 1e-9 cut. If hardly anyone comes to a unit while it is full, its census is that
+    distribution given that it is at most its usable beds, for each value of the factor that all begins share: exact for the
+    Erlang loss system in its steady state.
     expected_arrivals are those who ask for a bed.
 
     expected_discharges: of those in now, who leave alive until h; expected_deaths: who die. If the model says nothing of
@@ -273,8 +274,12 @@ class _Present:
         rows = plans.coming()
         if not len(rows):
             return self
-        unit, due, p = plans.unit[rows], plans.due[rows], plans.probability[rows]
-        stays = np.stack([p * fresh.planned(unit, due, clock, h) for h in self.horizons], axis=1)
+        unit, p = plans.unit[rows], plans.probability[rows]
+        due, chance = (of_delay.T for of_delay in plans.times(rows, plans.late_begins))
+        still_in = [
+            sum(c * fresh.planned(unit, d, clock, h) for d, c in zip(due, chance, strict=True)) for h in self.horizons
+        ]
+        stays = np.stack([p * of_horizon for of_horizon in still_in], axis=1)
         return _Present(
             np.concatenate([self.unit, unit]),
             self.horizons,
@@ -335,11 +340,12 @@ def _forecast(
     # In place, so that a share of 0 leaves every bit of the sums as it was.
     rates *= 1 - plans.share(source.unit, source.begins, n_units, calendar)
     clock = _clock(source.known.as_of, calendar)
-    come, still_in = np.zeros((2, n_units, len(horizons)))
+    come, still_in, size = np.zeros((3, n_units, len(horizons)))
     for column, h in enumerate(horizons):
+        stays = fresh.newcomers(clock, h)
         come[:, column] = rates[:, :h].sum(axis=1)
-        still_in[:, column] = (rates[:, :h] * fresh.newcomers(clock, h)).sum(axis=1)
-    size = np.stack([arrivals.size(mean) for mean in come.T], axis=1)
+        still_in[:, column] = (rates[:, :h] * stays).sum(axis=1)
+        size[:, column] = arrivals.size(rates[:, :h], stays)
     beds = np.where(arrivals.blocked & ~source.closed, np.maximum(source.usable_now, source.n_present), np.nan)
     newcomers = still_in.ravel(), size.ravel(), np.repeat(beds, len(horizons))
     census, curves = (
@@ -347,7 +353,8 @@ def _forecast(
         for those_in in (present, alike)
     )
     coming = plans.coming()
-    planned = plans.probability[coming, None] * (plans.due[coming, None] <= horizons)
+    due, chance = plans.times(coming, plans.late_begins)
+    planned = plans.probability[coming, None] * ((due[..., None] <= horizons) * chance[..., None]).sum(axis=1)
     np.add.at(come, plans.unit[coming], planned)
     leave_alive = np.maximum(1 - present.stays - present.dies, 0.0)
     return _Parts(census, curves, come, present.total(leave_alive, n_units), present.total(present.dies, n_units))

@@ -14,6 +14,8 @@ from rnn_core.contracts.frames import HOUR
 OVERDUE_HOURS = 6.0
 # A begin so long before a plan's time, or later, is taken for that of the plan.
 _EARLY_HOURS = 1.0
+# How late plans are carried out is one of so many numbers of hours, equally likely; learned from so many that were.
+_DELAYS, _LEAST_DELAYS = 8, 20
 # Plans of admissions count once they have been known for so long: who of those who come is planned is learned.
 MIN_PLAN_DAYS = 28
 # Hours ahead within which the share of planned begins is one number.
@@ -31,6 +33,7 @@ class Plans:
 
     unit: row number, int64. stay: row number of the stay that ends, -1 where not known. expected, since, until:
     datetime64[us]. probability: float64. comes: whether it brings a patient to `unit`. All [versions].
+    late_begins, late_ends: hours by which patients come, and leave, later than planned; equally likely, float64 [delays].
     """
 
     unit: np.ndarray
@@ -41,6 +44,8 @@ class Plans:
     probability: np.ndarray
     comes: np.ndarray
     as_of: np.datetime64
+    late_begins: np.ndarray
+    late_ends: np.ndarray
 
     @classmethod
     def of(cls, versions: pd.DataFrame, names: pd.Index, stays: pd.DataFrame, as_of: np.datetime64) -> Self:
@@ -48,7 +53,8 @@ class Plans:
 
         A plan holds until its next version, until the stay that it ends has ended, and, if it brings a patient, until a
         patient came: each begin in its unit is taken for that of the earliest plan that holds, is not more than an hour
-        ahead, and not more than `OVERDUE_HOURS` ago.
+        ahead, and not more than `OVERDUE_HOURS` ago. How late these begins were is how late patients come; how late patients
+        leave is learned from ends of stays within `OVERDUE_HOURS` of a plan that held. Without twenty of either, nobody is late.
         """
         # Most sources have no plans: theirs cost nothing.
         stays = stays if len(versions) else stays.iloc[:0]
@@ -68,6 +74,7 @@ class Plans:
         end = of_stay["outtime"].to_numpy("datetime64[us]")
         unknown_end = np.isnat(end) & of_stay["outcome"].notna().to_numpy(bool)
         end = np.where(unknown_end, since[named], np.where(np.isnat(end), until[named], end))
+        held = (since[named] < end) & (end <= until[named])
         until[named] = np.minimum(until[named], end)
         elsewhere = np.ones(len(rows), bool)
         elsewhere[named] = names.get_indexer(of_stay["unit"]) != unit[named]
@@ -75,10 +82,13 @@ class Plans:
 
         begins, of_begin = stays["intime"].to_numpy("datetime64[us]"), names.get_indexer(stays["unit"])
         kept = rows["status"].eq("planned").to_numpy(bool) & (unit >= 0)
-        _end_with_begins(plan, unit, expected, since, until, np.flatnonzero(kept & comes), begins, of_begin)
+        late = _end_with_begins(plan, unit, expected, since, until, np.flatnonzero(kept & comes), begins, of_begin)
+        has_ended = of_stay["outtime"].notna().to_numpy(bool) & held & kept[named]
+        late_ends = ((end - expected[named]) / HOUR)[has_ended]
+        late_ends = late_ends[np.abs(late_ends) < OVERDUE_HOURS]
         kept &= since < until
         columns = unit, stay, expected, since, until, rows["probability"].to_numpy(np.float64), comes
-        return cls(*(column[kept] for column in columns), as_of)
+        return cls(*(column[kept] for column in columns), as_of, _delays(late), _delays(late_ends))
 
     @property
     def due(self) -> np.ndarray:
@@ -87,6 +97,16 @@ class Plans:
         hours = (self.expected - self.as_of) / HOUR
         holds = (self.until > self.as_of) & (hours > -OVERDUE_HOURS)
         return np.where(holds, np.maximum(hours, 0.0), np.nan)
+
+    def times(self, rows: np.ndarray, late: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Hours until these versions are carried out, one of several, and how likely each is: float64 [rows, delays] both.
+
+        Delays after which it would have happened already are out of the question; if all are, it is due now.
+        """
+        hours = ((self.expected[rows] - self.as_of) / HOUR)[:, None] + late
+        ahead = hours > 0
+        ahead |= ~ahead.any(axis=1, keepdims=True)
+        return np.maximum(hours, 0.0), ahead / ahead.sum(axis=1, keepdims=True)
 
     def coming(self) -> np.ndarray:
         """Which versions bring a patient within the longest horizon, row numbers."""
@@ -103,15 +123,16 @@ class Plans:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The probabilities of staying and of having died, [stays, horizons], of the stays `rows`, with their plans.
 
-        With its probability a plan ends the stay at its time and not before; otherwise the stay goes on as without it. Of
-        several plans of a stay the earlier comes first.
+        With its probability a plan ends the stay at its time, as early or late as plans are, and not before; otherwise the
+        stay goes on as without it. Of several plans of a stay the earlier comes first.
         """
         stays, dies = stays.copy(), dies.copy()
         due, place = self.due, pd.Index(rows).get_indexer(self.stay)
         ends = np.flatnonzero((self.stay >= 0) & (place >= 0) & ~np.isnan(due))
         for version in ends[np.argsort(-due[ends], kind="stable")]:
             at, p = place[version], self.probability[version]
-            stays[at] = p * (horizons < due[version]) + (1 - p) * stays[at]
+            when, chance = (of_version[0] for of_version in self.times(np.array([version]), self.late_ends))
+            stays[at] = p * ((horizons[:, None] < when) @ chance) + (1 - p) * stays[at]
             dies[at] *= 1 - p
         return stays, dies
 
@@ -165,11 +186,12 @@ def _end_with_begins(
     rows: np.ndarray,
     begins: np.ndarray,
     of_begin: np.ndarray,
-) -> None:
+) -> np.ndarray:
     """Let each plan end when its patient came, in `until`; by what was known at each begin, so that the past stays as it was.
 
-    rows: the versions that bring a patient.
+    rows: the versions that bring a patient. Returns how many hours each of these begins was later than planned.
     """
+    delays = []
     early, late = (np.timedelta64(round(hours * 60), "m") for hours in (_EARLY_HOURS, OVERDUE_HOURS))
     for number in np.unique(unit[rows]):
         mine = rows[unit[rows] == number]
@@ -183,6 +205,15 @@ def _end_with_begins(
             if len(holds):
                 same = plan == plan[holds[0]]
                 until[same] = np.minimum(until[same], begin)
+                delays.append((begin - expected[holds[0]]) / HOUR)
+    return np.array(delays)
+
+
+def _delays(hours: np.ndarray) -> np.ndarray:
+    """A few equally likely hours in place of all that were seen; none late where there are too few to tell."""
+    if len(hours) < _LEAST_DELAYS:
+        return np.zeros(1)
+    return np.quantile(hours, (np.arange(_DELAYS) + 0.5) / _DELAYS)
 
 
 def _part_of_day(times: np.ndarray, calendar: Calendar) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from builders_census import HOUR_OF_DAY, START, WEEKDAY, World, at
 
-from rnn_core.census.arrivals import find_gaps, fit_arrivals, hours_of_week, make_history
+from rnn_core.census.arrivals import Arrivals, Prior, find_gaps, fit_arrivals, hours_of_week, make_history
 from rnn_core.contracts.census import Calendar
 
 ANY_DAY = Calendar()
@@ -84,8 +84,38 @@ def test_bursts_are_negative_binomial_and_smooth_arrivals_poisson():
     bursts = fitted(World(np.random.default_rng(2), [0.15, 0.3], 250, burst=1.0), 250)
     # E[g²] / E[g] - 1 of groups of 1 + Poisson(1).
     np.testing.assert_allclose(bursts.scatter, 1.5, atol=0.5)
-    mean = np.array([10.0, 10.0])
-    assert (bursts.size(mean) < 10).all() and (smooth.size(mean) > 100).all()
+    rates = np.full((2, 24), 10 / 24)
+    assert (bursts.size(rates, np.ones((2, 24))) < 10).all() and (smooth.size(rates, np.ones((2, 24))) > 100).all()
+
+
+def arrivals_of_one_unit(scatter: float, certainty: float, half_life_days: float) -> Arrivals:
+    one = np.ones(1)
+    prior = Prior(0.0, 1.0, one)
+    return Arrivals(np.ones((1, 168)), one, certainty * one, half_life_days * one, scatter * one, one > 2, prior)
+
+
+def test_those_who_come_in_bursts_and_are_in_still_scatter_as_much_as_is_said_of_them():
+    """Groups come in each hour; the level is taken from those who came before, the number of later ones is known in law."""
+    rng, reps, before, more = np.random.default_rng(3), 20_000, 60.0, 1.0
+    rates, stays = np.full((1, 72), 0.25), np.exp(-np.arange(72)[::-1] / 20)[None]
+
+    def grouped(mean) -> np.ndarray:
+        heads = rng.poisson(np.broadcast_to(mean / (1 + more), (reps, np.size(mean))))
+        return heads + rng.poisson(more * heads)
+
+    still_in = rng.binomial(grouped(rates[0]), stays).sum(axis=1)
+    mean = (rates * stays).sum()
+    missed = still_in - mean * grouped(before)[:, 0] / before
+    # Of groups of 1 + Poisson(1), see above; the level does not drift.
+    said = arrivals_of_one_unit(1.5, before, 1e9).size(rates, stays)[0]
+    assert np.var(missed) == pytest.approx(mean + mean**2 / said, rel=0.05)
+    assert arrivals_of_one_unit(0.0, 1e9, 1e9).size(rates, stays)[0] > 1e8
+
+
+def test_a_level_that_drifts_is_known_half_as_well_after_its_half_life():
+    week = np.full((1, 168), 0.1), np.ones((1, 168))
+    drifts, rests = (arrivals_of_one_unit(0.5, begins, days).size(*week) for begins, days in ((80, 7), (40, 1e9)))
+    np.testing.assert_allclose(drifts, rests, rtol=1e-6)
 
 
 def test_the_rate_of_a_unit_that_is_often_full_is_of_those_who_would_come():

@@ -123,6 +123,39 @@ def test_plans_that_are_too_new_or_none_leave_every_bit_as_it_was(known, before)
         pd.testing.assert_frame_equal(forecast_census(with_plans(known, row), NOBODY_SCORED), before, check_exact=True)
 
 
+def test_patients_come_and_leave_as_late_as_those_who_were_planned():
+    """All who come are planned, and come one, three or five hours late; those who leave do so from 3 hours before on."""
+    rng, now = np.random.default_rng(8), 100 * 24 + 7
+    world = World(rng, [0.015] * 4, 101)
+    late, early = rng.choice([1.0, 3.0, 5.0], len(world.begin)), rng.uniform(-3, 3, len(world.begin))
+    unit, ended = [f"U{u}" for u in world.unit], world.end < now
+    plans = [
+        (f"a{i}", u, "admission", world.begin[i] - late[i], world.begin[i] - 40, 1.0, "planned", None)
+        for i, u in enumerate(unit)
+        if world.begin[i] < now
+    ]
+    plans += [
+        (f"d{i}", unit[i], "discharge", world.end[i] - early[i], world.end[i] - 20, 1.0, "planned", world.stay_id[i])
+        for i in np.flatnonzero(ended)
+    ]
+    known = world.known(now)
+    stay = known.stays[known.stays["outtime"].isna()].iloc[0]
+
+    def more(column: str, of_unit: str, *rows: tuple) -> np.ndarray:
+        frames = (forecast_census(with_plans(known, *plans, *more), NOBODY_SCORED) for more in (rows, ()))
+        return np.subtract(*(of(frame, of_unit, column) for frame in frames))
+
+    comes = more("expected_arrivals", "U3", ("new", "U3", "admission", now + 6, now - 2, 0.9, "planned", None))
+    np.testing.assert_allclose(comes[:4] / 0.9, [0, 1 / 3, 1, 1], atol=0.15)
+    overdue = more("expected_arrivals", "U3", ("new", "U3", "admission", now - 2, now - 9, 0.9, "planned", None))
+    np.testing.assert_allclose(overdue[:2] / 0.9, [1, 1], atol=1e-3)
+    # Of those in who leave at four hours, half have left by then; all by eight, and none but for it.
+    leave = ("out", stay["unit"], "discharge", now + 4, now - 2, 1.0, "planned", stay["stay_id"])
+    never = ("out", stay["unit"], "discharge", now + 400, now - 2, 1.0, "planned", stay["stay_id"])
+    gone = more("expected_census", stay["unit"], never) - more("expected_census", stay["unit"], leave)
+    np.testing.assert_allclose(gone[:3], [0.5, 1, 1], atol=0.13)
+
+
 def test_a_planned_end_is_mixed_with_the_forecast_of_the_stay(known):
     stay = known.stays[known.stays["outtime"].isna() & known.stays["unit"].eq("U0")]["stay_id"].iloc[0]
     given = ScoredStays([stay], Distribution(np.full((1, 2, 2), 0.25), (0, 200)))
