@@ -17,6 +17,7 @@ class Dataset(StrEnum):
     physionet_2012 = "physionet_2012"
     mimic_iii = "mimic_iii"
     eicu = "eicu"
+    meds = "meds"
     replay = "replay"
 
 
@@ -56,6 +57,7 @@ def load(
         describe,
         load_clif,
         load_eicu,
+        load_meds,
         load_mimic_iii,
         load_physionet_2012,
         load_replay,
@@ -67,6 +69,8 @@ def load(
         report = load_mimic_iii(path or [])
     elif dataset is Dataset.eicu:
         report = load_eicu(path or [])
+    elif dataset is Dataset.meds:
+        report = load_meds(path or [])
     elif dataset is Dataset.replay:
         report = load_replay(split_names(drawn_from), beds=parse_beds(beds), days=days, seed=seed)
     else:

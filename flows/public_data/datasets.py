@@ -84,6 +84,19 @@ def load_eicu(folders: Collection[Path]) -> LoadReport:
     return eicu.load(engine, folders, adapter.schemas["schema"], progress=log.info)
 
 
+def load_meds(folders: Collection[Path]) -> LoadReport:
+    """The events in the one folder, which stay there. Raises ForecastError if there are none."""
+    from sql.loaders import meds
+
+    if len(folders) != 1:
+        raise ForecastError(
+            "meds needs one --path: the folder of a MEDS data set, with Parquet files in it or in its `data`."
+        )
+    adapter, engine = open_source("meds", writable=True)
+    (folder,) = folders
+    return meds.load(engine, folder, adapter.schemas["schema"])
+
+
 def load_replay(sources: Sequence[str], *, beds: Sequence[int], days: int, seed: int) -> LoadReport:
     """A made-up hospital in which whole stays of sources that are ingested here arrive by a stated process.
 

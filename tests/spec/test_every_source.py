@@ -167,7 +167,11 @@ def test_stays_with_impossible_times_are_not_present_and_change_no_other(
 
 
 @pytest.mark.parametrize("which", ["stays", "observations"])
-@pytest.mark.parametrize(("source", "dialect"), PAIRS)
+@pytest.mark.parametrize(
+    ("source", "dialect"),
+    # tests/sql/test_source_meds.py cuts at fewer places, in a tenth of the time.
+    [pytest.param(*p.values, id=p.id, marks=pytest.mark.soak if p.values[0] == "meds" else ()) for p in PAIRS],
+)
 def test_slices_are_one_pass(take_over, source, dialect, which):
     """What a read gives depends on its bounds in nothing else than where they cut."""
     take_over(source, dialect)

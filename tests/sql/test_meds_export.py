@@ -1,6 +1,7 @@
 """The export in the form of MEDS: what was known and published, as files that its own packages read."""
 
 import json
+from dataclasses import replace
 from datetime import datetime
 
 import builders_sql as b
@@ -9,11 +10,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from builders_sql import NOW, hours
-from sqlalchemy import insert, update
+from sqlalchemy import create_engine, insert, update
 
 from flows.inspection.meds_export import export_meds
 from rnn_core.contracts.errors import DataTooSmallError, ForecastError
 from rnn_core.evaluation.scorecard import ALL, DIMENSIONS, score_published
+from sql.intake.adapter import load_adapter
+from sql.intake.reading import BEGINNING, read_observations, read_stays
+from sql.loaders import meds
 from sql.published import canonical, events
 from sql.published.events import subject_id
 from sql.store.schema import model, observation
@@ -44,7 +48,9 @@ def ward(engine):
         b.add_stay(engine, stay_id, **patient)
         if n % 2 == 0:
             outcome = "died" if n % 3 == 0 else "alive"
-            b.end_stay(engine, stay_id, outtime=NOW - hours(1 + n), outcome=outcome, **patient)
+            end = NOW - hours(1 + n)
+            died_at = end if outcome == "died" else None
+            b.end_stay(engine, stay_id, outtime=end, outcome=outcome, died_at=died_at, **patient)
         risks[stay_id] = (n * 7 % 20) / 20
     b.add_forecasts(engine, risks, model_id="m1", as_of=NOW - hours(30))
     observe(engine, "s0", "heart_rate", 80.0, NOW - hours(50), NOW - hours(49))
@@ -114,6 +120,32 @@ def test_shards_hold_all_events_once_and_the_patients_number_is_the_same_in_pyth
     assert {stay: [subject_id(name)] for stay, name in stays.items()} == {s: list(n) for s, n in numbers.items()}
 
 
+def test_what_is_exported_is_read_back_by_the_source_meds(ward, exported, tmp_path):
+    folder, _ = exported
+    engine = create_engine(f"duckdb:///{tmp_path / 'meds.db'}")
+    meds.load(engine, folder, "main")
+    adapter = replace(load_adapter("meds"), schemas={"schema": "main"})
+    read = {
+        name: pd.concat(batch.to_pandas() for batch in select(adapter, engine, BEGINNING, NOW))
+        for name, select in (("stays", read_stays), ("values", read_observations))
+    }
+    engine.dispose()
+    newest = read["stays"].sort_values("available_at").groupby("stay_id").tail(1).set_index("stay_id").sort_index()
+    ours = canonical.read_stays(ward, b.SOURCE, NOW).set_index("stay_id").sort_index()
+    for name in ("unit", "unit_type", "outcome", "sex", "age_years"):
+        assert newest[name].fillna("").tolist() == ours[name].fillna("").tolist(), name
+    for name in ("intime", "outtime", "died_at"):
+        assert newest[name].dt.tz_localize(None).equals(ours[name].astype(newest[name].dt.tz_localize(None).dtype)), (
+            name
+        )
+    values = read["values"].sort_values("available_at")
+    assert values[["stay_id", "variable", "value"]].to_numpy().tolist() == [
+        ["s0", "heart_rate", "80.0"],
+        ["s0", "heart_rate", "81.0"],
+    ]
+    assert values["available_at"].tolist() == [NOW - hours(49), NOW - hours(48)]
+
+
 def our_scores(engine) -> dict[str, dict]:
     """Of all forecasts together, by metric."""
     rows = score_published(canonical.read_outcome_pairs(engine, b.SOURCE, NOW))
@@ -136,18 +168,18 @@ def test_predictions_are_the_rows_the_scorecard_judges(ward, exported):
 # A soak: the imports take seconds.
 @pytest.mark.soak
 def test_the_packages_of_meds_accept_the_files_and_meds_evaluation_gives_our_figures(ward, exported):
-    meds = pytest.importorskip("meds", reason="meds is not installed")
+    standard = pytest.importorskip("meds", reason="meds is not installed")
     evaluate = pytest.importorskip("meds_evaluation.evaluate", reason="meds-evaluation is not installed")
     schema = pytest.importorskip("meds_evaluation.schema", reason="meds-evaluation is not installed")
     folder, _ = exported
     for file in (folder / "data").iterdir():
-        meds.DataSchema.validate(pq.read_table(file))
+        standard.DataSchema.validate(pq.read_table(file))
     for file in (folder / "predictions").rglob("*.parquet"):
         schema.PredictionSchema.validate(pq.read_table(file))
     codes = pq.read_table(folder / "metadata" / "codes.parquet")
-    meds.CodeMetadataSchema.validate(codes)
+    standard.CodeMetadataSchema.validate(codes)
     assert set(data(folder)["code"]) == set(codes["code"].to_pylist())
-    meds.DatasetMetadataSchema.validate(json.loads((folder / "metadata" / "dataset.json").read_text()))
+    standard.DatasetMetadataSchema.validate(json.loads((folder / "metadata" / "dataset.json").read_text()))
 
     import polars
 
