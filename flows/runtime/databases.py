@@ -11,7 +11,7 @@ from sql.intake.adapter import Adapter, adapter_names, load_adapter
 from sql.store import embedded
 from sql.store.engine import open_engine, read_only
 from sql.store.migrate import upgrade
-from sql.store.refusals import check_reachable
+from sql.store.refusals import check_reachable, wait_for_a_free_connection
 
 
 def open_store(settings: Settings | None = None) -> Engine:
@@ -25,7 +25,7 @@ def open_store(settings: Settings | None = None) -> Engine:
 @lru_cache(maxsize=4)
 def _engine(url: str | URL) -> Engine:
     """One per database and process, so that jobs that follow each other share its session."""
-    return open_engine(url, keep=True)
+    return wait_for_a_free_connection(open_engine(url, keep=True))
 
 
 def store_url(settings: Settings) -> str | URL:

@@ -3,20 +3,27 @@
 import ctypes
 import re
 import select
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, event, text
 from sqlalchemy.exc import DBAPIError
 
 from rnn_core.contracts.errors import ForecastError
 from sql.store.engine import address, libpq_parameters
 
 _WAIT_SECONDS = 10
+# Seconds that a job waits for a free connection of our database, and between two tries.
+FREE_WITHIN, _TRY_AGAIN = 60.0, 1.0
+_FULL, _CONNECTED = "53300", "00000"
 _SQLSTATE_ONLY = 3  # PQERRORS_SQLSTATE of libpq
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ def refusal(error: BaseException, engine: Engine) -> Refusal | None:
     """Why the database refused; None if it said nothing: it did not answer, or the connection broke."""
     codes = _codes(getattr(error, "orig", error))
     if not codes and engine.dialect.name == "postgresql":
-        codes = list(filter(None, [_state_of_connecting(engine)]))
+        codes = [code for code in [_state_of_connecting(engine)] if code not in (None, _CONNECTED)]
     if not codes or codes[0] in _NO_ANSWER:
         return None
     code, (cause, advice) = next(
@@ -101,7 +108,7 @@ def _codes(error: Any) -> list[str]:
 
 
 def _state_of_connecting(engine: Engine) -> str | None:
-    """SQLSTATE with which PostgreSQL refuses a connection; None if it connects, or does not answer.
+    """SQLSTATE with which PostgreSQL refuses a connection, 00000 if it connects, None if it does not answer.
 
     Drivers pass on only the text of such an error, in the server's language. libpq shows the SQLSTATE instead if it is
     set so before the connection is made; psycopg has no call for that, its library does.
@@ -121,9 +128,41 @@ def _state_of_connecting(engine: Engine) -> str | None:
             return None
         status = connection.connect_poll()
     states = re.findall(rb":\s+([0-9A-Z]{5})\s*$", connection.error_message, re.MULTILINE)
-    needs_password = connection.needs_password
+    needs_password, is_made = connection.needs_password, status == pq.PollingStatus.OK
     connection.finish()
-    return states[-1].decode() if states else "28P01" if needs_password else None
+    if states or is_made:
+        return _CONNECTED if is_made else states[-1].decode()
+    return "28P01" if needs_password else None
+
+
+def wait_for_a_free_connection(engine: Engine) -> Engine:
+    """The engine, which from now on waits up to `FREE_WITHIN` seconds where the server or the user has no connection left.
+    After that it raises ForecastError."""
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(dialect: Any, _record: object, args: list, options: dict) -> Any:
+        return when_free(engine, lambda: dialect.connect(*args, **options))
+
+    return engine
+
+
+def when_free(engine: Engine, connect: Callable[[], T]) -> T:
+    """What `connect` returns, tried again as `wait_for_a_free_connection` says; other errors are raised as they are."""
+    until = time.monotonic() + FREE_WITHIN
+    while True:
+        try:
+            return connect()
+        except Exception:
+            # Where the driver's try failed and this one connects, one was just given back.
+            state = _state_of_connecting(engine)
+            if state not in (_FULL, _CONNECTED) or (state == _CONNECTED and time.monotonic() > until):
+                raise
+            if time.monotonic() > until:
+                raise ForecastError(
+                    f"The database of icu-forecast at {address(engine)} has had no free connection for {FREE_WITHIN:g} s; give "
+                    "its user more, or start fewer workers (docs/scale.md)."
+                ) from None
+        time.sleep(_TRY_AGAIN)
 
 
 def check_reachable(engine: Engine, what: str) -> None:

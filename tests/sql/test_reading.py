@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -26,7 +27,9 @@ from sql.intake.catalogue import check_source, sequential_scans
 from sql.intake.cells import MARK, NO_TIME
 from sql.intake.reading import bounds
 from sql.loaders import replace_table
+from sql.store import refusals
 from sql.store.engine import address, connect_arrow, libpq_parameters, libpq_uri, open_engine, read_only
+from sql.store.refusals import wait_for_a_free_connection, when_free
 
 ZURICH = "Europe/Zurich"
 DIALECTS = ["postgresql", "duckdb", "sqlite"]
@@ -349,6 +352,32 @@ def test_a_connection_that_is_refused_says_why(make_url_with, query, parts, sent
         connection.exec_driver_sql("drop role if exists latecomer; create role latecomer login connection limit 0")
     with pytest.raises(ForecastError, match=sentence):
         check_source(adapter_at("clif"), open_engine(make_url_with(query, **parts)))
+
+
+def test_our_database_without_a_free_connection_is_waited_for_and_then_named(make_url_with, monkeypatch):
+    with open_engine(make_url_with()).begin() as connection:
+        connection.exec_driver_sql("drop role if exists lonely; create role lonely login connection limit 1")
+    engine = wait_for_a_free_connection(open_engine(make_url_with(username="lonely")))
+    monkeypatch.setattr(refusals, "_TRY_AGAIN", 0.05)
+
+    def both_drivers() -> None:
+        with engine.connect():
+            pass
+        when_free(engine, lambda: connect_arrow(engine)).close()
+
+    with engine.connect():
+        monkeypatch.setattr(refusals, "FREE_WITHIN", 0.2)
+        for connect in (engine.connect, lambda: when_free(engine, lambda: connect_arrow(engine))):
+            with pytest.raises(ForecastError, match=r"no free connection for 0\.2 s; give its user more"):
+                connect()
+        monkeypatch.setattr(refusals, "FREE_WITHIN", 60.0)
+        waiting = ThreadPoolExecutor(1).submit(both_drivers)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.3)
+    waiting.result(timeout=30)
+    wrong = wait_for_a_free_connection(open_engine(make_url_with(username="nobody")))
+    with pytest.raises(OperationalError):
+        wrong.connect()
 
 
 def test_both_drivers_take_the_options_and_the_several_hosts_of_a_url(make_url_with):

@@ -1,5 +1,6 @@
 """The shipped roles: each can do its work and nothing of another's."""
 
+import os
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from rnn_core.contracts.errors import ForecastError
 from sql.intake.adapter import load_adapter
 from sql.intake.catalogue import check_source
 from sql.intake.reading import read_observations, read_stays
-from sql.store import migrate, rebuild_views
+from sql.store import migrate, rebuild_views, refusals
 from sql.store.engine import open_engine
 
 AT = datetime(2026, 1, 19, tzinfo=UTC)
@@ -98,9 +99,25 @@ def test_grants_are_spelt_as_the_engine_of_the_source_takes_them(dialect, first,
         adapter.grants("reader", sqlite.dialect())
 
 
-def test_the_job_does_all_its_work_with_the_jobs_rights_alone(engines, clif_source, tmp_path, monkeypatch):
+@pytest.fixture
+def job_url(engines):
+    """URL of a user with the rights of a job, and as many connections as docs/scale.md says that one needs."""
+    user = f"user_job_{os.getpid()}"
+    with engines["owner"].begin() as connection:
+        connection.exec_driver_sql(
+            f"create user {user} in role icu_forecast_job password 'not-a-secret' connection limit 6"
+        )
+    yield engines["job"].url.set(username=user)
+    with engines["owner"].begin() as connection:
+        connection.exec_driver_sql(f"drop owned by {user}; drop user {user}")
+
+
+def test_the_job_does_all_its_work_with_the_jobs_rights_alone_and_six_connections(
+    engines, job_url, clif_source, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(refusals, "FREE_WITHIN", 1.0)
     monkeypatch.setenv("ICU_HOME", str(tmp_path))
-    monkeypatch.setenv("ICU_DATABASE_URL", engines["job"].url.render_as_string(hide_password=False))
+    monkeypatch.setenv("ICU_DATABASE_URL", job_url.render_as_string(hide_password=False))
     monkeypatch.setenv("ICU_SOURCES__CLIF__URL", clif_source.render_as_string(hide_password=False))
     load_settings.cache_clear()
     assert ingest.fn("clif", AT)["observations added"] > 20_000
