@@ -26,6 +26,7 @@ begin
     grant create on schema landing to icu_forecast_job;
     grant select, insert, update, delete on all tables in schema icu, landing, quality, forecast to icu_forecast_job;
     grant select on public.icu_forecast_version to icu_forecast_job;
+    grant execute on function forecast.add_month to icu_forecast_job;
 
     grant usage on schema forecast, clif to icu_forecast_analyst;
     for wanted in select format('%I.%I', schemaname, viewname) from pg_views where schemaname in ('forecast', 'clif') loop

@@ -1,6 +1,7 @@
 """Retention: deletes patients' rows that are no longer needed, in one transaction; counts and scores stay."""
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
@@ -18,6 +19,18 @@ where v.source = :source and not exists (select from icu.stay s where s.source =
         where r.reports_end and r.source = v.source and r.stay_id = v.stay_id and r.known_at >= :cutoff
     )
 group by v.stay_id having max(v.available_at) < :cutoff
+"""
+# After the last batch that said something of them, and their end, no run found them open: months later than that are left
+# alone. A day, because jobs and database may have different clocks.
+_LAST_FORECAST = """
+select greatest(:cutoff, max(b.ingested_at)) + interval '1 day'
+from (
+    select source, stay_id, batch_id from icu.stay_version
+    union all select source, stay_id, batch_id from quality.rejected_version
+) v
+join purged p on p.stay_id = v.stay_id
+join icu.batch b on b.batch_id = v.batch_id
+where v.source = :source
 """
 _OF_STAYS = ("icu.observation", "icu.stay_version", "forecast.stay_forecast_driver", "forecast.stay_forecast")
 # Without its quarantined end a stay that is kept would count as present again.
@@ -46,13 +59,15 @@ def purge(engine: Engine, source: str, cutoff: datetime, *, dry_run: bool) -> di
 
     A later reconcile does not bring them back. Open stays are kept, however old. dry_run: count, delete nothing.
     """
-    bound = {"source": source, "cutoff": cutoff}
+    bound: dict[str, Any] = {"source": source, "cutoff": cutoff}
     with engine.begin() as connection:
         connection.execute(text(_PURGED), bound)
         connection.exec_driver_sql("analyze purged")
         of_stays = {
             t: f"from {t} t using purged p where t.source = :source and t.stay_id = p.stay_id" for t in _OF_STAYS
         }
+        bound["until"] = connection.execute(text(_LAST_FORECAST), bound).scalar_one()
+        of_stays["forecast.stay_forecast"] += " and t.prediction_time <= :until"
         counts = {
             table: _delete(connection, statement, bound)
             for table, statement in (

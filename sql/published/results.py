@@ -127,10 +127,14 @@ def publish(engine: Engine, publication: Publication) -> dict[str, int]:
         "watermark": None if publication.watermark is None else min(utc(publication.watermark), time),
         "newest_observation_at": utc(publication.newest_observation_at),
     }
-    with _no_values_in_errors(run_id), engine.begin() as connection:
-        for part in parts:
-            _replace_slot(connection, part, run_id, publication.kind)
-        mark_published(connection, run_id, about | counts)
+    with _no_values_in_errors(run_id):
+        with engine.begin() as connection:
+            # By itself: a new month locks forecast.run until it is committed.
+            connection.execute(text("select forecast.add_month(:at)"), {"at": time})
+        with engine.begin() as connection:
+            for part in parts:
+                _replace_slot(connection, part, run_id, publication.kind)
+            mark_published(connection, run_id, about | counts)
     return counts
 
 

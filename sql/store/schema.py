@@ -316,6 +316,7 @@ run = Table(
     schema="forecast",
 )
 
+# A partition per month: `forecast.add_month` adds one before its first publication.
 stay_forecast = Table(
     "stay_forecast",
     metadata,
@@ -344,6 +345,7 @@ stay_forecast = Table(
     CheckConstraint("(status_reason is null) = (mortality_risk is not null)", name="abstains_with_a_reason"),
     Index(None, "run_id"),
     Index(None, "source", "stay_id", "prediction_time"),
+    postgresql_partition_by="range (prediction_time)",
     schema="forecast",
 )
 

@@ -9,7 +9,8 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from builders_sql import NOW, SOURCE, add_model, forecasts, migrated, rows
-from sqlalchemy import text
+from sqlalchemy import event, text
+from sqlalchemy.exc import DBAPIError
 
 from rnn_core.contracts.errors import ForecastError
 from rnn_core.statistics.metric import METRICS
@@ -29,15 +30,16 @@ select 'index', indexrelid::regclass::text, '', pg_get_indexdef(indexrelid)
 from pg_index join pg_class c on c.oid = indexrelid join pg_namespace n on n.oid = c.relnamespace
 where nspname = any(:schemas)
 union all
-select 'table', c.oid::regclass::text, '', c.relpersistence::text
-from pg_class c join pg_namespace n on n.oid = c.relnamespace where nspname = any(:schemas) and relkind = 'r'
+select 'table', c.oid::regclass::text, '', concat_ws(' ', c.relpersistence, pg_get_partkeydef(c.oid))
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where nspname = any(:schemas) and relkind = any(array['r', 'p'])
 union all
 select 'column', attrelid::regclass::text, attname, concat_ws(' ',
     row_number() over (partition by attrelid order by attnum), format_type(atttypid, atttypmod), attnotnull,
     attidentity, pg_get_expr(adbin, adrelid), col_description(attrelid, attnum))
 from pg_attribute join pg_class c on c.oid = attrelid join pg_namespace n on n.oid = c.relnamespace
 left join pg_attrdef on adrelid = attrelid and adnum = attnum
-where nspname = any(:schemas) and relkind = 'r' and attnum > 0 and not attisdropped
+where nspname = any(:schemas) and relkind = any(array['r', 'p']) and attnum > 0 and not attisdropped
 order by 1, 2, 3, 4
 """
 
@@ -158,6 +160,54 @@ def test_the_version_before_holds_a_forecast_without_a_risk_of_death_as_an_abste
     found = rows(engine, "select status, remaining_los_p50_hours, discharge_24h_prob from forecast.stay_forecast")
     assert found == [{"status": "abstained", "remaining_los_p50_hours": None, "discharge_24h_prob": None}] * 2
     engine.dispose()
+
+
+def test_forecasts_of_before_become_one_partition_also_after_an_upgrade_that_was_killed(published):
+    query = "select * from forecast.stay_forecast order by prediction_time, stay_id"
+    real = rows(published, query)
+    with published.begin() as connection:
+        rebuild_views.drop(connection)
+        command.downgrade(migrate._config(connection), "0019")
+        connection.exec_driver_sql("grant insert on forecast.stay_forecast to public")
+        connection.exec_driver_sql("create view forecast.mine as select stay_id from forecast.stay_forecast")
+    with pytest.raises(ForecastError, match=r"something of yours reads it: forecast\.mine"):
+        migrate.upgrade(published)
+
+    def die(connection, _cursor, statement, *_):
+        if "attach partition" in statement and "do $$" in statement:
+            with published.connect() as other:
+                pid = connection.connection.driver_connection.info.backend_pid
+                other.execute(text("select pg_terminate_backend(:pid)"), {"pid": pid})
+
+    with published.begin() as connection:
+        connection.exec_driver_sql("drop view forecast.mine")
+    event.listen(published, "after_cursor_execute", die)
+    with pytest.raises(DBAPIError):
+        migrate.upgrade(published)
+    event.remove(published, "after_cursor_execute", die)
+    assert rows(published, query) == real and not months(published)
+    migrate.upgrade(published)
+    assert rows(published, query) == real and len(real) > 10
+    assert months(published) == ["stay_forecast_before"]
+    rights = "select has_table_privilege('public', 'forecast.stay_forecast', 'insert') as ok"
+    rights += " union all select has_function_privilege('public', 'forecast.add_month(timestamptz)', 'execute')"
+    assert rows(published, rights) == [{"ok": True}] * 2
+
+
+def test_a_month_gets_a_partition_when_it_is_first_published(engine):
+    for at in ("2031-01-31 23:59+00", "2031-01-01 00:00+00", "2031-02-01 00:30+01", "2031-02-01 00:00+00"):
+        with engine.begin() as connection:
+            # The clock of the session does not matter.
+            connection.exec_driver_sql("set local timezone = 'Asia/Kolkata'; set local datestyle = 'German'")
+            connection.execute(text("select forecast.add_month(:at)"), {"at": at})
+    assert months(engine) == ["stay_forecast_2031_01", "stay_forecast_2031_02"]
+
+
+def months(engine) -> list[str]:
+    query = (
+        "select inhrelid::regclass::text as name from pg_inherits where inhparent = 'forecast.stay_forecast'::regclass"
+    )
+    return sorted(row["name"].removeprefix("forecast.") for row in rows(engine, query))
 
 
 def test_landing_tables_are_unlogged(engine):
