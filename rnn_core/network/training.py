@@ -105,7 +105,7 @@ def fit_stay_model(
     # optimises each traced function anew: seconds per fit.
     random.seed(config.train.seed)
     devices = devices or choose_devices()
-    start = _build(config, devices)
+    start = build_network(config.network)
     if warm_from is None:
         start.get_layer("head").bias.assign(logits_of(_marginal_masses(windows, labels, train, config.train.seed)))
     else:
@@ -123,7 +123,8 @@ def fit_stay_model(
                 run.save(checkpoint)
             if progress is not None:
                 progress(record)
-    return FittedModel(run.best_model(), config, tuple(run.history), run.best_epoch)
+    start.set_weights(run.best_weights)
+    return FittedModel(start, config, tuple(run.history), run.best_epoch)
 
 
 def sized(config: ModelConfig, windows: Windows) -> ModelConfig:
@@ -351,11 +352,6 @@ class _Run:
             self.best_weights = self.trainer.model.get_weights()
         self.history.append(record)
         return record
-
-    def best_model(self) -> keras.Model:
-        model = build_network(self.config.network)
-        model.set_weights(self.best_weights)
-        return model
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
