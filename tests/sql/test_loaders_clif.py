@@ -128,10 +128,10 @@ def test_all_times_of_a_hospitalization_move_by_the_same_whole_days(loaded, shif
         others = [c for c in before.columns if c not in times(before)]
         pd.testing.assert_frame_equal(before[others], after[others])
         if table != "patient":
+            own = before["hospitalization_id"].map(shifts)
             for column in times(before):
-                moved = (after[column] - before[column])[before[column].notna()]
-                own = before["hospitalization_id"].map(shifts)[before[column].notna()]
-                assert (moved == own).all(), (table, column)
+                timed = before[column].notna()
+                assert (after[column] - before[column] == own)[timed].all(), (table, column)
 
 
 def test_a_death_moves_with_the_last_hospitalization(loaded, shifts):
