@@ -17,7 +17,7 @@ from flows.runtime.log import log
 from flows.runtime.quiet_tensorflow import import_tensorflow
 from flows.runtime.settings import load_settings
 from flows.runtime.steps import check_still_open
-from rnn_core.contracts.config import ModelConfig
+from rnn_core.contracts.config import Kind, ModelConfig
 from rnn_core.contracts.errors import ForecastError
 
 if TYPE_CHECKING:
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Member:
-    """The network of a training of `source` that learns without the patients of `fold`."""
+    """What a training of `source` learns, as one kind of forecaster, without the patients of `fold`."""
 
     source: str
+    kind: Kind
     fold: int
 
 
@@ -55,20 +56,24 @@ def after_epoch(record: dict[str, float]) -> None:
 def fit_side_by_side(
     source: str, material: "Material", learned: np.ndarray, config: ModelConfig, start: "Forecaster | None"
 ) -> None:
-    """Fit the networks of a model in the workers, if there are any: what `Forecaster.fit` with the same arguments resumes from.
+    """Fit the members of a model in the workers, if there are any: what `Forecaster.fit` with the same arguments resumes from.
 
-    The material is handed over in a folder of files, which is removed when the members are fitted. Trees keep no checkpoints
-    and are left to the job.
+    The material is handed over in a folder of files, which is removed when the members are fitted.
     """
-    n_folds = config.train.folds
-    kinds = config.blend if config.forecaster == "blend" else (config.forecaster,)
-    if load_settings().compute == INLINE or n_folds < 2 or "recurrent" not in kinds:
+    if load_settings().compute == INLINE:
         return
     from rnn_core.forecasters.blend import start_of
 
-    part = replace(config, forecaster="recurrent")
-    with _handed_over(source, material, learned, part, start_of(part, start)):
-        map_shards(open_store(), fit_member, [Member(source, fold) for fold in range(n_folds)], "fitting members")
+    kinds = config.blend if config.forecaster == "blend" else (config.forecaster,)
+    start = start_of(replace(config, forecaster="recurrent"), start) if "recurrent" in kinds else None
+    # Networks take longest.
+    members = [
+        Member(source, kind, fold)
+        for kind in sorted(kinds, key=lambda kind: kind != "recurrent")
+        for fold in range(config.train.folds)
+    ]
+    with _handed_over(source, material, learned, config, start):
+        map_shards(open_store(), fit_member, members, "fitting members")
 
 
 @contextmanager
@@ -107,21 +112,22 @@ def _material_folder(source: str) -> Path:
 
 
 def fit_member(_store: Engine, member: Member) -> int:
-    """Fit one member up to its last epoch, which its checkpoint keeps; how many epochs that took."""
+    """Fit one member, which its checkpoint keeps; the epochs or trees of it that are used."""
     import_tensorflow()
     from rnn_core.forecasters.forecaster import kind_of
     from rnn_core.series.material_files import read_material
 
     folder = _material_folder(member.source)
     config = ModelConfig.from_json(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    config = replace(config, forecaster=member.kind)
     kind, start = kind_of(config), folder / f"start_{member.fold}"
     fitted = kind.fit(
         read_material(folder),
         np.load(folder / "learned.npy"),
         config,
         checkpoint_dir=checkpoints(member.source),
-        warm_from=kind.load(start, config) if start.exists() else None,
+        warm_from=kind.load(start, config) if member.kind == "recurrent" and start.exists() else None,
         progress=after_epoch,
         folds=[member.fold],
     )
-    return len(fitted.histories[0])
+    return fitted.best_epochs[0]

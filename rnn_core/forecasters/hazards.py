@@ -1,7 +1,11 @@
 """Stay forecasters of discrete hazards, of the end and of death given an end, on summaries of a window."""
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import ClassVar, Self
@@ -91,6 +95,14 @@ class Hazards:
         dies = expit(self.dies.log_odds(features, number))
         return masses_of_hazards(ends[:, :, None] * np.stack([1 - dies, dies], axis=2))
 
+    def to_arrays(self, prefix: str) -> dict[str, np.ndarray]:
+        return self.ends.to_arrays(f"{prefix}ends.") | self.dies.to_arrays(f"{prefix}dies.")
+
+    @classmethod
+    def from_arrays(cls, model: type[LogOdds], arrays: Mapping[str, np.ndarray], prefix: str) -> Self:
+        """What `to_arrays` gave of fits of `model`."""
+        return cls(*(model.from_arrays(arrays, f"{prefix}{part}.") for part in ("ends", "dies")))
+
 
 @dataclass(frozen=True)
 class HazardForecaster:
@@ -124,7 +136,7 @@ class HazardForecaster:
         """Numbers only, as `.npz`."""
         arrays = {"fits": np.array(len(self.fits))}
         for k, one in enumerate(self.fits):
-            arrays |= one.ends.to_arrays(f"{k}.ends.") | one.dies.to_arrays(f"{k}.dies.")
+            arrays |= one.to_arrays(f"{k}.")
         np.savez_compressed(folder / self.file, allow_pickle=False, **arrays)
 
     @classmethod
@@ -132,10 +144,7 @@ class HazardForecaster:
         """See `Forecaster`. Runs nothing that the file holds."""
         try:
             with np.load(folder / cls.file, allow_pickle=False) as arrays:
-                fits = [
-                    Hazards(*(cls.model.from_arrays(arrays, f"{k}.{part}.") for part in ("ends", "dies")))
-                    for k in range(int(arrays["fits"]))
-                ]
+                fits = [Hazards.from_arrays(cls.model, arrays, f"{k}.") for k in range(int(arrays["fits"]))]
         except (OSError, KeyError, ValueError, BadZipFile) as error:
             raise ArtifactError(
                 f"{cls.file} of the artifact {folder.name} holds no {cls.__name__} that this version reads; restore the "
@@ -157,7 +166,7 @@ class HazardForecaster:
     ) -> OutOfFold:
         """See `Forecaster`. The size of each member is the best on the fold that it left out.
 
-        Keeps no checkpoints: a fit takes minutes. `progress` is called after each member.
+        The last fit of each member is kept in `checkpoint_dir`. `progress` is called after each member.
         """
         if warm_from is not None:
             raise ContractError(f"{cls.__name__} are always fitted from scratch.")
@@ -172,7 +181,8 @@ class HazardForecaster:
         for k in range(n_folds) if folds is None else folds:
             began = perf_counter()
             seed = config.train.seed * n_folds + k
-            one, losses = fit_hazards(features, labels, fold[rows] == k, config, seed, cls.fit_log_odds)
+            fit = partial(fit_hazards, features, labels, fold[rows] == k, config, seed, cls.fit_log_odds)
+            one, losses = cls._kept(checkpoint_dir, k, _digest(config, features, labels, fold[rows] == k), fit)
             mine = judged[fold[judged] == k]
             fits.append(one)
             held_out_forecasts.append((mine, cls((one,), edges).forecast(material.windows, mine)))
@@ -188,6 +198,33 @@ class HazardForecaster:
             forecast=forecast,
             best_epochs=tuple(one.ends.rounds for one in fits),
         )
+
+    @classmethod
+    def _kept(
+        cls, folder: Path | None, k: int, digest: str, fit: Callable[[], tuple[Hazards, np.ndarray]]
+    ) -> tuple[Hazards, np.ndarray]:
+        """Member `k` and its losses: of the fit that was kept, if it is of the same data, else of `fit`, which is kept."""
+        if folder is None:
+            return fit()
+        path = folder / f"{k}_{cls.file}"
+        with suppress(OSError, KeyError, ValueError, BadZipFile), np.load(path, allow_pickle=False) as arrays:
+            if str(arrays["digest"]) == digest:
+                return Hazards.from_arrays(cls.model, arrays, ""), arrays["losses"]
+        one, losses = fit()
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f"{path.name}.partial")
+        with unfinished.open("wb") as file:
+            np.savez(file, allow_pickle=False, digest=np.array(digest), losses=losses, **one.to_arrays(""))
+        unfinished.replace(path)
+        return one, losses
+
+
+def _digest(config: ModelConfig, features: np.ndarray, labels: Labels, held_out: np.ndarray) -> str:
+    """Identifies the fit of a member."""
+    digest = hashlib.blake2b(json.dumps(config.to_json()).encode(), digest_size=16)
+    for array in (features, labels.weights, labels.entry, labels.death, labels.remaining_hours, held_out):
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return digest.hexdigest()
 
 
 def learned_rows(material: Material, config: ModelConfig) -> np.ndarray:

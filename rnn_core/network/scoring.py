@@ -19,6 +19,7 @@ from threadpoolctl import ThreadpoolController
 from rnn_core.contracts.config import Cell, ModelConfig
 from rnn_core.contracts.errors import ContractError
 from rnn_core.contracts.frames import Windows
+from rnn_core.series.mapped import release
 from rnn_core.series.omission import NO_CONCEPT, ChannelsWithout
 from rnn_core.series.person_periods import masses_of_hazards
 
@@ -125,6 +126,7 @@ def score_rows(networks: Sequence[FittedNetwork], windows: Windows, window: np.n
         hours, features = read_hours(packed.rows(start[batch]), windows.static[windows.stay[read[batch]]], packed, at)
         each = (_masses(network, hour, features, packed, at) for network, hour in zip(networks, hours, strict=True))
         out[wanted] = sum(each) / len(networks)
+        release(windows.channels)
 
     in_parallel(score, range(len(parts)))
     return out

@@ -31,6 +31,6 @@ def release(*arrays: np.ndarray) -> None:
     """Let pages of mapped files go that this process has read: the system has them, and needs no second reading from disk."""
     for array in arrays:
         while array is not None and not isinstance(array, mmap.mmap):
-            array = array.base
+            array = getattr(array, "base", None)
         if array is not None and hasattr(array, "madvise"):
             array.madvise(mmap.MADV_DONTNEED)

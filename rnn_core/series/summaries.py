@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from rnn_core.contracts.frames import Windows
+from rnn_core.series.mapped import release
 from rnn_core.series.omission import NO_CONCEPT, ChannelsWithout
 from rnn_core.series.windows import TIME_CHANNELS
 
@@ -40,6 +41,7 @@ def _in_spans(channels: np.ndarray, start: np.ndarray, rows: np.ndarray) -> np.n
         first = int(number) * _SPAN
         near = channels[first : int(rows[part].max()) + 1]
         out[part] = _of_channels(near, start[part] - first, rows[part] - first)
+        release(channels)
     return out
 
 

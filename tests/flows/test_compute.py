@@ -344,11 +344,12 @@ def test_slots_of_a_backfill_that_workers_publish_are_those_of_the_job(trained, 
 
 
 def train_briefly() -> list[np.ndarray]:
-    """Weights of a new model."""
-    counts = train.fn("clif", AT, warm=False, epochs=2, members=2, forecaster="recurrent")
+    """Weights and trees of a new model."""
+    counts = train.fn("clif", AT, warm=False, epochs=2, members=2)
     folder = load_settings().artifact_folder
     assert not (folder / ".checkpoints" / "clif").exists()
-    return load_stay_forecaster(folder / counts["model"]).model.network.get_weights()
+    networks, trees = load_stay_forecaster(folder / counts["model"]).model.parts
+    return networks.network.get_weights() + [array for fit in trees.fits for array in fit.to_arrays("").values()]
 
 
 @pytest.mark.soak
@@ -358,7 +359,7 @@ def test_members_fitted_by_workers_have_the_weights_that_the_job_would_give_them
     use("processes:2")
     by_workers = train_briefly()
     assert all(np.array_equal(a, b) for a, b in zip(inline, by_workers, strict=True))
-    assert any(line.startswith("fitting members: 2 of 2 shards done") for line in lines)
+    assert any(line.startswith("fitting members: 4 of 4 shards done") for line in lines)
 
 
 @pytest.mark.soak

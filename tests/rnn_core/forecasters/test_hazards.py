@@ -1,6 +1,7 @@
 """Boosted trees and logistic regressions: their numbers, what hazards they find in known worlds, and both as forecasters."""
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import get_args
 
@@ -15,6 +16,7 @@ from rnn_core.contracts.config import HORIZON_EDGES, Kind, ModelConfig, TreesCon
 from rnn_core.contracts.errors import ArtifactError, ContractError, DataTooSmallError
 from rnn_core.contracts.frames import DIED
 from rnn_core.contracts.known import Known
+from rnn_core.forecasters import hazards
 from rnn_core.forecasters.boosting import fit_boosting
 from rnn_core.forecasters.drivers import explain_stays
 from rnn_core.forecasters.fit_stay import fit_forecaster
@@ -289,9 +291,21 @@ def test_it_starts_from_scratch(fitted, material):
         type(fitted.forecaster).fit(material, np.ones(120, bool), SMALL, warm_from=fitted.forecaster)
 
 
-def test_a_fit_of_the_same_data_is_the_same(fitted, material):
-    again = type(fitted.forecaster).fit(material, np.ones(120, bool), SMALL)
+def test_a_fit_of_the_same_data_is_the_same_and_members_that_were_fitted_are_not_fitted_again(
+    fitted, material, tmp_path, monkeypatch
+):
+    fit = partial(type(fitted.forecaster).fit, material, checkpoint_dir=tmp_path)
+    again = fit(np.ones(120, bool), SMALL)
     assert (again.forecast.masses == fitted.forecast.masses).all()
+    monkeypatch.setattr(hazards, "fit_hazards", lambda *_: pytest.fail("fitted again"))
+    resumed = fit(np.ones(120, bool), SMALL)
+    assert (resumed.forecast.masses == fitted.forecast.masses).all() and resumed.best_epochs == fitted.best_epochs
+    for learned, config in (
+        (np.arange(120) > 3, SMALL),
+        (np.ones(120, bool), replace(SMALL, trees=TreesConfig(trees=3))),
+    ):
+        with pytest.raises(pytest.fail.Exception, match="fitted again"):
+            fit(learned, config)
 
 
 def test_a_fold_is_forecast_without_its_outcomes(fitted, known):
