@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from flows.runtime import compute
 from flows.runtime.compute import map_shards
 from flows.runtime.log import log
 from flows.runtime.settings import load_settings
+from rnn_core.contracts import known
 from rnn_core.contracts.errors import ForecastError
 from rnn_core.forecasters import drivers
 from rnn_core.forecasters.stay import load_stay_forecaster
@@ -71,23 +73,68 @@ def start(tmp_path):
         process.wait()
 
 
-@pytest.fixture
-def cluster(start, use, tmp_path):
-    """A scheduler and two workers by hand, on loopback; the scheduler's process."""
-    pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
-    file = tmp_path / "scheduler.json"
-    scheduler = start(
-        "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)
+def start_scheduler(start, folder: Path, *more: str) -> tuple[subprocess.Popen, str]:
+    """Its process, and the address at which it answers."""
+    file = folder / "scheduler.json"
+    process = start(
+        "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file), *more
     )
     deadline, written = time.monotonic() + 60, ""
     while not written.endswith("}") and time.monotonic() < deadline:
         time.sleep(0.1)
         written = file.read_text().strip() if file.exists() else ""
-    address = json.loads(written)["address"]
+    return process, json.loads(written)["address"]
+
+
+@pytest.fixture
+def cluster(start, use, tmp_path):
+    """A scheduler and two workers by hand, on loopback; the scheduler's process."""
+    pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+    scheduler, address = start_scheduler(start, tmp_path)
     start("worker", address, "--nworkers", "2", "--nthreads", "1", "--no-dashboard")
     use(address)
     (tmp_path / "scheduler").write_text(str(scheduler.pid))
     return scheduler
+
+
+def make_certificates(folder: Path) -> Path:
+    """An authority of its own, and a certificate with its key that it signed for this machine."""
+    folder.mkdir()
+    openssl = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    keys = {name: ["-keyout", f"{name}-key.pem", "-out", f"{name}.pem"] for name in ("ca", "cert")}
+    signed = ["-CA", "ca.pem", "-CAkey", "ca-key.pem", "-addext", "subjectAltName=IP:127.0.0.1"]
+    signed += ["-addext", "basicConstraints=critical,CA:FALSE"]
+    subprocess.run([*openssl, *keys["ca"], "-subj", "/CN=authority"], cwd=folder, check=True, capture_output=True)
+    subprocess.run([*openssl, *keys["cert"], "-subj", "/CN=here", *signed], cwd=folder, check=True, capture_output=True)
+    (folder / "cert-key.pem").rename(folder / "key.pem")
+    return folder
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
+def test_a_cluster_over_tls_computes_for_those_with_a_certificate_of_its_authority_only(
+    installation, start, use, tmp_path, monkeypatch
+):
+    pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+    ours, others = (make_certificates(tmp_path / name) for name in ("ours", "others"))
+    tls = [
+        f"--tls-{name}={ours / file}"
+        for name, file in (("ca-file", "ca.pem"), ("cert", "cert.pem"), ("key", "key.pem"))
+    ]
+    _, address = start_scheduler(start, tmp_path, "--protocol", "tls", *tls)
+    assert address.startswith("tls://127.0.0.1:")
+    start("worker", address, *tls, "--nworkers", "2", "--nthreads", "1", "--no-dashboard")
+    monkeypatch.setattr(compute, "_ANSWER", 3.0)
+    for engine, folder in ((address, others), (address.replace("tls:", "tcp:"), ours)):
+        monkeypatch.setenv("ICU_COMPUTE_TLS", str(folder))
+        use(engine)
+        with pytest.raises(ForecastError, match=r"The scheduler at .* does not answer"):
+            map_shards(installation, shard_functions.square, range(4), "squaring")
+    monkeypatch.setattr(compute, "_ANSWER", 60.0)
+    monkeypatch.setenv("ICU_COMPUTE_TLS", str(ours))
+    use(address)
+    results = map_shards(installation, shard_functions.square, range(4), "squaring")
+    assert [square for square, _ in results] == [0, 1, 4, 9] and os.getpid() not in {worker for _, worker in results}
 
 
 def marked(folder: Path, n: int = 4) -> list[Marked]:
@@ -274,15 +321,15 @@ def test_a_cluster_publishes_what_the_process_of_the_job_does(published, small_s
     assert_same(published_rows(published), whole)
 
 
-def when_busy(act) -> threading.Thread:
-    """Calls `act` with the address of a worker once one has a shard, beside the test."""
+def when_busy(act, shards: str = "") -> threading.Thread:
+    """Calls `act` with the address of a worker once one has a shard, of a function whose name begins so, beside the test."""
 
     def watch() -> None:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             for client in list(compute._clients.values()):
                 for worker, keys in client.processing().items():
-                    if keys:
+                    if any(str(key).startswith(shards) for key in keys):
                         act(client, worker)
                         return
             time.sleep(0.05)
@@ -360,6 +407,29 @@ def test_members_fitted_by_workers_have_the_weights_that_the_job_would_give_them
     by_workers = train_briefly()
     assert all(np.array_equal(a, b) for a, b in zip(inline, by_workers, strict=True))
     assert any(line.startswith("fitting members: 4 of 4 shards done") for line in lines)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("shards", ["_compute", "fit_member"])
+def test_a_worker_that_is_killed_while_it_writes_material_or_fits_changes_no_weight(trained, use, shards, monkeypatch):
+    monkeypatch.setattr(known, "PART_STAYS", 60)
+    killed = []
+
+    def kill(client, worker: str) -> None:
+        killed.extend(client.run(os.getpid, workers=[worker]).values())
+        os.kill(killed[0], signal.SIGKILL)
+
+    use("inline")
+    inline = train_briefly()
+    use("processes:2")
+    watching = when_busy(kill, shards)
+    by_workers = train_briefly()
+    watching.join()
+    assert len(killed) == 1
+    assert all(np.array_equal(a, b) for a, b in zip(inline, by_workers, strict=True))
+    with trained.connect() as connection:
+        ended = connection.execute(text("select status, count(*) from forecast.run where kind = 'train' group by 1"))
+        assert [tuple(row) for row in ended] == [("published", 3)]
 
 
 @pytest.mark.soak
