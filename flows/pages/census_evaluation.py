@@ -13,7 +13,7 @@ from rnn_core.statistics.metric import CENSUS_METRICS, census_metric_name
 
 # Caption → columns: name of the score and its head.
 _TABLES = {
-    "CRPS and mean absolute error (MAE) of the median, in patients; in brackets the best simple answer": {
+    "CRPS and mean absolute error (MAE) of the median, in patients; in brackets the best of the four others": {
         "crps": "CRPS",
         "crps_persistence": "as now",
         "crps_moving_average": "mean of 7 days",
