@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from threadpoolctl import threadpool_limits
 
 from rnn_core.contracts.config import ModelConfig, NetworkConfig, TrainConfig
 from rnn_core.contracts.errors import ContractError, DataTooSmallError
@@ -170,11 +171,13 @@ def _marginal_masses(windows: Windows, labels: Labels, train: _Examples, seed: i
     seen = labels.weights[rows].reshape(-1, cells).astype(np.float64)
     entry = labels.entry[rows].reshape(-1, cells).astype(np.float64)
     p = np.full(cells, 1 / cells)
-    for _ in range(50):
-        share = (1 / (seen @ p)) @ seen
-        hidden = (1 / (entry @ p)) @ (1 - entry)
-        expected = p * (share + hidden) + 0.1 / cells  # a tenth of a row, so that no cell is impossible
-        p = expected / expected.sum()
+    # On one thread: more add up in another order, and a job would not take up what a worker with fewer threads has fitted.
+    with threadpool_limits(1, user_api="blas"):
+        for _ in range(50):
+            share = (1 / (seen @ p)) @ seen
+            hidden = (1 / (entry @ p)) @ (1 - entry)
+            expected = p * (share + hidden) + 0.1 / cells  # a tenth of a row, so that no cell is impossible
+            p = expected / expected.sum()
     return p.reshape(labels.weights.shape[1:])
 
 

@@ -1,9 +1,11 @@
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from threadpoolctl import threadpool_limits
 
 from rnn_core.contracts.config import ModelConfig, NetworkConfig, TrainConfig
 from rnn_core.contracts.errors import ContractError, DataTooSmallError
@@ -14,7 +16,7 @@ from rnn_core.network.devices import Devices
 from rnn_core.network.fitted import networks_of
 from rnn_core.network.heads import masses
 from rnn_core.network.scoring import fixed_inputs, score_windows
-from rnn_core.network.training import MIN_WINDOWS, fit_stay_model, sized
+from rnn_core.network.training import MIN_WINDOWS, _marginal_masses, fit_stay_model, sized
 
 EDGES = (0.0, 6.0, 12.0, 24.0)
 TINY = ModelConfig(
@@ -318,3 +320,16 @@ def test_labels_of_other_windows_are_refused():
     _, labels = make_data(n=61)
     with pytest.raises(ContractError, match="one row per hour"):
         fit(windows, labels)
+
+
+def test_the_start_of_a_fit_does_not_depend_on_the_threads_of_the_process():
+    """Else a job takes up nothing of what workers with other threads have fitted."""
+    n = 20_000
+    cells = np.random.default_rng(0).random((n, 19, 2), dtype=np.float32)
+    windows = SimpleNamespace(score_from=np.array([0]), stop=np.array([n]))
+    labels = SimpleNamespace(weights=cells, entry=np.ones_like(cells), usable=np.ones(n, bool))
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            found.append(_marginal_masses(windows, labels, SimpleNamespace(window=np.array([0])), 0).tobytes())
+    assert found[0] == found[1]
