@@ -433,6 +433,28 @@ def test_a_worker_that_is_killed_while_it_writes_material_or_fits_changes_no_wei
 
 
 @pytest.mark.soak
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root mounts a disk")
+def test_a_training_whose_workers_have_a_full_disk_ends_with_a_sentence_and_the_next_one_serves(trained, use, tmp_path):
+    use("processes:2")
+    folder = tmp_path / "artifacts" / ".checkpoints"
+    folder.mkdir(exist_ok=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], check=False)
+    if mounted.returncode:
+        pytest.skip("this machine mounts no disk in memory")
+    try:
+        with pytest.raises(ForecastError, match=r"cannot be written.*free space") as refused:
+            train_briefly()
+        left = [path for path in folder.rglob("*") if path.is_file()]
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+    assert left == []
+    with trained.connect() as connection:
+        newest = connection.execute(text("select status, error from forecast.run order by run_id desc limit 1")).one()
+    assert tuple(newest) == ("failed", str(refused.value))
+    assert len(train_briefly()) > 5
+
+
+@pytest.mark.soak
 def test_a_training_whose_scheduler_is_killed_ends_with_its_sentence_and_keeps_no_patients_data(
     trained, cluster, tmp_path
 ):
