@@ -1,6 +1,5 @@
 """What a fit starts from: the networks of another model, brought to what this one reads and forecasts."""
 
-import random
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -76,9 +75,8 @@ class WarmStart:
         own, fold = learned & ~material.known.borrowed, material.folds(n_folds)
         made = []
         for k, (number, cell) in product(range(n_folds), enumerate(cells)):
-            random.seed(network_seed(config, k, number))  # Keras draws what starts afresh from here
             ours, turn = replace(network, cell=cell), number % len(their_cells)
-            made.append(build_network(ours))
+            made.append(build_network(ours, seed=network_seed(config, k, number)))
             carry_over(
                 made[-1],
                 ours,

@@ -1,10 +1,13 @@
 """Builds the network that a NetworkConfig describes: causal, for any sequence length, to train and to serve."""
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import keras
+from keras.src.random import seed_generator
 
 from rnn_core.contracts.config import NetworkConfig
 from rnn_core.contracts.errors import ContractError
@@ -42,7 +45,7 @@ class SplitNetwork:
         ]
 
 
-def build_network(config: NetworkConfig, *, mixed_precision: bool = False) -> keras.Model:
+def build_network(config: NetworkConfig, *, mixed_precision: bool = False, seed: int | None = None) -> keras.Model:
     """The untrained network of a config; its output depends on the head.
 
     `competing_risk`: inputs [x, static] or [x] without static features, x [batch, hours, n_channels], static
@@ -50,14 +53,27 @@ def build_network(config: NetworkConfig, *, mixed_precision: bool = False) -> ke
     and earlier ones only, so padding belongs at the end and needs no mask (none is used: cuDNN then runs the cell).
     `regression`: inputs x -> [batch, 1], the value that follows the last step.
 
-    `mixed_precision` computes in bfloat16 and keeps weights and the head in float32. Raises ContractError when the
-    config describes no network.
+    `mixed_precision` computes in bfloat16 and keeps weights and the head in float32. `seed` gives the same weights and
+    dropout seeds in every process, whatever its threads draw. Raises ContractError when the config describes no network.
     """
     _check_network_config(config)
     dtype = keras.DTypePolicy("mixed_bfloat16" if mixed_precision else "float32")
-    if config.head == "regression":
-        return _build_series_network(config, dtype)
-    return _build_stay_network(config, dtype)
+    with _seeds_drawn_from(random if seed is None else random.Random(seed)):
+        if config.head == "regression":
+            return _build_series_network(config, dtype)
+        return _build_stay_network(config, dtype)
+
+
+@contextmanager
+def _seeds_drawn_from(generator: Any) -> Iterator[None]:
+    """Keras draws every seed of a network from the generator of Python, from which threads of Dask draw too.
+    `keras.utils.set_random_seed` would also seed TensorFlow, which then optimises each traced function anew: seconds per fit.
+    """
+    before, seed_generator.python_random = seed_generator.python_random, generator
+    try:
+        yield
+    finally:
+        seed_generator.python_random = before
 
 
 def build_ensemble(members: Sequence[keras.Model]) -> keras.Model:

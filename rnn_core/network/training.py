@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -91,8 +90,8 @@ def fit_stay_model(
     up to rounding, except for dropout, whose masks each device draws itself. `fixed`: the `fixed_inputs` of these windows,
     where several fits share them.
 
-    Changes the global seed of Python. Raises DataTooSmallError with fewer than `MIN_WINDOWS` windows to train on or none
-    to validate, ContractError when labels, stays or `warm_from` do not fit the windows.
+    Raises DataTooSmallError with fewer than `MIN_WINDOWS` windows to train on or none to validate, ContractError when
+    labels, stays or `warm_from` do not fit the windows.
     """
     _check_rows(windows, labels, train_stays, valid_stays)
     train, valid = _make_examples(windows, labels, train_stays), _make_examples(windows, labels, valid_stays)
@@ -102,11 +101,8 @@ def fit_stay_model(
             f"{len(train.window)} and {len(valid.window)}. Load more finished stays."
         )
     config = sized(config, windows)
-    # Keras draws every seed of a network from here. `keras.utils.set_random_seed` would also seed TensorFlow, which then
-    # optimises each traced function anew: seconds per fit.
-    random.seed(config.train.seed)
     devices = devices or choose_devices()
-    start = build_network(config.network)
+    start = build_network(config.network, seed=config.train.seed)
     if warm_from is None:
         start.get_layer("head").bias.assign(logits_of(_marginal_masses(windows, labels, train, config.train.seed)))
     else:

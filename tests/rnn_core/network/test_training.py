@@ -1,7 +1,9 @@
+import random
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -131,6 +133,22 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(base):
     assert_equal_weights(first, fit(*make_data()))
     other = fit(*make_data(), with_train(seed=1))
     assert not np.array_equal(first.model.get_weights()[0], other.model.get_weights()[0])
+
+
+def test_others_who_draw_from_the_generator_of_python_change_no_weight(monkeypatch):
+    """As the threads of a worker do: before each layer is built, a number is drawn."""
+    expected = fit(*make_data(n=24), with_train(epochs=1))
+    make_layer = keras.layers.Layer.__init__
+
+    def draw_then_make(layer, **named):
+        random.random()
+        make_layer(layer, **named)
+
+    monkeypatch.setattr(keras.layers.Layer, "__init__", draw_then_make)
+    random.seed(7)
+    state = random.getstate()
+    assert_equal_weights(expected, fit(*make_data(n=24), with_train(epochs=1)))
+    assert random.getstate() != state
 
 
 def test_a_fit_leaves_the_seed_of_tensorflow_alone_since_setting_it_drops_every_optimised_graph():
