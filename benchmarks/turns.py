@@ -51,6 +51,7 @@ def take_turns(contenders: Mapping[str, Prepare], rounds: int, threads: int = 1)
             mine, theirs = context.Pipe()
             process = context.Process(target=_contend, args=(prepare, theirs), daemon=True)
             process.start()
+            theirs.close()  # or the end of the process would not end the wait for its answer
             running[name] = (process, mine)
             _answer(name, mine)  # one after another: preparing beside each other would double the memory
         took = {name: [] for name in contenders}
@@ -85,7 +86,10 @@ def has_torch() -> bool:
 
 
 def _answer(name: str, connection: Connection) -> Any:
-    answer = connection.recv()
+    try:
+        answer = connection.recv()
+    except EOFError:
+        raise RuntimeError(f"{name}: its process ended without an answer; what it printed says why.") from None
     if isinstance(answer, str):
         raise RuntimeError(f"{name}: {answer}")
     return answer

@@ -2,9 +2,9 @@
 
 from collections import Counter
 from datetime import timedelta
-from time import sleep
 
 import pytest
+import turning
 from sqlalchemy import text
 
 from benchmarks import large_source, reading
@@ -90,17 +90,10 @@ def test_pandas_reads_the_newest_part_of_a_source_that_would_not_fit_in_memory()
     assert reading._what_fits(begin, 1, None, 1) == ("begin", 1)
 
 
-def rests():
-    return "found", lambda: sleep(0.02)
-
-
-def fails():
-    raise ValueError("no such network")
-
-
 def test_contenders_take_turns_and_a_fault_of_one_ends_the_comparison():
-    turns = take_turns({"a": rests, "b": rests}, rounds=2)
+    turns = take_turns({"a": turning.rests, "b": turning.rests}, rounds=2)
     assert [(one.found, len(one.seconds)) for one in turns.values()] == [("found", 2)] * 2
     assert all((one.seconds >= 0.02).all() and one.peak_gb > 0 for one in turns.values())
-    with pytest.raises(RuntimeError, match=r"(?s)b: .*no such network"):
-        take_turns({"a": rests, "b": fails}, rounds=1)
+    for fault, sentence in ((turning.fails, "no such network"), (turning.dies, "its process ended without an answer")):
+        with pytest.raises(RuntimeError, match=rf"(?s)b: .*{sentence}"):
+            take_turns({"a": turning.rests, "b": fault}, rounds=1)
