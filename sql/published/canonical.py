@@ -15,8 +15,7 @@ from rnn_core.contracts.concepts import NAMES
 from rnn_core.contracts.config import WindowConfig
 from rnn_core.contracts.frames import STAY_COLUMNS, Observations, check_stays
 from rnn_core.contracts.known import Known
-from sql.store.engine import connect_arrow
-from sql.store.refusals import when_free
+from sql.store.refusals import connect_arrow_when_free
 from sql.store.snapshot import one_snapshot, share_snapshot
 
 
@@ -163,7 +162,7 @@ def read_observations(
     literals = {"source": source, "as_of": as_of, "ingested_by": ingested_by}
     query = query.format(**{name: Literal(value).as_string() for name, value in literals.items()})
     # ADBC fills arrow columns in C; SQLAlchemy would build a tuple of Python objects per observation.
-    with when_free(engine, lambda: connect_arrow(engine)) as connection, connection.cursor() as cursor:
+    with connect_arrow_when_free(engine) as connection, connection.cursor() as cursor:
         if seen_by is not None:
             share_snapshot(seen_by, cursor)
         cursor.execute(_ASKED, [json.dumps(stays["stay_id"].tolist()), json.dumps(list(NAMES))])

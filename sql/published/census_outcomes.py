@@ -10,8 +10,7 @@ from sqlalchemy import Engine, text
 from rnn_core.contracts.census import CENSUS_HISTORY_DAYS, CENSUS_HORIZONS, PublishedCensus
 from sql.intake.retention import purged_until
 from sql.published.canonical import read_units
-from sql.store.engine import connect_arrow
-from sql.store.refusals import when_free
+from sql.store.refusals import connect_arrow_when_free
 
 # Three whole months at least: more would take memory, and older forecasts say less of the next.
 JUDGED_DAYS = 93
@@ -50,7 +49,7 @@ def read_published_census(engine: Engine, source: str, as_of: datetime) -> Publi
     literals = {"source": source, "since": since, "until": until, "horizons": list(CENSUS_HORIZONS)}
     query = _FORECASTS.format(**{name: Literal(value).as_string() for name, value in literals.items()})
     # Half a million arrays would take a minute as lists of Python numbers.
-    with when_free(engine, lambda: connect_arrow(engine)) as connection, connection.cursor() as cursor:
+    with connect_arrow_when_free(engine) as connection, connection.cursor() as cursor:
         cursor.execute(query)
         forecasts = cursor.fetch_arrow_table().to_pandas()
     times = pd.to_datetime(forecasts["prediction_time"], utc=True).dt.tz_localize(None).astype("datetime64[us]")

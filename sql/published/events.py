@@ -10,7 +10,7 @@ from sqlalchemy import Engine, text
 
 from rnn_core.contracts.errors import ForecastError
 from sql.published.canonical import Shard
-from sql.store.engine import connect_arrow
+from sql.store.refusals import connect_arrow_when_free
 
 # MEDS times have no zone; these are UTC.
 _TIME = pa.timestamp("us")
@@ -120,7 +120,7 @@ def read_events(
     given = {"source": source, "as_of": as_of, "ingested_by": ingested_by, **shard._asdict()}
     query = _EVENTS.format(**{name: Literal(value).as_string() for name, value in given.items()})
     try:
-        with connect_arrow(engine) as connection, connection.cursor() as cursor:
+        with connect_arrow_when_free(engine) as connection, connection.cursor() as cursor:
             cursor.execute(query)
             for rows in cursor.fetch_record_batch():
                 yield rows.cast(SCHEMA)

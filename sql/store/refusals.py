@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
@@ -15,7 +15,10 @@ from sqlalchemy import Engine, event, text
 from sqlalchemy.exc import DBAPIError
 
 from rnn_core.contracts.errors import ForecastError
-from sql.store.engine import address, libpq_parameters
+from sql.store.engine import address, connect_arrow, libpq_parameters
+
+if TYPE_CHECKING:
+    from adbc_driver_manager.dbapi import Connection as ArrowConnection
 
 _WAIT_SECONDS = 10
 # Seconds that a job waits for a free connection of our database, and between two tries.
@@ -163,6 +166,11 @@ def when_free(engine: Engine, connect: Callable[[], T]) -> T:
                     "its user more, or start fewer workers (docs/scale.md)."
                 ) from None
         time.sleep(_TRY_AGAIN)
+
+
+def connect_arrow_when_free(engine: Engine) -> "ArrowConnection":
+    """`connect_arrow` to our database, waited for as `wait_for_a_free_connection` says."""
+    return when_free(engine, lambda: connect_arrow(engine))
 
 
 def check_reachable(engine: Engine, what: str) -> None:

@@ -29,7 +29,7 @@ from sql.intake.reading import bounds
 from sql.loaders import replace_table
 from sql.store import refusals
 from sql.store.engine import address, connect_arrow, libpq_parameters, libpq_uri, open_engine, read_only
-from sql.store.refusals import wait_for_a_free_connection, when_free
+from sql.store.refusals import connect_arrow_when_free, wait_for_a_free_connection
 
 ZURICH = "Europe/Zurich"
 DIALECTS = ["postgresql", "duckdb", "sqlite"]
@@ -363,11 +363,11 @@ def test_our_database_without_a_free_connection_is_waited_for_and_then_named(mak
     def both_drivers() -> None:
         with engine.connect():
             pass
-        when_free(engine, lambda: connect_arrow(engine)).close()
+        connect_arrow_when_free(engine).close()
 
     with engine.connect():
         monkeypatch.setattr(refusals, "FREE_WITHIN", 0.2)
-        for connect in (engine.connect, lambda: when_free(engine, lambda: connect_arrow(engine))):
+        for connect in (engine.connect, lambda: connect_arrow_when_free(engine)):
             with pytest.raises(ForecastError, match=r"no free connection for 0\.2 s; give its user more"):
                 connect()
         monkeypatch.setattr(refusals, "FREE_WITHIN", 60.0)
