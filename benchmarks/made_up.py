@@ -38,12 +38,6 @@ class MadeUpStays(Cohort):
         hidden = {"outtime": stays["outtime"].mask(is_open), "outcome": stays["outcome"].mask(is_open, None)}
         return replace(self, stays=stays.assign(**hidden), as_of=cutoff)
 
-    def take(self, chosen: np.ndarray) -> "MadeUpStays":
-        return replace(self, stays=self.stays[chosen].reset_index(drop=True))
-
-    def beside(self, others: Sequence["MadeUpStays"]) -> "MadeUpStays":
-        return replace(self, stays=pd.concat([one.stays for one in (self, *others)], ignore_index=True))
-
     def map(
         self,
         function: Callable[..., R],

@@ -1,7 +1,7 @@
 """Stays in our database whose observations are read in shards, by whoever computes something of them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from sqlalchemy import Engine
 
+from flows.runtime import clock
 from flows.runtime.compute import map_shards
 from rnn_core.contracts.known import Cohort, Known, R, stack
 from rnn_core.series.material_files import nothing
@@ -22,12 +23,6 @@ class StoredStays(Cohort):
     store: Engine
     stays: pd.DataFrame
     as_of: np.datetime64
-
-    def take(self, chosen: np.ndarray) -> "StoredStays":
-        return replace(self, stays=self.stays[chosen].reset_index(drop=True))
-
-    def beside(self, others: Sequence["StoredStays"]) -> "StoredStays":
-        return replace(self, stays=pd.concat([one.stays for one in (self, *others)], ignore_index=True))
 
     def map(
         self,
@@ -57,12 +52,12 @@ class _Shard:
 
 def read_stored(store: Engine, source: str, as_of: datetime) -> StoredStays:
     """All stays of `source` as known at `as_of`."""
-    at = np.datetime64(as_of.astimezone(UTC).replace(tzinfo=None), "us")
-    return StoredStays(store, canonical.read_stays(store, source, as_of), at)
+    return StoredStays(store, canonical.read_stays(store, source, as_of), clock.to_numpy(as_of.astimezone(UTC)))
 
 
 def _compute(store: Engine, shard: _Shard) -> Any:
-    known = _read(store, shard) if shard.observed else Known(shard.stays, nothing(), shard.as_of)
+    is_read = shard.observed and len(shard.stays)
+    known = _read(store, shard) if is_read else Known(shard.stays, nothing(), shard.as_of)
     return shard.function(known, *shard.given)
 
 
@@ -73,4 +68,4 @@ def _read(store: Engine, shard: _Shard) -> Known:
         Known(stays, canonical.read_observations(store, stays["source"][0], stays, as_of), shard.as_of)
         for stays in of_sources
     ]
-    return stack(read) if len(read) > 1 else read[0] if read else Known(shard.stays, nothing(), shard.as_of)
+    return stack(read) if len(read) > 1 else read[0]

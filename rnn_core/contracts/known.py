@@ -52,9 +52,11 @@ class Cohort(Protocol):
 
     def take(self, chosen: np.ndarray) -> Self:
         """Only the stays marked in `chosen`, bool [stays]."""
+        return replace(self, stays=self.stays[chosen].reset_index(drop=True))
 
     def beside(self, others: Sequence[Self]) -> Self:
         """These stays and, behind them, those of others with the same `as_of`."""
+        return replace(self, stays=pd.concat([one.stays for one in (self, *others)], ignore_index=True))
 
     def map(
         self,
