@@ -18,6 +18,7 @@ from rnn_core.contracts.config import ModelConfig
 from rnn_core.contracts.errors import ArtifactError, ContractError
 from rnn_core.contracts.frames import DIED, EpochRecord, Labels, Windows
 from rnn_core.forecasters.forecaster import Forecaster, OutOfFold, join_folds
+from rnn_core.series.mapped import save_whole
 from rnn_core.series.material import Material
 from rnn_core.series.person_periods import PersonPeriods, masses_of_hazards, person_periods, population_masses
 from rnn_core.series.splits import patient_folds
@@ -176,13 +177,14 @@ class HazardForecaster:
         rows, judged = sampled_rows(material, learned, config, cls.max_rows), material.calibration_rows
         judged = judged[learned[material.stay_of_row[judged]]]
         features, labels = summary_features(material.windows, rows), material.labels.take(rows)
+        digest = _digest(config, features, labels) if checkpoint_dir else ""
 
         fits, held_out_forecasts = [], []
         for k in range(n_folds) if folds is None else folds:
             began = perf_counter()
             seed = config.train.seed * n_folds + k
             fit = partial(fit_hazards, features, labels, fold[rows] == k, config, seed, cls.fit_log_odds)
-            one, losses = cls._kept(checkpoint_dir, k, _digest(config, features, labels, fold[rows] == k), fit)
+            one, losses = cls._kept(checkpoint_dir, k, f"{digest} {_hash([fold[rows] == k])}", fit)
             mine = judged[fold[judged] == k]
             fits.append(one)
             held_out_forecasts.append((mine, cls((one,), edges).forecast(material.windows, mine)))
@@ -211,18 +213,19 @@ class HazardForecaster:
             if str(arrays["digest"]) == digest:
                 return Hazards.from_arrays(cls.model, arrays, ""), arrays["losses"]
         one, losses = fit()
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f"{path.name}.partial")
-        with unfinished.open("wb") as file:
-            np.savez(file, allow_pickle=False, digest=np.array(digest), losses=losses, **one.to_arrays(""))
-        unfinished.replace(path)
+        save_whole(path, digest=np.array(digest), losses=losses, **one.to_arrays(""))
         return one, losses
 
 
-def _digest(config: ModelConfig, features: np.ndarray, labels: Labels, held_out: np.ndarray) -> str:
-    """Identifies the fit of a member."""
-    digest = hashlib.blake2b(json.dumps(config.to_json()).encode(), digest_size=16)
-    for array in (features, labels.weights, labels.entry, labels.death, labels.remaining_hours, held_out):
+def _digest(config: ModelConfig, features: np.ndarray, labels: Labels) -> str:
+    """Identifies what all members of a fit learn from."""
+    arrays = [features, labels.weights, labels.entry, labels.death, labels.remaining_hours]
+    return _hash(arrays, json.dumps(config.to_json()))
+
+
+def _hash(arrays: Sequence[np.ndarray], text: str = "") -> str:
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for array in arrays:
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     return digest.hexdigest()
 

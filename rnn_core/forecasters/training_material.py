@@ -16,7 +16,7 @@ from rnn_core.contracts.config import ModelConfig, Sampling, WindowConfig
 from rnn_core.contracts.errors import ForecastError
 from rnn_core.contracts.frames import Grid, Labels, Windows
 from rnn_core.contracts.known import Cohort, Known, parts_of
-from rnn_core.network.scoring import fixed_inputs
+from rnn_core.network.scoring import fixed_inputs, fixed_width
 from rnn_core.series import mapped
 from rnn_core.series.material import (
     Material,
@@ -27,7 +27,8 @@ from rnn_core.series.material import (
     other_sources,
 )
 from rnn_core.series.material_files import nothing, read_grid, write_grid
-from rnn_core.series.scaling import Moments, Scaler, scaler_of, static_features
+from rnn_core.series.scaling import STATIC_NAMES, Moments, Scaler, scaler_of, static_features
+from rnn_core.series.windows import TIME_CHANNELS
 
 # What the files hold; a folder of another version is not read.
 _VERSION = 1
@@ -106,18 +107,20 @@ def _prepared(folder: Path, known: Cohort, config: ModelConfig, sampling: Sampli
 
 
 def _read_part(window: WindowConfig, sampling: Sampling, known: Known, file: Path | None, learned: np.ndarray) -> _Made:
-    if file is None or (grid := _left(file)) is None:
+    if left := _left(file):
+        grid, until = left
+    else:
         known = known.of_concepts(window.concepts)
         grid, until = make_served_grid(known, window, sampling), known_until(known, window)
         if file is not None:
             write_grid(file, grid, until=until)
-    else:
-        grid, until = grid
     return _Made(grid.lengths, until, Moments.of(grid, learned), None if file else grid)
 
 
-def _left(file: Path) -> tuple[Grid, np.ndarray] | None:
+def _left(file: Path | None) -> tuple[Grid, np.ndarray] | None:
     """What a fit that was interrupted has read."""
+    if file is None:
+        return None
     try:
         grid, found = read_grid(file)
         return grid, found["until"]
@@ -127,9 +130,6 @@ def _left(file: Path) -> tuple[Grid, np.ndarray] | None:
 
 def _widths(known: Cohort, config: ModelConfig) -> dict[str, tuple[tuple[int, ...], type]]:
     """Shape of an hour, and type, of each of the large arrays."""
-    from rnn_core.series.scaling import STATIC_NAMES
-    from rnn_core.series.windows import TIME_CHANNELS
-
     n, bins = len(config.window.concepts), len(config.network.horizon_edges)
     channels, static = 3 * n + len(TIME_CHANNELS), len(STATIC_NAMES) + len(other_sources(known))
     widths = {
@@ -138,7 +138,7 @@ def _widths(known: Cohort, config: ModelConfig) -> dict[str, tuple[tuple[int, ..
         "entry": ((bins, 1), np.float32),
     }
     if "recurrent" in (config.forecaster, *(config.blend if config.forecaster == "blend" else ())):
-        widths["fixed"] = ((static + channels + 7 * n if config.network.wide else 0,), np.float16)
+        widths["fixed"] = ((fixed_width(static, channels, config),), np.float16)
     return widths
 
 

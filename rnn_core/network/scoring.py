@@ -344,11 +344,8 @@ def fixed_inputs(windows: Windows, config: ModelConfig) -> np.ndarray:
 
     Computed once: in the steps of a fit it would be computed anew in every epoch and for every member of an ensemble.
     """
-    rows, n = len(windows.channels), len(config.window.concepts)
-    if not config.network.wide:
-        return np.empty((rows, 0), np.float16)
-    width = windows.static.shape[1] + windows.channels.shape[1] + 7 * n
-    found = np.zeros((rows, width), np.float16)
+    n, width = len(config.window.concepts), fixed_width(windows.static.shape[1], windows.channels.shape[1], config)
+    found = np.zeros((len(windows.channels), width), np.float16)
 
     def compute(batch: np.ndarray) -> None:
         packed = Packed.of((windows.stop - windows.start)[batch])
@@ -357,9 +354,14 @@ def fixed_inputs(windows: Windows, config: ModelConfig) -> np.ndarray:
         static = windows.static[windows.stay[batch]][packed.sequence[scored]]
         found[row[scored]] = head_features(windows.channels[row], static, n, packed, scored)
 
-    if len(windows):
+    if len(windows) and width:
         in_parallel(compute, batches(windows.stop - windows.start))
     return found
+
+
+def fixed_width(n_static: int, n_channels: int, config: ModelConfig) -> int:
+    """Columns of `fixed_inputs`: static features, channels, and seven summaries of each concept; of a narrow head, none."""
+    return n_static + n_channels + 7 * len(config.window.concepts) if config.network.wide else 0
 
 
 def summaries(x: np.ndarray, n: int, packed: Packed, at: np.ndarray) -> np.ndarray:

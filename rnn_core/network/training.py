@@ -24,7 +24,7 @@ from rnn_core.network.devices import Devices, choose_devices, share_of_replica
 from rnn_core.network.heads import logits_of
 from rnn_core.network.losses import stay_loss
 from rnn_core.network.scoring import fixed_inputs
-from rnn_core.series.mapped import release
+from rnn_core.series.mapped import release, save_whole
 from rnn_core.series.windows import batch_rows, bucket_lengths, gather_batch
 
 MIN_WINDOWS = 10
@@ -353,14 +353,10 @@ class _Run:
         return record
 
     def save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         state = {"fingerprint": self.fingerprint, "history": self.history, "best_epoch": self.best_epoch}
         arrays = {f"state_{i}": v.numpy() for i, v in enumerate(self.trainer.variables)}
         arrays |= {f"best_{i}": w for i, w in enumerate(self.best_weights)}
-        partial = path.with_name(f"{path.name}.partial")
-        with partial.open("wb") as file:
-            np.savez(file, run=np.array(json.dumps(state)), **arrays)
-        partial.replace(path)
+        save_whole(path, run=np.array(json.dumps(state)), **arrays)
 
     def restore(self, path: Path) -> None:
         if not path.exists():

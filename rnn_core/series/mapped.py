@@ -1,6 +1,7 @@
-"""Arrays in files, which are read where they are needed: written in parts, and shared by processes."""
+"""Arrays in files: written in parts and read where they are needed, shared by processes; or several, complete or absent."""
 
 import mmap
+import os
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,19 @@ def write(path: Path, first: int, rows: np.ndarray) -> None:
 def read(path: Path) -> np.ndarray:
     """The array of a `.npy` file; its pages are read when they are needed."""
     return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def save_whole(path: Path, **arrays: np.ndarray) -> None:
+    """An `.npz` file of numbers and texts that is complete or absent, whenever the process dies; its folder is made.
+
+    Raises OSError if the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Of this process alone: a shard may be computed again while the worker that seemed lost still writes.
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    partial.replace(path)
 
 
 def release(*arrays: np.ndarray) -> None:

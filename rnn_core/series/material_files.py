@@ -82,21 +82,17 @@ def write_grid(path: Path, grid: Grid, **beside: np.ndarray) -> None:
     """The observed cells of a grid, and arrays `beside` it, as a file that is complete or absent. Raises OSError if the
     disk is full."""
     cell = np.flatnonzero(~np.isnan(grid.last))
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        np.savez(
-            file,
-            allow_pickle=False,
-            offsets=grid.offsets,
-            base=grid.base,
-            cell=cell,
-            last=grid.last.ravel()[cell],
-            observed_hours=grid.observed_hours.ravel()[cell],
-            count=grid.count,
-            last_available=grid.last_available,
-            **beside,
-        )
-    partial.replace(path)
+    mapped.save_whole(
+        path,
+        offsets=grid.offsets,
+        base=grid.base,
+        cell=cell,
+        last=grid.last.ravel()[cell],
+        observed_hours=grid.observed_hours.ravel()[cell],
+        count=grid.count,
+        last_available=grid.last_available,
+        **beside,
+    )
 
 
 def read_grid(path: Path) -> tuple[Grid, dict[str, np.ndarray]]:
