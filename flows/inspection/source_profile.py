@@ -14,8 +14,8 @@ from sqlalchemy import Engine
 
 from rnn_core.contracts.concepts import BY_NAME, NAMES
 from rnn_core.contracts.errors import SourceError
+from sql.engines.cells import FIRST_TIME
 from sql.intake.adapter import Adapter
-from sql.intake.cells import FIRST_TIME
 from sql.intake.reading import BEGINNING, read_observations, read_stays
 
 # Values kept per variable and unit for its quantiles; their error is below half a percentage point.

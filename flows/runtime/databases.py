@@ -7,6 +7,7 @@ from sqlalchemy import URL, Engine
 
 from flows.runtime.settings import Settings, SourceSettings, load_settings
 from rnn_core.contracts.errors import ForecastError
+from sql import engines
 from sql.intake.adapter import Adapter, adapter_names, load_adapter
 from sql.store import embedded
 from sql.store.engine import open_engine, read_only
@@ -54,6 +55,7 @@ def open_source(name: str, settings: Settings | None = None, *, writable: bool =
             "(a user who may only select is enough)."
         )
     engine = open_engine(url, application=f"icu-forecast {name}")
+    adapter = adapter.on(engine)
     # Errors and reports show the name of the source; several sources may share an adapter.
     here = replace(
         adapter,
@@ -72,12 +74,10 @@ def _schemas(adapter: Adapter, source: SourceSettings, engine: Engine) -> dict[s
         raise ForecastError(
             f"The adapter {adapter.name} has no schema {', '.join(unknown)}, only {', '.join(adapter.schemas)}."
         )
-    published = adapter.schemas_on(engine.dialect.name)
-    if engine.dialect.name == "sqlite":
-        return published
-    if source.db_schema is not None:
-        published = dict.fromkeys(published, source.db_schema)
-    return published | source.schemas
+    if engines.of(engine).has_one_schema:
+        return dict(adapter.schemas)
+    for_all = {} if source.db_schema is None else dict.fromkeys(adapter.schemas, source.db_schema)
+    return {**adapter.schemas, **for_all, **source.schemas}
 
 
 def adapter_name(name: str, settings: Settings | None = None) -> str:

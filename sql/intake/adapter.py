@@ -3,33 +3,25 @@
 import csv
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from sqlalchemy import Engine
 from sqlalchemy.engine.interfaces import Dialect
 
 from rnn_core.contracts.concepts import BY_NAME
 from rnn_core.contracts.config import Sampling
-from rnn_core.contracts.errors import ContractError, ForecastError
+from rnn_core.contracts.errors import ContractError
+from sql import engines
 
 _FOLDER = Path(__file__).resolve().parents[1] / "sources"
 _ONE_SCHEMA = {"schema": "public"}
 # No charting system has older stays. A missing begin is often written as 1900-01-01, 1970-01-01 or 1980-01-01.
 FIRST_DAY = date(1990, 1, 1)
-# The grants on a schema, where one is needed to see its tables, and on columns of a table. Oracle grants whole tables only.
-_BY_COLUMN = "grant select ({columns}) on {table} to {role};"
-_GRANTS = {
-    "postgresql": ("grant usage on schema {schema} to {role};", _BY_COLUMN),
-    "mysql": ("", _BY_COLUMN),
-    "mariadb": ("", _BY_COLUMN),
-    "mssql": ("", "grant select on {table} ({columns}) to {role};"),
-    "oracle": ("", "grant select on {table} to {role};"),
-}
-_FILES = ("duckdb", "sqlite")
 OPTIONAL_SELECTS = ("beds.sql", "arrivals.sql")
 
 
@@ -65,6 +57,7 @@ class Adapter:
     first_day: the first day, in the source's own dates, on which a stay can have begun.
     icu_concepts: the numbers that mark intensive care in a source that has such.
     optional_sql: those of OPTIONAL_SELECTS that the folder has, by file.
+    written_for: SELECTs for one engine alone (`stays.mysql.sql`), by its dialect and by the file that each takes the place of.
     not_taken_sql: names and counts of what the other SELECTs do not return; it may read `look_tables` too.
     """
 
@@ -88,6 +81,7 @@ class Adapter:
     icu_concepts: tuple[int, ...] = ()
     optional_sql: Mapping[str, str] = field(default_factory=dict)
     not_taken_sql: str | None = None
+    written_for: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     look_tables: dict[str, list[str]] = field(default_factory=dict)
     read_timeout_minutes: float = 60.0
 
@@ -109,12 +103,19 @@ class Adapter:
         """A stay that begins earlier, in the times as they are read, cannot be."""
         return datetime.combine(self.first_day, time(), UTC) + timedelta(days=self.shift_days)
 
-    def schemas_on(self, dialect: str) -> dict[str, str]:
-        """The schema per placeholder of a source as published: `main` is the only one in SQLite and the default in DuckDB."""
-        return {
-            name: "main" if dialect == "sqlite" or (dialect, schema) == ("duckdb", "public") else schema
-            for name, schema in self.schemas.items()
-        }
+    def on(self, engine: Engine) -> "Adapter":
+        """The adapter in the database of `engine`: its schemas as published there, and the SELECTs that are written for it
+        where the folder has such."""
+        kind = engines.of(engine)
+        written = next((self.written_for[name] for name in kind.names if name in self.written_for), {})
+        return replace(
+            self,
+            schemas={name: kind.published_schema(schema, engine.url) for name, schema in self.schemas.items()},
+            stays_sql=written.get("stays.sql", self.stays_sql),
+            observations_sql=written.get("observations.sql", self.observations_sql),
+            not_taken_sql=written.get("not_taken.sql", self.not_taken_sql),
+            optional_sql={file: written.get(file, select) for file, select in self.optional_sql.items()},
+        )
 
     def grants(self, role: str, dialect: Dialect) -> list[str]:
         """Statements that let `role` select what the SELECTs and `source check` read, and nothing else, as that database
@@ -122,24 +123,8 @@ class Adapter:
 
         Raises ForecastError for a database without users, and for one whose grants are not known here.
         """
-        if dialect.name not in _GRANTS:
-            raise ForecastError(
-                f"There are no grants for a {dialect.name} source: "
-                + ("it is a file, so let the user read that file." if dialect.name in _FILES else "ask its manual.")
-            )
-        of_schema, of_table = _GRANTS[dialect.name]
-        prepare = dialect.identifier_preparer
-        # Oracle folds plain names to upper case, and our names are in lower case.
-        quote = prepare.quote if dialect.name == "oracle" else prepare.quote_identifier
         relations = [*self.relations(), *self._placed(self.look_tables)]
-        schemas = dict.fromkeys(schema for schema, _, _ in relations)
-        lines = [of_schema.format(schema=quote(schema), role=quote(role)) for schema in schemas if of_schema]
-        return lines + [
-            of_table.format(
-                columns=", ".join(map(quote, columns)), table=f"{quote(schema)}.{quote(table)}", role=quote(role)
-            )
-            for schema, table, columns in relations
-        ]
+        return engines.named(dialect.name).grants(role, relations, dialect)
 
     def line_of(self, variable: str, unit: str) -> MappedVariable | None:
         """The line of the map for a variable in a unit: the exact unit before any unit, and the line for all variables only
@@ -183,10 +168,11 @@ def load_adapter(name: str) -> Adapter:
 @cache
 def _read_folder(folder: Path) -> Adapter:
     promises = yaml.safe_load((folder / "source.yaml").read_text())
-    schemas = promises.get("schemas") or dict(_ONE_SCHEMA)
+    schemas, dialects = promises.get("schemas") or dict(_ONE_SCHEMA), promises.get("dialects", ["postgresql"])
     optional = {file: _read_select(folder / file, schemas) for file in OPTIONAL_SELECTS if (folder / file).is_file()}
     if promises.get("units") and "beds.sql" in optional:
         raise ContractError(f"{folder.name} gives beds twice: in source.yaml under `units`, and in beds.sql. Keep one.")
+    written_for = _read_written_for(folder, schemas, dialects)
     return Adapter(
         name=folder.name,
         title=promises["title"],
@@ -196,7 +182,7 @@ def _read_folder(folder: Path) -> Adapter:
             float(promises.get("delayed_entry_hours", 0)), float(promises.get("data_hours", float("inf")))
         ),
         availability=promises["availability"],
-        dialects=tuple(promises.get("dialects", ["postgresql"])),
+        dialects=tuple(dict.fromkeys([*dialects, *written_for])),
         tables=promises["tables"],
         units=_read_beds(folder.name, promises.get("units") or {}),
         stays_sql=_read_select(folder / "stays.sql", schemas),
@@ -209,6 +195,7 @@ def _read_folder(folder: Path) -> Adapter:
         icu_concepts=tuple(map(int, promises.get("icu_concepts", ()))),
         optional_sql=optional,
         not_taken_sql=looks.read_text() if (looks := folder / "not_taken.sql").is_file() else None,
+        written_for=written_for,
         look_tables=promises.get("look_tables") or {},
     )
 
@@ -228,6 +215,25 @@ def _read_beds(source: str, units: Mapping[str, Any]) -> dict[str, Beds]:
                 "staffed than beds, and none below 0."
             )
     return read
+
+
+def _read_written_for(folder: Path, schemas: Mapping[str, str], dialects: list[str]) -> dict[str, dict[str, str]]:
+    """Files such as stays.mysql.sql; a dialect that source.yaml does not name needs one for each SELECT of the folder."""
+    plain = {path.name for path in folder.glob("*.sql") if path.name.count(".") == 1}
+    found: dict[str, dict[str, str]] = {}
+    for path in sorted(folder.glob("*.*.sql")):
+        name, dialect, _ = path.name.split(".")
+        if f"{name}.sql" not in plain:
+            raise ContractError(f"{folder.name} has {path.name} and no {name}.sql, whose place it would take.")
+        read = Path.read_text if name == "not_taken" else lambda file: _read_select(file, schemas)
+        found.setdefault(dialect, {})[f"{name}.sql"] = read(path)
+    for dialect, selects in found.items():
+        if dialect not in dialects and (missing := sorted(plain - {"not_taken.sql"} - set(selects))):
+            lacking = ", ".join(file.replace(".sql", f".{dialect}.sql") for file in missing)
+            raise ContractError(
+                f"{folder.name} has SELECTs for {dialect}, but no {lacking}; `icu-forecast source translate` writes them."
+            )
+    return found
 
 
 def _read_select(path: Path, schemas: Mapping[str, str]) -> str:

@@ -7,8 +7,8 @@ from sqlalchemy import Connection, text
 
 from rnn_core.contracts.concepts import CONCEPTS
 from rnn_core.contracts.thresholds import EARLY_VALUE_DAYS
+from sql.engines.cells import FIRST_TIME, LAST_TIME, MARK
 from sql.intake.adapter import MappedVariable
-from sql.intake.cells import FIRST_TIME, LAST_TIME, MARK
 from sql.intake.relations import OBSERVATION, Relation
 
 # A batch's table lives for seconds and is analysed when written; autovacuum would only delay dropping it.

@@ -1,36 +1,36 @@
 """Looks at a source before it is read: its tables, columns, grants, SELECTs and indices, in its catalogue and plans."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from psycopg.sql import Identifier
-from sqlalchemy import Column, Engine, MetaData, Table, false, inspect, select, text
-from sqlalchemy.exc import DBAPIError, NoSuchTableError
+from sqlalchemy import Column, Engine, MetaData, Table, false, select
+from sqlalchemy.exc import DBAPIError
 
 from rnn_core.contracts.errors import SourceError
+from sql import engines
 from sql.intake.adapter import Adapter
-from sql.intake.reading import BEGINNING, NOT_AFFECTED, bounds, explain, statement, with_literals
+from sql.intake.reading import BEGINNING, NOT_AFFECTED, bounds, statement
 from sql.store.deadline import within
 from sql.store.engine import address
-from sql.store.refusals import is_refused_connection, refusal, unreachable
+from sql.store.refusals import is_refused_connection, unreachable
 
 T = TypeVar("T")
 # A look takes milliseconds: it waits as long as a read may take, within these limits.
 _LOOK_SECONDS = (5.0, 120.0)
-_EXPLAINS = frozenset(("postgresql", "duckdb", "sqlite", "mysql", "mariadb"))
 
 
 def check_source(adapter: Adapter, engine: Engine) -> None:
     """Raises SourceError with one sentence if the database is down, lacks a selected table or column, or refuses a SELECT."""
-    if engine.dialect.name not in adapter.dialects:
+    kind = engines.of(engine)
+    if not kind.serves(adapter.dialects):
         raise SourceError(
             f"The source {adapter.name} is written for {', '.join(adapter.dialects)}, not for {engine.dialect.name}; "
             "copy its folder and translate its SELECTs."
         )
-    if engine.dialect.name in ("duckdb", "sqlite") and not Path(engine.url.database or "").is_file():
+    if kind.is_a_file and not Path(engine.url.database or "").is_file():
         raise SourceError(f"The source {adapter.name} has no file at {engine.url.database}; check the path in its URL.")
     _look(adapter, engine, lambda: _check_tables(adapter, engine))
     _look(adapter, engine, lambda: _check_selects(adapter, engine))
@@ -47,7 +47,7 @@ def _check_tables(adapter: Adapter, engine: Engine) -> None:
             f"({type(error).__name__}); check their names and values, and the files that they name."
         ) from None
     for schema, table, columns in adapter.relations():
-        found = _columns(engine, schema, table)
+        found = engines.of(engine).columns(engine, schema, table)
         if not found:
             raise SourceError(
                 f"The source {adapter.name} needs the table {schema}.{table}, which does not exist or cannot be read; "
@@ -62,16 +62,12 @@ def _check_tables(adapter: Adapter, engine: Engine) -> None:
 
 def _check_selects(adapter: Adapter, engine: Engine) -> None:
     """Have the SELECTs planned. The database's own message is shown: no row was read yet, so it quotes none."""
-    if engine.dialect.name not in _EXPLAINS:
+    kind = engines.of(engine)
+    if not kind.can_plan:
         return _check_grants(adapter, engine)
     for file, sql in adapter.selects().items():
-        sql, bound = statement(adapter, sql, engine), bounds(adapter, BEGINNING, BEGINNING)
         try:
-            with engine.connect() as connection:
-                if engine.dialect.name == "postgresql":
-                    explain(connection, "explain", with_literals(sql, bound))
-                else:
-                    connection.execute(text(f"explain {sql}"), bound)
+            kind.plan(engine, statement(adapter, sql, engine), bounds(adapter, BEGINNING, BEGINNING))
         except DBAPIError as error:
             if is_refused_connection(error):
                 raise
@@ -125,36 +121,11 @@ def _look(adapter: Adapter, engine: Engine, call: Callable[[], T]) -> T:
         raise _refused(adapter, engine, error) from None
 
 
-def _columns(engine: Engine, schema: str, table: str) -> set[str]:
-    """Names of a table's columns in lower case, none where there is no such table."""
-    if engine.dialect.name in ("duckdb", "mysql", "mariadb"):
-        # To reflect a table, SQLAlchemy needs more on MySQL than the grants of columns that `source grants` prints.
-        query = text(
-            "select lower(column_name) from information_schema.columns"
-            " where lower(table_schema) = lower(:schema) and lower(table_name) = lower(:table)"
-        )
-        with engine.connect() as connection:
-            return set(connection.execute(query, {"schema": schema, "table": table}).scalars())
-    try:
-        found = {column["name"] for column in inspect(engine).get_columns(table, schema=schema)}
-    except NoSuchTableError:
-        return set()
-    except DBAPIError as error:
-        # Some databases refuse to show a schema that does not exist, or that this user may not use.
-        if is_refused_connection(error) or error.connection_invalidated:
-            raise
-        return set()
-    # SQLite keeps the case of the imported file and ignores it.
-    return {name.lower() for name in found} if engine.dialect.name == "sqlite" else found
-
-
 def _refused(adapter: Adapter, engine: Engine, error: DBAPIError) -> SourceError:
     if is_refused_connection(error):
         return SourceError(f"The source {adapter.name} {unreachable(error, engine)}. {NOT_AFFECTED}")
-    return SourceError(
-        f"The database of the source {adapter.name} refused a query: {refusal(error, engine) or 'it broke the connection'}. "
-        f"{NOT_AFFECTED}"
-    )
+    why = engines.of(engine).refusal(error, engine) or "it broke the connection"
+    return SourceError(f"The database of the source {adapter.name} refused a query: {why}. {NOT_AFFECTED}")
 
 
 def sequential_scans(adapter: Adapter, engine: Engine, since: datetime, until: datetime) -> dict[str, int]:
@@ -163,36 +134,6 @@ def sequential_scans(adapter: Adapter, engine: Engine, since: datetime, until: d
     A table that the planner scans although it has such an index, since it is small or its statistics are old, is not among
     them. PostgreSQL only; none for other engines. Raises SourceError if the database refuses to plan the SELECT.
     """
-    if engine.dialect.name != "postgresql":
-        return {}
-    return _look(adapter, engine, lambda: _scans(adapter, engine, since, until))
-
-
-def _scans(adapter: Adapter, engine: Engine, since: datetime, until: datetime) -> dict[str, int]:
-    whole: set[tuple[str, str]] = set()
-    with engine.connect() as connection:
-        connection.exec_driver_sql("set local enable_seqscan = off")
-        for select in adapter.selects().values():
-            planned = with_literals(statement(adapter, select, engine), bounds(adapter, since, until))
-            (plan,) = explain(connection, "explain (verbose, format json)", planned).scalar_one()
-            scanned = [node for node in _nodes(plan["Plan"]) if _reads_all(node)]
-            whole |= {(node["Schema"], node["Relation Name"]) for node in scanned}
-        rows = text("select greatest(reltuples, 0)::bigint from pg_class where oid = to_regclass(:name)")
-        return {
-            table: connection.execute(
-                rows, {"name": Identifier(schema, table).as_string(connection.connection.driver_connection)}
-            ).scalar_one()
-            for schema, table in sorted(whole)
-        }
-
-
-def _reads_all(node: dict) -> bool:
-    """Whether a node of a plan reads a whole table: row by row, or by an index without a condition on it."""
-    kind = node["Node Type"]
-    return kind == "Seq Scan" or (kind in ("Index Scan", "Index Only Scan") and "Index Cond" not in node)
-
-
-def _nodes(plan: dict) -> Iterator[dict]:
-    yield plan
-    for below in plan.get("Plans", ()):
-        yield from _nodes(below)
+    selects = [statement(adapter, select, engine) for select in adapter.selects().values()]
+    bound = bounds(adapter, since, until)
+    return _look(adapter, engine, lambda: engines.of(engine).whole_reads(engine, selects, bound))

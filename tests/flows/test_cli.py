@@ -70,6 +70,11 @@ def test_sql_leaves_percent_signs_and_colons_as_they_are(trained):
     assert json.loads(run("sql", query, "--json")) == [{"likes": True, "rest": 2, "colon": ":name", "place": "%s"}]
 
 
+def test_sql_shows_columns_of_the_same_name_side_by_side(trained):
+    shown = run("sql", "select 1 as n, 2 as n_2, 3 as n, 4 as n", "--json")
+    assert json.loads(shown) == [{"n": 1, "n_2": 2, "n_3": 3, "n_4": 4}]
+
+
 def test_forecast_then_current_risk_as_json(trained):
     counts = json.loads(run("forecast", "clif", "--as-of", AT, "--direct", "--json"))
     rows = json.loads(run("sql", "select stay_id, mortality_risk from forecast.current_risk", "--json"))

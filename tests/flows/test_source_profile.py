@@ -14,8 +14,8 @@ from flows.inspection.lookalikes import looks_like, missed
 from flows.inspection.source_check import _full_units, _midnight_faults, _unit_faults, _untimed, _whole_reads
 from flows.inspection.source_profile import SAMPLE, Sample, by_unit, coverage, profile
 from rnn_core.contracts.concepts import NAMES
+from sql.engines.cells import NO_TIME
 from sql.intake.adapter import Beds, MappedVariable
-from sql.intake.cells import NO_TIME
 from sql.loaders import replace_table
 from sql.store.engine import open_engine
 

@@ -138,7 +138,7 @@ def create(engine: Engine, source: str, tables: dict[str, dict[str, pa.DataType]
 
     tables: the published columns that matter, with their types; rows give some of them, the others are null.
     """
-    schemas = load_adapter(source).schemas_on(engine.dialect.name)
+    schemas = load_adapter(source).on(engine).schemas
     with engine.begin() as connection:
         for name, columns in tables.items():
             *placeholder, table = name.split(".")

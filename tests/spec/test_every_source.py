@@ -71,8 +71,7 @@ def build_and_ingest(store, make_database, tmp_path_factory):
         engine = open_engine(url)
         names = import_module(f"hospital.{source}").build(engine)
         engine.dispose()
-        adapter = load_adapter(source)
-        adapter = replace(adapter, schemas=adapter.schemas_on(dialect))
+        adapter = load_adapter(source).on(engine)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(f"ICU_SOURCES__{name.upper()}__URL", url)
             patch.setenv(f"ICU_SOURCES__{name.upper()}__ADAPTER", source)

@@ -13,9 +13,9 @@ from sqlalchemy import text
 
 from rnn_core.contracts.config import Sampling
 from rnn_core.contracts.errors import QualityError
+from sql.engines.cells import MARK
 from sql.intake import landing, quality
 from sql.intake.adapter import Adapter, MappedVariable
-from sql.intake.cells import MARK
 from sql.store import schema
 
 SUITES = ("stay", "observation", "beds", "planned", "forecast")

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from builders_sql import NOW, hours
-from sqlalchemy import create_engine, insert, update
+from sqlalchemy import insert, update
 
 from flows.inspection.meds_export import export_meds
 from rnn_core.contracts.errors import DataTooSmallError, ForecastError
@@ -20,6 +20,7 @@ from sql.intake.reading import BEGINNING, read_observations, read_stays
 from sql.loaders import meds
 from sql.published import canonical, events
 from sql.published.events import subject_id
+from sql.store.engine import open_engine
 from sql.store.schema import model, observation
 
 IDS = ["7", "p-a", "007", "999999999999999999", "1" * 19, "Ä"]
@@ -122,7 +123,7 @@ def test_shards_hold_all_events_once_and_the_patients_number_is_the_same_in_pyth
 
 def test_what_is_exported_is_read_back_by_the_source_meds(ward, exported, tmp_path):
     folder, _ = exported
-    engine = create_engine(f"duckdb:///{tmp_path / 'meds.db'}")
+    engine = open_engine(f"duckdb:///{tmp_path / 'meds.db'}")
     meds.load(engine, folder, "main")
     adapter = replace(load_adapter("meds"), schemas={"schema": "main"})
     read = {

@@ -21,14 +21,15 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import OperationalError
 
 from rnn_core.contracts.errors import ForecastError, SourceError
+from sql.engines.ascii_sql import in_ascii
+from sql.engines.cells import MARK, NO_TIME
+from sql.engines.postgresql import connect_arrow, libpq_parameters, libpq_uri
 from sql.intake.adapter import load_adapter
-from sql.intake.ascii_sql import in_ascii
 from sql.intake.catalogue import check_source, sequential_scans
-from sql.intake.cells import MARK, NO_TIME
 from sql.intake.reading import bounds
 from sql.loaders import replace_table
 from sql.store import refusals
-from sql.store.engine import address, connect_arrow, libpq_parameters, libpq_uri, open_engine, read_only
+from sql.store.engine import address, open_engine, read_only
 from sql.store.refusals import connect_arrow_when_free, wait_for_a_free_connection
 
 ZURICH = "Europe/Zurich"
@@ -434,8 +435,10 @@ def test_a_schema_with_a_percent_sign_is_read(make_engine):
 
 
 def test_a_database_without_a_driver_is_refused_with_what_to_do():
-    with pytest.raises(ForecastError, match="no driver for oracle databases here; install"):
-        open_engine("oracle://u:p@db/x")
+    with pytest.raises(
+        ForecastError, match=r"no driver for snowflake databases here; install the .* or mysql, which come"
+    ):
+        open_engine("snowflake://u:p@db/x")
 
 
 @pytest.mark.parametrize("dialect", ["duckdb", "sqlite"])

@@ -21,6 +21,7 @@ from sql.intake.adapter import load_adapter
 from sql.intake.reading import read_observations, read_stays
 from sql.loaders import meds
 from sql.published import canonical
+from sql.store.engine import open_engine
 
 ADAPTER = replace(load_adapter("meds"), schemas={"schema": "main"})
 BEGIN = datetime(2026, 3, 2, 8)
@@ -67,7 +68,7 @@ def write(folder: Path, **renamed) -> Path:
 
 
 def open_duckdb(folder: Path):
-    return create_engine(f"duckdb:///{folder / 'meds.db'}")
+    return open_engine(f"duckdb:///{folder / 'meds.db'}")
 
 
 def rows(read, engine) -> list[dict]:
@@ -146,7 +147,6 @@ def values(known) -> pd.DataFrame:
 @pytest.mark.soak
 def test_the_demo_agrees_with_the_same_patients_in_clif(make_database, tmp_path, monkeypatch):
     from sql.loaders import clif
-    from sql.store.engine import open_engine
 
     folder, of_clif = SHARED / "data" / "mimic-iv-demo-meds", make_database("as_published")
     if not folder.is_dir():

@@ -22,9 +22,9 @@ from sqlalchemy import text
 
 from rnn_core.contracts.concepts import BY_NAME, Category
 from rnn_core.contracts.frames import STAY_COLUMNS
+from sql.engines.cells import NO_TIME
 from sql.intake.adapter import load_adapter
 from sql.intake.catalogue import sequential_scans
-from sql.intake.cells import NO_TIME
 from sql.intake.not_taken import read_not_taken
 from sql.intake.reading import BEGINNING as FROM_THE_BEGINNING
 from sql.store.engine import open_engine

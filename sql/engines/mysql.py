@@ -1,0 +1,69 @@
+"""MySQL and MariaDB, one engine: a schema is a database, and a number says why it refuses."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, event
+
+from sql.engines.generic import Generic, at_utc, columns_of_information_schema
+from sql.engines.refusals import (
+    FULL,
+    NO_COLUMN,
+    NO_DATABASE,
+    NO_SUCH_OR_NOT_GRANTED,
+    NO_TABLE,
+    NOT_GRANTED,
+    NOT_RUNNING,
+    NOT_SQL,
+    STANDARD,
+    TIME_LIMIT,
+    WRONG_LOGIN,
+)
+
+
+class MySQL(Generic):
+    names = ("mysql", "mariadb")
+    driver, needs = "mysql+pymysql", "PyMySQL (the extra `mysql`)"
+    can_plan = True
+    grant_on_table = "grant select ({columns}) on {table} to {role};"
+    # A number comes before the SQLSTATE: a database that does not exist has that of a syntax error.
+    known_codes = STANDARD | {
+        "1045": WRONG_LOGIN,
+        "1698": WRONG_LOGIN,
+        "1044": NO_SUCH_OR_NOT_GRANTED,
+        "1049": NO_DATABASE,
+        "1040": FULL,
+        "1203": FULL,
+        "1226": FULL,
+        "1053": NOT_RUNNING,
+        "1969": TIME_LIMIT,
+        "3024": TIME_LIMIT,
+        "1142": NOT_GRANTED,
+        "1143": NOT_GRANTED,
+        "1146": NO_TABLE,
+        "1054": NO_COLUMN,
+        "1064": NOT_SQL,
+    }
+    # Of the client: no server there, or it went away.
+    no_answer = frozenset(("2002", "2003", "2005", "2006", "2013"))
+    # To reflect a table, SQLAlchemy needs more than the grants of columns that `source grants` prints.
+    columns = staticmethod(columns_of_information_schema)
+
+    def make_read_only(self, engine: Engine) -> None:
+        @event.listens_for(engine, "connect")
+        def _connect(session: Any, _record: object) -> None:
+            with session.cursor() as cursor:
+                cursor.execute("set session transaction read only")
+
+    def published_schema(self, schema: str, url: URL) -> str:
+        return (url.database or schema) if schema == "public" else schema
+
+    def bind(self, bound: Mapping[str, Any]) -> dict[str, Any]:
+        return at_utc(bound)
+
+    def prepare(self, connection: Connection, seconds: float) -> None:
+        # MariaDB and MySQL name their limits differently, and each skips what is written for the other.
+        limits = (
+            f"/*M!100101 , max_statement_time = {seconds:.3f} *//*!50708 , max_execution_time = {1000 * seconds:.0f} */"
+        )
+        connection.exec_driver_sql(f"set time_zone = '+00:00' {limits}")
