@@ -7,18 +7,16 @@ import numpy as np
 import pandas as pd
 
 from rnn_core.census.arrival_windows import ArrivalLessons, hourly, split_arrivals, windows_now
-from rnn_core.census.arrivals import History, find_gaps, fit_arrivals, hour_of_day, make_history
+from rnn_core.census.arrivals import Arrivals, History, find_gaps, fit_arrivals, hour_of_day, make_history
 from rnn_core.census.counts import (
     CountDistribution,
-    gamma_factors,
-    mixture,
     negative_binomial,
     nobody,
     poisson_binomial,
-    poisson_counts,
     total_of,
 )
 from rnn_core.census.fresh_stay import NOT_ENDED, NOT_KNOWN, FreshStays, fit_fresh_stays
+from rnn_core.census.full_units import Flow
 from rnn_core.census.plans import Plans
 from rnn_core.contracts.census import (
     CENSUS_COLUMNS,
@@ -43,8 +41,6 @@ CLOSED_DAYS = 60
 _STALE_HOURS = 24.0
 # A probability array ends where less than this is left.
 _KEPT_TAIL = 1e-9
-# Parts into which the gamma factor of the begins of a full unit is divided.
-_FACTORS = 4
 # Stays without a unit are in the hospital, in no unit that is published.
 _NO_UNIT = ""
 _ANY_DAY = Calendar()
@@ -70,9 +66,8 @@ def forecast_census(
     discharge or transfer the patient leaves at its time instead. Who is planned to come does so at the time and with the
     probability of the plan, as early or late as those who were planned. All others are negative binomial (`arrivals`),
     without the part of them that is planned by now (`plans`), thinned by the stays that begin. All parts are independent and
-    convolved exactly, tails below 1e-9 cut. If hardly anyone comes to a unit while it is full, its census is that
-    distribution given that it is at most its usable beds, for each value of the factor that all begins share: exact for the
-    Erlang loss system in its steady state.
+    convolved exactly, tails below 1e-9 cut. If hardly anyone comes to a unit while it is full, its census is what becomes of
+    that distribution where a full unit turns patients away, hour by hour (`full_units`).
     expected_arrivals are those who ask for a bed.
 
     expected_discharges: of those in now, who leave alive until h; expected_deaths: who die. If the model says nothing of
@@ -95,7 +90,9 @@ def forecast_census(
     source = _Source.of(known, sampling or Sampling(), np.array(horizons))
     fresh = source.fit_fresh(calendar)
     none = replace(scored, stay_ids=[], forecast=scored.forecast.take(np.empty(0, np.int64)))
-    own, alike = (source.present(of_stays, fresh, calendar) for of_stays in (scored, none))
+    every_hour = np.arange(1, max(CENSUS_HORIZONS) + 1)
+    own = source.present(scored, fresh, calendar, source.horizons)
+    alike = source.present(none, fresh, calendar, every_hour)
     parts = _forecast(source, own, alike, fresh, calendar, factors)
     units = np.arange(len(source.names) - 1)
     of_units = _frame(source.names[:-1], parts.of(units), source.held(units), source.reasons[:-1], source.horizons)
@@ -203,10 +200,10 @@ class _Source:
         clock = hour_of_day(self.begins[usable], calendar.timezone)
         return fit_fresh_stays(self.unit[usable], lasted, causes, len(self.names), entry, clock)
 
-    def present(self, scored: ScoredStays, fresh: FreshStays, calendar: Calendar) -> "_Present":
-        """Of open stays, their probabilities of staying and dying."""
+    def present(self, scored: ScoredStays, fresh: FreshStays, calendar: Calendar, hours: np.ndarray) -> "_Present":
+        """Of open stays, their probabilities of staying and dying until so many `hours`."""
         rows = np.flatnonzero(self.is_open)
-        unit, hours = self.unit[rows], self.horizons
+        unit = self.unit[rows]
         position = {stay_id: row for row, stay_id in enumerate(scored.stay_ids)}
         own = self.known.stays["stay_id"].iloc[rows].map(position)
         has_own = own.notna().to_numpy()
@@ -262,7 +259,7 @@ def _usable(beds: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True)
 class _Present:
     """Who is in at the slot: unit (row number) int64 [stays], and at each horizon the probability of being in still, and of
-    having died by then, float64 [stays, horizons]."""
+    having died by then, float64 [stays, horizons]. horizons: hours, int64 [horizons]."""
 
     unit: np.ndarray
     horizons: np.ndarray
@@ -285,6 +282,20 @@ class _Present:
             self.horizons,
             np.concatenate([self.stays, stays]),
             np.concatenate([self.dies, 0 * stays]),
+        )
+
+    def at(self, horizons: np.ndarray) -> "_Present":
+        """Only at these of its horizons."""
+        columns = np.searchsorted(self.horizons, horizons)
+        return _Present(self.unit, horizons, self.stays[:, columns], self.dies[:, columns])
+
+    def beside(self, other: "_Present", n_units: int) -> "_Present":
+        """Both, at the same horizons; units of the other have the row numbers that follow."""
+        return _Present(
+            np.concatenate([self.unit, other.unit + n_units]),
+            self.horizons,
+            np.concatenate([self.stays, other.stays]),
+            np.concatenate([self.dies, other.dies]),
         )
 
     def staying(self, n_units: int) -> CountDistribution:
@@ -329,57 +340,90 @@ def _forecast(
     calendar: Calendar,
     factors: RateFactors | None,
 ) -> _Parts:
-    """present: by the patients' own forecasts. alike: by the curves of their units alone."""
-    n_units, horizons = len(source.names), source.horizons
+    """present: by the patients' own forecasts, at the horizons. alike: by the curves of their units alone, after every hour."""
+    n_units, horizons, plans = len(source.names), source.horizons, source.plans
     history = source.history()
     arrivals = fit_arrivals(history, source.usable_now, calendar)
-    plans = source.plans
-    rates = arrivals.rates(source.known.as_of, max(CENSUS_HORIZONS), calendar) * ~source.closed[:, None]
+    rates = arrivals.rates(source.known.as_of, len(alike.horizons), calendar) * ~source.closed[:, None]
     if factors is not None:
         rates *= hourly(factors(windows_now(history, arrivals, calendar)), rates.shape[1])
     # In place, so that a share of 0 leaves every bit of the sums as it was.
     rates *= 1 - plans.share(source.unit, source.begins, n_units, calendar)
     clock = _clock(source.known.as_of, calendar)
-    come, still_in, size = np.zeros((3, n_units, len(horizons)))
-    for column, h in enumerate(horizons):
-        stays = fresh.newcomers(clock, h)
-        come[:, column] = rates[:, :h].sum(axis=1)
-        still_in[:, column] = (rates[:, :h] * stays).sum(axis=1)
-        size[:, column] = arrivals.size(rates[:, :h], stays)
-    beds = np.where(arrivals.blocked & ~source.closed, np.maximum(source.usable_now, source.n_present), np.nan)
-    newcomers = still_in.ravel(), size.ravel(), np.repeat(beds, len(horizons))
-    census, curves = (
-        _with_newcomers(those_in.with_planned(plans, fresh, clock).staying(n_units), *newcomers)
-        for those_in in (present, alike)
-    )
+    planned = np.zeros(rates.shape)
     coming = plans.coming()
     due, chance = plans.times(coming, plans.late_begins)
-    planned = plans.probability[coming, None] * ((due[..., None] <= horizons) * chance[..., None]).sum(axis=1)
-    np.add.at(come, plans.unit[coming], planned)
-    leave_alive = np.maximum(1 - present.stays - present.dies, 0.0)
-    return _Parts(census, curves, come, present.total(leave_alive, n_units), present.total(present.dies, n_units))
+    by_then = ((due[..., None] <= alike.horizons) * chance[..., None]).sum(axis=1)
+    np.add.at(planned, plans.unit[coming], plans.probability[coming, None] * by_then)
 
-
-def _with_newcomers(
-    there: CountDistribution, mean: np.ndarray, size: np.ndarray, beds: np.ndarray
-) -> CountDistribution:
-    """With the others who come, negative binomial; beds: where they stop patients, else NaN; all [rows].
-
-    A full unit turns patients away, but that it is full does not make a quiet time likelier: the distribution is cut at the
-    beds for each value of the gamma factor that the begins share.
-    """
-    stops = ~np.isnan(beds)
-    if not stops.any():
-        return there.convolve(negative_binomial(mean, size))
-    full, factors = there.take(stops), gamma_factors(size[stops], _FACTORS)
-    cut = mixture(
-        [full.convolve(poisson_counts(mean[stops] * factor)).given_at_most(beds[stops]) for factor in factors]
+    beds = np.where(arrivals.blocked & ~source.closed, source.usable_now, np.nan)
+    newcomers = _Newcomers.of(rates, arrivals, fresh, clock, horizons)
+    each_hour = newcomers.each_hour + np.diff(planned, axis=1, prepend=0.0)
+    own, curves = (those_in.with_planned(plans, fresh, clock) for those_in in (present, alike))
+    by_curves = curves.total(curves.stays, n_units)
+    # As if they were twice as many units: so both take hardly more time than one.
+    both = own.beside(curves.at(horizons), n_units)
+    twice = np.tile(np.arange(n_units), 2)
+    expected = newcomers.still_in[twice] + _every_hour(both.total(both.stays, len(twice)), by_curves[twice], horizons)
+    flow = Flow.of(source.n_present[twice], beds[twice], expected, each_hour[twice])
+    size = newcomers.size[twice]
+    free = both.staying(len(twice)).convolve(
+        negative_binomial(newcomers.still_in[twice][:, horizons - 1].ravel(), size.ravel())
     )
-    free = there.take(~stops).convolve(negative_binomial(mean[~stops], size[~stops])) if not stops.all() else nobody(0)
-    total = np.zeros((len(beds), max(part.probabilities.shape[1] for part in (cut, free))))
-    for rows, part in ((stops, cut), (~stops, free)):
-        total[rows, : part.probabilities.shape[1]] = part.probabilities
-    return CountDistribution(total)
+    census = _limited(free, flow, size, horizons)
+    first = np.arange(len(free)) < len(free) // 2
+    come = (np.cumsum(rates, axis=1) + planned)[:, horizons - 1]
+    leave_alive = np.maximum(1 - present.stays - present.dies, 0.0)
+    left, died = (present.total(of_stays, n_units) for of_stays in (leave_alive, present.dies))
+    return _Parts(census.take(first), census.take(~first), come, left, died)
+
+
+@dataclass(frozen=True)
+class _Newcomers:
+    """Who comes beside those who are planned: the expected number in after each hour, and of it those who came in that hour,
+    float64 [units, hours]; the size of their negative binomial number, float64 [units, horizons]."""
+
+    still_in: np.ndarray
+    each_hour: np.ndarray
+    size: np.ndarray
+
+    @classmethod
+    def of(
+        cls, rates: np.ndarray, arrivals: Arrivals, fresh: FreshStays, clock: int, horizons: np.ndarray
+    ) -> "_Newcomers":
+        still_in, each_hour = np.zeros((2, *rates.shape))
+        size = np.zeros((len(rates), len(horizons)))
+        for h in range(1, rates.shape[1] + 1):
+            stays = fresh.newcomers(clock, h)
+            still_in[:, h - 1] = (rates[:, :h] * stays).sum(axis=1)
+            each_hour[:, h - 1] = rates[:, h - 1] * stays[:, -1]
+            if h in horizons:
+                size[:, horizons == h] = arrivals.size(rates[:, :h], stays)[:, None]
+        return cls(still_in, each_hour, size)
+
+
+def _every_hour(at_horizons: np.ndarray, by_curves: np.ndarray, horizons: np.ndarray) -> np.ndarray:
+    """Expected numbers after every hour, [units, hours], from those at the horizons and the ones that curves give after every
+    hour: in between, patients leave at the hours of the day at which curves let them."""
+    ratio = at_horizons / np.maximum(by_curves[:, horizons - 1], 1e-12)
+    hours = np.arange(1, by_curves.shape[1] + 1)
+    return by_curves * np.stack([np.interp(hours, [0, *horizons], [1.0, *of_unit]) for of_unit in ratio])
+
+
+def _limited(free: CountDistribution, flow: Flow, size: np.ndarray, horizons: np.ndarray) -> CountDistribution:
+    """free: a row per unit and horizon, if every unit takes everyone; so is the result, where full ones do not."""
+    usable = np.where(np.isnan(flow.usable), np.inf, flow.usable)
+    width = free.probabilities.shape[1]
+    may_fill = free.at_least(np.repeat(np.minimum(usable, width), len(horizons))) > _KEPT_TAIL
+    rows = np.flatnonzero(may_fill.reshape(-1, len(horizons)).any(axis=1))
+    if not len(rows):
+        return free
+    of_unit = free.probabilities.reshape(len(usable), len(horizons), width)
+    total = of_unit.copy()
+    limited = flow.take(rows).limit(of_unit[rows], size[rows], horizons)
+    total[rows] = 0.0
+    total[rows, :, : limited.shape[2]] = limited
+    return CountDistribution(total.reshape(-1, width))
 
 
 def _hospital(parts: _Parts, source: _Source) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Distributions of a number of patients: Poisson-binomial, Poisson, negative binomial, and exact sums of them."""
+"""Distributions of a number of patients: Poisson-binomial, negative binomial, and exact sums of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import gammainc, gammaincinv, gammaln, nbdtrik, pdtrik
+from scipy.special import gammaln, nbdtrik, pdtrik
 
 from rnn_core.contracts.errors import ContractError
 
@@ -121,12 +121,6 @@ class CountDistribution:
                 total[:, lowest + n : lowest + n + long.shape[1]] += short[:, n : n + 1] * long
         return self._trusted(_cut(total))
 
-    def given_at_most(self, n: ArrayLike) -> Self:
-        """The distribution given N <= n, one number per row; a row with less than 1e-6 below its n stays as it is."""
-        kept = np.where(np.arange(self.probabilities.shape[1]) <= np.asarray(n)[:, None], self.probabilities, 0.0)
-        total = kept.sum(axis=1, keepdims=True)
-        return self._trusted(_cut(np.where(total > 1e-6, kept / np.maximum(total, 1e-6), self.probabilities)))
-
 
 def from_arrays(arrays: Sequence[np.ndarray]) -> CountDistribution:
     """A row per array of probabilities; they may be of different lengths."""
@@ -134,22 +128,6 @@ def from_arrays(arrays: Sequence[np.ndarray]) -> CountDistribution:
     probabilities = np.zeros((len(lengths), lengths.max()))
     probabilities[np.arange(lengths.max()) < lengths[:, None]] = np.concatenate(list(arrays))
     return CountDistribution(probabilities)
-
-
-def mixture(parts: list[CountDistribution]) -> CountDistribution:
-    """Each of the parts with the same probability, row by row."""
-    total = np.zeros((len(parts[0]), max(part.probabilities.shape[1] for part in parts)))
-    for part in parts:
-        total[:, : part.probabilities.shape[1]] += part.probabilities / len(parts)
-    return CountDistribution._trusted(_cut(total))
-
-
-def gamma_factors(size: np.ndarray, n: int) -> np.ndarray:
-    """Means of the `n` equally likely parts of a gamma distribution of mean 1 and variance 1 / size, float64 [n, rows]."""
-    size = np.minimum(size, 1e6)
-    edges = gammaincinv(size, np.arange(1, n)[:, None] / n)
-    below = np.concatenate([np.zeros((1, len(size))), gammainc(size + 1, edges), np.ones((1, len(size)))])
-    return n * np.diff(below, axis=0)
 
 
 def nobody(rows: int) -> CountDistribution:
@@ -173,11 +151,6 @@ def poisson_binomial(p: ArrayLike) -> CountDistribution:
         total[:, 1 : n + 2] = total[:, 1 : n + 2] * (1 - happens) + total[:, : n + 1] * happens
         total[:, 0] *= 1 - p[:, n]
     return CountDistribution._trusted(_cut(total))
-
-
-def poisson_counts(mean: ArrayLike) -> CountDistribution:
-    """Poisson with these means, [rows]."""
-    return negative_binomial(mean, np.inf)
 
 
 def negative_binomial(mean: ArrayLike, size: ArrayLike) -> CountDistribution:

@@ -10,12 +10,9 @@ from scipy.stats import nbinom, poisson
 
 from rnn_core.census.counts import (
     CountDistribution,
-    gamma_factors,
-    mixture,
     negative_binomial,
     nobody,
     poisson_binomial,
-    poisson_counts,
     total_of,
 )
 from rnn_core.contracts.errors import ContractError
@@ -98,15 +95,10 @@ def test_the_score_is_that_of_the_pairs_of_draws_and_the_transform_is_uniform():
     np.testing.assert_allclose(shares, 0.1, atol=0.01)
 
 
-def test_given_a_limit_the_rest_is_shared_in_proportion():
-    given_two = CountDistribution([[0.1, 0.2, 0.3, 0.4]] * 2).given_at_most([2, 9])
-    np.testing.assert_allclose(given_two.probabilities, [[1 / 6, 1 / 3, 1 / 2, 0], [0.1, 0.2, 0.3, 0.4]])
-
-
 def test_nobody_and_a_mean_of_zero_are_certain():
     for certain in (
         nobody(2),
-        poisson_counts([0.0, 0.0]),
+        negative_binomial([0.0, 0.0], np.inf),
         negative_binomial([0.0, 0.0], 3.0),
         poisson_binomial([[], []]),
     ):
@@ -122,8 +114,8 @@ def test_nobody_and_a_mean_of_zero_are_certain():
         lambda: CountDistribution([0.5, 0.5]),
         lambda: poisson_binomial([[1.2]]),
         lambda: poisson_binomial([[np.nan]]),
-        lambda: poisson_counts([-1.0]),
-        lambda: poisson_counts([np.nan]),
+        lambda: negative_binomial([-1.0], np.inf),
+        lambda: negative_binomial([np.nan], np.inf),
         lambda: negative_binomial([1.0], 0.0),
         lambda: nobody(1).quantile(1.0),
     ],
@@ -131,14 +123,3 @@ def test_nobody_and_a_mean_of_zero_are_certain():
 def test_what_is_no_distribution_of_a_count_is_refused(make):
     with pytest.raises(ContractError):
         make()
-
-
-def test_parts_of_a_gamma_factor_have_its_mean_and_mixed_poissons_are_nearly_negative_binomial():
-    size = np.array([1.0, 8.0, np.inf])
-    factors = gamma_factors(size, 200)
-    np.testing.assert_allclose(factors.mean(axis=0), 1.0, atol=1e-9)
-    np.testing.assert_allclose(factors.var(axis=0), [1.0, 1 / 8, 0.0], atol=0.03)
-    mixed = mixture([poisson_counts(5.0 * factor) for factor in factors])
-    exact = negative_binomial(np.full(3, 5.0), size)
-    np.testing.assert_allclose(mixed.mean(), 5.0, atol=1e-6)
-    np.testing.assert_allclose(mixed.cdf(9), exact.cdf(9), atol=0.003)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from flows.pages.census_evaluation import census_section
-from rnn_core.census.counts import poisson_binomial, poisson_counts
+from rnn_core.census.counts import negative_binomial, poisson_binomial
 from rnn_core.contracts.census import PublishedCensus
 from rnn_core.evaluation import census_scorecard
 from rnn_core.evaluation.census_scorecard import count_present, judge_published_census, score_census
@@ -37,7 +37,7 @@ STAYS = some_stays()
 def law(n_now: np.ndarray, horizon: int, shift: int = 0) -> list[np.ndarray]:
     stay = np.exp(-horizon / MEAN_HOURS)
     in_still = poisson_binomial(np.where(np.arange(n_now.max()) < n_now[:, None], stay, 0.0))
-    come = poisson_counts(np.full(len(n_now), PER_HOUR * MEAN_HOURS * (1 - stay)))
+    come = negative_binomial(np.full(len(n_now), PER_HOUR * MEAN_HOURS * (1 - stay)), np.inf)
     return [np.concatenate([np.zeros(shift), row]) for row in in_still.convolve(come).probabilities]
 
 
