@@ -161,6 +161,20 @@ def make_template(server):
     return make
 
 
+@pytest.fixture(scope="session")
+def mariadb():
+    """A MariaDB server without users; tests are skipped where none is installed."""
+    from mariadb import SERVER, MariaDB
+
+    if SERVER is None:
+        pytest.skip("no MariaDB server is installed here (mariadbd)")
+    folder = Path(tempfile.mkdtemp(prefix="icu-maria-", dir=IN_MEMORY if _has_room_in_memory() else None))
+    server = MariaDB(folder)
+    yield server
+    server.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def _published(name: str, what: str) -> Path:
     folder = SHARED / "data" / name
     if not folder.is_dir():

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -211,6 +211,10 @@ def _column(name: str, values: tuple[Any, ...]) -> pa.Array:
     if name not in TIMES:
         said = [v if v is None or isinstance(v, bytes) else str(v).encode(errors="surrogatepass") for v in values]
         return readable_texts(pa.array(said, pa.large_binary()))
+    if all(value is None or isinstance(value, datetime) for value in values):
+        zoned = {value.tzinfo is not None for value in values if value is not None}
+        if len(zoned) < 2:
+            return pa.array(values, pa.timestamp("us", "UTC" if True in zoned else None))
     texts = pd.Series(values, dtype=object)
     has_zone = texts.astype(str).str.contains(r"(?:Z|[+-]\d\d:?\d\d)$", regex=True).any()
     times = pd.to_datetime(texts, format="ISO8601", errors="coerce", utc=bool(has_zone)).dt.as_unit("us")

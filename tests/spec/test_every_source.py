@@ -57,7 +57,7 @@ def store(make_database, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def build_and_ingest(store, make_database, tmp_path_factory):
+def build_and_ingest(request, store, make_database, tmp_path_factory):
     """A function that builds the hospital for a source and a dialect and ingests it under a name; it returns the stay ids,
     and the source's engine and adapter."""
 
@@ -66,6 +66,8 @@ def build_and_ingest(store, make_database, tmp_path_factory):
 
         if dialect == "postgresql":
             url = make_database(f"spec_{source}").render_as_string(hide_password=False)
+        elif dialect == "mysql":
+            url = request.getfixturevalue("mariadb").make_database(f"spec_{name}")
         else:
             url = f"{dialect}:///{tmp_path_factory.mktemp(source) / 'hospital.db'}"
         engine = open_engine(url)
