@@ -139,9 +139,9 @@ def forecast_factors(network: FittedNetwork, windows: ArrivalWindows, reach: int
     anywhere = np.where(missing, windows.expected_anywhere, windows.came_anywhere)
     steps = _Steps(came, windows.expected, anywhere, windows.expected_anywhere)
     hidden, memory = np.zeros((2, len(windows), len(weights["recurrent_0/recurrent_kernel"])), np.float32)
-    factors = np.ones((len(windows), PARTS_AHEAD))
+    factors, one = np.ones((len(windows), PARTS_AHEAD)), np.ones((len(windows), 1), np.float32)
     for part in range(_FIRST, PARTS_BEFORE + reach):
-        hidden, memory = step(np.concatenate([steps.read(part), hidden], axis=1), memory)
+        hidden, memory = step(np.concatenate([steps.read(part), hidden, one], axis=1), memory)
         if missing[part]:
             log_factors = (hidden @ weights["head/kernel"] + weights["head/bias"])[:, 0].astype(np.float64)
             found = MOST ** np.tanh(log_factors / np.log(MOST))

@@ -5,7 +5,7 @@ An ensemble forecasts the mean of its members' masses. `fitted.networks_of` make
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -23,11 +23,12 @@ from rnn_core.series.mapped import release
 from rnn_core.series.omission import NO_CONCEPT, ChannelsWithout
 from rnn_core.series.person_periods import masses_of_hazards
 
-# Hours of windows in one batch: 140 windows of two weeks, 45 MB of input. A step of few windows is mostly overhead.
-_BATCH_HOURS = 49_152
+# Hours of windows in one batch: 140 windows of two weeks, 45 MB of input. A step of few windows is mostly overhead, and
+# what a step of more than 256 computes does not stay in the processor's cache.
+_BATCH_HOURS, _BATCH_WINDOWS = 49_152, 256
 
-# One step: what a layer reads and its own last output, joined, [k, features + units], and its memory [k, units] -> its
-# output and its memory, [k, units] each.
+# One step: what a layer reads, its own last output, and 1, joined, [k, features + units + 1], and its memory [k, units] ->
+# its output and its memory, [k, units] each.
 _Step = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
@@ -180,9 +181,10 @@ class Packed:
 
 
 def batches(lengths: np.ndarray) -> list[np.ndarray]:
-    """Numbers of sequences, longest first, in batches of about `_BATCH_HOURS`; those of a batch have similar lengths."""
+    """Numbers of sequences, longest first, in batches of about `_BATCH_HOURS`, and of `_BATCH_WINDOWS` at most; those of a
+    batch have similar lengths."""
     order = np.argsort(-lengths, kind="stable")
-    batch = np.cumsum(lengths[order]) // _BATCH_HOURS
+    batch = np.cumsum(np.maximum(lengths[order], _BATCH_HOURS // _BATCH_WINDOWS)) // _BATCH_HOURS
     return np.split(order, np.flatnonzero(np.diff(batch)) + 1)
 
 
@@ -214,18 +216,53 @@ def _masses(
 
 # What one batch needs: given absolute rows of channels, static features per sequence, how these are packed, and positions,
 # what the recurrent layers of each network read, [rows, units], and what their heads read besides at the positions.
-_Read = Callable[[np.ndarray, np.ndarray, Packed, np.ndarray], tuple[Iterator[np.ndarray], np.ndarray | None]]
+_Read = Callable[[np.ndarray, np.ndarray, Packed, np.ndarray], tuple[Sequence[np.ndarray], np.ndarray | None]]
+
+
+@dataclass(frozen=True)
+class _Embedding:
+    """Of the hours, by all networks in one product: kernel float32 [channels, units of all], bias [units of all], of_static
+    [static features, units of all] if they read any, cuts: where the units of the next network begin."""
+
+    kernel: np.ndarray
+    bias: np.ndarray
+    of_static: np.ndarray | None
+    cuts: np.ndarray
+
+    @classmethod
+    def of(cls, networks: Sequence[FittedNetwork]) -> "_Embedding":
+        def joined(name: str) -> np.ndarray:
+            return np.concatenate([network.weights[name] for network in networks], axis=-1)
+
+        of_static = joined("embed_static/kernel") if "embed_static/kernel" in networks[0].weights else None
+        cuts = np.cumsum([len(network.weights["embed_hour/bias"]) for network in networks])[:-1]
+        return cls(joined("embed_hour/kernel"), joined("embed_hour/bias"), of_static, cuts)
+
+    def of_channels(self, x: np.ndarray) -> np.ndarray:
+        """The part that channels contribute, [rows, units of all]."""
+        hour = x @ self.kernel
+        hour += self.bias
+        return hour
+
+    def activated(self, hour: np.ndarray, static: np.ndarray, packed: Packed) -> list[np.ndarray]:
+        """What the recurrent layers of each network read, of the part of the channels, which is overwritten."""
+        if self.of_static is not None:
+            hour += (static @ self.of_static)[packed.sequence]
+        return np.split(np.tanh(hour, out=hour), self.cuts, axis=1)
 
 
 def _read_complete(networks: Sequence[FittedNetwork], windows: Windows, first: np.ndarray, last: np.ndarray) -> _Read:
     n = networks[0].n_concepts
+    embedding = _Embedding.of(networks) if networks[0].is_embedded else None
 
     def read(
         rows: np.ndarray, static: np.ndarray, packed: Packed, at: np.ndarray
-    ) -> tuple[Iterator[np.ndarray], np.ndarray | None]:
+    ) -> tuple[Sequence[np.ndarray], np.ndarray | None]:
         x = windows.channels[rows]
         features = head_features(x, static[packed.sequence[at]], n, packed, at) if n else None
-        return (_activated(network, _embedding(network, x), static, packed) for network in networks), features
+        if embedding is None:
+            return [x] * len(networks), features
+        return embedding.activated(embedding.of_channels(x), static, packed), features
 
     return read
 
@@ -243,7 +280,8 @@ def _read_variants(networks: Sequence[FittedNetwork], windows: Windows, first: n
     np.add.at(step, ends + 1, -1)
     used = np.cumsum(step[:-1]) > 0
     place, x = np.cumsum(used) - 1, channels.complete[used]
-    complete_hours = [_embedding(network, x) for network in networks]
+    embedding = _Embedding.of(networks)
+    complete_hours = embedding.of_channels(x)
     complete_summaries = np.empty((len(ends), x.shape[1] + 7 * n), dtype=np.float32)
     for batch in batches(ends + 1 - begins) if n else []:
         packed = Packed.of((ends + 1 - begins)[batch])
@@ -252,26 +290,17 @@ def _read_variants(networks: Sequence[FittedNetwork], windows: Windows, first: n
 
     def read(
         rows: np.ndarray, static: np.ndarray, packed: Packed, at: np.ndarray
-    ) -> tuple[Iterator[np.ndarray], np.ndarray | None]:
+    ) -> tuple[Sequence[np.ndarray], np.ndarray | None]:
         row, lacks = channels.row[rows], channels.concept[rows]
-        order = np.argsort(lacks, kind="stable")
-        changes = []
+        hour, order = complete_hours[place[row]], np.argsort(lacks, kind="stable")
         for group in np.split(order, np.flatnonzero(np.diff(lacks[order])) + 1):
             if lacks[group[0]] != NO_CONCEPT:
                 columns = channels.columns(lacks[group[:1]])[0]
-                changes.append(
-                    (group, columns, channels.values(rows[group]) - channels.complete[row[group]][:, columns])
-                )
-
-        def hours() -> Iterator[np.ndarray]:
-            for network, complete in zip(networks, complete_hours, strict=True):
-                hour, kernel = complete[place[row]], network.weights["embed_hour/kernel"]
-                for group, columns, change in changes:
-                    hour[group] += change @ kernel[columns]
-                yield _activated(network, hour, static, packed)
-
+                change = channels.values(rows[group]) - channels.complete[row[group]][:, columns]
+                hour[group] += change @ embedding.kernel[columns]
+        hours = embedding.activated(hour, static, packed)
         if not n:
-            return hours(), None
+            return hours, None
         found, lacks = complete_summaries[np.searchsorted(ends, row[at])], lacks[at]
         found[:, x.shape[1] - n - 1] = channels.log_count[rows[at]]
         without = np.flatnonzero(lacks != NO_CONCEPT)
@@ -279,23 +308,9 @@ def _read_variants(networks: Sequence[FittedNetwork], windows: Windows, first: n
         found[without, lacks[without]], found[without, n + lacks[without]] = 0, 1
         for block in range(8):
             found[without, x.shape[1] - n + block * n + lacks[without]] = 0
-        return hours(), np.concatenate([static[packed.sequence[at]], found], axis=1)
+        return hours, np.concatenate([static[packed.sequence[at]], found], axis=1)
 
     return read
-
-
-def _embedding(network: FittedNetwork, x: np.ndarray) -> np.ndarray:
-    """The part of the hours' embedding that channels contribute, [rows, units]; the channels themselves if there is none."""
-    return x @ network.weights["embed_hour/kernel"] + network.weights["embed_hour/bias"] if network.is_embedded else x
-
-
-def _activated(network: FittedNetwork, hour: np.ndarray, static: np.ndarray, packed: Packed) -> np.ndarray:
-    """What the recurrent layers read, of an embedding that is overwritten."""
-    if not network.is_embedded:
-        return hour
-    if "embed_static/kernel" in network.weights:
-        hour += (static @ network.weights["embed_static/kernel"])[packed.sequence]
-    return np.tanh(hour, out=hour)
 
 
 def recur(network: FittedNetwork, inputs: np.ndarray, first: np.ndarray) -> np.ndarray:
@@ -303,14 +318,15 @@ def recur(network: FittedNetwork, inputs: np.ndarray, first: np.ndarray) -> np.n
     for number, step in enumerate(network.steps):
         units = network.weights[f"recurrent_{number}/recurrent_kernel"].shape[0]
         n = inputs.shape[1]
-        read = np.empty((len(inputs), n + units), dtype=np.float32)
-        read[:, :n] = inputs
-        inputs = np.empty((len(inputs), units), dtype=np.float32)
-        output, memory = np.zeros((2, first[1], units), dtype=np.float32)
+        read, memory = np.zeros((first[1], n + units + 1), np.float32), np.zeros((first[1], units), np.float32)
+        read[:, -1] = 1
+        outputs = np.empty((len(inputs), units), dtype=np.float32)
         for begin, end in pairwise(first.tolist()):
-            read[begin:end, n:] = output[: end - begin]
-            output, memory = step(read[begin:end], memory[: end - begin])
-            inputs[begin:end] = output
+            read = read[: end - begin]
+            read[:, :n] = inputs[begin:end]
+            outputs[begin:end], memory = step(read, memory[: end - begin])
+            read[:, n:-1] = outputs[begin:end]
+        inputs = outputs
     return inputs
 
 
@@ -371,24 +387,25 @@ def summaries(x: np.ndarray, n: int, packed: Packed, at: np.ndarray) -> np.ndarr
     seen, counted = np.zeros((k, n), dtype=bool), np.zeros((2, k, n), dtype=np.float32)
     total = np.zeros((2, k, n))
     initial, most, least = np.zeros((3, k, n), dtype=np.float32)
-    most -= np.inf
-    least += np.inf
     found, cuts = [], np.searchsorted(at, packed.first)
     for number, (begin, end) in enumerate(pairwise(packed.first.tolist())):
         k = end - begin
-        value, observed = x[begin:end, :n], x[begin:end, n : 2 * n] > 0
+        value, observed = np.ascontiguousarray(x[begin:end, :n]), x[begin:end, n : 2 * n] > 0
         # A shorter view each hour: sequences that have ended take no part.
         seen, initial, most, least = seen[:k], initial[:k], most[:k], least[:k]
         counted, total = counted[:, :k], total[:, :k]
-        np.copyto(initial, value, where=observed & ~seen)
+        # Few in most hours; what the extremes are before counts nowhere.
+        new = np.flatnonzero(observed & ~seen)
         seen |= observed
         counted[0] += observed
         counted[1] += seen
         known = value * seen
         total[0] += known
         total[1] += known * known
-        np.maximum(most, value, out=most, where=seen)
-        np.minimum(least, value, out=least, where=seen)
+        np.maximum(most, known, out=most)
+        np.minimum(least, known, out=least)
+        for of_first in (initial, most, least):
+            of_first.reshape(-1)[new] = value.reshape(-1)[new]
         here = at[cuts[number] : cuts[number + 1]] - begin
         if len(here):
             mean, square = (total[:, here] / np.maximum(counted[1, here], 1)).astype(np.float64)
@@ -418,16 +435,18 @@ def masses_of(logits: np.ndarray) -> np.ndarray:
     return masses_of_hazards((odds / odds.sum(axis=2, keepdims=True))[:, :, 1:])
 
 
+def _with_bias(w: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The kernel of all that a step reads; the bias is that of the 1."""
+    return np.concatenate([w["kernel"], w["recurrent_kernel"], w["bias"][None]])
+
+
 def _lstm(w: Mapping[str, np.ndarray]) -> _Step:
     # sigmoid(z) = (1 + tanh(z / 2)) / 2: one tanh makes all gates. Gate by gate, so that each is contiguous.
     halved = np.array([0.5, 0.5, 1, 0.5], dtype=np.float32)[:, None, None]
-    kernel = np.concatenate([w["kernel"], w["recurrent_kernel"]])
-    kernel = halved * np.stack(np.split(kernel, 4, axis=1))
-    bias = halved * w["bias"].reshape(4, 1, -1)
+    kernel = halved * np.stack(np.split(_with_bias(w), 4, axis=1))
 
     def step(read: np.ndarray, memory: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         gates = np.matmul(read, kernel)
-        gates += bias
         enters, stays, new, leaves = np.tanh(gates, out=gates)
         stays += 1
         stays *= memory
@@ -444,23 +463,22 @@ def _lstm(w: Mapping[str, np.ndarray]) -> _Step:
 
 def _gru(w: Mapping[str, np.ndarray]) -> _Step:
     units = len(w["recurrent_kernel"])
-    gate_kernel = np.concatenate([w["kernel"], w["recurrent_kernel"]])[:, : 2 * units] / 2
-    gate_bias = w["bias"].sum(axis=0)[: 2 * units] / 2
+    gate_kernel = _with_bias({**w, "bias": w["bias"].sum(axis=0)})[:, : 2 * units] / 2
     kernel, recurrent = (np.ascontiguousarray(w[name][:, 2 * units :]) for name in ("kernel", "recurrent_kernel"))
     bias, recurrent_bias = w["bias"][:, 2 * units :]
 
     def step(read: np.ndarray, memory: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        before = read[:, -units:]
-        keeps, resets = np.split((np.tanh(read @ gate_kernel + gate_bias) + 1) / 2, 2, axis=1)
-        new = np.tanh(read[:, :-units] @ kernel + bias + resets * (before @ recurrent + recurrent_bias))
+        before = read[:, -units - 1 : -1]
+        keeps, resets = np.split((np.tanh(read @ gate_kernel) + 1) / 2, 2, axis=1)
+        new = np.tanh(read[:, : -units - 1] @ kernel + bias + resets * (before @ recurrent + recurrent_bias))
         return new + keeps * (before - new), memory
 
     return step
 
 
 def _elman(w: Mapping[str, np.ndarray]) -> _Step:
-    kernel, bias = np.concatenate([w["kernel"], w["recurrent_kernel"]]), w["bias"]
-    return lambda read, memory: (np.tanh(read @ kernel + bias), memory)
+    kernel = _with_bias(w)
+    return lambda read, memory: (np.tanh(read @ kernel), memory)
 
 
 def _jordan(w: Mapping[str, np.ndarray]) -> _Step:
