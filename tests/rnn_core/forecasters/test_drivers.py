@@ -66,6 +66,18 @@ def test_a_contribution_is_what_the_published_risk_loses_without_the_concept(for
         assert row.direction == ("raises" if row.contribution > 0 else "lowers")
 
 
+def test_trees_alone_have_drivers_too(forecaster, known):
+    trees = replace(forecaster, model=forecaster.model.parts[1])
+    risk, again = (
+        forecast_stays(trees, some).numbers["mortality_risk"].to_numpy() for some in (known, without(known, "lactate"))
+    )
+    found = explain_stays(trees, known, risk)
+    of_lactate = found[found["driver"] == "lactate"].set_index("stay_id")["contribution"]
+    assert len(of_lactate) > 3 and len(found) > 40
+    expected = (logit(risk) - logit(again))[known.stays.set_index("stay_id").index.get_indexer(of_lactate.index)]
+    np.testing.assert_allclose(of_lactate, expected, atol=1e-5)
+
+
 def test_each_scored_stay_has_its_strongest_drivers_in_order(known, risk, drivers):
     assert list(drivers.columns) == list(COLUMNS)
     assert set(drivers["stay_id"]) == set(known.stays["stay_id"][~np.isnan(risk)])
