@@ -1,6 +1,7 @@
 """Runs benchmarks on throw-away installations and prints one table: `python -m benchmarks [NAME ...] [--rows N]`."""
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from flows.runtime.settings import own_home
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "physionet-2012"
 STAGED = ("ingest", "windows", "training", "scoring", "flow", "scale", "units")
-NAMES = (*STAGED, "stays", "census", "reading")
+NAMES = (*STAGED, "networks", "stays", "census", "reading")
 ROWS = 30_000_000
 # At a tenth of fewer there is no history before the hour that is read.
 FEWEST_ROWS = 1_000_000
@@ -26,6 +27,10 @@ def main() -> int:
     parser.add_argument(
         "--stays", default="1000,4000", help="made-up stays that are learned from; default: %(default)s"
     )
+    parser.add_argument("--members", type=int, default=15, help="networks that are fitted; default: %(default)s")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="processes that fit them; default: %(default)s, the CPUs"
+    )
     given = parser.parse_args()
     names = given.names or list(NAMES)
     if unknown := sorted(set(names) - set(NAMES)):
@@ -33,6 +38,8 @@ def main() -> int:
     if given.rows < FEWEST_ROWS:
         parser.error(f"--rows is at least {FEWEST_ROWS:,}")
     rows = list(_run_staged([name for name in STAGED if name in names]))
+    if "networks" in names:
+        rows += _told("networks").run(DATA, given.members, given.workers)
     if "stays" in names:
         rows += _told("stays").run(DATA.parent / "eicu-demo", [int(size) for size in given.stays.split(",")])
     if "census" in names:

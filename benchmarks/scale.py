@@ -19,8 +19,7 @@ PAIRS, FEW, EMPTY_SHARDS = 5, 22, 100
 
 
 def run(stage: Stage) -> Iterator[Row]:
-    if not canonical.count_open(stage.store, SOURCE, AS_OF):
-        list(ingest.run(stage))
+    ingest.ensure_filled(stage)
     if registry.serving_model(stage.store, SOURCE, "stay") is None:
         register_untrained(stage)
     store, stays = stage.store, OpenStays(SOURCE, AS_OF, "untrained")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import ingest
 from benchmarks.stage import AS_OF, SOURCE, Row, Stage
 from benchmarks.turns import has_torch, take_turns
 from rnn_core.contracts.config import ModelConfig, Sampling
@@ -24,6 +25,7 @@ _SQUARE = 2_048
 
 
 def run(stage: Stage) -> Iterator[Row]:
+    ingest.ensure_filled(stage)
     material = _material(stage)
     sampled = ModelConfig()
     every_hour = replace(sampled, train=replace(sampled.train, loss_every=1))

@@ -3,7 +3,8 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from multiprocessing import get_context
@@ -44,16 +45,15 @@ def take_turns(contenders: Mapping[str, Prepare], rounds: int, threads: int = 1)
     Raises RuntimeError with what a contender raised.
     """
     context, running = get_context("spawn"), {}
-    environment = dict(os.environ)
-    os.environ |= dict.fromkeys(_THREADS, str(threads))
     try:
-        for name, prepare in contenders.items():
-            mine, theirs = context.Pipe()
-            process = context.Process(target=_contend, args=(prepare, theirs), daemon=True)
-            process.start()
-            theirs.close()  # or the end of the process would not end the wait for its answer
-            running[name] = (process, mine)
-            _answer(name, mine)  # one after another: preparing beside each other would double the memory
+        with with_threads(threads):
+            for name, prepare in contenders.items():
+                mine, theirs = context.Pipe()
+                process = context.Process(target=_contend, args=(prepare, theirs), daemon=True)
+                process.start()
+                theirs.close()  # or the end of the process would not end the wait for its answer
+                running[name] = (process, mine)
+                _answer(name, mine)  # one after another: preparing beside each other would double the memory
         took = {name: [] for name in contenders}
         for _ in range(rounds):
             for name, (_, mine) in running.items():
@@ -66,12 +66,22 @@ def take_turns(contenders: Mapping[str, Prepare], rounds: int, threads: int = 1)
             ended[name] = Turns(found, *np.array(took[name]).T, peak_gb)
         return ended
     finally:
-        for name in _THREADS:
-            os.environ.pop(name)
-        os.environ |= environment
         for process, _ in running.values():
             process.join(5)
             process.kill()
+
+
+@contextmanager
+def with_threads(threads: int) -> Iterator[None]:
+    """Processes that are started meanwhile have so many threads for their products of matrices."""
+    environment = dict(os.environ)
+    os.environ |= dict.fromkeys(_THREADS, str(threads))
+    try:
+        yield
+    finally:
+        for name in _THREADS:
+            os.environ.pop(name)
+        os.environ |= environment
 
 
 def has_torch() -> bool:

@@ -125,8 +125,9 @@ def score_rows(networks: Sequence[FittedNetwork], windows: Windows, window: np.n
         packed = Packed.of(last[batch] + 1 - start[batch])
         at = packed.position(place[of_row[wanted]], row[wanted] - windows.start[window[wanted]])
         hours, features = read_hours(packed.rows(start[batch]), windows.static[windows.stay[read[batch]]], packed, at)
-        each = (_masses(network, hour, features, packed, at) for network, hour in zip(networks, hours, strict=True))
-        out[wanted] = sum(each) / len(networks)
+        shared = _logits_of_features(networks, features, len(at))
+        each = zip(networks, hours, shared, strict=True)
+        out[wanted] = sum(_masses(network, hour, logits, packed, at) for network, hour, logits in each) / len(networks)
         release(windows.channels)
 
     in_parallel(score, range(len(parts)))
@@ -207,11 +208,12 @@ def _thread_pools() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def _masses(
-    network: FittedNetwork, hour: np.ndarray, features: np.ndarray | None, packed: Packed, at: np.ndarray
-) -> np.ndarray:
-    """Of what `_Read` returns, masses at the positions `at`, [n, bins, 2]."""
-    return masses_of(head(network, recur(network, hour, packed.first)[at], hour[at], features))
+def _masses(network: FittedNetwork, hour: np.ndarray, logits: np.ndarray, packed: Packed, at: np.ndarray) -> np.ndarray:
+    """Masses at the positions `at`, [n, bins, 2]; logits: the part of `_logits_of_features`."""
+    parts = [recur(network, hour, packed.first)[at]] + [hour[at]] * network.is_embedded
+    read = np.concatenate(parts, axis=1)
+    logits = logits + read @ network.weights["head/kernel"][: read.shape[1]]
+    return masses_of(logits.reshape(-1, *network.mass_shape) + network.weights["head/bias"])
 
 
 # What one batch needs: given absolute rows of channels, static features per sequence, how these are packed, and positions,
@@ -337,17 +339,22 @@ def regress(network: FittedNetwork, series: np.ndarray) -> np.ndarray:
     return (hidden @ network.weights["head/kernel"] + network.weights["head/bias"])[:, 0]
 
 
-def head(network: FittedNetwork, hidden: np.ndarray, hour: np.ndarray, features: np.ndarray | None) -> np.ndarray:
-    """Logits [n, bins, 2]; features: of `head_features`."""
-    parts = [hidden] + [hour] * network.is_embedded
-    if network.n_concepts:
-        values = features[:, -4 * network.n_concepts :]
-        parts += [features, *(np.maximum(way - knot, 0) for knot in network.knots for way in (values, -values))]
-    kernel, logits, used = network.weights["head/kernel"], 0.0, 0
-    for part in parts:
-        logits = logits + part @ kernel[used : used + part.shape[1]]
-        used += part.shape[1]
-    return logits.reshape(-1, *network.mass_shape) + network.weights["head/bias"]
+def _logits_of_features(networks: Sequence[FittedNetwork], features: np.ndarray | None, n: int) -> list[np.ndarray]:
+    """The part of each network's logits, [n, bins * 2], that `head_features` contribute: read once for all, since their
+    heads have the same knots."""
+    one, cells = networks[0], len(networks[0].weights["head/bias"]) * 2
+    logits = np.zeros((n, cells * len(networks)), dtype=np.float32)
+    if features is not None:
+        values = features[:, -4 * one.n_concepts :]
+        width = features.shape[1] + 2 * len(one.knots) * values.shape[1]
+        kernel = np.concatenate([network.weights["head/kernel"][-width:] for network in networks], axis=1)
+        logits += features @ kernel[: features.shape[1]]
+        first = features.shape[1]
+        for knot in one.knots:
+            for way in (values, -values):
+                logits += np.maximum(way - knot, 0) @ kernel[first : first + way.shape[1]]
+                first += way.shape[1]
+    return np.split(logits, len(networks), axis=1)
 
 
 def head_features(x: np.ndarray, static: np.ndarray, n: int, packed: Packed, at: np.ndarray) -> np.ndarray:
