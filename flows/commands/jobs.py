@@ -1,15 +1,14 @@
 """Commands that run a job: ingest, train, forecast and what keeps them going."""
 
 from datetime import datetime, timedelta
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 
-from flows.commands.arguments import AsOf, Direct, Json, Seed, Source, known_source, split_names
+from flows.commands.arguments import AsOf, Direct, Json, Source, known_source, split_names
+from flows.commands.model_options import with_model_options
 from flows.runtime import clock
 from flows.runtime.terminal import print_counts, print_done, print_rows, show_own_errors_once
-from rnn_core.contracts.config import Cell, Kind, TrainConfig
-from rnn_core.contracts.errors import ContractError
 from rnn_core.contracts.thresholds import LANDMARK_HOURS
 
 app = typer.Typer()
@@ -40,23 +39,11 @@ def ingest(
     _run(flow, direct, as_json, source=source, as_of=as_of, reconcile=reconcile, dry_run=dry_run)
 
 
-def _is_ensemble(members: int | None) -> int | None:
-    """Raises BadParameter, with the reason, for too few members."""
-    try:
-        return members if members is None else TrainConfig(folds=members).folds
-    except ContractError as error:
-        raise typer.BadParameter(str(error)) from None
-
-
-def _are_cells(cells: str) -> str:
-    if unknown := set(cells.split(",")) - set(get_args(Cell)):
-        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: a cell is one of {', '.join(get_args(Cell))}.")
-    return cells
-
-
 @app.command()
+@with_model_options
 def train(
     source: Source,
+    options: dict[str, Any],
     as_of: AsOf = None,
     cold: Annotated[bool, typer.Option("--cold", help="Do not start from the weights of the serving model.")] = False,
     warm_from: Annotated[
@@ -77,22 +64,10 @@ def train(
         ),
     ] = None,
     alone: Annotated[bool, typer.Option("--alone", help="Learn from this source alone.")] = False,
-    seed: Seed = 0,
-    epochs: Annotated[int | None, typer.Option(help="Maximum number of epochs, or of trees.", min=1)] = None,
-    members: Annotated[
-        int | None, typer.Option(help="Members of the ensemble, at least 2; default: 5.", callback=_is_ensemble)
+    name: Annotated[
+        str | None,
+        typer.Option(help="A name for the model, which becomes a part of its id; no patient data.", show_default=False),
     ] = None,
-    forecaster: Annotated[
-        Kind, typer.Option(help="Recurrent networks, boosted trees, logistic regressions, or a blend.")
-    ] = "blend",
-    cell: Annotated[
-        str,
-        typer.Option(
-            help="Type of recurrent cell; several, such as lstm,gru, for as many networks in each member.",
-            callback=_are_cells,
-        ),
-    ] = "lstm",
-    mixed_precision: Annotated[bool, typer.Option(help="Compute in bfloat16, if all GPUs are fast at it.")] = False,
     no_serve: Annotated[
         bool, typer.Option("--no-serve", help="Register and judge it, but leave what serves as it is.")
     ] = False,
@@ -101,7 +76,7 @@ def train(
 ) -> None:
     """Train a model on what was known at a time; it serves if it passes the gate.
 
-    Example: icu-forecast train clif --as-of 2026-01-20T14:00
+    Example: icu-forecast train clif --as-of 2026-01-20T14:00 --layers 64,32 --learning-rate 0.001
     """
     if cold and warm_from:
         raise typer.BadParameter("--cold starts from no model, --warm-from from one: give one of them.")
@@ -119,12 +94,8 @@ def train(
         warm=not cold,
         warm_from=warm_from,
         learn_with=others,
-        seed=seed,
-        epochs=epochs,
-        members=members,
-        forecaster=forecaster,
-        cell=cell,
-        mixed_precision=mixed_precision,
+        options=options,
+        name=name,
         serve=not no_serve,
     )
 

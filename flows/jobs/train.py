@@ -1,5 +1,6 @@
 """The train flow: fit a model, evaluate it, register it, and let it serve if it passes the gate."""
 
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,9 +25,10 @@ from flows.runtime.quiet_tensorflow import import_tensorflow
 from flows.runtime.run_report import report_run
 from flows.runtime.settings import load_settings
 from flows.runtime.steps import Recorded, recorded_alone, step
-from rnn_core.contracts.config import Kind, ModelConfig, Sampling, UnitConfig
+from rnn_core.contracts.config import ArrivalConfig, Kind, ModelConfig, Sampling, UnitConfig
 from rnn_core.contracts.errors import ArtifactError, ContractError, DataTooSmallError, ForecastError
 from rnn_core.contracts.known import Cohort
+from rnn_core.contracts.options import configure
 from rnn_core.series.finished_stays import FinishedStays
 from rnn_core.series.splits import split_stays
 from sql.intake.adapter import load_adapter
@@ -93,6 +95,8 @@ def train(
     cell: str = "lstm",
     mixed_precision: bool = False,
     forecaster: Kind = "blend",
+    options: dict[str, Any] | None = None,
+    name: str | None = None,
     serve: bool = True,
 ) -> dict:
     """Train the forecasters of stays, units and arrivals of `source` on what was known at `as_of`; returns counts.
@@ -107,11 +111,16 @@ def train(
     learn_with: other sources whose stays the networks learn from too, with an intercept of each; None: those of the serving
         model, so that a scheduled training goes on as it was begun. Trees, calibration and gate use `source` alone.
     mixed_precision: compute in bfloat16 if all GPUs are fast in it; else in float32.
+    options: any option of a training by its name (`contracts.options.settings`), e.g. {"layers": [64, 32]}; they win over the
+        parameters above.
+    name: becomes a part of the id of the stay model.
     serve: let the models serve, or score in the shadow, if their verdict says so; else they stay candidates.
     """
+    parameters = {"seed": seed, "epochs": epochs, "members": members, "cell": cell, "forecaster": forecaster}
+    configs = configure(parameters | {"mixed-precision": mixed_precision} | (options or {}))
+    config, label = configs.model, _checked_label(name)
     store = open_store()
     with recorded_alone(store, source, "train", as_of) as run:
-        config = _configure(seed, epochs, members, cell, mixed_precision, forecaster)
         then, now, sampling = read_training_set(store, source, run.as_of)
         incumbent = registry.serving_model(store, source, "stay")
         serving = load_serving(incumbent)
@@ -126,9 +135,9 @@ def train(
             )
         fitted, report = fit(source, then, now, config, sampling, start, others)
         verdict = give_verdict(incumbent, serving, fitted, report, then, now)
-        stay = Candidate(_model_id(run, "stay"), fitted, report, verdict, start, tuple(others))
-        unit = fit_units(store, run, seed)
-        arrivals = fit_arrivals(store, run, seed)
+        stay = Candidate(_model_id(run, f"stay{label}"), fitted, report, verdict, start, tuple(others))
+        unit = fit_units(store, run, configs.unit)
+        arrivals = fit_arrivals(store, run, configs.arrivals)
         if not serve:
             stay, unit, arrivals = _kept_back(stay), unit and _kept_back(unit), arrivals and _kept_back(arrivals)
         save(run, stay, unit, arrivals, then, now)
@@ -145,24 +154,13 @@ def _kept_back(candidate: C) -> C:
     return replace(candidate, verdict=replace(verdict, stage="candidate", reason=reason))
 
 
-def _configure(
-    seed: int, epochs: int | None, members: int | None, cell: str, mixed_precision: bool, forecaster: Kind
-) -> ModelConfig:
-    config, cells = ModelConfig(), cell.split(",")
-    training = replace(
-        config.train,
-        seed=seed,
-        cells=tuple(cells) if len(cells) > 1 else (),
-        epochs=epochs or config.train.epochs,
-        folds=config.train.folds if members is None else members,
-        mixed_precision=mixed_precision,
-    )
-    return ModelConfig(
-        forecaster=forecaster,
-        train=training,
-        network=replace(config.network, cell=cells[0]),
-        trees=replace(config.trees, trees=epochs or config.trees.trees),
-    )
+def _checked_label(name: str | None) -> str:
+    """What a name adds to the id of a model. Raises ForecastError for one that is not fit for the name of a folder."""
+    if name is None:
+        return ""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,39}", name):
+        raise ForecastError(f"A name has at most 40 small letters, digits, - or _, such as wide-2; found {name!r}.")
+    return f"-{name}"
 
 
 @step("read the training set", retries=2)
@@ -364,14 +362,14 @@ def judge_beside(
 
 
 @step("fit the unit forecaster")
-def fit_units(store: Engine, run: Recorded, seed: int) -> "UnitCandidate | None":
+def fit_units(store: Engine, run: Recorded, config: UnitConfig) -> "UnitCandidate | None":
     """The unit forecaster; a source with too few stays per unit goes without, and the run reports it."""
     from rnn_core.evaluation.gate import judge_unit
     from rnn_core.forecasters.unit import fit_unit_forecaster, load_unit_forecaster, newest_mse
 
     lengths = canonical.read_unit_lengths(store, run.source, run.as_of)
     try:
-        fitted = fit_unit_forecaster(lengths, UnitConfig(seed=seed))
+        fitted = fit_unit_forecaster(lengths, config)
     except DataTooSmallError as error:
         log.warning("No unit forecaster: %s", error)
         return None
@@ -387,20 +385,18 @@ def fit_units(store: Engine, run: Recorded, seed: int) -> "UnitCandidate | None"
 
 
 @step("fit the forecaster of arrivals")
-def fit_arrivals(store: Engine, run: Recorded, seed: int) -> "ArrivalCandidate | None":
+def fit_arrivals(store: Engine, run: Recorded, config: ArrivalConfig) -> "ArrivalCandidate | None":
     """The recurrent model of arrivals; a source with too few of them goes without."""
     from rnn_core.census.census import learn_from_arrivals
-    from rnn_core.contracts.config import ArrivalConfig
     from rnn_core.evaluation.gate import Verdict
     from rnn_core.forecasters.arrivals import fit_arrival_forecaster
 
     units = canonical.read_units(store, run.source, run.as_of)
     try:
-        lessons = learn_from_arrivals(units, calendar=clock.calendar(run.source), seed=seed)
+        lessons = learn_from_arrivals(units, calendar=clock.calendar(run.source), seed=config.seed)
     except DataTooSmallError as error:
         log.info("no recurrent model of arrivals: %s", error)
         return None
-    config = ArrivalConfig(seed=seed)
     fitted = fit_arrival_forecaster(lessons.learned, lessons.choosing, lessons.judged, config)
     stage = "champion" if fitted.report.is_better else "candidate"
     return ArrivalCandidate(_model_id(run, "arrivals"), fitted, Verdict(stage, fitted.report.sentence()))

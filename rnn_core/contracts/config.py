@@ -1,7 +1,12 @@
-"""Everything that shapes a model, as frozen dataclasses that are saved inside its artifact."""
+"""Everything that shapes a model, as frozen dataclasses that are saved inside its artifact.
+
+Every field is an option of `icu-forecast train` and a key of its files (`options.py`), unless it says otherwise.
+"""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from rnn_core.contracts.concepts import NAMES
 from rnn_core.contracts.errors import ContractError
@@ -10,6 +15,24 @@ from rnn_core.contracts.saved import Hours, Saved
 Cell = Literal["elman", "jordan", "lstm", "gru"]
 Head = Literal["regression", "competing_risk"]
 Kind = Literal["recurrent", "trees", "logistic", "blend"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """How people set a field: its name where that of the field would be ambiguous, and a line of help."""
+
+    help: str = ""
+    name: str | None = None
+    offered: bool = True
+
+
+# Set by the data or by another field.
+DERIVED = Option(offered=False)
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(ge=0)]
 
 # Hours after the prediction time at which the forecast distribution is cut; the last cell is open-ended.
 HORIZON_EDGES = (0, 6, 12, 24, 36, 48, 72, 96, 120, 144, 168, 216, 264, 336, 432, 576, 720, 1080, 1440)
@@ -26,12 +49,14 @@ class WindowConfig(Saved):
     those, and the rows of a stay stay few however long it is open.
     """
 
-    concepts: tuple[str, ...] = NAMES
-    chunk_hours: int = 168
-    first_hour: int = 4
-    last_hour: int = 366 * 24
-    stale_hours: float = 24.0
-    min_observations: int = 10
+    concepts: Annotated[tuple[str, ...], Option("Clinical variables that the model reads; default: all.")] = NAMES
+    chunk_hours: Annotated[
+        Count, Option("Hours between the starts of two windows; each reaches over twice as many.")
+    ] = 168
+    first_hour: Annotated[Count, Option("Hour of a stay from which on it is forecast.")] = 4
+    last_hour: Annotated[Count, Option("Hour of a stay up to which it is forecast.")] = 366 * 24
+    stale_hours: Annotated[Positive, Option("Hours without an observation after which a stay is not forecast.")] = 24.0
+    min_observations: Annotated[Count, Option("Observations below which a stay is not forecast.")] = 10
 
 
 @dataclass(frozen=True)
@@ -57,20 +82,24 @@ class NetworkConfig(Saved):
     dropout: after each recurrent layer. embed_dropout: before the first.
     """
 
-    cell: Cell = "lstm"
-    units: tuple[int, ...] = (64,)
-    head: Head = "competing_risk"
-    n_channels: int = 0
-    n_concepts: int = 0
-    n_static: int = 0
-    longest_hours: int = 336
-    wide: bool = True
-    knots: tuple[float, ...] = (0.0, 1.0, 2.0)
-    dropout: float = 0.3
-    embed_dropout: float = 0.3
-    input_dropout: float = 0.0
-    l1: float = 0.0
-    horizon_edges: tuple[float, ...] = HORIZON_EDGES
+    cell: Annotated[Cell, DERIVED] = "lstm"
+    units: Annotated[tuple[Count, ...], Field(min_length=1), Option("Units of each recurrent layer.", "layers")] = (64,)
+    head: Annotated[Head, DERIVED] = "competing_risk"
+    n_channels: Annotated[int, DERIVED] = 0
+    n_concepts: Annotated[int, DERIVED] = 0
+    n_static: Annotated[int, DERIVED] = 0
+    longest_hours: Annotated[int, DERIVED] = 336
+    wide: Annotated[bool, Option("The head also reads the values, summaries and static features.")] = True
+    knots: Annotated[
+        tuple[float, ...], Option("Deviations from the mean at which values of the wide head are broken.")
+    ] = (0.0, 1.0, 2.0)
+    dropout: Annotated[Share, Option("Dropout after each recurrent layer.")] = 0.3
+    embed_dropout: Annotated[Share, Option("Dropout before the first recurrent layer.")] = 0.3
+    input_dropout: Annotated[Share, Option("Dropout of the channels of an hour.")] = 0.0
+    l1: Annotated[Rate, Option("L1 penalty on the weights of the recurrent layers.")] = 0.0
+    horizon_edges: Annotated[
+        tuple[float, ...], Option("Hours at which the forecast distribution is cut.", "horizon")
+    ] = HORIZON_EDGES
 
 
 @dataclass(frozen=True)
@@ -84,20 +113,26 @@ class TrainConfig(Saved):
     alert_budget: shares of the forecasts that may be in the band medium or above, high or above, very high.
     """
 
-    seed: int = 0
-    folds: int = 5
-    cells: tuple[Cell, ...] = ()
-    epochs: int = 8
-    patience: int = 3
-    batch_size: int = 64
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-3
-    clip_norm: float = 1.0
-    warmup_share: float = 0.1
-    death_weight: float = 2.0
-    loss_every: int = 6
-    alert_budget: tuple[float, float, float] = (0.40, 0.15, 0.05)
-    mixed_precision: bool = False
+    seed: Annotated[int, Field(ge=0), Option("Random seed; the same data and seed give the same result.")] = 0
+    folds: Annotated[int, Option("Members of the ensemble, at least 2.", "members")] = 5
+    cells: Annotated[
+        tuple[Cell, ...],
+        Option("Recurrent cell; several, such as lstm,gru, for as many networks in each member.", "cell"),
+    ] = ()
+    epochs: Annotated[Count, Option("Maximum number of epochs, and of trees unless --trees is given.")] = 8
+    patience: Annotated[Count, Option("Epochs without a better validation loss after which a training stops.")] = 3
+    batch_size: Annotated[Count, Option("Windows in a step.")] = 64
+    learning_rate: Annotated[Positive, Option("Highest learning rate; it warms up and then decays.")] = 2e-3
+    weight_decay: Annotated[Rate, Option("Weight decay of AdamW.")] = 1e-3
+    clip_norm: Annotated[Positive, Option("Global norm at which gradients are clipped.")] = 1.0
+    warmup_share: Annotated[Share, Option("Share of the steps in which the learning rate rises.")] = 0.1
+    death_weight: Annotated[Positive, Option("Weight of the cause of an end in the loss.")] = 2.0
+    loss_every: Annotated[Count, Option("The loss is taken at one in so many hours.")] = 6
+    alert_budget: Annotated[
+        tuple[Share, Share, Share],
+        Option("Shares of the forecasts in the band medium or above, high or above, very high."),
+    ] = (0.40, 0.15, 0.05)
+    mixed_precision: Annotated[bool, Option("Compute in bfloat16, if all GPUs are fast at it.")] = False
 
     def __post_init__(self) -> None:
         """Raises ContractError for an ensemble of one: nobody would be left out of its training."""
@@ -116,39 +151,42 @@ class TreesConfig(Saved):
     learning_rate: of each tree.
     """
 
-    trees: int = 200
-    learning_rate: float = 0.08
+    trees: Annotated[Count, Option("Maximum number of trees per outcome.")] = 200
+    learning_rate: Annotated[Positive, Option("Learning rate of each tree.")] = 0.08
 
 
 @dataclass(frozen=True)
 class UnitConfig(Saved):
     """The forecaster of the next lengths of stay of a unit, after a published tutorial."""
 
-    window: int = 10
-    horizon: int = 1
-    units: tuple[int, ...] = (64, 32)
-    first_epochs: int = 10
-    second_epochs: int = 50
-    patience: int = 8
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    clip_norm: float = 1.0
-    dropout: float = 0.0
-    l1: float = 0.0
-    seed: int = 0
+    window: Annotated[Count, Option("Lengths of stay that it reads.")] = 10
+    horizon: Annotated[Count, Option("Lengths of stay that it forecasts.")] = 1
+    units: Annotated[tuple[Count, ...], Field(min_length=1), Option("Units of each recurrent layer.", "layers")] = (
+        64,
+        32,
+    )
+    first_epochs: Count = 10
+    second_epochs: Count = 50
+    patience: Count = 8
+    batch_size: Count = 32
+    learning_rate: Positive = 1e-3
+    clip_norm: Positive = 1.0
+    dropout: Share = 0.0
+    l1: Rate = 0.0
+    seed: Annotated[int, DERIVED] = 0
 
 
 @dataclass(frozen=True)
 class ArrivalConfig(Saved):
     """The recurrent forecaster of arrivals: `units` of its LSTM and how it is trained."""
 
-    units: int = 8
-    epochs: int = 30
-    patience: int = 4
-    batch_size: int = 64
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.1
-    seed: int = 0
+    units: Annotated[Count, Option("Units of its recurrent layer.")] = 8
+    epochs: Count = 30
+    patience: Count = 4
+    batch_size: Count = 64
+    learning_rate: Positive = 3e-3
+    weight_decay: Rate = 0.1
+    seed: Annotated[int, DERIVED] = 0
 
 
 @dataclass(frozen=True)
@@ -158,9 +196,11 @@ class ModelConfig(Saved):
     forecaster: its kind, see `forecasters.forecaster.KINDS`. blend: the kinds that a blend pools.
     """
 
-    forecaster: Kind = "recurrent"
+    forecaster: Annotated[Kind, Option("Recurrent networks, boosted trees, logistic regressions, or a blend.")] = (
+        "recurrent"
+    )
     window: WindowConfig = field(default_factory=WindowConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     trees: TreesConfig = field(default_factory=TreesConfig)
-    blend: tuple[Kind, ...] = ("recurrent", "trees")
+    blend: Annotated[tuple[Kind, ...], Option("Kinds that a blend pools.")] = ("recurrent", "trees")

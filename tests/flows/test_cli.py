@@ -335,6 +335,33 @@ def test_an_ensemble_of_one_is_wrong_usage_and_told_why():
     assert result.exit_code == 2 and "at least 2 members, not 1" in " ".join(result.stderr.replace("│", " ").split())
 
 
+def test_the_command_line_wins_over_the_file_of_a_training_and_both_are_checked_before_it(tmp_path, monkeypatch):
+    from flows.commands import jobs
+
+    given = {}
+    monkeypatch.setattr(jobs, "_run", lambda *_, **parameters: given.update(parameters))
+    file = tmp_path / "wide.yaml"
+    file.write_text("layers: [64, 32]\nlearning-rate: 1.0e-3\n")
+    run(
+        "train",
+        "clif",
+        "--config",
+        str(file),
+        "--layers",
+        "16",
+        "--no-wide",
+        "--name",
+        "narrow",
+        "--no-serve",
+        "--direct",
+    )
+    assert given["options"] == {"layers": "16", "learning-rate": 1e-3, "wide": False}
+    assert (given["name"], given["serve"], given["source"]) == ("narrow", False, "clif")
+    file.write_text("layer: 64\n")
+    result = CliRunner().invoke(app, ["train", "clif", "--config", str(file)])
+    assert result.exit_code == 2 and "did you mean layers" in " ".join(result.stderr.replace("│", " ").split())
+
+
 @pytest.fixture
 def challenge(make_database, tmp_path, monkeypatch):
     """Sets a and b with a stay each, and an empty database for them."""
