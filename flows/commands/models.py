@@ -7,7 +7,7 @@ import typer
 
 from flows.commands.arguments import AsOf, Json, ModelId, Source
 from flows.runtime import clock
-from flows.runtime.terminal import print_counts, print_done, print_rows
+from flows.runtime.terminal import print_counts, print_done, print_json, print_rows
 
 app = typer.Typer(no_args_is_help=True, help="List models and choose the one that serves.")
 
@@ -63,6 +63,24 @@ def promote(
     print_done(
         f"{model_id} serves now as {done['stage']}" + (f"; {retired} is retired" if retired else ""), done, as_json
     )
+
+
+@app.command()
+def compare(first: ModelId, second: ModelId, as_of: AsOf = None, as_json: Json = False) -> None:
+    """Compare two models metric by metric, paired, on stays that neither has learned from.
+
+    Example: icu-forecast models compare clif-stay-20260113T14-2 clif-stay-wide-20260120T14-9
+    """
+    from flows.inspection.compare import compare_models
+    from flows.runtime.databases import open_store
+
+    found = compare_models(open_store(), first, second, as_of or clock.slot(None))
+    if as_json:
+        print_json(found.to_json())
+        return
+    for sentence in found.sentences():
+        typer.echo(sentence)
+    print_rows(found.table(), width=100)
 
 
 @app.command()

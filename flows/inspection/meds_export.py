@@ -1,7 +1,6 @@
 """What is known and what was published of a source as files in the form of MEDS, for tools that read it."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy import Engine
 
+from flows.inspection.export_folder import complete_folder
 from flows.runtime.log import log
 from rnn_core.contracts.concepts import CONCEPTS
-from rnn_core.contracts.errors import DataTooSmallError, ForecastError
+from rnn_core.contracts.errors import DataTooSmallError
 from sql.published import canonical, events
 from sql.published.canonical import Shard
 
@@ -38,23 +38,8 @@ def export_meds(store: Engine, source: str, out: Path, as_of: datetime) -> dict[
     Returns counts. Raises DataTooSmallError if the source has no stays yet, ForecastError if the folder is not empty or
     cannot be written.
     """
-    if out.is_symlink() or out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise ForecastError(f"{out} exists already; give a folder that is new or empty.")
-    out = out.absolute()
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        # Patients are in it.
-        partial.mkdir(parents=True, mode=0o700)
-        counts = _write_data(store, source, partial, as_of) | _write_predictions(store, source, partial, as_of)
-        partial.rename(out)
-    except OSError as error:
-        raise ForecastError(
-            f"{out} cannot be written ({error.strerror or type(error).__name__}); choose a writable folder with free space."
-        ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return counts
+    with complete_folder(out) as folder:
+        return _write_data(store, source, folder, as_of) | _write_predictions(store, source, folder, as_of)
 
 
 def _write_data(store: Engine, source: str, folder: Path, as_of: datetime) -> dict[str, int]:

@@ -72,19 +72,18 @@ def fit_side_by_side(
         for kind in sorted(kinds, key=lambda kind: kind != "recurrent")
         for fold in range(config.train.folds)
     ]
-    with _handed_over(source, material, learned, config, start):
+    with handed_over(_material_folder(source), material, learned, config, start):
         map_shards(open_store(), fit_member, members, "fitting members")
 
 
 @contextmanager
-def _handed_over(
-    source: str, material: "Material", learned: np.ndarray, config: ModelConfig, start: "Forecaster | None"
+def handed_over(
+    folder: Path, material: "Material", learned: np.ndarray, config: ModelConfig, start: "Forecaster | None" = None
 ) -> Iterator[None]:
-    """Everything that a member is fitted from, in a folder that is complete or absent."""
+    """Everything that a member is fitted from, in a folder that is complete or absent, and removed at the end."""
     from rnn_core.series.material_files import write_material
 
-    folder = _material_folder(source)
-    partial = folder.with_name(".members.partial")
+    partial = folder.with_name(f".{folder.name}.partial")
     try:
         for left in (folder, partial):
             shutil.rmtree(left, ignore_errors=True)

@@ -172,12 +172,17 @@ def read_training_set(store: Engine, source: str, as_of: datetime) -> tuple[Coho
         raise DataTooSmallError(
             f"There is no stay of {source} as of {as_of.isoformat()}; run `icu-forecast ingest {source}`."
         )
-    cutoff = now.stays["intime"].quantile(1 - HOLD_OUT_SHARE).floor("h")
+    cutoff = cutoff_of(now.stays)
     then = read_stored(store, source, cutoff.tz_localize("UTC").to_pydatetime())
     log.info("%d stays; learning from the %d stays known at %s", len(now.stays), len(then.stays), cutoff)
     for doubt in FinishedStays.of(now.stays).doubts().values():
         log.warning("%s", doubt)
     return then, now, adapter.sampling
+
+
+def cutoff_of(stays: pd.DataFrame) -> pd.Timestamp:
+    """Until when a training on these stays learns: the newest `HOLD_OUT_SHARE` of them began later."""
+    return stays["intime"].quantile(1 - HOLD_OUT_SHARE).floor("h")
 
 
 @step("load the serving model")

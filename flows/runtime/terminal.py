@@ -14,8 +14,11 @@ from rnn_core.contracts.errors import ForecastError
 _PIPE_WIDTH = 10_000
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool = False, title: str | None = None) -> None:
-    """Print a table, or a JSON array with an object per row."""
+def print_rows(
+    rows: Sequence[Mapping[str, Any]], as_json: bool = False, title: str | None = None, width: int | None = None
+) -> None:
+    """Print a table, or a JSON array with an object per row. width: of the table in characters, at most; by default that of
+    the terminal."""
     if as_json:
         print_json([dict(row) for row in rows])
         return
@@ -32,7 +35,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool = False, title: 
         table.add_column(Text(str(name)), overflow="fold")
     for row in rows:
         table.add_row(*(Text(_shown(value)) for value in row.values()))
-    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
+    Console(width=width or (None if sys.stdout.isatty() else _PIPE_WIDTH)).print(table)
 
 
 def print_counts(counts: Mapping[str, Any], as_json: bool = False) -> None:

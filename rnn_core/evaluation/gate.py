@@ -39,7 +39,7 @@ def beaten_by_curve(from_curve: dict[str, Estimate], n_deaths: int, n_ends: int)
     """The sentence that says where a model is worse than the population's curve given the elapsed hours, None if nowhere.
 
     from_curve: paired differences in the `curve_metrics`. A difference beyond the margin counts where its interval lies
-    wholly on the wrong side (`_is_clear`), and where there are enough outcomes for the value alone: stays with a known end
+    wholly on the wrong side (`is_clear`), and where there are enough outcomes for the value alone: stays with a known end
     (`n_ends`), for the risk of death deaths. A distance from a target, such as of a share from 0.5, needs enough outcomes:
     chance alone makes it positive.
     """
@@ -47,7 +47,7 @@ def beaten_by_curve(from_curve: dict[str, Estimate], n_deaths: int, n_ends: int)
     for metric in curve_metrics():
         harm = metric.harm(from_curve[metric.name])
         enough = n_deaths >= MIN_DEATHS if "death" in metric.happened else n_ends >= MIN_ENDS
-        beyond_chance = metric.target is None and _is_clear(metric, harm, n_deaths)
+        beyond_chance = metric.target is None and is_clear(metric, harm, n_deaths)
         if harm.value > metric.curve_margin and (enough or beyond_chance):
             worse.append(_show_difference(metric, from_curve[metric.name]))
     if not worse:
@@ -55,7 +55,7 @@ def beaten_by_curve(from_curve: dict[str, Estimate], n_deaths: int, n_ends: int)
     return f"Worse than the curve of the population given the elapsed hours: {', '.join(worse)}."
 
 
-def _is_clear(metric: Metric, harm: Estimate, n_deaths: int) -> bool:
+def is_clear(metric: Metric, harm: Estimate, n_deaths: int) -> bool:
     """Whether an interval lies wholly on the wrong side. Of a risk it says nothing without deaths: among survivors alone
     the lower risk is always the better one, in every resample."""
     return harm.low > 0 and ("death" not in metric.happened or n_deaths >= MIN_GROUPS)
@@ -87,7 +87,7 @@ def judge_challenger(
     harms = {metric: metric.harm(overall[metric.name]) for metric in gate_metrics()}
     found = ", ".join(metric.show_difference(overall[metric.name]) for metric in harms)
     sentence = f"{found} against the serving model on unseen stays."
-    clearly_worse = any(_is_clear(metric, harm, n_deaths) for metric, harm in harms.items())
+    clearly_worse = any(is_clear(metric, harm, n_deaths) for metric, harm in harms.items())
     if n_deaths < MIN_DEATHS:
         few = f"{n_deaths} deaths on unseen stays are too few for a verdict ({MIN_DEATHS})."
         better = [metric.show_difference(overall[metric.name]) for metric, harm in harms.items() if harm.value < 0]

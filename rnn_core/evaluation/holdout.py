@@ -1,9 +1,9 @@
 """Judges a stay forecaster on stays it never saw, beside the trivial baseline, and compares two of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -15,14 +15,15 @@ from rnn_core.contracts.groups import patient_groups
 from rnn_core.contracts.known import Cohort, Known, parts_of
 from rnn_core.evaluation.baselines import fit_population
 from rnn_core.evaluation.drift import describe_concepts
+from rnn_core.evaluation.gate import is_clear
 from rnn_core.forecasters.stay import StayForecaster
 from rnn_core.series.material import Material, known_until, make_material, make_served_grid
 from rnn_core.series.splits import is_in_sample, split_stays
 from rnn_core.statistics.bootstrap import Estimate
 from rnn_core.statistics.distribution import Distribution
-from rnn_core.statistics.metric import METRICS, gate_metrics, score
+from rnn_core.statistics.metric import METRICS, Metric, gate_metrics, score
 from rnn_core.statistics.outcomes import Outcomes
-from rnn_core.statistics.scores import differences_from_curve, score_forecasts
+from rnn_core.statistics.scores import differences_from_curve, judged_numbers, score_forecasts
 
 # Enough for the second digit of an interval; the concordance of ten thousand rows takes long per resample.
 _RESAMPLES = 200
@@ -157,32 +158,71 @@ class Comparison:
     from_curve: dict[str, Estimate]
 
 
+@dataclass(frozen=True)
+class Paired:
+    """What two forecasters said of the same stays at the same hours, [rows]: their `judged_numbers`, what became of the stays
+    (`outcomes`), and the position of each in the judged stays."""
+
+    first: pd.DataFrame
+    second: pd.DataFrame
+    outcomes: Outcomes
+    stay: np.ndarray
+
+    @classmethod
+    def of(cls, first: Scored, second: Scored) -> Self:
+        a, b = _same_moments(first, second)
+        outcomes = first.outcomes.take(a)
+        numbers = (judged_numbers(one.forecast.take(at), outcomes) for one, at in ((first, a), (second, b)))
+        return cls(*numbers, outcomes, first.stay[a])
+
+    def differences(
+        self, metrics: Iterable[Metric], happened: Mapping[str, np.ndarray], rows: np.ndarray | slice = slice(None)
+    ) -> dict[str, Estimate]:
+        """First less second in `metrics`, on some rows; happened: `outcomes.columns()` of all."""
+        columns = {name: column[rows] for name, column in happened.items()}
+        first, second, groups = self.first[rows], self.second[rows], self.outcomes.groups[rows]
+        return {one.name: one.difference(columns, first, second, groups, _RESAMPLES) for one in metrics}
+
+
+def compare_on_all(pair: Paired) -> list[dict[str, Any]]:
+    """A row per metric that both forecasters have: values of both, the paired difference, and which is better: `first` or
+    `second` where the interval leaves no other answer, else None.
+
+    The difference is first less second; with a best value, how much farther from it the first is.
+    """
+    happened, groups, rows = pair.outcomes.columns(), pair.outcomes.groups, []
+    n_deaths = len(np.unique(groups[happened["death"] == 1]))
+    columns = set(happened) | set(pair.first)
+    metrics = [one for one in METRICS.values() if not one.one_per_stay and columns >= set(one.needs)]
+    for metric, difference in zip(metrics, pair.differences(metrics, happened).values(), strict=True):
+        values = [metric.estimate({**happened, **said}, groups, n=0).value for said in (pair.first, pair.second)]
+        if np.isfinite(values).all():
+            better = _clearly_better(metric, difference, n_deaths)
+            rows.append({"metric": metric, "values": values, "difference": difference, "better": better})
+    return rows
+
+
+def _clearly_better(metric: Metric, difference: Estimate, n_deaths: int) -> str | None:
+    harm = metric.harm(difference)
+    relief = Estimate(-harm.value, -harm.high, -harm.low, harm.n)
+    if is_clear(metric, relief, n_deaths):
+        return "first"
+    return "second" if is_clear(metric, harm, n_deaths) else None
+
+
 def compare_forecasters(
     challenger: StayForecaster, champion: StayForecaster, judged: Cohort, population: Cohort
 ) -> Comparison:
     """Differences over the hours of `judged` that both of them forecast, in the `gate_metrics`, and from the curve of
     `population` in the `curve_metrics`."""
-    ours, theirs = score_stays(challenger, judged), score_stays(champion, judged)
-    a, b = _same_moments(ours, theirs)
-    first, second = (
-        scored.forecast.take(rows).numbers(scored.outcomes.elapsed_hours[rows])
-        for scored, rows in ((ours, a), (theirs, b))
-    )
+    ours = score_stays(challenger, judged)
+    pair = Paired.of(ours, score_stays(champion, judged))
+    happened = pair.outcomes.columns()
     found = patient_groups(judged.stays, MIN_GROUP_STAYS)
     in_group = {f"{kind}: {name}": rows for kind, groups in found.items() for name, rows in groups.items()}
-
-    def differences(rows: np.ndarray) -> dict[str, Estimate]:
-        at = a[rows]
-        happened = {name: column[at] for name, column in ours.outcomes.columns().items()}
-        groups = ours.outcomes.groups[at]
-        return {
-            metric.name: metric.difference(happened, first[rows], second[rows], groups, _RESAMPLES)
-            for metric in gate_metrics()
-        }
-
     return Comparison(
-        differences(np.ones(len(a), bool)),
-        {name: differences(rows[ours.stay[a]]) for name, rows in in_group.items()},
+        pair.differences(gate_metrics(), happened),
+        {name: pair.differences(gate_metrics(), happened, rows[pair.stay]) for name, rows in in_group.items()},
         differences_from_curve(ours.forecast, _curve_for(challenger, population, ours), ours.outcomes, n=_RESAMPLES),
     )
 

@@ -86,6 +86,13 @@ def make_windows(grid: Grid, stays: pd.DataFrame, scaler: Scaler, config: Window
     )
 
 
+def channel_names(config: WindowConfig) -> list[str]:
+    """Names of the channels of `make_windows`, in their order: of each concept its value under its own name, then `_observed`
+    and `_age`."""
+    concepts = [f"{name}{kind}" for kind in ("", "_observed", "_age") for name in config.concepts]
+    return [*concepts, *TIME_CHANNELS]
+
+
 def _row_blocks(offsets: np.ndarray) -> Iterator[tuple[int, int]]:
     """Runs of whole stays of about `_BLOCK_ROWS` rows."""
     cuts = offsets[np.searchsorted(offsets, np.arange(0, offsets[-1], _BLOCK_ROWS))]
