@@ -1,5 +1,6 @@
 """Commands on registered models: list, describe, compare, and choose the one that serves."""
 
+import textwrap
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,6 +9,9 @@ import typer
 from flows.commands.arguments import AsOf, Json, ModelId, Source
 from flows.runtime import clock
 from flows.runtime.terminal import print_counts, print_done, print_json, print_rows
+
+# Of a table in a terminal.
+_WIDTH = 100
 
 app = typer.Typer(no_args_is_help=True, help="List models and choose the one that serves.")
 
@@ -79,8 +83,8 @@ def compare(first: ModelId, second: ModelId, as_of: AsOf = None, as_json: Json =
         print_json(found.to_json())
         return
     for sentence in found.sentences():
-        typer.echo(sentence)
-    print_rows(found.table(), width=100)
+        typer.echo(textwrap.fill(sentence, _WIDTH))
+    print_rows(found.table(), width=_WIDTH)
 
 
 @app.command()

@@ -37,9 +37,8 @@ def two_models(trained, trained_forecaster):
 
     row = registry.serving_model(trained, "clif", "stay")
     calibration = trained_forecaster.calibration
-    worse = replace(
-        calibration, mortality=replace(calibration.mortality, intercept=calibration.mortality.intercept + 4)
-    )
+    mortality = replace(calibration.mortality, intercept=calibration.mortality.intercept + 4)
+    worse = replace(calibration, mortality=mortality, time=replace(calibration.time, late=calibration.time.late / 50))
     meta = {"data_cutoff": str(row["data_cutoff"]), "metrics": {}, "learned_from": []}
     save_stay_forecaster(load_settings().artifact_folder, "worse", replace(trained_forecaster, calibration=worse), meta)
     copied = {name: row[name] for name in ("name", "source", "ends_at", "config", "data_cutoff", "concept_hash")}
