@@ -81,6 +81,36 @@ def grants(
 
 
 @app.command()
+def translate(
+    source: Source,
+    to: Annotated[str, typer.Option(help="Dialect: mysql, tsql, oracle, snowflake, bigquery …", show_default=False)],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the SELECTs, write nothing.")] = False,
+) -> None:
+    """Write the SELECTs of a source in the dialect of another database, into its folder; exit code 1 if something is in doubt.
+
+    What cannot be carried over for certain is named: compare its rows before you rely on it.
+
+    Example: icu-forecast source translate site --to tsql --dry-run
+    """
+    from flows.runtime.databases import adapter_name
+    from sql.intake.translation import translate_adapter
+
+    doubts = []
+    for file in translate_adapter(adapter_name(source), to):
+        if dry_run:
+            typer.echo(f"-- {file.path.name}\n{file.sql}")
+        else:
+            file.path.write_text(file.sql)
+            typer.echo(f"written: {file.path}")
+        doubts += [f"LOOK: {file.path.name}: {doubt}" for doubt in file.doubts]
+    typer.echo(
+        "\n".join(doubts) or "Nothing is in doubt; `icu-forecast source check` has that database plan them.", err=True
+    )
+    if doubts:
+        raise typer.Exit(1)
+
+
+@app.command()
 def audit(
     sources: Annotated[list[str], typer.Argument(help="Names of sources.", show_default=False)],
     as_of: AsOf = None,

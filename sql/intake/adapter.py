@@ -157,9 +157,14 @@ def adapter_names() -> list[str]:
     return sorted(path.parent.name for path in _FOLDER.glob("*/source.yaml"))
 
 
+def folder_of(name: str) -> Path:
+    """Where the files of an adapter are, if there is one of that name."""
+    return _FOLDER / name
+
+
 def load_adapter(name: str) -> Adapter:
     """Read and check the folder of a source; raises ContractError with the line to correct."""
-    folder = _FOLDER / name
+    folder = folder_of(name)
     if not (folder / "source.yaml").is_file():
         raise ContractError(f"There is no source called {name!r}; known are {', '.join(adapter_names())}.")
     return _read_folder(folder)

@@ -1,5 +1,5 @@
--- arrivals.sql for mysql, written by `icu-forecast source translate`: the comments are in arrivals.sql. Run that command again
--- when arrivals.sql changes.
+-- arrivals.sql for mysql, written by `icu-forecast source translate`; the comments are in arrivals.sql. Run that command again when it
+-- changes.
 SELECT
   CAST(p.plan_no AS CHAR) AS planned_id,
   p.ward AS unit,

@@ -1,5 +1,5 @@
--- observations.sql for mysql, written by `icu-forecast source translate`: the comments are in observations.sql. Run that command again
--- when observations.sql changes.
+-- observations.sql for mysql, written by `icu-forecast source translate`; the comments are in observations.sql. Run that command again when it
+-- changes.
 WITH value AS (
   SELECT
     v.stay_no,

@@ -1,5 +1,5 @@
--- stays.sql for mysql, written by `icu-forecast source translate`: the comments are in stays.sql. Run that command again
--- when stays.sql changes.
+-- stays.sql for mysql, written by `icu-forecast source translate`; the comments are in stays.sql. Run that command again when it
+-- changes.
 WITH own AS (
   SELECT
     s.stay_no,
