@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 # Charted values in the synthetic source of `make bench`; 30000000 takes 15 to 20 minutes, 20 GB of disk, 15 GB of memory.
 BENCH_ROWS ?= 3000000
 LOCK_OPTIONS := --universal --generate-hashes --no-emit-index-url --python-version 3.11 --quiet --upgrade
-EXTRAS := $(addprefix --extra ,cluster mysql mssql oracle translate)
+EXTRAS := $(addprefix --extra ,cluster mysql mssql oracle translate tune)
 
 .PHONY: help setup setup-gpu demo test lint bench soak audit lock clean
 

@@ -1,6 +1,7 @@
 """Commands that run a job: ingest, train, forecast and what keeps them going."""
 
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -98,6 +99,39 @@ def train(
         name=name,
         serve=not no_serve,
     )
+
+
+@app.command()
+def tune(
+    source: Source,
+    trials: Annotated[int, typer.Option(help="Trials in all, with those of earlier calls.", min=1)] = 40,
+    hours: Annotated[float, typer.Option(help="Hours after which no further trial begins.", min=0)] = 2.0,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="<file>",
+            help="YAML file of options that all trials share; those that are searched are the default's.",
+            show_default=False,
+        ),
+    ] = None,
+    as_of: AsOf = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the page to this file; default: in reports of ICU_HOME.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Search for better settings of the networks, judged out of fold; writes a page and a file for `train --config`.
+
+    The same call with the same --as-of resumes the search. The stays that judge a model have no part. Needs the extra tune.
+
+    Example: icu-forecast tune clif --as-of 2026-01-20T14:00 --trials 40 --hours 2
+    """
+    from flows.jobs.tune import tune as search
+    from rnn_core.contracts.options import read_options
+
+    base = read_options(config) if config else {}
+    print_counts(search(source, as_of or clock.slot(None), trials, hours, base, out), as_json)
 
 
 @app.command()

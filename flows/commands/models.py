@@ -49,6 +49,25 @@ def card(
 
 
 @app.command()
+def page(
+    model_id: ModelId,
+    as_of: AsOf = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the page to this file; default: in reports of ICU_HOME.", show_default=False),
+    ] = None,
+) -> None:
+    """Draw a model on one page: learning curves, reliability of quantiles and risks on unseen stays, settings.
+
+    Example: icu-forecast models page clif-stay-20260120T14-2 --out model.html
+    """
+    from flows.inspection.model_page import draw_model
+    from flows.runtime.databases import open_store
+
+    typer.echo(f"page: {draw_model(open_store(), model_id, as_of or clock.slot(None), out)}")
+
+
+@app.command()
 def promote(
     model_id: ModelId,
     reason: Annotated[str | None, typer.Option(help="Reason, stored with the model.", show_default=False)] = None,

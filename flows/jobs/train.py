@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from flows.jobs.fit_shards import after_epoch, checkpoints, fit_side_by_side
 from flows.jobs.start import Start, ancestor, find_start, learned_from
 from flows.jobs.stored_stays import read_stored
+from flows.jobs.tracking import track
 from flows.runtime import clock
 from flows.runtime.databases import adapter_name, open_source, open_store
 from flows.runtime.flow import flow
@@ -142,6 +143,7 @@ def train(
             stay, unit, arrivals = _kept_back(stay), unit and _kept_back(unit), arrivals and _kept_back(arrivals)
         save(run, stay, unit, arrivals, then, now)
         register(store, run, stay, unit, arrivals, then, serve)
+        track(store, stay.model_id)
         run.counts |= _summary(stay, unit, arrivals)
         report_run(run, "train")
     return run.counts

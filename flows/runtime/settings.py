@@ -127,6 +127,11 @@ def _read_env_file() -> dict[str, str | None]:
     return dotenv_values(env_file) if env_file else {}
 
 
+def mlflow_uri() -> str | None:
+    """Where trainings are logged to: MLFLOW_TRACKING_URI of the environment or .env, a name of MLflow's; None without."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or _read_env_file().get("MLFLOW_TRACKING_URI") or None
+
+
 def export_settings(more: dict[str, str]) -> None:
     """Put the settings and `more` into the environment, with absolute paths, for processes started in another folder."""
     settings = load_settings()
@@ -166,6 +171,10 @@ def quiet_environment(settings: Settings) -> None:
         # A run that dies together with its worker is found by its missing heartbeat (prefect.yaml).
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "TF_CPP_MIN_LOG_LEVEL": "3",
+        # A tracking server that is away must not hold up a training for the minutes that MLflow would wait.
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
         # A forecast and a training can share a GPU only if neither allocates all of its memory at start.
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     }

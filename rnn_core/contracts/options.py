@@ -166,6 +166,17 @@ def configure(chosen: Mapping[str, Any]) -> TrainingConfig:
     return config
 
 
+def chosen_in(config: TrainingConfig) -> dict[str, Any]:
+    """The value of each option in the configs, by name: what `configure` would make the same of."""
+    found: dict[str, Any] = {}
+    for name, one in settings().items():
+        value: Any = config
+        for part in one.path:
+            value = getattr(value, part)
+        found[name] = value
+    return found | {"cell": config.model.train.cells or (config.model.network.cell,)}
+
+
 def _check(config: TrainingConfig) -> None:
     """What single values do not show."""
     edges = config.model.network.horizon_edges

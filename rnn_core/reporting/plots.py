@@ -160,6 +160,45 @@ def learning_curves_plot(histories: Mapping[str, Sequence[Mapping[str, float]]])
     return _figure(draw, empty=not any(len(history) for history in histories.values()))
 
 
+def parallel_plot(columns: Mapping[str, Sequence[object]], losses: np.ndarray, best: int) -> str:
+    """Parallel coordinates: an axis per name of `columns`, values [n] each, and one for `losses` [n], ascending; the first
+    `best` are coloured. Numbers that span more than a factor of ten are on a log scale."""
+
+    def draw(axes: Axes) -> None:
+        found = [_position(values) for values in [*columns.values(), losses]]
+        places = np.arange(len(found))
+        heights = np.stack([heights for heights, _ in found])
+        for number in reversed(range(len(losses))):
+            style = (
+                {"color": COLOURS[number], "linewidth": 1.4} if number < best else {"color": _GREY, "linewidth": 0.6}
+            )
+            axes.plot(places, heights[:, number], alpha=1 if number < best else 0.5, **style)
+        for place, (_, ticks) in zip(places, found, strict=True):
+            axes.axvline(place, color=_INK, linewidth=0.6)
+            for height, label in ticks.items():
+                axes.annotate(label, (place, height), (2, 2), textcoords="offset points", fontsize=7)
+        axes.set_xticks(places, [*columns, "loss"], rotation=30, ha="right")
+        axes.set_yticks([])
+        axes.set_ylim(-0.05, 1.1)
+
+    return _figure(draw, empty=len(losses) == 0, legend=False, width=1.25 * _WIDTH)
+
+
+def _position(values: Sequence[object] | np.ndarray) -> tuple[np.ndarray, dict[float, str]]:
+    """Heights in [0, 1] of values [n] on their axis, and the labels of some heights."""
+    if not all(isinstance(value, int | float | np.number) for value in values):
+        names = sorted(set(map(str, values)))
+        at = {name: (number + 0.5) / len(names) for number, name in enumerate(names)}
+        return np.array([at[str(value)] for value in values]), {height: name for name, height in at.items()}
+    numbers = np.array(values, dtype=float)
+    low, high = float(numbers.min()), float(numbers.max())
+    if low > 0 and high > 10 * low:
+        numbers = np.log(numbers)
+    span = numbers.max() - numbers.min()
+    heights = (numbers - numbers.min()) / span if span > 0 else np.full(len(numbers), 0.5)
+    return heights, {0.0: f"{low:.3g}", 1.0: f"{high:.3g}"} if span > 0 else {0.5: f"{low:.3g}"}
+
+
 def interval_plot(estimates: Mapping[str, Estimate], label: str, reference: float | None = None) -> str:
     """One value with its interval per name, top to bottom."""
     known = {name: estimate for name, estimate in estimates.items() if np.isfinite(estimate.value)}

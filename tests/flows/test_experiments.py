@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,3 +119,59 @@ def test_the_examples_of_the_python_interface_run(trained, capsys):
     assert "stays," in shown and "mortality_brier" in shown and "los_mae_days" in shown
     assert set(names["now"]["status"]) <= {"scored", "abstained"} and len(names["now"])
     assert names["heart_rate"].shape == names["labels"].death.shape
+
+
+def test_a_trained_model_is_logged_to_mlflow_with_intervals_and_its_card_and_no_patient(trained, tmp_path, monkeypatch):
+    pytest.importorskip("mlflow", reason="MLflow is not installed (extra track)")
+    from mlflow import MlflowClient
+
+    from flows.jobs.tracking import track
+
+    uri = (tmp_path / "mlruns").as_uri()
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    (model,) = registry.list_models(trained, "clif", "stay")
+    run_id = track(trained, model["model_id"])
+    client = MlflowClient(tracking_uri=uri)
+    logged = client.get_run(run_id)
+    assert logged.info.run_name == model["model_id"] and logged.info.status == "FINISHED"
+    assert (logged.data.params["layers"], logged.data.params["forecaster"]) == ("64", "recurrent")
+    crps = model["metrics"]["metrics"]["los_crps_days"]
+    for name in ("value", "low", "high"):
+        assert logged.data.metrics["los_crps_days" + ("" if name == "value" else f"_{name}")] == pytest.approx(
+            crps[name]
+        )
+    assert [one.step for one in client.get_metric_history(run_id, "network_1_valid_loss")] == [1, 2, 3]
+    files = [path for path in (tmp_path / "mlruns").rglob("*") if path.is_file()]
+    (card,) = (path for path in files if path.name == "model_card.md")
+    assert model["model_id"] in card.read_text()
+    with trained.connect() as connection:
+        stays = connection.exec_driver_sql("select distinct stay_id from icu.stay_version").scalars().all()
+    everything = "".join(path.read_text() for path in files)
+    assert not [stay for stay in stays if stay in everything]
+
+
+def test_tracking_that_does_not_work_is_a_warning_and_none_is_asked_for_without_the_setting(
+    trained, monkeypatch, caplog
+):
+    from flows.jobs.tracking import track
+
+    (model,) = registry.list_models(trained, "clif", "stay")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    assert track(trained, model["model_id"]) is None and not caplog.records
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert track(trained, model["model_id"]) is None
+    assert "pip install 'icu-forecast[track]'" in caplog.text
+
+
+def test_the_page_of_a_model_shows_how_it_learned_and_how_reliable_it_is(trained, tmp_path):
+    (model,) = registry.list_models(trained, "clif", "stay")
+    out = tmp_path / "model.html"
+    assert str(out) in run("models", "page", model["model_id"], "--as-of", AT, "--out", str(out))
+    page = out.read_text()
+    assert page.count("<svg") >= 3 and "no data" not in page
+    assert all(
+        words in page for words in ("network 2", "Quantile reliability", "Reliability of a discharge within 24 h")
+    )
+    assert "<td>epochs</td>" in page.replace('<td class="name">', "<td>") or "epochs" in page
