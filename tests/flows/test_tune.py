@@ -48,6 +48,7 @@ def quick_trials(monkeypatch):
     return judged
 
 
+@pytest.mark.soak
 def test_a_search_is_resumed_and_ends_with_a_page_and_a_file_that_a_training_takes(
     trained, quick_trials, tmp_path, monkeypatch
 ):
@@ -56,10 +57,11 @@ def test_a_search_is_resumed_and_ends_with_a_page_and_a_file_that_a_training_tak
     from rnn_core.forecasters import training_material
 
     build, read = training_material.build_material, []
-    watched = lambda known, learned, *rest, **more: (
-        read.append((known, learned)),
-        build(known, learned, *rest, **more),
-    )[1]
+
+    def watched(known, learned, *rest, **more):
+        read.append((known, learned))
+        return build(known, learned, *rest, **more)
+
     monkeypatch.setattr(training_material, "build_material", watched)
     out, base = tmp_path / "search.html", {"members": 2, "dropout": 0.1}
     first = tune("clif", AT, trials=3, base=base, out=out)

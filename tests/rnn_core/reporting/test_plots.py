@@ -36,6 +36,7 @@ DRAWN = {
     "day": lambda: plots.day_plot({NAME: np.arange(4)}, DAYS, "count"),
     "fan": lambda: plots.fan_plot(PAST, FAN, FAN_HOURS, FAN_DAYS, (NAME, 12.0)),
     "bar": lambda: plots.bar_plot({NAME: 2.0}, "count"),
+    "parallel": lambda: plots.parallel_plot({NAME: [1, 2]}, np.array([0.1, 0.2]), 1),
 }
 EMPTY = {
     "one class": lambda: plots.roc_plot(np.zeros(5), {"a": np.zeros(5)}),
@@ -48,6 +49,7 @@ EMPTY = {
     "no cells": lambda: plots.heat_plot(np.empty((0, 3)), [], ["a", "b", "c"], 1.0),
     "no days": lambda: plots.day_plot({}, DAYS[:0], "count"),
     "no forecast": lambda: plots.fan_plot(PAST, {}, FAN_HOURS[:0], FAN_DAYS),
+    "no trials": lambda: plots.parallel_plot({}, np.empty(0), 5),
     "no bars": lambda: plots.bar_plot({"a": np.nan}, "count"),
 }
 
@@ -254,3 +256,18 @@ def test_the_bar_plot_has_a_bar_of_each_known_value_with_its_number():
         np.testing.assert_allclose(drawing.value("x", [bar[:, 0].min(), bar[:, 0].max()]), [0, value], atol=2e-3)
         assert bar[:, 1].min() < place < bar[:, 1].max()
     assert {"1.0", "3.3", "per day"} <= set(drawing.labels())
+
+
+def test_parallel_coordinates_have_an_axis_per_setting_and_colour_the_best():
+    settings = {"rate": [0.001, 0.1, 0.01], "cell": ["gru", "lstm", "gru"], "same": [2, 2, 2]}
+    drawing = Drawing(plots.parallel_plot(settings, np.array([1.0, 2.0, 4.0]), best=1))
+    places = drawing.ticks("x")
+    assert list(places) == ["rate", "cell", "same", "loss"]
+    (best,) = drawing.lines(plots.COLOURS[0])
+    others = [line for line in drawing.lines("#777777") if len(line) == 4]
+    np.testing.assert_allclose(best[:, 0], list(places.values()), atol=1e-3)
+    heights = [line[:, 1] for line in (best, *reversed(others))]
+    low, high = heights[0][0], heights[1][0]
+    np.testing.assert_allclose(heights[2][0], (low + high) / 2, atol=1e-3, err_msg="a wide span is on a log scale")
+    assert heights[0][1] == heights[2][1] != heights[1][1] and len({height[2] for height in heights}) == 1
+    assert {"0.001", "0.1", "gru", "lstm", "1", "4"} <= set(drawing.labels())
