@@ -12,9 +12,11 @@ import pandas as pd
 import pyarrow as pa
 import yaml
 from sqlalchemy import Connection, Engine, insert, text
+from sqlalchemy.exc import DBAPIError
 
-from rnn_core.contracts.errors import QualityError
+from rnn_core.contracts.errors import ForecastError, QualityError
 from sql.store.copy import copy_arrow
+from sql.store.refusals import is_refused_connection, when_free
 from sql.store.schema import check_result, stay_forecast
 from sql.store.statements import read_statement
 
@@ -69,8 +71,38 @@ def _read_suite(name: str) -> dict[str, Any]:
 def validate(engine: Engine, suite: str, relation: str) -> list[CheckOutcome]:
     """Run a suite over the committed table `relation` (schema.table) by push-down; an outcome per check, in order.
 
-    Raises QualityError if a check itself cannot run, which is a fault of the suite.
+    Raises QualityError if a check itself cannot run, which is a fault of the suite, and ForecastError where the database has
+    had no free connection for a minute.
     """
+    found = when_free(engine, lambda: _by_check(engine, suite, relation), of=_NoConnection)
+    return [_outcome(suite, check, found[check.name]) for check in load_suite(suite)]
+
+
+class _NoConnection(ForecastError):
+    """Great Expectations found no free connection."""
+
+    def __init__(self, suite: str) -> None:
+        super().__init__(
+            f"The checks of {suite}.yaml found no free connection of the database of icu-forecast; give its user more (a job "
+            "needs up to six, docs/scale.md), or start fewer workers. Nothing of this batch was accepted."
+        )
+
+
+def _by_check(engine: Engine, suite: str, relation: str) -> dict[str, Any]:
+    """What Great Expectations found, by check. Raises _NoConnection."""
+    try:
+        results = _run(engine, suite, relation)
+    except ConnectionError as error:
+        if isinstance(error.__cause__, DBAPIError) and is_refused_connection(error.__cause__):
+            raise _NoConnection(suite) from None
+        raise
+    # The class of an error of a statement is one below it.
+    if any("(psycopg.OperationalError)" in str(result.exception_info) for result in results):
+        raise _NoConnection(suite)
+    return {result.expectation_config.meta["check"]: result for result in results}
+
+
+def _run(engine: Engine, suite: str, relation: str) -> list[Any]:
     _import_lazily("scipy.stats")
     import great_expectations as gx
     from great_expectations.datasource.fluent import GxDatasourceWarning
@@ -102,8 +134,9 @@ def validate(engine: Engine, suite: str, relation: str) -> list[CheckOutcome]:
         )
     finally:
         source.get_execution_engine().close()
-    by_name = {result.expectation_config.meta["check"]: result for result in results.results}
-    return [_outcome(suite, check, by_name[check.name]) for check in checks]
+        # It keeps a pool besides, until it is collected.
+        source.get_engine().dispose()
+    return results.results
 
 
 def _import_lazily(name: str) -> None:

@@ -33,13 +33,16 @@ def wait_for_a_free_connection(engine: Engine) -> Engine:
     return engine
 
 
-def when_free(engine: Engine, connect: Callable[[], T]) -> T:
-    """What `connect` returns, tried again as `wait_for_a_free_connection` says; other errors are raised as they are."""
+def when_free(engine: Engine, connect: Callable[[], T], of: type[Exception] = Exception) -> T:
+    """What `connect` returns, tried again as `wait_for_a_free_connection` says; other errors are raised as they are.
+
+    of: errors that may come of a connection that was not free.
+    """
     until = time.monotonic() + FREE_WITHIN
     while True:
         try:
             return connect()
-        except Exception:
+        except of:
             # Where the driver's try failed and this one connects, one was just given back.
             state = state_of_connecting(engine)
             if state not in (_FULL, CONNECTED) or (state == CONNECTED and time.monotonic() > until):

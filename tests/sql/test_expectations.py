@@ -12,11 +12,12 @@ import pytest
 from sqlalchemy import text
 
 from rnn_core.contracts.config import Sampling
-from rnn_core.contracts.errors import QualityError
+from rnn_core.contracts.errors import ForecastError, QualityError
 from sql.engines.cells import MARK
 from sql.intake import landing, quality
 from sql.intake.adapter import Adapter, MappedVariable
-from sql.store import schema
+from sql.store import refusals, schema
+from sql.store.engine import open_engine
 
 SUITES = ("stay", "observation", "beds", "planned", "forecast")
 READ = SUITES[:-1]
@@ -578,3 +579,20 @@ def test_a_check_that_passed_is_run_again_once_a_correction_changed_rows(engine)
         ("late_end", "corrected", as_it_came),
         ("no_length", "rejected", as_it_came),
     ]
+
+
+def test_checks_without_a_free_connection_are_waited_for_and_say_so(make_database, monkeypatch):
+    owner = open_engine(make_database("connections"))
+    with owner.begin() as connection:
+        connection.exec_driver_sql("drop role if exists only_one; create role only_one login connection limit 1")
+        connection.exec_driver_sql("create table landed (row_id int); grant select on landed to only_one")
+    check = quality.Check("any_row", "critical", "select row_id from {batch} where row_id = 1")
+    monkeypatch.setattr(quality, "load_suite", lambda _: (check,))
+    monkeypatch.setattr(refusals, "FREE_WITHIN", 0.0)
+    engine = open_engine(owner.url.set(username="only_one"))
+    with engine.connect(), pytest.raises(ForecastError, match=r"no free connection for 0 s; give its user more"):
+        quality.validate(engine, "stay", "public.landed")
+    with owner.begin() as connection:
+        connection.exec_driver_sql("alter role only_one connection limit 3")
+    monkeypatch.setattr(refusals, "FREE_WITHIN", 30.0)
+    assert [outcome.passed for outcome in quality.validate(engine, "stay", "public.landed")] == [True]
