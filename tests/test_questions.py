@@ -283,7 +283,7 @@ def test_the_board_is_one_file_that_is_read_without_sight_on_paper_and_in_the_da
     assert write_board(icu, b.SOURCE, tmp_path / "board.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert not re.findall(r"(?<!xmlns=\")(?<!xlink=\")https?://|src=|@import|<link|<script", board)
     assert '<html lang="en">' in board and "prefers-color-scheme: dark" in board and "size: A4" in board
-    assert len(re.findall(r"<figure role=\"img\" aria-label=\"[^\"]{20,}\"", board)) == board.count("<svg") == 3
+    assert len(re.findall(r"<figure><div role=\"img\" aria-label=\"[^\"]{20,}\"", board)) == board.count("<svg") == 3
     assert board.count("<caption>") == board.count("<table>") and "var(--ink" in board
 
 
