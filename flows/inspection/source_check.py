@@ -19,7 +19,7 @@ from flows.runtime.settings import load_settings
 from flows.runtime.terminal import print_json, print_rows
 from rnn_core.series.finished_stays import FinishedStays
 from sql.intake.adapter import Adapter
-from sql.intake.catalogue import check_source, sequential_scans
+from sql.intake.catalogue import check_source, sequential_scans, times_with_a_zone
 from sql.intake.label_audit import audit_stays, newest_stays
 from sql.intake.not_taken import read_not_taken
 from sql.intake.reading import BEGINNING, read
@@ -146,6 +146,7 @@ def check(source: str, as_of: datetime) -> SourceReport:
     concepts, units, audit = coverage(found), by_unit(found), _audit(adapter, found.stays)
     not_read = read_not_taken(adapter, engine)
     faults = [
+        *_zones(adapter, engine),
         *_untimed(found, not_read or []),
         *_unit_faults(units),
         *_midnight_faults(found),
@@ -166,6 +167,14 @@ def check(source: str, as_of: datetime) -> SourceReport:
     unmapped = [{"variable": name, "rows": n} for name, n in sorted(found.unused.items(), key=lambda item: -item[1])]
     not_read = sorted(not_read or [], key=lambda row: (row["kind"], -row["rows"]))
     return SourceReport(adapter, concepts, units, unmapped, not_read, audit, faults)
+
+
+def _zones(adapter: Adapter, engine: Engine) -> Iterator[str]:
+    if adapter.local_times and (zoned := times_with_a_zone(adapter, engine)):
+        yield (
+            f"source.yaml says that times have no zone (local_times), but {', '.join(zoned)} have one: an hourly run would lose "
+            "rows. Convert them to the local clock in the SELECTs, or leave local_times out"
+        )
 
 
 def _untimed(found: Profile, not_read: list[dict[str, Any]]) -> Iterator[str]:

@@ -44,6 +44,7 @@ class Generic:
     is_a_file: the database is a file, without users.
     has_one_schema: no setting can name another.
     can_plan: `plan` has the database check a SELECT without reading a row.
+    with_zone: what its types of times with a zone are called.
     grant_on_schema, grant_on_table: the statements that let a role see a schema and select columns; empty if not needed, or
         not known.
     known_codes: what the codes of its errors mean. no_answer: codes with which the driver says that nobody answered.
@@ -54,6 +55,7 @@ class Generic:
     is_a_file = False
     has_one_schema = False
     can_plan = False
+    with_zone = re.compile("with (local )?time zone|datetimeoffset|timestamptz|timestamp_[lt]tz", re.IGNORECASE)
     grant_on_schema, grant_on_table = "", ""
     known_codes: ClassVar[Mapping[str, Said]] = STANDARD
     no_answer: ClassVar[frozenset[str]] = frozenset()
@@ -116,17 +118,19 @@ class Generic:
 
     # -------------------------------------------------------------------------------------------- looks
 
-    def columns(self, engine: Engine, schema: str, table: str) -> set[str]:
-        """Names of a table's columns, none where there is no such table. Raises DBAPIError where the database is down."""
+    def columns(self, engine: Engine, schema: str, table: str) -> dict[str, str]:
+        """Types of a table's columns by name, none where there is no such table. Raises DBAPIError where the database is down."""
         try:
-            return {column["name"] for column in inspect(engine).get_columns(table, schema=schema)}
+            found = inspect(engine).get_columns(table, schema=schema)
         except NoSuchTableError:
-            return set()
+            return {}
         except DBAPIError as error:
             # Some databases refuse to show a schema that does not exist, or that this user may not use.
             if error.statement is None or error.connection_invalidated:
                 raise
-            return set()
+            return {}
+        zoned = " with time zone"
+        return {c["name"]: str(c["type"]) + (zoned if getattr(c["type"], "timezone", False) else "") for c in found}
 
     def plan(self, engine: Engine, sql: str, bound: Mapping[str, Any]) -> None:
         """Have the database plan a SELECT; no row is read. Raises DBAPIError where it refuses."""
@@ -192,14 +196,14 @@ class Generic:
         return None
 
 
-def columns_of_information_schema(engine: Engine, schema: str, table: str) -> set[str]:
+def columns_of_information_schema(engine: Engine, schema: str, table: str) -> dict[str, str]:
     """The columns that the user may see, in lower case, where SQLAlchemy cannot show them."""
     query = text(
-        "select lower(column_name) from information_schema.columns"
+        "select lower(column_name), lower(data_type) from information_schema.columns"
         " where lower(table_schema) = lower(:schema) and lower(table_name) = lower(:table)"
     )
     with engine.connect() as connection:
-        return set(connection.execute(query, {"schema": schema, "table": table}).scalars())
+        return {name: kind for name, kind in connection.execute(query, {"schema": schema, "table": table})}
 
 
 def at_utc(bound: Mapping[str, Any]) -> dict[str, Any]:

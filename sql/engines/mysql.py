@@ -1,9 +1,10 @@
 """MySQL and MariaDB, one engine: a schema is a database, and a number says why it refuses."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, event
+from sqlalchemy import URL, Connection, Engine, event, text
 
 from sql.engines.generic import Generic, at_utc, columns_of_information_schema
 from sql.engines.refusals import (
@@ -25,6 +26,7 @@ class MySQL(Generic):
     names = ("mysql", "mariadb")
     driver, needs = "mysql+pymysql", "PyMySQL (the extra `mysql`)"
     can_plan = True
+    with_zone = re.compile("timestamp")
     grant_on_table = "grant select ({columns}) on {table} to {role};"
     # A number comes before the SQLSTATE: a database that does not exist has that of a syntax error.
     known_codes = STANDARD | {
@@ -58,6 +60,18 @@ class MySQL(Generic):
     def published_schema(self, schema: str, url: URL) -> str:
         return (url.database or schema) if schema == "public" else schema
 
+    def whole_reads(self, engine: Engine, selects: Iterable[str], bound: Mapping[str, Any]) -> dict[str, int]:
+        """Tables of which a plan says that no index could be used, by the name that the SELECT gives them."""
+        whole: dict[str, int] = {}
+        with engine.connect() as connection:
+            for sql in selects:
+                for step in connection.execute(text(f"explain {sql}"), self.bind(bound)).mappings():
+                    # Names in angle brackets are steps of the SELECT itself.
+                    if step["type"] in ("ALL", "index") and not step["possible_keys"] and "<" not in step["table"]:
+                        name = _table(sql, step["table"])
+                        whole[name] = max(int(step["rows"] or 0), whole.get(name, 0))
+        return whole
+
     def bind(self, bound: Mapping[str, Any]) -> dict[str, Any]:
         return at_utc(bound)
 
@@ -67,3 +81,9 @@ class MySQL(Generic):
             f"/*M!100101 , max_statement_time = {seconds:.3f} *//*!50708 , max_execution_time = {1000 * seconds:.0f} */"
         )
         connection.exec_driver_sql(f"set time_zone = '+00:00' {limits}")
+
+
+def _table(sql: str, name: str) -> str:
+    """The table that a SELECT calls `name`."""
+    found = re.search(rf"\.`?(\w+)`?\s+(?:as\s+)?`?{re.escape(name)}`?\b", sql, re.IGNORECASE)
+    return found[1] if found else name

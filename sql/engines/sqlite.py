@@ -28,9 +28,9 @@ class SQLite(Generic):
     def published_schema(self, schema: str, url: URL) -> str:
         return "main"
 
-    def columns(self, engine: Engine, schema: str, table: str) -> set[str]:
+    def columns(self, engine: Engine, schema: str, table: str) -> dict[str, str]:
         # It keeps the case of the imported file and ignores it.
-        return {name.lower() for name in super().columns(engine, schema, table)}
+        return {name.lower(): kind for name, kind in super().columns(engine, schema, table).items()}
 
     def spell(self, select: str) -> str:
         """Its datetime() gives the same text for the sum of a column and an interval."""

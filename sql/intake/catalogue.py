@@ -128,11 +128,27 @@ def _refused(adapter: Adapter, engine: Engine, error: DBAPIError) -> SourceError
     return SourceError(f"The database of the source {adapter.name} refused a query: {why}. {NOT_AFFECTED}")
 
 
+def times_with_a_zone(adapter: Adapter, engine: Engine) -> list[str]:
+    """The columns that an adapter reads whose type of time has a zone, as `table.column (type)`."""
+    kind = engines.of(engine)
+
+    def look() -> list[str]:
+        return [
+            f"{table}.{column} ({found[column].lower()})"
+            for schema, table, columns in adapter.relations()
+            for found in (kind.columns(engine, schema, table),)
+            for column in columns
+            if kind.with_zone.search(found.get(column, ""))
+        ]
+
+    return _look(adapter, engine, look)
+
+
 def sequential_scans(adapter: Adapter, engine: Engine, since: datetime, until: datetime) -> dict[str, int]:
     """Tables of which no index serves a read of this slice, with the database's estimate of their rows.
 
     A table that the planner scans although it has such an index, since it is small or its statistics are old, is not among
-    them. PostgreSQL only; none for other engines. Raises SourceError if the database refuses to plan the SELECT.
+    them. PostgreSQL, MySQL and MariaDB only. Raises SourceError if the database refuses to plan the SELECT.
     """
     selects = [statement(adapter, select, engine) for select in adapter.selects().values()]
     bound = bounds(adapter, since, until)

@@ -11,7 +11,7 @@ from builders_source import adapter_at
 
 from flows.inspection import lookalikes, source_profile
 from flows.inspection.lookalikes import looks_like, missed
-from flows.inspection.source_check import _full_units, _midnight_faults, _unit_faults, _untimed, _whole_reads
+from flows.inspection.source_check import _full_units, _midnight_faults, _unit_faults, _untimed, _whole_reads, _zones
 from flows.inspection.source_profile import SAMPLE, Sample, by_unit, coverage, profile
 from rnn_core.contracts.concepts import NAMES
 from sql.engines.cells import NO_TIME
@@ -100,6 +100,17 @@ def test_a_large_table_without_an_index_is_something_to_look_at(make_database, m
     adapter = replace(adapter_at("clif"), stays_sql=select, observations_sql=select)
     (fault,) = _whole_reads(adapter, engine, datetime(1970, 2, 1, tzinfo=UTC))
     assert fault.startswith("an hourly run would scan all 120,000 rows of chart: no index serves it")
+
+
+@pytest.mark.parametrize("kind", ["timestamp", "timestamptz"])
+def test_a_column_with_a_zone_in_a_source_without_one_is_something_to_look_at(make_database, kind):
+    engine = open_engine(make_database("zones"))
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"create table chart (stored {kind}, value text)")
+    adapter = replace(adapter_at("site"), tables={"chart": ["stored", "value"]})
+    found = " ".join(_zones(adapter, engine))
+    assert ("chart.stored (timestamp with time zone) have one" in found) == (kind == "timestamptz")
+    assert not list(_zones(replace(adapter, local_times=False), engine))
 
 
 def test_more_patients_than_beds_is_something_to_look_at():

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from rnn_core.contracts.errors import SourceError
 from sql.intake.adapter import Adapter, load_adapter
-from sql.intake.catalogue import check_source
+from sql.intake.catalogue import check_source, sequential_scans, times_with_a_zone
 from sql.intake.reading import read_observations
 from sql.store.engine import open_engine, read_only
 
@@ -94,6 +94,22 @@ def test_the_limit_of_a_read_is_the_server_s_too(as_reader, ward):
         read(as_reader(), replace(ward, observations_sql=slow, read_timeout_minutes=0.02), "observations")
     with open_engine(as_reader().url).connect() as connection:
         assert connection.exec_driver_sql("select count(*) from information_schema.processlist").scalar() == 1
+
+
+def test_a_table_that_an_hour_would_read_whole_and_a_column_with_a_zone_are_found(server, ward):
+    owner = open_engine(server.url("ward"))
+    since, until = hospital.BEGIN + timedelta(hours=20), hospital.BEGIN + timedelta(hours=21)
+    assert set(sequential_scans(ward, owner, since, until)) == {"ward_stay", "ward_value", "ward_plan"}
+    with owner.begin() as connection:
+        for column in ("stored_ts", "observed_ts"):
+            connection.exec_driver_sql(f"create index {column} on ward_value ({column})")
+    assert "ward_value" not in sequential_scans(ward, owner, since, until)
+    assert times_with_a_zone(ward, owner) == []
+    with owner.begin() as connection:
+        connection.exec_driver_sql("alter table ward_plan modify entered_ts timestamp null")
+    assert times_with_a_zone(ward, owner) == ["ward_plan.entered_ts (timestamp)"]
+    with owner.begin() as connection:
+        connection.exec_driver_sql("alter table ward_plan modify entered_ts datetime(6)")
 
 
 # Half a million rows, which MariaDB makes up.

@@ -304,7 +304,7 @@ class OfMySql:
 
     def execute(self, query, _):
         assert "information_schema.columns" in str(query) or str(query).startswith("explain ")
-        return SimpleNamespace(scalars=lambda: ["stored", "value"])
+        return [("stored", "datetime"), ("value", "double")]
 
 
 def test_a_user_of_mysql_needs_no_more_than_the_grants_of_columns():
