@@ -17,7 +17,7 @@ from rnn_core.contracts.errors import ArtifactError, ContractError, DataTooSmall
 from rnn_core.contracts.frames import DIED
 from rnn_core.contracts.known import Known
 from rnn_core.forecasters import hazards
-from rnn_core.forecasters.boosting import fit_boosting
+from rnn_core.forecasters.boosting import VALUE_BINS, fit_boosting
 from rnn_core.forecasters.drivers import explain_stays
 from rnn_core.forecasters.fit_stay import fit_forecaster
 from rnn_core.forecasters.forecaster import KINDS, kind_of
@@ -52,6 +52,7 @@ def test_trees_as_arrays_give_what_scikit_learn_gives(examples):
         learning_rate=0.1,
         max_leaf_nodes=8,
         max_features=0.2,
+        max_bins=VALUE_BINS,
         l2_regularization=5.0,
         early_stopping=False,
         random_state=3,
