@@ -28,19 +28,18 @@ def at(hours):
 
 def stays_frame(*rows: dict) -> pd.DataFrame:
     """A stays frame; what a row does not name is null, times may be hours after `T0`."""
-    defaults = [
-        {"source": "test", "stay_id": f"s{i}", "patient_id": f"p{i}", "unit": "A", "unit_type": "mixed", "intime": 0.0}
-        for i in range(len(rows))
-    ]
-    full = [dict.fromkeys(STAY_COLUMNS) | default | row for default, row in zip(defaults, rows, strict=True)]
-    frame = pd.DataFrame(full, columns=list(STAY_COLUMNS))
+    defaults = {"source": "test", "unit": "A", "unit_type": "mixed", "intime": 0.0}
+    full = [{"stay_id": f"s{i}", "patient_id": f"p{i}"} | defaults | row for i, row in enumerate(rows)]
+    frame = pd.DataFrame(
+        {column: [row.get(column) for row in full] for column in STAY_COLUMNS}, dtype=None if rows else object
+    )
     for column in TIME_COLUMNS:
-        values = [np.nan if v is None else v for v in frame[column].astype(object)]
-        is_time = [isinstance(v, np.datetime64 | pd.Timestamp) for v in values]
-        frame[column] = np.array(
-            [np.datetime64(v, "us") if t else at(v) for v, t in zip(values, is_time, strict=True)],
-            dtype="datetime64[us]",
-        )
+        values = frame[column].to_list()
+        is_time = [isinstance(value, np.datetime64 | pd.Timestamp) for value in values]
+        hours = [None if t else value for value, t in zip(values, is_time, strict=True)]
+        times = np.array(at(hours), dtype="datetime64[us]")
+        times[is_time] = [np.datetime64(value, "us") for value, t in zip(values, is_time, strict=True) if t]
+        frame[column] = times
     for column in NUMBER_COLUMNS:
         frame[column] = frame[column].astype("float64")
     return frame

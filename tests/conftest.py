@@ -288,24 +288,28 @@ def migrated_template(make_template):
     return make_template("migrated", lambda url: migrate.upgrade(open_engine(url)))
 
 
-def _resample_less(monkeypatch) -> None:
-    """Intervals a little rougher than in use."""
+def _be_thrifty(monkeypatch) -> None:
+    """Intervals are a little rougher than in use, and figures are drawn but not rendered, which the run in `test_prefect` and
+    `test_plots` do."""
+    from matplotlib.figure import Figure
+
     from rnn_core.evaluation import census_scorecard, holdout, scorecard, transfer, trial
 
     for module in (census_scorecard, holdout, scorecard, transfer, trial):
         monkeypatch.setattr(module, "_RESAMPLES", 60)
+    monkeypatch.setattr(Figure, "savefig", lambda figure, out, **_: out.write("<svg></svg>"))
 
 
 @pytest.fixture
-def few_resamples(monkeypatch):
-    """Intervals of this test rest on few resamples, as those of every installation here do."""
-    _resample_less(monkeypatch)
+def thrifty(monkeypatch):
+    """Intervals and figures of this test cost little, as those of every installation here do."""
+    _be_thrifty(monkeypatch)
 
 
 def _enter(monkeypatch, folder: Path, store, clif_source) -> None:
     from flows.runtime.settings import load_settings
 
-    _resample_less(monkeypatch)
+    _be_thrifty(monkeypatch)
     monkeypatch.setenv("ICU_HOME", str(folder))
     monkeypatch.setenv("ICU_DATABASE_URL", store.render_as_string(hide_password=False))
     monkeypatch.setenv("ICU_SOURCES__CLIF__URL", clif_source.render_as_string(hide_password=False))

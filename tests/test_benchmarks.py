@@ -90,6 +90,7 @@ def test_pandas_reads_the_newest_part_of_a_source_that_would_not_fit_in_memory()
     assert reading._what_fits(begin, 1, None, 1) == ("begin", 1)
 
 
+@pytest.mark.soak
 def test_contenders_take_turns_and_a_fault_of_one_ends_the_comparison():
     turns = take_turns({"a": turning.rests, "b": turning.rests}, rounds=2)
     assert [(one.found, len(one.seconds)) for one in turns.values()] == [("found", 2)] * 2

@@ -28,7 +28,7 @@ def share_flagged(y: np.ndarray, risk: np.ndarray) -> Weighted:
 
 
 @pytest.fixture(autouse=True)
-def made_up(monkeypatch, few_resamples) -> str:
+def made_up(monkeypatch, thrifty) -> str:
     """A made-up metric, added to the table and nowhere else; its name."""
     needs = (("death",), ("mortality_risk",))
     metric = Metric(

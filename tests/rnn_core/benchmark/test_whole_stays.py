@@ -43,9 +43,11 @@ def longer(known: Known) -> Known:
     return replace(known, stays=stays)
 
 
-# One network learns and forecasts as several do, which `forecaster` shows.
+QUICK = ("prevalence", "trees")
+
+
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.soak if name == "lstm" else ()) for name in CONTENDERS]
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.soak) for name in CONTENDERS]
 )
 def test_a_contender_speaks_of_every_hour_and_reads_nothing_of_how_the_judged_stays_end(fold, name):
     other = replace(fold, judged=longer(fold.judged))

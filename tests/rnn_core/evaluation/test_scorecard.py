@@ -12,7 +12,7 @@ from rnn_core.statistics.outcomes import Outcomes
 from rnn_core.statistics.scores import score_columns
 
 # Intervals are narrower or wider with more of them, which no test here is about.
-pytestmark = pytest.mark.usefixtures("few_resamples")
+pytestmark = pytest.mark.usefixtures("thrifty")
 
 
 def cut(pairs: pd.DataFrame, hours: float | np.ndarray) -> pd.DataFrame:

@@ -74,10 +74,16 @@ def test_a_member_may_be_the_mean_of_networks_of_several_cells(material, fitted,
         members = [member.forecast(material.windows, row).masses for member in forecaster.members()]
         np.testing.assert_allclose(np.choose(fold[:, None, None], members), several.forecast.masses, atol=1e-6)
         np.testing.assert_allclose(forecaster.forecast(material.windows, row).masses, np.mean(members, 0), atol=1e-6)
-    again = RecurrentEnsemble.fit(material, np.ones(60, bool), config, warm_from=several.forecaster)
-    assert len(again.histories) == 4
     with pytest.raises(ContractError, match="needs 2 members; the model has 4"):
         RecurrentEnsemble.fit(material, np.ones(60, bool), CONFIG, warm_from=several.forecaster)
+
+
+@pytest.mark.soak
+def test_each_network_of_a_member_starts_from_its_own(material):
+    config = replace(CONFIG, train=replace(CONFIG.train, cells=("lstm", "gru")))
+    several = RecurrentEnsemble.fit(material, np.ones(60, bool), config)
+    again = RecurrentEnsemble.fit(material, np.ones(60, bool), config, warm_from=several.forecaster)
+    assert len(again.histories) == 4
 
 
 def test_rows_may_come_in_any_order_and_together_or_alone(material, fitted):

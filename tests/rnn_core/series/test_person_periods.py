@@ -90,7 +90,7 @@ def test_the_population_of_finished_stays_is_their_histogram():
 @pytest.mark.parametrize("entry", [0.0, 16.0])
 def test_what_is_censored_coarse_or_entered_late_is_the_same_population(entry):
     """Half of the stays are followed for a random time only, some ends are known to a day, some not at all."""
-    remaining, outcome = world(20_000, seed=1)
+    remaining, outcome = world(8_000, seed=1)
     rng = np.random.default_rng(2)
     followed = np.where(rng.random(len(remaining)) < 0.5, rng.random(len(remaining)) * 60, np.inf)
     sampled = (remaining > entry) & (followed > 0)
@@ -112,4 +112,4 @@ def test_what_is_censored_coarse_or_entered_late_is_the_same_population(entry):
     # What ended before entry cannot be known.
     bins = slice(0, 4) if entry == 0 else slice(2, 4)
     truth = TRUTH[bins] / TRUTH[bins].sum()
-    assert masses[bins] / masses[bins].sum() == pytest.approx(truth, abs=0.015)
+    assert masses[bins] / masses[bins].sum() == pytest.approx(truth, abs=0.02)

@@ -45,15 +45,15 @@ def test_summaries_are_those_of_the_window_up_to_the_row_and_no_more(long_window
             seen[-1, 2 * N :],
             windows.static[windows.stay[w]],
         ]
-        assert features[i] == pytest.approx(np.concatenate(expected), rel=1e-4, abs=1e-4)
+        np.testing.assert_allclose(features[i], np.concatenate(expected), rtol=1e-4, atol=1e-4)
 
 
 def test_summaries_do_not_depend_on_what_comes_later_or_on_what_else_is_asked(long_windows, monkeypatch):
     rows = scored_rows(long_windows)
     shuffled = np.random.default_rng(3).permutation(rows)[:50]
     whole = summary_features(long_windows, rows)
-    assert summary_features(long_windows, shuffled) == pytest.approx(
-        whole[np.searchsorted(rows, shuffled)], rel=1e-6, abs=1e-6
+    np.testing.assert_allclose(
+        summary_features(long_windows, shuffled), whole[np.searchsorted(rows, shuffled)], rtol=1e-6, atol=1e-6
     )
     row = int(rows[0])
     later = long_windows.channels.copy()
@@ -62,7 +62,7 @@ def test_summaries_do_not_depend_on_what_comes_later_or_on_what_else_is_asked(lo
     assert np.array_equal(changed, whole[:1])
     monkeypatch.setattr(summaries, "_SPAN", 100)
     assert len(long_windows.channels) > 1000
-    assert summary_features(long_windows, rows) == pytest.approx(whole, rel=1e-6, abs=1e-6)
+    np.testing.assert_allclose(summary_features(long_windows, rows), whole, rtol=1e-6, atol=1e-6)
 
 
 def test_a_hand_made_heart_rate_is_summed_up_right():
