@@ -296,7 +296,7 @@ def _be_thrifty(monkeypatch) -> None:
     from rnn_core.evaluation import census_scorecard, holdout, scorecard, transfer, trial
 
     for module in (census_scorecard, holdout, scorecard, transfer, trial):
-        monkeypatch.setattr(module, "_RESAMPLES", 60)
+        monkeypatch.setattr(module, "_RESAMPLES", 30)
     monkeypatch.setattr(Figure, "savefig", lambda figure, out, **_: out.write("<svg></svg>"))
 
 

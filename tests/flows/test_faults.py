@@ -122,7 +122,7 @@ def two_workers_on_one_slot(store):
 
 FAULTS = [
     pytest.param(die_while_scoring, marks=pytest.mark.soak),
-    die_in_the_publication,
+    pytest.param(die_in_the_publication, marks=pytest.mark.soak),
     lose_the_database_in_the_publication,
     pytest.param(two_workers_on_one_slot, marks=pytest.mark.soak),
 ]

@@ -94,7 +94,7 @@ def test_ingesting_again_and_reconciling_change_nothing(installation, clean_run)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "stage",
-    ["land", *(pytest.param(s, marks=pytest.mark.soak) for s in ("cast_and_map", "check", "quarantine")), "finish"],
+    ["land", *(pytest.param(s, marks=pytest.mark.soak) for s in ("cast_and_map", "check", "quarantine", "finish"))],
 )
 def test_a_killed_ingest_run_again_leaves_the_same_tables_as_a_clean_one(installation, clean_run, stage):
     assert killed.run("ingest", stage, AS_OF.isoformat()) == -signal.SIGKILL

@@ -837,6 +837,7 @@ def test_what_has_no_time_is_returned_to_be_quarantined_or_counted_and_no_admiss
     assert found == {"chartevents": (1, 1), "labevents": (1, 1), "inputevents": (1, 1)}
 
 
+@pytest.mark.soak
 def test_the_selects_need_only_what_the_card_names(indexed):
     check_named_columns(indexed, adapter_at("mimic_iv"))
 

@@ -401,6 +401,7 @@ def cut_off(rows, moment):
     }
 
 
+@pytest.mark.soak
 def test_a_slice_depends_only_on_rows_known_by_its_end(hand_made, engine):
     """The tables cut off at a moment, later ends blanked, give the rows that the whole tables give up to it."""
     for hour in (1, 5, 5.25, 5 + A_SECOND, 5.95, 6.05, 9, 14, 20.5, 23.9, 24, 25, 37, 50):
@@ -758,6 +759,7 @@ def test_values_from_beds_within_a_unit_belong_to_its_stay(engine):
     assert rows[["stay_id", "observed_at"]].values.tolist() == [["1", 5], ["1", 15], ["1", 25], ["1", 49]]
 
 
+@pytest.mark.soak
 def test_a_correction_in_place_does_not_change_what_was_known(make_database, tmp_path, monkeypatch):
     """OMOP has no time of storing: only a row of a later time is a later value; the ingest keeps what it took over."""
     from flows.jobs.ingest import ingest

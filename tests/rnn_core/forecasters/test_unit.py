@@ -72,6 +72,7 @@ def test_the_first_phase_lowers_the_learning_rate_and_the_second_goes_on_with_it
     assert float(fitted.model.optimizer.learning_rate) == pytest.approx(0.2 * 10 ** (-2 / 20), rel=1e-5)
 
 
+@pytest.mark.soak
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(fitted):
     same, other = fit_unit_forecaster(SERIES, TINY), fit_unit_forecaster(SERIES, replace(TINY, seed=1))
     for a, b in zip(fitted.model.get_weights(), same.model.get_weights(), strict=True):

@@ -194,7 +194,7 @@ def test_a_stay_that_ended_before_its_entry_contradicts_the_sample_and_is_not_us
     assert not labels.usable.any() and not labels.weights.any()
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=50)
 @given(
     outtime=st.none() | st.floats(0.1, 120),
     outcome=st.sampled_from([None, "alive", "died"]),

@@ -60,7 +60,7 @@ def test_a_missing_patient_id_is_refused():
         is_learned_from(["a", None])
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(STAYS)
 def test_no_patient_is_in_two_parts(rows):
     stays = frame(rows)
@@ -70,7 +70,7 @@ def test_no_patient_is_in_two_parts(rows):
     assert (split.judged | ~split.newer).all()
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(STAYS)
 def test_what_is_fitted_began_before_the_cut_off_and_what_is_newer_after(rows):
     stays = frame(rows)
@@ -79,7 +79,7 @@ def test_what_is_fitted_began_before_the_cut_off_and_what_is_newer_after(rows):
     assert (stays["intime"][split.newer] >= at(60)).all()
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(STAYS, st.integers(0, 110), st.integers(0, 110))
 def test_whoever_was_fitted_on_is_never_judged_on_later(rows, earlier, later):
     stays = frame(rows)

@@ -201,7 +201,7 @@ def test_carrying_forward_equals_what_sql_finds_at_each_prediction_time(cohort):
     assert windows.n_observations.tolist() == [known.get(row, 0) for row in range(len(row_stay))]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(
     lengths=st.lists(st.integers(0, 40), min_size=1, max_size=6),
     intime_minutes=st.sampled_from([0, 1, 20, 59]),

@@ -82,7 +82,14 @@ def test_distorted_log_odds_are_recovered(slope, intercept):
     assert fitted.intercept == pytest.approx(-intercept / slope, abs=0.1)
 
 
-@pytest.mark.parametrize(("spread", "shift"), [(0.5, 0.0), (1.7, 0.0), (1.0, -0.5), (1.0, 0.5), (0.6, 0.5)])
+@pytest.mark.parametrize(
+    ("spread", "shift"),
+    [
+        (0.5, 0.0),
+        (1.0, 0.5),
+        *(pytest.param(*pair, marks=pytest.mark.soak) for pair in ((1.7, 0.0), (1.0, -0.5), (0.6, 0.5))),
+    ],
+)
 def test_a_miscalibrated_interval_comes_to_hold_eight_of_ten_ends_of_new_stays(spread, shift):
     forecast, weights, _, _ = forecasts(3000, seed=0, spread=spread, shift=shift)
     calibration = fit_time_calibration(forecast, weights)
