@@ -70,6 +70,6 @@ class Oracle(Generic):
         connection.connection.driver_connection.call_timeout = int(1000 * seconds)
 
     def codes(self, error: Any) -> list[str]:
-        """The number of ORA-01017, which its driver keeps in an object."""
-        number = getattr((getattr(error, "args", ()) or (None,))[0], "code", None)
-        return [f"ORA-{number:05d}"] if number else super().codes(error)
+        """ORA-01017, which its driver keeps in an object; a code of the driver itself says only that nobody answered."""
+        code = getattr((getattr(error, "args", ()) or (None,))[0], "full_code", "") or ""
+        return [code] if code.startswith("ORA-") else []

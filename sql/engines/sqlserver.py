@@ -61,5 +61,8 @@ class SQLServer(Generic):
 
     def codes(self, error: Any) -> list[str]:
         """Its number, which pyodbc leaves in the text in parentheses, before the SQLSTATE, which is often only 42000."""
-        numbers = re.findall(r"\((\d{3,5})\) \(SQL\w+\)", str(getattr(error, "args", ("", ""))[-1]))
-        return [*(f"Msg {number}" for number in numbers), *super().codes(error)]
+        said = str(getattr(error, "args", ("", ""))[-1])
+        numbers = [f"Msg {number}" for number in re.findall(r"\((\d{3,5})\) \(SQL\w+\)", said)]
+        states = super().codes(error)
+        # A login that nobody answers has the state of a statement that takes too long.
+        return [] if "HYT00" in states and "(SQLDriverConnect)" in said else [*numbers, *states]

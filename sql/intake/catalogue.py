@@ -28,7 +28,7 @@ def check_source(adapter: Adapter, engine: Engine) -> None:
     if not kind.serves(adapter.dialects):
         raise SourceError(
             f"The source {adapter.name} is written for {', '.join(adapter.dialects)}, not for {engine.dialect.name}; "
-            "copy its folder and translate its SELECTs."
+            f"copy its folder and write its SELECTs for that engine (`icu-forecast source translate` helps)."
         )
     if kind.is_a_file and not Path(engine.url.database or "").is_file():
         raise SourceError(f"The source {adapter.name} has no file at {engine.url.database}; check the path in its URL.")

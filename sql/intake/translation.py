@@ -235,6 +235,27 @@ def _apply(tree: exp.Expression, target: str) -> exp.Expression:
     return tree
 
 
+def _greatest_of_what_is_known(tree: exp.Expression, target: str) -> exp.Expression:
+    """PostgreSQL and SQL Server leave a null out of GREATEST and LEAST; elsewhere it makes the whole null."""
+    if target in ("tsql", "postgres", "duckdb"):
+        return tree
+    for node in list(tree.find_all(exp.Greatest, exp.Least)):
+        given = [node.this, *node.expressions]
+        turned = [given[n:] + given[:n] for n in range(len(given))]
+        node.replace(
+            type(node)(
+                this=_known(turned[0]), expressions=[_known(values) for values in turned[1:]], ignore_nulls=False
+            )
+        )
+    return tree
+
+
+def _known(values: list[exp.Expression]) -> exp.Expression:
+    """The first of these that is not null."""
+    first, *others = (value.copy() for value in values)
+    return first if isinstance(first, exp.Literal) else exp.Coalesce(this=first, expressions=others)
+
+
 _STEPS: tuple[Callable[[exp.Expression, str], exp.Expression], ...] = (
     _windows_in_place,
     _times_as_times,
@@ -244,18 +265,27 @@ _STEPS: tuple[Callable[[exp.Expression, str], exp.Expression], ...] = (
     _types,
     _of_oracle,
     _apply,
+    _greatest_of_what_is_known,
 )
 
 
 # -------------------------------------------------------------------------------------------- doubts
 
 _REGEX = (exp.RegexpLike, exp.RegexpILike)
+# Functions that a step here has put in.
+_OURS_PUT_IN = frozenset(("TO_TIMESTAMP", "LTRIM", "RTRIM"))
 
 
 def _doubts(tree: exp.Expression, target: str) -> Iterator[str]:
     if tree.find(*_REGEX):
         n = len(list(tree.find_all(*_REGEX)))
         yield f"{n} regular expressions (`~`), which are spelled differently or missing there: write LIKE, or your own names"
+    if target == "oracle" and tree.find(exp.DPipe, exp.Concat):
+        yield "a text joined with null is that text there, and null in PostgreSQL"
+    if tree.find(exp.AtTimeZone):
+        yield "AT TIME ZONE means something else there, or is missing: return times without a zone, and set local_times"
+    if unknown := sorted({node.name.upper() for node in tree.find_all(exp.Anonymous)} - _OURS_PUT_IN):
+        yield f"functions that are passed on as they are, known there or not: {', '.join(unknown)}"
     if target == "tsql" and tree.find(exp.Greatest, exp.Least):
         yield "GREATEST and LEAST need SQL Server 2022"
     if target in ("mysql", "oracle") and tree.find(exp.Values):

@@ -1,5 +1,6 @@
 """A real MariaDB with users: rights by column, limits of time and of connections, reads that break off, and memory."""
 
+import re
 import resource
 import shutil
 import tempfile
@@ -10,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import hospital
+import pandas as pd
 import pytest
 from builders_source import BEGINNING, END, read
 from hospital import site
@@ -17,6 +19,7 @@ from mariadb import SERVER, MariaDB
 from sqlalchemy.exc import DBAPIError
 
 from rnn_core.contracts.errors import SourceError
+from sql.intake import adapter as adapters
 from sql.intake.adapter import Adapter, load_adapter
 from sql.intake.catalogue import check_source, sequential_scans, times_with_a_zone
 from sql.intake.reading import read_observations
@@ -30,7 +33,7 @@ READER = "reader"
 
 
 @pytest.fixture(scope="module")
-def server():
+def maria():
     folder = Path(tempfile.mkdtemp(prefix="icu-maria-"))
     made = MariaDB(folder, with_users=True)
     yield made
@@ -39,9 +42,9 @@ def server():
 
 
 @pytest.fixture(scope="module")
-def ward(server) -> Adapter:
+def ward(maria) -> Adapter:
     """The described hospital in the database `ward`, and a user with the rights that `source grants` prints."""
-    owner = open_engine(server.make_database("ward"))
+    owner = open_engine(maria.make_database("ward"))
     site.build(owner)
     adapter = load_adapter("site").on(owner)
     with owner.begin() as connection:
@@ -53,9 +56,9 @@ def ward(server) -> Adapter:
 
 
 @pytest.fixture
-def as_reader(server, ward) -> Callable:
+def as_reader(maria, ward) -> Callable:
     def open_as(password: str = "not-a-secret", database: str = "ward", dialect: str = "mariadb"):
-        return read_only(open_engine(server.url(database, f"{READER}:{password}", dialect)))
+        return read_only(open_engine(maria.url(database, f"{READER}:{password}", dialect)))
 
     return open_as
 
@@ -96,8 +99,8 @@ def test_the_limit_of_a_read_is_the_server_s_too(as_reader, ward):
         assert connection.exec_driver_sql("select count(*) from information_schema.processlist").scalar() == 1
 
 
-def test_a_table_that_an_hour_would_read_whole_and_a_column_with_a_zone_are_found(server, ward):
-    owner = open_engine(server.url("ward"))
+def test_a_table_that_an_hour_would_read_whole_and_a_column_with_a_zone_are_found(maria, ward):
+    owner = open_engine(maria.url("ward"))
     since, until = hospital.BEGIN + timedelta(hours=20), hospital.BEGIN + timedelta(hours=21)
     assert set(sequential_scans(ward, owner, since, until)) == {"ward_stay", "ward_value", "ward_plan"}
     with owner.begin() as connection:
@@ -120,9 +123,9 @@ from seq_1_to_500000, {schema}.ward_plan where plan_no = '3' and :since < :until
 """
 
 
-def test_a_large_read_stays_in_bounded_memory(server, ward):
+def test_a_large_read_stays_in_bounded_memory(maria, ward):
     many = replace(ward, observations_sql=MANY)
-    batches = read_observations(many, open_engine(server.url("ward")), BEGINNING, END)
+    batches = read_observations(many, open_engine(maria.url("ward")), BEGINNING, END)
     n = next(batches).num_rows
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     n += sum(batch.num_rows for batch in batches)
@@ -146,8 +149,8 @@ def test_a_server_that_dies_in_mid_read_is_named(ward):
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_a_column_of_instants_is_read_in_utc_whatever_the_zone_of_the_server(server, ward):
-    owner = open_engine(server.url("ward"))
+def test_a_column_of_instants_is_read_in_utc_whatever_the_zone_of_the_server(maria, ward):
+    owner = open_engine(maria.url("ward"))
     with owner.begin() as connection:
         connection.exec_driver_sql("set global time_zone = '+05:00'")
         connection.exec_driver_sql("create table instants (at timestamp)")
@@ -160,3 +163,49 @@ def test_a_column_of_instants_is_read_in_utc_whatever_the_zone_of_the_server(ser
     hour = hospital.BEGIN + timedelta(hours=1)
     found = read(open_engine(owner.url), adapter, "observations", since=hour - timedelta(hours=1), until=hour)
     assert found["observed_at"].tolist() == [hour]
+
+
+def in_mariadb(script: str) -> list[str]:
+    """The statements of the documentation's tables and rows in the database `own`, with MariaDB's names of types."""
+    script = script.replace("create schema ward;", "").replace("ward.", "own.")
+    script = re.sub(r"\btext primary key", "varchar(20) primary key", script)
+    script = re.sub(r"\btext\b", "varchar(100)", re.sub(r"\btimestamp\b", "datetime", script))
+    script = re.sub(r"create index on (\S+) \((\w+)\)", r"create index by_\2 on \1 (\2)", script)
+    return [statement for statement in script.split(";") if statement.strip()]
+
+
+def test_the_worked_example_of_the_documentation_reads_the_same_in_mysql(maria, make_database, tmp_path, monkeypatch):
+    document = (Path(__file__).parents[2] / "docs" / "your-own-database.md").read_text(encoding="utf-8")
+    files = dict(re.findall(r"^```\w+ file=(\S+)\n(.*?)^```", document, re.DOTALL | re.MULTILINE))
+    files["source.mysql.yaml"] = files["source.yaml"] + "dialects: [mysql]\nlocal_times: true\n"
+    monkeypatch.setattr(adapters, "_FOLDER", tmp_path)
+    maria.make_database("own")
+    found = {}
+    for engine in (open_engine(make_database("ward")), open_engine(maria.url("own"))):
+        name = engine.dialect.name
+        is_mysql = name == "mysql"
+        (tmp_path / name).mkdir()
+        for file in ("stays.sql", "observations.sql", "concept_map.csv", "source.yaml"):
+            kind = file.replace(".", ".mysql.", 1) if is_mysql else file
+            (tmp_path / name / file).write_text(files.get(kind, files[file]), encoding="utf-8")
+        script = files["hospital.sql"] + files["rows.sql"]
+        with engine.begin() as connection:
+            for statement in in_mariadb(script) if is_mysql else [script]:
+                connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+        adapter = load_adapter(name)
+        adapter = replace(adapter, schemas={"schema": "own" if is_mysql else "ward"}, timezone="Europe/Zurich")
+        check_source(adapter, engine)
+        for which in ("stays", "observations"):
+            rows = read(engine, adapter, which)
+            found.setdefault(which, []).append(rows.drop(columns=NUMBERS, errors="ignore"))
+            found.setdefault(f"numbers of {which}", []).append(rows.filter(NUMBERS).astype(float))
+    for which, (one, other) in found.items():
+        in_order = [
+            frame.reindex(columns=sorted(one)).sort_values(sorted(one), ignore_index=True) for frame in (one, other)
+        ]
+        pd.testing.assert_frame_equal(*in_order, check_dtype=False, obj=which)
+    assert len(found["stays"][0]) == 3 and len(found["observations"][0]) > 8
+
+
+# Texts in one engine and numbers in the other.
+NUMBERS = ["age_years", "height_cm", "weight_kg", "end_precision_hours"]

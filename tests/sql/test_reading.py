@@ -283,6 +283,44 @@ def test_a_server_that_refuses_a_connection_is_quoted_by_its_code_alone(said, sq
     assert "secret" not in str(refused.value) and "affected" in str(refused.value)
 
 
+class OfOracle:
+    """What python-oracledb gives as the argument of an error."""
+
+    def __init__(self, number: int) -> None:
+        self.code, self.full_code = number, f"ORA-{number:05d}"
+
+    def __str__(self) -> str:
+        return "secret"
+
+
+# As pyodbc and python-oracledb give them, by their manuals: no server could be asked.
+@pytest.mark.parametrize(
+    ("dialect", "said", "sentence"),
+    [
+        (
+            "mssql",
+            ("28000", "[28000] Login failed for 'secret'. (18456) (SQLDriverConnect)"),
+            r"this user .*\(error Msg 18456\)",
+        ),
+        (
+            "mssql",
+            ("42S02", "[42S02] Invalid object name 'secret'. (208) (SQLExecDirectW)"),
+            r"is missing \(error Msg 208\)",
+        ),
+        ("mssql", ("08001", "[08001] secret (10061) (SQLDriverConnect)"), r"does not answer at mssql://"),
+        ("mssql", ("HYT00", "[HYT00] Login timeout (0) (SQLDriverConnect)"), r"does not answer at mssql://"),
+        ("oracle", (OfOracle(1017),), r"refuses this user or the password \(error ORA-01017\)"),
+        ("oracle", (OfOracle(942),), r"a table or schema is missing \(error ORA-00942\)"),
+        ("oracle", (OfOracle(12541),), r"does not answer at oracle://"),
+        ("oracle", (OfOracle(4711),), r"it refused \(error ORA-04711\); look the code up"),
+    ],
+)
+def test_numbers_of_sql_server_and_oracle_are_found_and_never_their_texts(dialect, said, sentence):
+    with pytest.raises(SourceError, match=sentence) as refused:
+        check_source(replace(adapter_at("clif"), dialects=(dialect,)), refusing(dialect, None, *said))
+    assert "reader:***" in str(refused.value) and "secret" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "call", [lambda: int(misspelt=1), lambda: None.encoding, lambda: Path("/nowhere").read_bytes()]
 )
@@ -330,7 +368,7 @@ def test_a_catalogue_that_refuses_a_schema_is_a_missing_table_and_not_a_server_t
 
 
 def test_a_database_that_an_adapter_is_not_written_for_is_refused(tmp_path):
-    with pytest.raises(SourceError, match=r"clif is written for postgresql, not for sqlite; copy its folder"):
+    with pytest.raises(SourceError, match=r"clif is written for postgresql, not for sqlite; copy its folder and write"):
         check_source(adapter_at("clif"), open_engine(f"sqlite:///{tmp_path / 'x.db'}"))
 
 

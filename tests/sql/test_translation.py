@@ -89,10 +89,14 @@ def test_where_a_condition_is_no_value_neither_is_used_for_the_other(to):
 def test_what_differs_between_engines_is_rewritten():
     select = (
         "select *, ltrim(v, '<') as v, a is distinct from b as differs, x + interval '2 hours' as later, btrim(u, '<> ') as u,"
-        " y + n * interval '1 hour' as last from {schema}.t where (c between '2000-01-01' and :until) is not true and flag"
+        " y + n * interval '1 hour' as last, greatest(a, b) as most"
+        " from {schema}.t where (c between '2000-01-01' and :until) is not true and flag"
     )
     tsql, oracle, mysql = (translate(select, "postgresql", to).sql for to in ("mssql", "oracle", "mysql"))
     assert "DATEADD(HOUR, 2, x) AS later" in tsql and "DATEADD(SECOND, n * 3600, y) AS last" in tsql
+    assert (
+        "GREATEST(a, b)" in tsql and "GREATEST(COALESCE(a, b), COALESCE(b, a))" in oracle and "COALESCE(b, a)" in mysql
+    )
     assert "flag <> 0" in tsql and "flag <> 0" in oracle and "AND flag" in mysql
     assert "t.*" in oracle and "LTRIM(RTRIM(u, '<> '), '<> ')" in oracle
     assert "TO_TIMESTAMP('2000-01-01 00:00:00', 'YYYY-MM-DD HH24:MI:SS')" in oracle
@@ -106,6 +110,10 @@ def test_what_cannot_be_carried_over_is_in_doubt():
     assert any("SQL Server 2022" in d for d in doubts["mssql"])
     trimmed = translate("select btrim(a, '<> ') from {schema}.t", "postgresql", "mysql")
     assert trimmed.doubts == ("TRIM takes '<> ' as one text there, not as a set of characters",)
+    zoned = translate(
+        "select a at time zone 'Europe/Zurich' as a, age(b, c) as b from {schema}.t", "postgresql", "oracle"
+    )
+    assert [d.split(" ")[0] for d in zoned.doubts] == ["AT", "functions"] and zoned.doubts[1].endswith(": AGE")
     assert not [d for file in translated("site", "mssql") for d in file.doubts]
 
 
