@@ -110,6 +110,8 @@ class TrainConfig(Saved):
     cells: of a member that is the mean of several networks, one of each; none: one of the cell of `NetworkConfig`.
     batch_size: windows in a step, fewer where an epoch would have less than 50 steps, but at least 16.
     loss_every: the loss of a step is taken at one in so many hours of each window, drawn anew in every epoch.
+    teacher_share: so much of the loss compares with the forecast of a blend that never saw the stay, the rest with what
+        happened.
     alert_budget: shares of the forecasts that may be in the band medium or above, high or above, very high.
     """
 
@@ -128,6 +130,13 @@ class TrainConfig(Saved):
     warmup_share: Annotated[Share, Option("Share of the steps in which the learning rate rises.")] = 0.1
     death_weight: Annotated[Positive, Option("Weight of the cause of an end in the loss.")] = 2.0
     loss_every: Annotated[Count, Option("The loss is taken at one in so many hours.")] = 6
+    teacher_share: Annotated[
+        float,
+        Field(ge=0, le=1),
+        Option(
+            "Share of the loss that compares with a blend that never saw the stay; fits take several times as long."
+        ),
+    ] = 0.0
     alert_budget: Annotated[
         tuple[Share, Share, Share],
         Option("Shares of the forecasts in the band medium or above, high or above, very high."),
@@ -135,11 +144,17 @@ class TrainConfig(Saved):
     mixed_precision: Annotated[bool, Option("Compute in bfloat16, if all GPUs are fast at it.")] = False
 
     def __post_init__(self) -> None:
-        """Raises ContractError for an ensemble of one: nobody would be left out of its training."""
+        """Raises ContractError for an ensemble of one, since nobody would be left out of its training, and for one of two
+        with a teacher."""
         if self.folds < 2:
             raise ContractError(
                 f"An ensemble has at least 2 members, not {self.folds}: each is stopped early and calibrated on patients "
                 "that only the others learned from."
+            )
+        if self.teacher_share and self.folds < 3:
+            raise ContractError(
+                f"A teacher needs an ensemble of at least 3 members, not {self.folds}: it learns from neither the fold that "
+                "it teaches nor the one that the member is judged on."
             )
 
 

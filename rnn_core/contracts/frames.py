@@ -196,6 +196,8 @@ class Labels:
     death: float32 [rows], 1 died, 0 left alive, NaN not known.
     remaining_hours: float32 [rows], time to the end (centre of the interval), NaN while open or not known.
     usable: bool [rows], rows that enter the likelihood.
+    taught: float16 [rows, bins, 2], masses that a teacher forecast at the row from what was known then, 0 throughout
+        where it made none; None without a teacher.
     """
 
     weights: np.ndarray
@@ -203,9 +205,15 @@ class Labels:
     death: np.ndarray
     remaining_hours: np.ndarray
     usable: np.ndarray
+    taught: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> "Labels":
         """Only the rows marked, bool [rows], or numbered, int64 [n]."""
         return Labels(
-            self.weights[rows], self.entry[rows], self.death[rows], self.remaining_hours[rows], self.usable[rows]
+            self.weights[rows],
+            self.entry[rows],
+            self.death[rows],
+            self.remaining_hours[rows],
+            self.usable[rows],
+            None if self.taught is None else self.taught[rows],
         )

@@ -13,6 +13,7 @@ from rnn_core.contracts.errors import ContractError
 from rnn_core.contracts.frames import EpochRecord, Windows
 from rnn_core.forecasters.forecaster import Forecaster, OutOfFold, join_folds
 from rnn_core.forecasters.networks import Networks
+from rnn_core.forecasters.teacher import teach
 from rnn_core.network.scoring import fixed_inputs, score_rows
 from rnn_core.series.material import Material
 from rnn_core.statistics.distribution import Distribution
@@ -73,13 +74,17 @@ class RecurrentEnsemble:
         n_folds, edges, rows = config.train.folds, config.network.horizon_edges, material.calibration_rows
         stay, fold = material.stay_of_row[rows], material.folds(n_folds)
         left_out, cells = range(n_folds) if folds is None else folds, member_cells(config)
-        labels = replace(material.labels, death=material.settled_death)
         windows = material.windows_with_origin
         fixed = fixed_inputs(windows, config) if material.fixed is None else material.fixed
         starts = iter(_starts(warm_from, len(left_out) * len(cells)))
         fitted, members, held_out_forecasts = [], [], []
         for k in left_out:
             held_out, networks = learned & (fold == k), []
+            labels = replace(material.labels, death=material.settled_death)
+            if config.train.teacher_share:
+                folder = checkpoint_dir and checkpoint_dir / f"teacher_{k}"
+                taught = teach(material, learned & (fold != k), config, folder, progress)
+                labels = replace(labels, taught=taught)
             for number, cell in enumerate(cells):
                 seed, name = network_seed(config, k, number), k * len(cells) + number
                 one = fit_stay_model(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from time import perf_counter
@@ -91,9 +92,11 @@ def fit_stay_model(
     where several fits share them.
 
     Raises DataTooSmallError with fewer than `MIN_WINDOWS` windows to train on or none to validate, ContractError when
-    labels, stays or `warm_from` do not fit the windows.
+    labels, stays, `warm_from` or a teacher do not fit the windows or the config.
     """
     _check_rows(windows, labels, train_stays, valid_stays)
+    if (labels.taught is None) != (config.train.teacher_share == 0):
+        raise ContractError("Labels hold what a teacher forecast where, and only where, it has a share in the loss.")
     train, valid = _make_examples(windows, labels, train_stays), _make_examples(windows, labels, valid_stays)
     if len(train.window) < MIN_WINDOWS or not len(valid.window):
         raise DataTooSmallError(
@@ -213,13 +216,15 @@ def _gather(
     windows: Windows, labels: Labels, fixed: np.ndarray, window: np.ndarray, every: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, ...]:
     """x and static of a batch, padded to its longest window; and of one in `every` of its hours (int32 [batch, hours])
-    fixed inputs, weights, entry, death, row_weight."""
+    fixed inputs, weights, entry, death, what a teacher forecast if there is one, row_weight."""
     length = int((windows.stop[window] - windows.start[window]).max())
     x, static, _ = gather_batch(windows, window, length)
     rows, _, scored = batch_rows(windows, window, length)
     hours, row_weight = sample_hours(scored & labels.usable[rows], -(-length // every), rng)
     rows = np.take_along_axis(rows, hours, axis=1)
-    return x, static, hours, fixed[rows], labels.weights[rows], labels.entry[rows], labels.death[rows], row_weight
+    outcome = [labels.weights[rows], labels.entry[rows], labels.death[rows]]
+    taught = [] if labels.taught is None else [labels.taught[rows]]
+    return x, static, hours, fixed[rows], *outcome, *taught, row_weight
 
 
 def sample_hours(counted: np.ndarray, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -289,7 +294,8 @@ _trainers: dict[Any, _Trainer] = {}
 def _borrow_trainer(config: ModelConfig, devices: Devices) -> Iterator[_Trainer]:
     """A trainer of this architecture that nobody else uses meanwhile."""
     train = config.train
-    key = (config.network, devices, train.mixed_precision, train.weight_decay, train.clip_norm, train.death_weight)
+    loss = (train.death_weight, train.teacher_share)
+    key = (config.network, devices, train.mixed_precision, train.weight_decay, train.clip_norm, loss)
     trainer = _trainers.pop(key, None) or _Trainer(config, devices)
     yield trainer
     while len(_trainers) >= _TRAINERS_KEPT:
@@ -424,18 +430,21 @@ def _compile_steps(
     replicas = strategy.num_replicas_in_sync
     network: NetworkConfig = config.network
     cells = (None, None, len(network.horizon_edges), 2)
-    inputs, labels = [(None, None, network.n_channels), (None, network.n_static)], [cells, cells, *[(None, None)] * 2]
-    signature = [tf.TensorSpec(shape, tf.float32) for shape in inputs]
+    float32, float16 = (partial(tf.TensorSpec, dtype=dtype) for dtype in (tf.float32, tf.float16))
+    signature = [float32((None, None, network.n_channels)), float32((None, network.n_static))]
     parts = split_at_head(model)
     n_fixed = sum(output.shape[-1] for output in parts.fixed.outputs) if parts.fixed else 0
-    signature += [tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None, None, n_fixed), tf.float16)]
-    signature += [tf.TensorSpec(shape, tf.float32) for shape in labels]
+    signature += [tf.TensorSpec((None, None), tf.int32), float16((None, None, n_fixed))]
+    signature += [float32(cells), float32(cells), float32((None, None))]
+    signature += [float16(cells)] * bool(config.train.teacher_share) + [float32((None, None))]
 
     def row_losses(x: Any, static: Any, hours: Any, fixed: Any, *labels: Any, training: bool) -> Any:
         learned = parts.learned_at([x, static][: len(model.inputs)], hours, training=training)
         learned = tf.concat([tf.cast(part, tf.float32) for part in learned], axis=-1)
         logits = parts.head.of_parts(learned, tf.cast(fixed, tf.float32))
-        return stay_loss(logits, *labels, config.train.death_weight)
+        weights, entry, death, *taught, row_weight = labels
+        taught = [tf.cast(part, tf.float32) for part in taught] + [config.train.teacher_share] * len(taught)
+        return stay_loss(logits, weights, entry, death, row_weight, config.train.death_weight, *taught)
 
     def learn(*share: Any) -> Any:
         with tf.GradientTape() as tape:
@@ -477,6 +486,7 @@ def _fingerprint(
     digest = hashlib.blake2b(json.dumps([_STATE, config.to_json()]).encode(), digest_size=16)
     arrays = [windows.channels, windows.static, windows.start, windows.stop, windows.score_from]
     arrays += [labels.weights, labels.entry, labels.death, labels.usable, train.window, valid.window, *first_weights]
+    arrays += [] if labels.taught is None else [labels.taught]
     for array in arrays:
         for first in range(0, len(array), _BLOCK):
             digest.update(np.ascontiguousarray(array[first : first + _BLOCK]).reshape(-1).view(np.uint8))

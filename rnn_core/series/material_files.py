@@ -31,7 +31,8 @@ def write_material(folder: Path, material: Material) -> None:
         "known_until": material.known_until,
     }
     for name, part in (("windows", material.windows), ("labels", labels)):
-        arrays |= {f"{name}.{field.name}": getattr(part, field.name) for field in fields(part)}
+        found = {f"{name}.{field.name}": getattr(part, field.name) for field in fields(part)}
+        arrays |= {field: array for field, array in found.items() if array is not None}
     # Both causes may be seen from the same time on.
     arrays["labels.entry"] = labels.entry[:, :, :1]
     if material.fixed is not None:
@@ -57,7 +58,8 @@ def read_material(folder: Path) -> Material:
         return mapped.read(folder / f"{name}.npy")
 
     def parts(name: str, kind: type) -> dict[str, np.ndarray]:
-        return {field.name: read(f"{name}.{field.name}") for field in fields(kind)}
+        files = {field.name: f"{name}.{field.name}" for field in fields(kind)}
+        return {field: read(file) for field, file in files.items() if (folder / f"{file}.npy").exists()}
 
     stays = pd.DataFrame({name: read(name).astype(object) for name in ("patient_id", "source")})
     stays = stays.assign(intime=np.array(read("intime")), borrowed=np.array(read("borrowed")))

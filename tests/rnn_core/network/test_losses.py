@@ -25,6 +25,22 @@ def nll(weights, entry=ONES, logits=None):
     return float(negative_log_likelihood(log_masses(logits), weights, entry))
 
 
+def some_rows(n=6):
+    rng = np.random.default_rng(3)
+    weights = rng.random((n, BINS, 2), np.float32) * (rng.random((n, BINS, 2)) < 0.5)
+    entry = np.where(np.arange(BINS)[:, None] < 2, np.float32(0.5), ONES) * np.ones((n, 1, 1), np.float32)
+    death, row_weight = np.array([1, 0, np.nan, 1, 0, 1], np.float32), rng.random(n, np.float32)
+    taught = masses(some_logits(seed=9, shape=(n, BINS, 2))).numpy()
+    taught[1] = 0
+    return weights, entry, death, row_weight, taught
+
+
+def gradient_of(loss, logits):
+    with tf.GradientTape() as tape:
+        value = loss()
+    return float(value), tape.gradient(value, logits).numpy()
+
+
 def test_an_exact_end_costs_minus_the_log_of_its_cell():
     p = masses(some_logits()).numpy()
     assert nll(cell(2, DIED)) == pytest.approx(-np.log(p[2, DIED]), rel=1e-5)
@@ -86,18 +102,16 @@ def test_the_parts_of_the_loss_are_weighted_and_summed():
 
 
 def test_the_gradient_of_the_loss_is_that_of_its_parts():
-    rng = np.random.default_rng(3)
     logits = tf.Variable(some_logits(shape=(6, BINS, 2)))
-    weights = rng.random((6, BINS, 2), np.float32) * (rng.random((6, BINS, 2)) < 0.5)
-    entry = np.where(np.arange(BINS)[:, None] < 2, np.float32(0.5), ONES) * np.ones((6, 1, 1), np.float32)
-    death, row_weight = np.array([1, 0, np.nan, 1, 0, 1], np.float32), rng.random(6, np.float32)
-    with tf.GradientTape() as tape:
-        loss = stay_loss(logits, weights, entry, death, row_weight, 0.7)
-    with tf.GradientTape() as by_parts:
+    weights, entry, death, row_weight, _ = some_rows()
+
+    def by_parts():
         log_p = log_masses(logits)
         rows = negative_log_likelihood(log_p, weights, entry) + 0.7 * death_cross_entropy(log_p, death)
-        whole = tf.reduce_sum(row_weight * rows)
-    np.testing.assert_allclose(tape.gradient(loss, logits), by_parts.gradient(whole, logits), atol=1e-5)
+        return tf.reduce_sum(row_weight * rows)
+
+    _, slope = gradient_of(lambda: stay_loss(logits, weights, entry, death, row_weight, 0.7), logits)
+    np.testing.assert_allclose(slope, gradient_of(by_parts, logits)[1], atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [1e2, 1e4])
@@ -113,3 +127,41 @@ def test_loss_and_gradient_stay_finite_in_single_precision_at_extreme_logits(sca
     gradient = tape.gradient(loss, logits).numpy()
     assert loss.dtype == tf.float32 and np.isfinite(float(loss))
     assert np.isfinite(gradient).all() and np.abs(gradient[:60]).sum() > 0 and not gradient[60:].any()
+
+
+def test_a_teacher_without_a_share_changes_neither_loss_nor_gradient_by_a_bit():
+    *labels, taught = some_rows()
+    logits = tf.Variable(some_logits(shape=(6, BINS, 2)))
+    alone, slope = gradient_of(lambda: stay_loss(logits, *labels, 0.7), logits)
+    beside, same_slope = gradient_of(lambda: stay_loss(logits, *labels, 0.7, taught, 0.0), logits)
+    assert alone == beside
+    np.testing.assert_array_equal(slope, same_slope)
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_what_is_taught_has_its_share_of_loss_and_gradient_where_a_teacher_forecast(share):
+    *labels, taught = some_rows()
+    weights, entry, death, row_weight = labels
+    logits = tf.Variable(some_logits(shape=(6, BINS, 2)))
+    loss, slope = gradient_of(lambda: stay_loss(logits, *labels, 0.7, taught, share), logits)
+
+    def by_parts():
+        p = masses(logits)
+        entered = taught * entry / np.where(taught.any((1, 2)), (taught * entry).sum((1, 2)), 1)[:, None, None]
+        soft = -tf.reduce_sum(entered * tf.math.log(p / tf.reduce_sum(entry * p, (1, 2), keepdims=True)), (1, 2))
+        soft -= 0.7 * tf.reduce_sum(taught.sum(1) * tf.math.log(tf.reduce_sum(p, 1)), 1)
+        log_p = log_masses(logits)
+        hard = negative_log_likelihood(log_p, weights, entry) + 0.7 * death_cross_entropy(log_p, death)
+        of_row = share * taught.any((1, 2))
+        return tf.reduce_sum(row_weight * (of_row * soft + (1 - of_row) * hard))
+
+    expected, expected_slope = gradient_of(by_parts, logits)
+    assert loss == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(slope, expected_slope, atol=1e-5)
+
+
+def test_a_network_that_forecasts_what_it_is_taught_has_nothing_to_learn():
+    logits = tf.Variable(some_logits(shape=(6, BINS, 2)))
+    *labels, _ = some_rows()
+    _, slope = gradient_of(lambda: stay_loss(logits, *labels, 0.7, masses(logits), 1.0), logits)
+    np.testing.assert_allclose(slope, 0, atol=1e-6)

@@ -351,3 +351,45 @@ def test_the_start_of_a_fit_does_not_depend_on_the_threads_of_the_process():
         with threadpool_limits(threads, user_api="blas"):
             found.append(_marginal_masses(windows, labels, SimpleNamespace(window=np.array([0])), 0).tobytes())
     assert found[0] == found[1]
+
+
+def stays_of_a_known_truth(n, seed):
+    """Windows of 6 hours scored at the last; the masses under which each ends are those of hazards that two channels of
+    its last hour shift."""
+    rng = np.random.default_rng(seed)
+    windows = one_length(n, 6, rng)
+    shift = windows.channels[windows.stop - 1, :2]
+    logits = np.tile(np.float32([-1.0, -1.5]), (n, len(EDGES), 1)) + shift[:, None, :]
+    true = np.zeros((6 * n, len(EDGES), 2), np.float32)
+    true[windows.stop - 1] = masses(logits).numpy()
+    cell = [rng.choice(2 * len(EDGES), p=p.ravel() / p.sum()) for p in true[windows.stop - 1].astype(np.float64)]
+    weights = np.zeros_like(true)
+    weights[windows.stop - 1] = np.eye(2 * len(EDGES), dtype=np.float32)[cell].reshape(n, -1, 2)
+    death = np.repeat(np.float32(np.array(cell) % 2), 6)
+    return windows, Labels(weights, np.ones_like(true), death, death * 0, np.ones(6 * n, bool)), true
+
+
+def one_length(n, hours, rng):
+    offsets, hour = hours * np.arange(n + 1), np.tile(np.arange(1.0, hours + 1, dtype=np.float32), n)
+    channels, static = rng.standard_normal((hours * n, 3)).astype("f"), rng.standard_normal((n, 2)).astype("f")
+    ends = offsets[1:]
+    return Windows(channels, static, offsets, np.arange(n), offsets[:-1], ends, ends - 1, hour, hour, hour * 0)
+
+
+def test_taught_by_the_true_distributions_a_network_needs_fewer_stays_than_by_outcomes():
+    """The teacher forecasts no stay that validates, as in a fit: these choose the epoch by outcomes alone."""
+    fresh, _, true = stays_of_a_known_truth(400, seed=1)
+    row = fresh.stop - 1
+
+    def divergence(n, share):
+        windows, labels, taught = stays_of_a_known_truth(n, seed=0)
+        taught = np.where(np.repeat(split(windows)[0], 6)[:, None, None], taught, 0).astype(np.float16)
+        config = with_train(teacher_share=share, epochs=16, patience=16, learning_rate=0.05)
+        fitted = fit(windows, replace(labels, taught=taught) if share else labels, config)
+        p = score_windows(networks_of(fitted.model), fresh)[1]
+        return float((true[row] * np.log(true[row] / p)).sum((1, 2)).mean())
+
+    assert divergence(80, 1.0) < divergence(160, 0.0) / 2
+    windows, labels, _ = stays_of_a_known_truth(40, seed=0)
+    with pytest.raises(ContractError, match="a teacher forecast where, and only where"):
+        fit(windows, labels, with_train(teacher_share=0.5))
