@@ -1,9 +1,10 @@
 """Stays in our database whose observations are read in shards, by whoever computes something of them."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -18,11 +19,20 @@ from sql.published import canonical
 
 @dataclass(frozen=True)
 class StoredStays(Cohort):
-    """See `Cohort`. Each part is read by the process that computes a function of it, and is not kept."""
+    """See `Cohort`. Each part is read by the process that computes a function of it, and is not kept.
+
+    ingested_by: by source, when the newest batch came that the stays were read from, None if there was none. Observations are
+    read from no later one, so that all parts are of one state.
+    """
 
     store: Engine
     stays: pd.DataFrame
     as_of: np.datetime64
+    ingested_by: Mapping[str, datetime | None]
+
+    def beside(self, others: Sequence[Self]) -> Self:
+        ingested_by = ChainMap(*(dict(one.ingested_by) for one in (self, *others)))
+        return replace(super().beside(others), ingested_by=dict(ingested_by))
 
     def map(
         self,
@@ -33,7 +43,9 @@ class StoredStays(Cohort):
         observed: bool = True,
     ) -> list[R]:
         shards = [
-            _Shard(function, self.stays[part].reset_index(drop=True), self.as_of, observed, tuple(each))
+            _Shard(
+                function, self.stays[part].reset_index(drop=True), self.as_of, self.ingested_by, observed, tuple(each)
+            )
             for part, *each in zip(parts, *given, strict=True)
         ]
         return map_shards(self.store, _compute, shards, what)
@@ -46,13 +58,16 @@ class _Shard:
     function: Callable[..., Any] = field(repr=False)
     stays: pd.DataFrame = field(repr=False)
     as_of: np.datetime64 = field(repr=False)
+    ingested_by: Mapping[str, datetime | None] = field(repr=False)
     observed: bool
     given: tuple[Any, ...] = field(repr=False)
 
 
 def read_stored(store: Engine, source: str, as_of: datetime) -> StoredStays:
-    """All stays of `source` as known at `as_of`."""
-    return StoredStays(store, canonical.read_stays(store, source, as_of), clock.to_numpy(as_of.astimezone(UTC)))
+    """All stays of `source` as known at `as_of`, of what is ingested now."""
+    ingested_by = canonical.newest_batch(store, source)
+    stays = canonical.read_stays(store, source, as_of, ingested_by=ingested_by)
+    return StoredStays(store, stays, clock.to_numpy(as_of.astimezone(UTC)), {source: ingested_by})
 
 
 def _compute(store: Engine, shard: _Shard) -> Any:
@@ -63,9 +78,9 @@ def _compute(store: Engine, shard: _Shard) -> Any:
 
 def _read(store: Engine, shard: _Shard) -> Known:
     as_of = pd.Timestamp(shard.as_of, tz="UTC").to_pydatetime()
-    of_sources = [stays.reset_index(drop=True) for _, stays in shard.stays.groupby("source", sort=False)]
-    read = [
-        Known(stays, canonical.read_observations(store, stays["source"][0], stays, as_of), shard.as_of)
-        for stays in of_sources
-    ]
+    read = []
+    for source, stays in shard.stays.groupby("source", sort=False):
+        stays, ingested_by = stays.reset_index(drop=True), shard.ingested_by[source]
+        observations = canonical.read_observations(store, source, stays, as_of, ingested_by=ingested_by)
+        read.append(Known(stays, observations, shard.as_of))
     return stack(read) if len(read) > 1 else read[0]

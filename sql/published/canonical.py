@@ -57,6 +57,15 @@ def read_known(
     return Known(stays, observations, np.datetime64(as_of.astimezone(UTC).replace(tzinfo=None), "us"))
 
 
+def newest_batch(engine: Engine, source: str) -> datetime | None:
+    """When the newest batch of `source` was ingested, None if there is none.
+
+    Ingests of a source follow one another, so this is a cut between them.
+    """
+    with engine.connect() as connection:
+        return connection.execute(text(_NEWEST_BATCH), {"source": source}).scalar_one()
+
+
 def read_stays(engine: Engine, source: str, as_of: datetime, **chosen: Any) -> pd.DataFrame:
     """Stays as known at `as_of`, one row each, ordered by (intime, stay_id), with the columns of STAY_COLUMNS and `sound`.
 
@@ -110,6 +119,7 @@ def _read_stays(
 
 
 _OPEN = "s.outtime is null and s.outcome is null"
+_NEWEST_BATCH = "select max(ingested_at) from icu.batch where source = :source"
 _COUNT_OPEN = f"select count(*) from icu.stay_at(:as_of, :ingested_by) s where s.source = :source and {_OPEN}"
 
 

@@ -9,7 +9,7 @@ from psycopg.sql import Literal
 from sqlalchemy import Engine, text
 
 from rnn_core.contracts.errors import ForecastError
-from sql.published.canonical import Shard
+from sql.published.canonical import Shard, newest_batch
 from sql.store.refusals import connect_arrow_when_free
 
 # MEDS times have no zone; these are UTC.
@@ -38,7 +38,6 @@ CODES = {
     "UNIT_TYPE": "type of the unit of admission",
 }
 
-_INGESTED = "select max(ingested_at) from icu.batch where source = :source"
 _COUNT = "select count(distinct patient_id) from icu.stay_at(:as_of, :ingested_by) s where s.source = :source"
 # Ids that are numbers are kept; of others, and of numbers that are too long, the hash is one of 60 bits.
 _SUBJECT = """case when s.patient_id ~ '^(0|[1-9][0-9]{{0,17}})$' then s.patient_id::bigint
@@ -102,8 +101,8 @@ order by subject_id, time, available_at, code collate "C", stay_id
 
 def count_patients(engine: Engine, source: str, as_of: datetime) -> tuple[int, datetime | None]:
     """How many patients are known at `as_of`, and when the newest batch of the source came, None if there is none."""
+    ingested_by = newest_batch(engine, source)
     with engine.connect() as connection:
-        ingested_by = connection.execute(text(_INGESTED), {"source": source}).scalar_one()
         bound = {"source": source, "as_of": as_of, "ingested_by": ingested_by}
         return connection.execute(text(_COUNT), bound).scalar_one(), ingested_by
 

@@ -28,6 +28,7 @@ from flows.jobs.evaluate import evaluate
 from flows.jobs.forecast import forecast
 from flows.jobs.ingest import ingest
 from flows.jobs.promotion import promote
+from flows.jobs.stored_stays import read_stored
 from flows.pages.trial import report_trial
 from flows.runtime import clock
 from flows.runtime.settings import load_settings
@@ -544,8 +545,14 @@ def test_models_are_told_apart_by_what_differs(trained, challenger):
     assert not [name for name in found if name.startswith("metrics")]
 
 
+def _rows_of(known):
+    return len(known.observations)
+
+
 def test_a_past_run_scored_again_gives_the_same_numbers_also_after_rows_of_that_time_came_in_late(trained):
     run_id = forecast.fn("clif", AT)["run"]
+    stays = read_stored(trained, "clif", AT)
+    before = stays.map(_rows_of, [slice(0, 20), slice(20, None)], "count")
     with trained.begin() as connection:
         late = connection.execute(
             text(
@@ -558,6 +565,8 @@ def test_a_past_run_scored_again_gives_the_same_numbers_also_after_rows_of_that_
             {"at": AT - timedelta(hours=1)},
         ).rowcount
     assert late > 1000
+    assert stays.map(_rows_of, [slice(0, 20), slice(20, None)], "count") == before, "all parts are of one state"
+    assert sum(read_stored(trained, "clif", AT).map(_rows_of, [slice(None)], "count")) == sum(before) + late
     found = reproduce(run_id)
     assert found["rows equal"] == found["rows published"] == found["rows scored again"] > 15
     assert found["greatest difference"] == 0
