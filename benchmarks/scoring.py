@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import ingest
 from benchmarks.stage import AS_OF, SOURCE, Row, Stage
 from benchmarks.turns import has_torch, take_turns
 from rnn_core.contracts.concepts import NAMES
@@ -35,10 +34,11 @@ _TORCH_BATCH = 256
 
 
 def run(stage: Stage) -> Iterator[Row]:
-    # Not above: a contender in PyTorch imports this module and needs no TensorFlow.
+    # Not above: a contender in PyTorch imports this module and needs neither TensorFlow nor Great Expectations.
+    from benchmarks.ingest import ensure_filled
     from rnn_core.network.build import build_ensemble, build_network
 
-    ingest.ensure_filled(stage)
+    ensure_filled(stage)
     known = canonical.read_known(stage.store, SOURCE, AS_OF, only_open=True)
     stays, grid = known.stays, make_grid(known.stays, known.observations, known.as_of)
     scaler = fit_scaler(grid, static_features(stays), np.arange(len(stays)))
