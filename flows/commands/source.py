@@ -103,9 +103,7 @@ def translate(
             file.path.write_text(file.sql)
             typer.echo(f"written: {file.path}")
         doubts += [f"LOOK: {file.path.name}: {doubt}" for doubt in file.doubts]
-    typer.echo(
-        "\n".join(doubts) or "Nothing is in doubt; `icu-forecast source check` has that database plan them.", err=True
-    )
+    typer.echo("\n".join(doubts) or "Nothing is in doubt. Run `icu-forecast source check` there.", err=True)
     if doubts:
         raise typer.Exit(1)
 
