@@ -7,13 +7,14 @@ from sqlalchemy import Engine
 
 from flows.jobs.hold_out import unseen_by
 from flows.jobs.stored_stays import read_stored
+from flows.jobs.tune import newest_study
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.errors import ForecastError
 from sql.published import registry
 
 
 def draw_model(store: Engine, model_id: str, as_of: datetime, out: Path | None = None) -> Path:
-    """Write the page of a stay model, by what is known at `as_of`, and return its path.
+    """Write the page of a stay model, by what is known at `as_of`, with the newest search of its source; return its path.
 
     Raises ForecastError if it is no stay model, DataTooSmallError if it has learned from all stays.
     """
@@ -21,6 +22,7 @@ def draw_model(store: Engine, model_id: str, as_of: datetime, out: Path | None =
     if row["name"] != "stay":
         raise ForecastError(f"{model_id} forecasts no stays; a stay model was expected (`icu-forecast models list`).")
     from flows.pages.training import write_page
+    from flows.pages.tuning import search_log
     from rnn_core.evaluation.holdout import count_deaths, score_stays
     from rnn_core.forecasters.stay import load_stay_forecaster
 
@@ -31,5 +33,6 @@ def draw_model(store: Engine, model_id: str, as_of: datetime, out: Path | None =
         f"not learned from, every 6 hours of each stay, as known at {as_of:%Y-%m-%d %H:%M} UTC."
     )
     path = out or load_settings().home / "reports" / f"model-{model_id}.html"
-    write_page(path, row, scored, basis)
+    study = newest_study(store, row["source"])
+    write_page(path, row, scored, basis, [search_log(study)] if study else [])
     return path

@@ -1,6 +1,7 @@
 """Searches for better settings of the networks of a source, judged out of fold on the stays that training learns from."""
 
 import json
+import re
 import shutil
 import time
 import warnings
@@ -33,7 +34,7 @@ from rnn_core.series.splits import split_stays
 from rnn_core.statistics.bootstrap import Estimate
 from rnn_core.statistics.selection import chosen_less_default
 from sql.intake.adapter import load_adapter
-from sql.store.studies import study_storage
+from sql.store.studies import has_studies, study_storage
 
 if TYPE_CHECKING:
     import optuna
@@ -177,6 +178,23 @@ def _open_study(store: Engine, name: str, config: ModelConfig | None = None, see
     if config is not None and not study.get_trials(deepcopy=False):
         study.enqueue_trial(values_of(config), user_attrs={"default": True}, skip_if_exists=True)
     return study
+
+
+def newest_study(store: Engine, source: str) -> "optuna.Study | None":
+    """The study of `source` whose cut-off is the latest; None without one, or without the extra `tune`."""
+    try:
+        _import_optuna()
+    except ForecastError:
+        return None
+    if not has_studies(store):
+        return None
+    import optuna
+
+    url, arguments = study_storage(store)
+    storage = optuna.storages.RDBStorage(url, engine_kwargs=arguments)
+    own = re.compile(rf"{re.escape(source)}-\d{{4}}-\d\d-\d\dT\d\d-[0-9a-f]{{8}}")
+    names = [name for name in optuna.get_all_study_names(storage) if own.fullmatch(name)]
+    return optuna.load_study(study_name=max(names), storage=storage) if names else None
 
 
 def _counted(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:

@@ -31,9 +31,14 @@ def write_page(path: Path, source: str, study: "optuna.Study", default: int, bes
         _importance(study),
         _parallel(complete),
         _curves({"best": study.trials[best], "default": study.trials[default]}),
-        Section("Search log", tables=[_table("Every trial, in the order of the search", trials)]),
+        search_log(study),
     ]
     write_text(path, render_page(f"Settings for {source}", lead, sections))
+
+
+def search_log(study: "optuna.Study") -> Section:
+    trials = study.get_trials(deepcopy=False)
+    return Section("Search log", [], [_table(f"Every trial of {study.study_name}, in the order of the search", trials)])
 
 
 def _found(study: "optuna.Study", default: int, best: int, verdict: str) -> Section:

@@ -14,3 +14,9 @@ def study_storage(engine: Engine) -> tuple[str, dict[str, Any]]:
     options = f"-c timezone=UTC -c search_path={SCHEMA}"
     arguments = {"connect_args": {"options": options, "application_name": "icu-forecast"}, "pool_size": 1}
     return engine.url.render_as_string(hide_password=False), arguments
+
+
+def has_studies(engine: Engine) -> bool:
+    """Whether a search was ever made here."""
+    with engine.connect() as connection:
+        return connection.execute(text(f"select to_regclass('{SCHEMA}.studies') is not null")).scalar_one()
