@@ -10,7 +10,7 @@ from flows.runtime.log import log
 from flows.runtime.settings import load_settings, mlflow_uri
 from flows.runtime.steps import step
 from rnn_core.contracts.config import ModelConfig
-from rnn_core.contracts.options import TrainingConfig, chosen_in
+from rnn_core.contracts.options import TrainingConfig, chosen_in, settings
 from sql.published import registry
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ def _log(client: "MlflowClient", row: Mapping[str, Any]) -> str:
         experiment.experiment_id if experiment else client.create_experiment(name), run_name=row["model_id"]
     )
     run_id = run.info.run_id
-    parameters = chosen_in(TrainingConfig(ModelConfig.from_json(row["config"])))
+    chosen = chosen_in(TrainingConfig(ModelConfig.from_json(row["config"])))
+    parameters = {key: value for key, value in chosen.items() if settings()[key].path[0] == "model"}
     now = run.info.start_time
     client.log_batch(
         run_id,

@@ -136,6 +136,7 @@ def test_a_trained_model_is_logged_to_mlflow_with_intervals_and_its_card_and_no_
     logged = client.get_run(run_id)
     assert logged.info.run_name == model["model_id"] and logged.info.status == "FINISHED"
     assert (logged.data.params["layers"], logged.data.params["forecaster"]) == ("64", "recurrent")
+    assert "unit-layers" not in logged.data.params, "those are of another model"
     crps = model["metrics"]["metrics"]["los_crps_days"]
     for name in ("value", "low", "high"):
         assert logged.data.metrics["los_crps_days" + ("" if name == "value" else f"_{name}")] == pytest.approx(
