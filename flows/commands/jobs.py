@@ -9,6 +9,7 @@ import typer
 from flows.commands.arguments import AsOf, Direct, Json, Source, known_source, split_names
 from flows.commands.model_options import with_model_options
 from flows.runtime import clock
+from flows.runtime.flow import run_directly
 from flows.runtime.terminal import print_counts, print_done, print_rows, show_own_errors_once
 from rnn_core.contracts.thresholds import LANDMARK_HOURS
 
@@ -127,6 +128,8 @@ def tune(
 
     Example: icu-forecast tune clif --as-of 2026-01-20T14:00 --trials 40 --hours 2
     """
+    # It is no flow, and Prefect's log would show every line of Dask's.
+    run_directly()
     from flows.jobs.tune import tune as search
     from rnn_core.contracts.options import read_options
 
