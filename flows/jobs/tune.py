@@ -130,7 +130,8 @@ def tune(
     log.info("study %s: %d trials so far, %d stays to learn from", name, len(_counted(study)), int(learned.sum()))
     material, _ = build_material(then, learned, config, load_adapter(adapter_name(source)).sampling, folder / "read")
     try:
-        _search(store, Search(folder, name, config.train.seed, until, trials), material, learned, config)
+        if len(_counted(study)) < trials:
+            _search(store, Search(folder, name, config.train.seed, until, trials), material, learned, config)
     finally:
         shutil.rmtree(folder / "read", ignore_errors=True)
     tuned = _judge(study, folder, material, learned, base or {})
