@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from sqlalchemy import Engine
 
-from flows.pages.page import Plot, Section, Table, render_page, write_text
+from flows.pages.page import Plot, Section, Table, render_page, warning, write_text
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.census import CENSUS_HORIZONS, HOSPITAL
 from rnn_core.contracts.errors import DataTooSmallError, ForecastError
@@ -57,7 +57,7 @@ def render_board(store: Engine, source: str, *, patients: bool = False) -> str:
     sections = [_overview(board), *(_section(board, unit) for unit in [HOSPITAL, *board.units])]
     if patients:
         sections.append(_changed(board))
-    return render_page(f"Beds of {source}", " ".join(_ages(board)), sections)
+    return render_page(f"Beds of {source}", warning(source) + " ".join(_ages(board)), sections)
 
 
 def _ages(board: Board) -> Iterator[str]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from sqlalchemy import Engine
 
-from flows.pages.page import Plot, Section, Table, render_page, write_text
+from flows.pages.page import Plot, Section, Table, render_page, warning, write_text
 from flows.runtime.settings import load_settings
 from rnn_core.contracts.thresholds import RISK_BANDS
 from rnn_core.statistics.bootstrap import Estimate
@@ -34,7 +34,7 @@ def write_page(
 ) -> Path:
     """Write the page of the newest evaluation of `source`, with `more` sections at its end, and return its path."""
     lead = (
-        f"{len(pairs):,} forecasts of {pairs['stay_id'].nunique():,} stays with their outcomes, as known at "
+        f"{warning(source)}{len(pairs):,} forecasts of {pairs['stay_id'].nunique():,} stays with their outcomes, as known at "
         f"{as_of:%Y-%m-%d %H:%M} UTC. 95 % intervals over patients. Open stays count as followed so far."
     )
     burden = read_alert_burden(store, source)

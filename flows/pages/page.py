@@ -4,9 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flows.runtime.settings import load_settings
 from rnn_core.contracts.errors import ForecastError
+from sql.intake.adapter import load_adapter
 
 _TEMPLATES = Path(__file__).parent / "templates"
+# The source whose units are made up, whatever name it has in the settings.
+_MADE_UP = "replay"
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,12 @@ def render_page(title: str, lead: str, sections: Sequence[Section]) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("page.html.j2").render(title=title, lead=lead, sections=sections)
+
+
+def warning(source: str) -> str:
+    """The first sentence of the page of a made-up hospital, which says so; empty for any other source."""
+    name = load_settings().source(source).adapter or source
+    return f"{load_adapter(name).title}. " if name == _MADE_UP else ""
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from flows.pages.page import Plot, Section, Table, render_page, write_text
+from flows.pages.page import Plot, Section, Table, render_page, warning, write_text
 from rnn_core.contracts.errors import ForecastError
 
 PAGE = render_page(
@@ -26,6 +26,12 @@ def test_text_is_escaped_and_plots_are_not():
 def test_a_page_refers_to_nothing_outside_itself():
     assert not re.findall(r"https?://|src=|@import|<link", PAGE)
     assert all(f'href="#s{n}"' in PAGE and f'id="s{n}"' in PAGE for n in (1, 2))
+
+
+def test_a_page_of_a_made_up_hospital_says_so_and_no_other(monkeypatch):
+    monkeypatch.setenv("ICU_SOURCES__TRY__ADAPTER", "replay")
+    assert warning("replay") == warning("try") == "Real stays replayed in a made-up hospital. "
+    assert warning("clif") == warning("hospital") == ""
 
 
 def test_a_file_is_written_whole_in_a_new_folder(tmp_path):
