@@ -39,14 +39,14 @@ def checkpoints(source: str) -> Path:
 
 
 def after_epoch(record: dict[str, float]) -> None:
-    """An epoch of networks, or a member of trees, has ended."""
+    """An epoch of a network, or all rounds of a member of another kind, have ended."""
     check_still_open()
+    done = f"{record['rounds']} rounds" if "rounds" in record else f"epoch {record['epoch']} of {record['epochs']}"
     log.info(
-        "member %d of %d, epoch %d of %d: loss %.4f, validation %.4f (%.1f s)",
+        "member %d of %d, %s: loss %.4f, validation %.4f (%.1f s)",
         record["member"],
         record["members"],
-        record["epoch"],
-        record["epochs"],
+        done,
         record["train_loss"],
         record["valid_loss"],
         record["seconds"],

@@ -189,7 +189,7 @@ class HazardForecaster:
             fits.append(one)
             held_out_forecasts.append((mine, cls((one,), edges).forecast(material.windows, mine)))
             if progress is not None:
-                record = {"epoch": one.ends.rounds, "epochs": one.ends.rounds, "seconds": perf_counter() - began}
+                record = {"rounds": one.ends.rounds, "seconds": perf_counter() - began}
                 record |= dict(zip(("train_loss", "valid_loss"), losses.tolist(), strict=True))
                 progress(record | {"member": k + 1, "members": n_folds})
         row, forecast = join_folds(held_out_forecasts)
