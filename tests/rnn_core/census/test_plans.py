@@ -71,7 +71,10 @@ def bare(world):
     return judged(world)
 
 
-@pytest.mark.parametrize("done", [True, False], ids=["reported when done", "never reported"])
+@pytest.mark.parametrize(
+    "done",
+    [pytest.param(True, id="reported when done"), pytest.param(False, id="never reported", marks=pytest.mark.soak)],
+)
 def test_where_begins_are_announced_the_forecast_is_sharper_and_counts_nobody_twice(world, bare, done):
     found = judged(world, world.plan(np.random.default_rng(4), 0.9, done=done))
     near = bare["h"].between(8, 48)

@@ -376,6 +376,7 @@ def one_length(n, hours, rng):
     return Windows(channels, static, offsets, np.arange(n), offsets[:-1], ends, ends - 1, hour, hour, hour * 0)
 
 
+@pytest.mark.soak
 def test_taught_by_the_true_distributions_a_network_needs_fewer_stays_than_by_outcomes():
     """The teacher forecasts no stay that validates, as in a fit: these choose the epoch by outcomes alone."""
     fresh, _, true = stays_of_a_known_truth(400, seed=1)
