@@ -10,9 +10,9 @@ import numpy as np
 from benchmarks import ingest
 from benchmarks.flow import register_untrained
 from benchmarks.stage import AS_OF, SOURCE, Row, Stage
-from flows.jobs.shards import OpenStays, explain_open_stays, load_forecaster, score_open_stays, score_shard
 from flows.runtime import compute
 from flows.runtime.settings import load_settings
+from flows.shards.open_stays import OpenStays, explain_open_stays, load_forecaster, score_open_stays, score_shard
 from sql.published import canonical, registry
 
 PAIRS, FEW, EMPTY_SHARDS = 5, 22, 100

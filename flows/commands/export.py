@@ -46,7 +46,7 @@ def windows(
 
     Example: icu-forecast export windows clif --parquet windows
     """
-    from flows.inspection.windows_export import export_windows
+    from flows.experiments.windows_export import export_windows
     from flows.runtime.databases import open_store
 
     print_counts(export_windows(open_store(), source, parquet, as_of or clock.slot(None), model_id), as_json)

@@ -130,7 +130,7 @@ def tune(
     """
     # It is no flow, and Prefect's log would show every line of Dask's.
     run_directly()
-    from flows.jobs.tune import tune as search
+    from flows.experiments.tune import tune as search
     from rnn_core.contracts.options import read_options
 
     base = read_options(config) if config else {}

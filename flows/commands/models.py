@@ -61,7 +61,7 @@ def page(
 
     Example: icu-forecast models page clif-stay-20260120T14-2 --out model.html
     """
-    from flows.inspection.model_page import draw_model
+    from flows.experiments.model_page import draw_model
     from flows.runtime.databases import open_store
 
     typer.echo(f"page: {draw_model(open_store(), model_id, as_of or clock.slot(None), out)}")
@@ -94,7 +94,7 @@ def compare(first: ModelId, second: ModelId, as_of: AsOf = None, as_json: Json =
 
     Example: icu-forecast models compare clif-stay-20260113T14-2 clif-stay-wide-20260120T14-9
     """
-    from flows.inspection.compare import compare_models
+    from flows.experiments.compare import compare_models
     from flows.runtime.databases import open_store
 
     found = compare_models(open_store(), first, second, as_of or clock.slot(None))

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from flows.jobs.forecast import load_model, score
-from flows.jobs.shards import OpenStays
 from flows.runtime.databases import open_store
+from flows.shards.open_stays import OpenStays
 from rnn_core.contracts.errors import ForecastError
 from sql.published import registry, results, runs
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine
 
 from flows.jobs.forecast import load_model, publish_slot, require_serving, role_of
-from flows.jobs.shards import kept_forecaster
 from flows.runtime import clock
 from flows.runtime.compute import INLINE, map_shards
 from flows.runtime.databases import open_store
@@ -20,6 +19,7 @@ from flows.runtime.naming import run_name
 from flows.runtime.run_report import report
 from flows.runtime.settings import load_settings
 from flows.runtime.steps import alone, attempted
+from flows.shards.open_stays import kept_forecaster
 from sql.intake.landing import read_watermark
 from sql.published import runs
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from sqlalchemy import Engine
 
-from flows.jobs.shards import OpenForecasts, OpenStays, explain_open_stays, load_forecaster, score_open_stays
 from flows.runtime import clock
 from flows.runtime.databases import open_store
 from flows.runtime.flow import flow
@@ -18,6 +17,7 @@ from flows.runtime.naming import run_name
 from flows.runtime.run_report import AGE, hours_old, report
 from flows.runtime.settings import load_settings
 from flows.runtime.steps import Recorded, alone, attempted, recorded, step
+from flows.shards.open_stays import OpenForecasts, OpenStays, explain_open_stays, load_forecaster, score_open_stays
 from rnn_core.contracts.errors import ArtifactError, ForecastError
 from sql.intake import quality
 from sql.intake.landing import read_watermark

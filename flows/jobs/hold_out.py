@@ -8,7 +8,7 @@ import pandas as pd
 from sqlalchemy import Engine
 
 from flows.jobs.start import learned_from
-from flows.jobs.stored_stays import StoredStays
+from flows.shards.stored_stays import StoredStays
 from rnn_core.contracts.errors import DataTooSmallError
 from rnn_core.contracts.known import Known
 from rnn_core.series.material_files import nothing

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
-from flows.jobs.stored_stays import read_stored
 from flows.jobs.train import judge_beside
 from flows.runtime import clock
 from flows.runtime.log import log
 from flows.runtime.settings import load_settings
+from flows.shards.stored_stays import read_stored
 from rnn_core.contracts.errors import ForecastError
 from sql.published import registry
 

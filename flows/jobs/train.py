@@ -13,9 +13,7 @@ import numpy as np
 import pandas as pd
 from sqlalchemy import Engine
 
-from flows.jobs.fit_shards import after_epoch, checkpoints, fit_side_by_side
 from flows.jobs.start import Start, ancestor, find_start, learned_from
-from flows.jobs.stored_stays import read_stored
 from flows.jobs.tracking import track
 from flows.runtime import clock
 from flows.runtime.databases import adapter_name, open_source, open_store
@@ -26,6 +24,8 @@ from flows.runtime.quiet_tensorflow import import_tensorflow
 from flows.runtime.run_report import report_run
 from flows.runtime.settings import load_settings
 from flows.runtime.steps import Recorded, recorded_alone, step
+from flows.shards.members import after_epoch, checkpoints, fit_side_by_side
+from flows.shards.stored_stays import read_stored
 from rnn_core.contracts.config import ArrivalConfig, Kind, ModelConfig, Sampling, UnitConfig
 from rnn_core.contracts.errors import ArtifactError, ContractError, DataTooSmallError, ForecastError
 from rnn_core.contracts.known import Cohort

@@ -19,7 +19,6 @@ import shard_functions
 from shard_functions import Marked
 from sqlalchemy import text
 
-from flows.jobs import shards
 from flows.jobs.backfill import backfill
 from flows.jobs.forecast import forecast
 from flows.jobs.train import train
@@ -286,12 +285,12 @@ def assert_same(found: dict[str, pd.DataFrame], whole: dict[str, pd.DataFrame]) 
 @pytest.fixture
 def small_shards(monkeypatch):
     """As many shards of the demo's stays as tens of thousands have, for both scoring and explaining."""
-    monkeypatch.setattr(shards, "MOST_STAYS", 8)
-    monkeypatch.setattr(shards, "FEWEST_EXPLAINED", 2)
+    monkeypatch.setattr(open_stays, "MOST_STAYS", 8)
+    monkeypatch.setattr(open_stays, "FEWEST_EXPLAINED", 2)
     highest = drivers.highest
     monkeypatch.setattr(drivers, "highest", lambda risk, limit=4: highest(risk, min(limit, 4)))
     monkeypatch.setattr(compute, "n_workers", lambda: 2)
-    monkeypatch.setattr(shards, "n_workers", lambda: 2)
+    monkeypatch.setattr(open_stays, "n_workers", lambda: 2)
 
 
 @pytest.mark.all_drivers

@@ -49,7 +49,7 @@ def two_models(trained, trained_forecaster):
 
 
 def test_models_are_compared_in_pairs_on_stays_that_neither_learned_from(two_models, trained):
-    from flows.inspection.compare import compare_models
+    from flows.experiments.compare import compare_models
     from flows.runtime import clock
 
     found = json.loads(run("models", "compare", *two_models, "--as-of", AT, "--json"))

@@ -28,10 +28,10 @@ from flows.jobs.evaluate import evaluate
 from flows.jobs.forecast import forecast
 from flows.jobs.ingest import ingest
 from flows.jobs.promotion import promote
-from flows.jobs.stored_stays import read_stored
 from flows.pages.trial import report_trial
 from flows.runtime import clock
 from flows.runtime.settings import load_settings
+from flows.shards.stored_stays import read_stored
 from rnn_core.census.census import forecast_census
 from rnn_core.contracts.census import CENSUS_HORIZONS, Calendar, no_plans
 from rnn_core.contracts.config import UnitConfig

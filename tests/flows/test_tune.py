@@ -17,7 +17,7 @@ AT = clock.parse_time("2026-01-19T00:00")
 
 
 def test_without_optuna_a_sentence_names_the_extra(monkeypatch):
-    from flows.jobs.tune import tune
+    from flows.experiments.tune import tune
 
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ForecastError, match=re.escape("pip install 'icu-forecast[tune]'")):
@@ -53,7 +53,7 @@ def test_a_search_is_resumed_and_ends_with_a_page_and_a_file_that_a_training_tak
     trained, quick_trials, tmp_path, monkeypatch
 ):
     pytest.importorskip("optuna", reason="Optuna is not installed (extra tune)")
-    from flows.jobs.tune import tune
+    from flows.experiments.tune import tune
     from rnn_core.forecasters import training_material
 
     build, read = training_material.build_material, []

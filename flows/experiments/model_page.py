@@ -5,10 +5,10 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
+from flows.experiments.tune import newest_study
 from flows.jobs.hold_out import unseen_by
-from flows.jobs.stored_stays import read_stored
-from flows.jobs.tune import newest_study
 from flows.runtime.settings import load_settings
+from flows.shards.stored_stays import read_stored
 from rnn_core.contracts.errors import ForecastError
 from sql.published import registry
 

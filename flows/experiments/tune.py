@@ -17,14 +17,14 @@ import numpy as np
 import pandas as pd
 from sqlalchemy import Engine
 
-from flows.jobs.fit_shards import handed_over
-from flows.jobs.stored_stays import read_stored
 from flows.jobs.train import cutoff_of
 from flows.runtime.compute import map_shards, n_workers
 from flows.runtime.databases import adapter_name, open_store
 from flows.runtime.log import log
 from flows.runtime.quiet_tensorflow import import_tensorflow
 from flows.runtime.settings import load_settings
+from flows.shards.members import handed_over
+from flows.shards.stored_stays import read_stored
 from rnn_core.contracts.config import ModelConfig
 from rnn_core.contracts.errors import DataTooSmallError, ForecastError
 from rnn_core.contracts.frames import EpochRecord

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 from sqlalchemy import Engine
 
 from flows.inspection.export_folder import complete_folder
-from flows.jobs.stored_stays import read_stored
 from flows.jobs.train import cutoff_of
 from flows.runtime.databases import adapter_name
 from flows.runtime.log import log
 from flows.runtime.settings import load_settings
+from flows.shards.stored_stays import read_stored
 from rnn_core.contracts.config import ModelConfig
 from rnn_core.contracts.errors import DataTooSmallError, ForecastError
 from rnn_core.contracts.frames import Labels, Windows

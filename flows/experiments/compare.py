@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine
 
 from flows.jobs.hold_out import unseen_by
-from flows.jobs.stored_stays import read_stored
 from flows.runtime.settings import load_settings
+from flows.shards.stored_stays import read_stored
 from rnn_core.contracts.errors import ForecastError
 from sql.published import registry
 

@@ -1,0 +1,1 @@
+"""Functions of shards, which workers compute: scoring and explaining open stays, reading stays, fitting members."""
