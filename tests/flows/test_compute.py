@@ -26,6 +26,7 @@ from flows.runtime import compute
 from flows.runtime.compute import map_shards
 from flows.runtime.log import log
 from flows.runtime.settings import load_settings
+from flows.shards import open_stays
 from rnn_core.contracts import known
 from rnn_core.contracts.errors import ForecastError
 from rnn_core.forecasters import drivers
