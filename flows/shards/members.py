@@ -43,7 +43,8 @@ def after_epoch(record: dict[str, float]) -> None:
     check_still_open()
     done = f"{record['rounds']} rounds" if "rounds" in record else f"epoch {record['epoch']} of {record['epochs']}"
     log.info(
-        "member %d of %d, %s: loss %.4f, validation %.4f (%.1f s)",
+        "%smember %d of %d, %s: loss %.4f, validation %.4f (%.1f s)",
+        f"teacher of member {record['teacher_of']}, " if "teacher_of" in record else "",
         record["member"],
         record["members"],
         done,

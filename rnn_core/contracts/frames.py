@@ -37,7 +37,8 @@ ADMISSION_TYPES: tuple[str, ...] = ("emergency", "urgent", "elective")
 OUTCOMES: tuple[str, ...] = ("alive", "died")
 ALIVE, DIED = 0, 1
 
-# A finished epoch of a fit: epoch and epochs (from 1), train_loss, valid_loss, learning_rate, seconds, ...
+# A finished epoch of a fit: epoch and epochs (from 1), train_loss, valid_loss, learning_rate, seconds, ...; of a fit that has no
+# epochs, rounds; of a teacher, teacher_of: the member (from 1) that learns from it.
 EpochRecord = dict[str, float]
 
 

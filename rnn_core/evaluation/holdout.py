@@ -1,7 +1,7 @@
 """Judges a stay forecaster on stays it never saw, beside the trivial baseline, and compares two of them."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
 
@@ -249,16 +249,10 @@ def score_stays(forecaster: StayForecaster, judged: Cohort) -> Scored:
     found = judged.map(partial(_score_part, forecaster), parts, "evaluating")
     return Scored(
         Distribution.concatenate([one.forecast for one in found]),
-        _join([one.outcomes for one in found]),
+        Outcomes.concatenate([one.outcomes for one in found]),
         np.concatenate([one.stay + part.start for one, part in zip(found, parts, strict=True)]),
         np.concatenate([one.hour for one in found]),
     )
-
-
-def _join(parts: Sequence[Outcomes]) -> Outcomes:
-    names = [field.name for field in fields(Outcomes) if field.name != "ends_alike"]
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    return Outcomes(**columns, ends_alike=parts[0].ends_alike)
 
 
 def _score_part(forecaster: StayForecaster, judged: Known) -> Scored:

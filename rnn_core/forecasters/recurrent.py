@@ -83,7 +83,13 @@ class RecurrentEnsemble:
             labels = replace(material.labels, death=material.settled_death)
             if config.train.teacher_share:
                 folder = checkpoint_dir and checkpoint_dir / f"teacher_{k}"
-                taught = teach(material, learned & (fold != k), config, folder, progress)
+                taught = teach(
+                    material,
+                    learned & (fold != k),
+                    config,
+                    folder,
+                    progress and partial(_report_teacher, progress, k + 1),
+                )
                 labels = replace(labels, taught=taught)
             for number, cell in enumerate(cells):
                 seed, name = network_seed(config, k, number), k * len(cells) + number
@@ -138,6 +144,10 @@ def _starts(warm_from: Forecaster | None, n: int) -> Sequence["keras.Model | Non
     if len(starts) != n:
         raise ContractError(f"A warm start needs {n} members; the model has {len(starts)}. Train from scratch instead.")
     return starts
+
+
+def _report_teacher(progress: Callable[[EpochRecord], None], of_member: int, record: EpochRecord) -> None:
+    progress(record | {"teacher_of": of_member})
 
 
 def _report_member(progress: Callable[[EpochRecord], None], member: int, members: int, record: EpochRecord) -> None:

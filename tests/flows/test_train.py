@@ -193,6 +193,18 @@ def test_a_training_cut_off_after_an_epoch_goes_on_to_the_same_weights(trained, 
     assert json.dumps(resumed["metrics"]["metrics"]) == json.dumps(undisturbed["metrics"]["metrics"])
 
 
+def test_the_log_tells_epochs_rounds_and_teachers_apart(caplog):
+    shared = {"member": 2, "members": 5, "train_loss": 1.5, "valid_loss": 1.75, "seconds": 3.0}
+    with caplog.at_level("INFO"):
+        for more in ({"epoch": 3, "epochs": 8}, {"rounds": 40}, {"rounds": 40, "teacher_of": 1}):
+            train_module.after_epoch(shared | more)
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
+        "member 2 of 5, epoch 3 of 8",
+        "member 2 of 5, 40 rounds",
+        "teacher of member 1, member 2 of 5, 40 rounds",
+    ]
+
+
 def test_training_without_stays_says_what_to_do(installation):
     from rnn_core.contracts.errors import DataTooSmallError
 
