@@ -155,6 +155,7 @@ def learning_curves_plot(histories: Mapping[str, Sequence[Mapping[str, float]]])
             if np.isfinite(valid).any():
                 best = int(np.nanargmin(valid))
                 axes.plot(epochs[best], valid[best], "o", color=colour, markersize=4)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         _label(axes, "epoch", "loss")
 
     return _figure(draw, empty=not any(len(history) for history in histories.values()))
@@ -176,12 +177,12 @@ def parallel_plot(columns: Mapping[str, Sequence[object]], losses: np.ndarray, b
         for place, (_, ticks) in zip(places, found, strict=True):
             axes.axvline(place, color=_INK, linewidth=0.6)
             for height, label in ticks.items():
-                axes.annotate(label, (place, height), (2, 2), textcoords="offset points", fontsize=7)
+                axes.annotate(label, (place, height), (2, 2), textcoords="offset points", fontsize=8)
         axes.set_xticks(places, [*columns, "loss"], rotation=30, ha="right")
         axes.set_yticks([])
         axes.set_ylim(-0.05, 1.1)
 
-    return _figure(draw, empty=len(losses) == 0, legend=False, width=1.25 * _WIDTH)
+    return _figure(draw, empty=len(losses) == 0, legend=False)
 
 
 def _position(values: Sequence[object] | np.ndarray) -> tuple[np.ndarray, dict[float, str]]:
