@@ -49,12 +49,12 @@ def run(data: Path, members: int, workers: int) -> Iterator[Row]:
 
 def _write(folder: Path, data: Path, config: ModelConfig) -> int:
     """Material of all stays, in files; their number."""
-    from flows.public_data.benchmark import LATE, SOURCE, _fill, find_sets
+    from flows.public_data.benchmark import LATE, SOURCE, find_sets, load_sets
     from flows.public_data.benchmark_run import temporary_installation
     from sql.published import canonical
 
     with temporary_installation(SOURCE) as installed:
-        _fill(installed.source, installed.schema, find_sets([data]), withheld={})
+        load_sets(installed.source, installed.schema, find_sets([data]), withheld={})
         known = canonical.read_known(installed.store, SOURCE, LATE)
         sampling = installed.sampling
     known, made = known.take(known.sound), folder / "made"

@@ -104,14 +104,14 @@ def run_benchmark(
     began = perf_counter()
     with temporary_installation(SOURCE) as installed:
         source, schema, store = installed.source, installed.schema, installed.store
-        _fill(source, schema, train | test, withheld=test)
+        load_sets(source, schema, train | test, withheld=test)
         learned = _of_sets(canonical.read_known(store, SOURCE, LATE), train)
         import_tensorflow()
         if test:
             judged = _of_sets(canonical.read_known(store, SOURCE, AT), test)
             arena = _arena(config, learned, judged, *(_scores(source, schema, part) for part in (learned, judged)))
             entries = _fit_all(arena, [name for name in models if name != "saps"])
-            _fill(source, schema, train | test, withheld={})
+            load_sets(source, schema, train | test, withheld={})
             truth = _truth(_of_sets(canonical.read_known(store, SOURCE, LATE), test), judged)
             if "saps" in models:
                 # The score is in the file of the outcomes, which must not be read before this point.
@@ -148,7 +148,7 @@ def check(train: dict[str, Path], test: dict[str, Path], models: Sequence[str]) 
         raise ForecastError("Every run needs the model prevalence: the trivial answer stands beside all others.")
 
 
-def _fill(source: Engine, schema: str, sets: dict[str, Path], withheld: dict[str, Path]) -> None:
+def load_sets(source: Engine, schema: str, sets: dict[str, Path], withheld: dict[str, Path]) -> None:
     """Load the sets as the hospital's database and ingest them; known rows have the same key and are not added again."""
     from flows.jobs.ingest import ingest
     from sql.loaders import physionet_2012
