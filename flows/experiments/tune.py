@@ -24,7 +24,7 @@ from flows.runtime.log import log
 from flows.runtime.quiet_tensorflow import import_tensorflow
 from flows.runtime.settings import load_settings
 from flows.shards.members import handed_over
-from flows.shards.stored_stays import read_stored
+from flows.shards.stored_stays import read_some, read_stored
 from rnn_core.contracts.config import ModelConfig
 from rnn_core.contracts.errors import DataTooSmallError, ForecastError
 from rnn_core.contracts.frames import EpochRecord
@@ -117,9 +117,7 @@ def tune(
     import_tensorflow()
     from rnn_core.forecasters.training_material import build_material
 
-    now = read_stored(store, source, as_of)
-    if not len(now.stays):
-        raise DataTooSmallError(f"No stay of {source} is known at {as_of:%Y-%m-%dT%H:%M}Z; ingest it first.")
+    now = read_some(store, source, as_of)
     then = read_stored(store, source, cutoff_of(now.stays).tz_localize("UTC").to_pydatetime())
     learned = split_stays(then.stays, then.as_of).learned & then.sound
     if not learned.any():

@@ -18,9 +18,9 @@ from flows.jobs.train import cutoff_of
 from flows.runtime.databases import adapter_name
 from flows.runtime.log import log
 from flows.runtime.settings import load_settings
-from flows.shards.stored_stays import read_stored
+from flows.shards.stored_stays import read_some
 from rnn_core.contracts.config import ModelConfig
-from rnn_core.contracts.errors import DataTooSmallError, ForecastError
+from rnn_core.contracts.errors import ForecastError
 from rnn_core.contracts.frames import Labels, Windows
 from rnn_core.contracts.known import parts_of
 from rnn_core.series.mapped import release
@@ -49,9 +49,7 @@ def export_windows(
     """
     from rnn_core.forecasters.training_material import build_material
 
-    known = read_stored(store, source, as_of)
-    if not len(known.stays):
-        raise DataTooSmallError(f"No stay of {source} is known at {as_of:%Y-%m-%dT%H:%M}Z; ingest it first.")
+    known = read_some(store, source, as_of)
     model = _model(store, model_id) if model_id else None
     # Trees read nothing beside the windows.
     config = replace(model.config if model else ModelConfig(), forecaster="trees")

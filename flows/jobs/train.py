@@ -25,7 +25,7 @@ from flows.runtime.run_report import report_run
 from flows.runtime.settings import load_settings
 from flows.runtime.steps import Recorded, recorded_alone, step
 from flows.shards.members import after_epoch, checkpoints, fit_side_by_side
-from flows.shards.stored_stays import read_stored
+from flows.shards.stored_stays import read_some, read_stored
 from rnn_core.contracts.config import ArrivalConfig, Kind, ModelConfig, Sampling, UnitConfig
 from rnn_core.contracts.errors import ArtifactError, ContractError, DataTooSmallError, ForecastError
 from rnn_core.contracts.known import Cohort
@@ -169,11 +169,7 @@ def _checked_label(name: str | None) -> str:
 def read_training_set(store: Engine, source: str, as_of: datetime) -> tuple[Cohort, Cohort, Sampling]:
     """What was known at the cut-off, for fitting, and at `as_of`, for evaluation; and how the source samples stays."""
     adapter, _ = open_source(source)
-    now = read_stored(store, source, as_of)
-    if len(now.stays) == 0:
-        raise DataTooSmallError(
-            f"There is no stay of {source} as of {as_of.isoformat()}; run `icu-forecast ingest {source}`."
-        )
+    now = read_some(store, source, as_of)
     cutoff = cutoff_of(now.stays)
     then = read_stored(store, source, cutoff.tz_localize("UTC").to_pydatetime())
     log.info("%d stays; learning from the %d stays known at %s", len(now.stays), len(then.stays), cutoff)

@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from flows.runtime import clock
 from flows.runtime.compute import map_shards
+from rnn_core.contracts.errors import DataTooSmallError
 from rnn_core.contracts.known import Cohort, Known, R, stack
 from rnn_core.series.material_files import nothing
 from sql.published import canonical
@@ -68,6 +69,16 @@ def read_stored(store: Engine, source: str, as_of: datetime) -> StoredStays:
     ingested_by = canonical.newest_batch(store, source)
     stays = canonical.read_stays(store, source, as_of, ingested_by=ingested_by)
     return StoredStays(store, stays, clock.to_numpy(as_of.astimezone(UTC)), {source: ingested_by})
+
+
+def read_some(store: Engine, source: str, as_of: datetime) -> StoredStays:
+    """The same; raises DataTooSmallError without any."""
+    stored = read_stored(store, source, as_of)
+    if len(stored.stays) == 0:
+        raise DataTooSmallError(
+            f"There is no stay of {source} as of {as_of.isoformat()}; run `icu-forecast ingest {source}`."
+        )
+    return stored
 
 
 def _compute(store: Engine, shard: _Shard) -> Any:
